@@ -1,0 +1,209 @@
+"""The autoregressive loop: it obeys the steps and keeps nothing but the state it is given.
+
+A generation is `start`, then `advance` until the state is finished. `advance` is `predict`,
+guidance, sampling and `commit`; whoever forces bits of their own calls the two ends directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from istar.errors import GenerationError
+from istar.generation.canvas import Canvas
+from istar.generation.guidance import guide
+from istar.generation.sampling import sample_bits
+from istar.generation.schedule import Step
+from istar.generation.state import Branch, GenerationState
+from istar.transformer.cache import Context, join
+from istar.transformer.model import Transformer
+from istar.transformer.rope import Rotation, rotation, text_coordinates, visual_coordinates
+from istar.video_tokenizer.quantizer import shrink
+from istar.weights.registry import SamplingConfig
+
+_SEMANTIC_CONTEXT = 800
+_DETAIL_CONTEXT = 801
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the network says of one step.
+
+    Attributes:
+        logits: for every branch `(L, d, 2)`, float32; empty where the bits are given.
+        contexts: for every branch the step's own keys and values, where a later step reads them.
+    """
+
+    logits: tuple[Tensor, ...]
+    contexts: tuple[Context, ...] | None
+
+
+def start(
+    transformer: Transformer,
+    steps: tuple[Step, ...],
+    texts: Sequence[Tensor],
+    generator: torch.Generator,
+    *,
+    given: Mapping[int, Tensor] | None = None,
+    scene: Context | None = None,
+) -> GenerationState:
+    """A state before its first step, the texts read.
+
+    Args:
+        transformer: the network.
+        steps: the whole schedule.
+        texts: features `(L, text_channels)` of the conditional branch and, with guidance, of the
+            unconditional; their lengths may differ.
+        generator: on the CPU; every draw comes from it.
+        given: bits of steps that are not to be sampled, by step index.
+        scene: keys and values of earlier frames that every step may look at, in both branches.
+    """
+    branches = []
+    for features in texts:
+        x = transformer.embed_text(features.to(transformer.device, transformer.dtype))
+        coordinates = text_coordinates(len(features), transformer.device)
+        rotated = rotation(coordinates, transformer.config.head_size)
+        branches.append(Branch.begin(transformer.keys_values(x.unsqueeze(0), rotated), scene))
+    channels = transformer.config.latent_channels
+    return GenerationState(
+        steps=steps,
+        position=0,
+        bits=[],
+        given=dict(given or {}),
+        canvas=Canvas.blank(steps[0].full_grid, channels, transformer.device),
+        latents=[],
+        branches=tuple(branches),
+        generator=generator,
+    )
+
+
+def predict(transformer: Transformer, state: GenerationState) -> Prediction:
+    """The network's word on the next step; nothing is computed that nobody will read.
+
+    A step whose bits are given needs no logits, and no pass at all unless a later step looks at
+    its tokens.
+    """
+    step = state.next_step
+    given = step.index in state.given
+    if given and not step.read_later:
+        return Prediction(logits=(), contexts=None)
+    x = transformer.embed_latents(state.canvas.tokens(step).to(transformer.dtype))
+    rotated = step_rotation(transformer, step)
+    logits, contexts = [], []
+    for branch in state.branches:
+        if given:
+            contexts.append(transformer.keys_values(x, rotated, branch.context))
+            continue
+        y, own = transformer(x, rotated, branch.context, keep=step.read_later)
+        logits.append(transformer.logits(y, semantic=step.semantic)[0])
+        if own is not None:
+            contexts.append(own)
+    return Prediction(logits=tuple(logits), contexts=tuple(contexts) or None)
+
+
+def commit(state: GenerationState, bits: Tensor, contexts: tuple[Context, ...] | None) -> None:
+    """Take a step: its bits `(t·h·w, d)` join the canvas, its keys and values become the scene."""
+    step = state.next_step
+    state.canvas.add(step, bits)
+    state.bits.append(bits.cpu())
+    state.given.pop(step.index, None)
+    if contexts:
+        state.branches = tuple(
+            branch.with_scene(own) for branch, own in zip(state.branches, contexts, strict=True)
+        )
+    state.position += 1
+    if step.ends_clip:
+        state.latents.append(state.canvas.total)
+        if not state.finished:
+            total = state.canvas.total
+            state.canvas = Canvas.blank(state.next_step.full_grid, total.shape[1], total.device)
+
+
+def advance(
+    transformer: Transformer, state: GenerationState, sampling: SamplingConfig
+) -> GenerationState:
+    """Take the next step, sampled or given, and return the state.
+
+    Raises:
+        GenerationError: the logits are not finite.
+    """
+    step = state.next_step
+    prediction = predict(transformer, state)
+    if step.index in state.given:
+        bits = state.given[step.index]
+    else:
+        tau = sampling.tau_image if step.grid.frames == 1 else sampling.tau_video
+        logits = prediction.logits[0] / tau
+        if len(prediction.logits) > 1:
+            logits = guide(logits, prediction.logits[1] / tau, sampling.guidance)
+        if not torch.isfinite(logits).all():
+            raise GenerationError(
+                f"the network's output is not a number at step {step.index} (clip {step.clip}, "
+                f"scale {step.scale}); the weights may be damaged, or try --dtype fp32"
+            )
+        bits = sample_bits(logits, state.generator)
+    commit(state, bits, prediction.contexts)
+    return state
+
+
+def step_rotation(transformer: Transformer, step: Step) -> Rotation:
+    """The rotation of a step's tokens."""
+    times = torch.arange(
+        step.first_frame, step.first_frame + step.grid.frames, device=transformer.device
+    )
+    return _visual_rotation(transformer, step.index, times, step.grid[1:], step.full_grid[1:])
+
+
+def read_scene(
+    transformer: Transformer, former: Tensor, first: Tensor, context_grid: tuple[int, int]
+) -> Context:
+    """Keys and values of what was shown before an interactive clip.
+
+    Two runs of tokens, each seeing only itself: the last twenty latent frames averaged to a
+    coarse grid, and at full size the video's first frame and the last two. They are the same for
+    every branch.
+
+    Args:
+        transformer: the network.
+        former: `(1, C, 21, H, W)`, the latent frames just before.
+        first: `(1, C, 1, H, W)`, the first latent frame of the whole video.
+        context_grid: rows and columns of the coarse grid.
+    """
+    channels, frames = former.shape[1:3]
+    full = (former.shape[3], former.shape[4])
+    detail = torch.cat((first, former[:, :, -2:]), dim=2)
+    contexts = []
+    for scale, latents, times, (height, width) in (
+        (_SEMANTIC_CONTEXT, former[:, :, 1:], range(1, frames), context_grid),
+        (_DETAIL_CONTEXT, detail, (0, frames - 2, frames - 1), full),
+    ):
+        tokens = shrink(latents, bits=channels, height=height, width=width)
+        x = transformer.embed_latents(tokens.to(transformer.device, transformer.dtype))
+        rotated = _visual_rotation(
+            transformer,
+            scale,
+            torch.tensor(tuple(times), device=transformer.device),
+            (height, width),
+            full,
+        )
+        contexts.append(transformer.keys_values(x, rotated))
+    return join(contexts)
+
+
+def _visual_rotation(
+    transformer: Transformer,
+    scale: int,
+    times: Tensor,
+    grid: tuple[int, int],
+    full_grid: tuple[int, int],
+) -> Rotation:
+    coordinates = visual_coordinates(
+        scale=transformer.config.text_positions + scale,
+        times=times,
+        grid=grid,
+        full_grid=full_grid,
+    )
+    return rotation(coordinates, transformer.config.head_size)

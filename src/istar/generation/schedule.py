@@ -1,0 +1,222 @@
+"""The spacetime pyramid: a video as clips, a clip as scales, a scale as repeated steps.
+
+A video is an image clip of one latent frame followed by video clips of twenty, the last perhaps
+shorter. Every clip is generated coarse to fine over the same list of spatial scales; each scale
+is predicted several times (the paper's Semantic Scale Repetition), and one such prediction is a
+step. This module is plain arithmetic: it turns a request's size and length into the list of
+steps that the generation loop obeys.
+
+Source: InfinityStar paper (arXiv 2511.04675), spacetime pyramid modeling; released reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import NamedTuple
+
+from istar.errors import CheckpointError, UsageError
+
+CLIP_FRAMES = 20
+"""Latent frames of a full video clip: five seconds."""
+
+LATENT_FRAMES_PER_SECOND = 4
+
+
+class Grid(NamedTuple):
+    """Frames, rows and columns of a grid of tokens."""
+
+    frames: int
+    height: int
+    width: int
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the grid holds."""
+        return self.frames * self.height * self.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelBudget:
+    """How large pictures are: the side lengths, in latents, of the square pyramid's scales.
+
+    Attributes:
+        name: the released name, the pixels of a picture in millions.
+        sides: side length of each scale of the 1:1 template, coarse to fine.
+        resolution: the name people know it by.
+    """
+
+    name: str
+    sides: tuple[int, ...]
+    resolution: str
+
+    def __post_init__(self) -> None:
+        if not self.sides or list(self.sides) != sorted(set(self.sides)) or self.sides[0] < 1:
+            raise CheckpointError(f"scale sides must be positive and growing, not {self.sides}")
+
+    def scales(self, template: Template) -> tuple[tuple[int, int], ...]:
+        """Height and width of every scale, coarse to fine, for one template."""
+        return tuple(template.scale(side) for side in self.sides)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """One of the fifteen height/width ratios.
+
+    Attributes:
+        name: the real height/width of its 60-scale, cut to three decimals.
+        ratio: the height/width from which the scales are computed.
+    """
+
+    name: str
+    ratio: float
+
+    def scale(self, side: int) -> tuple[int, int]:
+        """Height and width of the scale that has about `side`² tokens (half to even)."""
+        width = sqrt(side * side / self.ratio)
+        return round(width * self.ratio), round(width)
+
+
+def _templates() -> tuple[Template, ...]:
+    found = []
+    for base in (1, 100 / 116, 3 / 4, 2 / 3, 9 / 16, 1 / 2, 2 / 5, 1 / 3):
+        for ratio in (base, 1 / base) if base != 1 else (base,):
+            height, width = Template(name="", ratio=ratio).scale(60)
+            name = str(height * 1000 // width / 1000)
+            found.append(Template(name=name, ratio=ratio))
+    return tuple(found)
+
+
+TEMPLATES = _templates()
+
+_SIDES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 40, 60)
+
+PIXEL_BUDGETS = {
+    budget.name: budget
+    for budget in (
+        PixelBudget(name="0.06M", sides=_SIDES[:11], resolution="192p"),
+        PixelBudget(name="0.25M", sides=_SIDES[:13], resolution="384p"),
+        PixelBudget(name="0.40M", sides=_SIDES[:14], resolution="480p"),
+        PixelBudget(name="0.90M", sides=_SIDES[:15], resolution="720p"),
+    )
+}
+
+
+def nearest_template(ratio: float) -> Template:
+    """The template whose name is nearest to a height/width ratio, as the reference chooses it.
+
+    Raises:
+        UsageError: the ratio is not a positive finite number.
+    """
+    if not 0 < ratio < float("inf"):
+        raise UsageError(f"a height/width ratio must be a positive number, not {ratio}")
+    return min(TEMPLATES, key=lambda template: abs(float(template.name) - ratio))
+
+
+def clip_lengths(latent_frames: int) -> tuple[int, ...]:
+    """Latent frames of each clip of a video: 1, then twenties, the last perhaps fewer."""
+    lengths = [1]
+    rest = latent_frames - 1
+    while rest > 0:
+        lengths.append(min(rest, CLIP_FRAMES))
+        rest -= lengths[-1]
+    return tuple(lengths)
+
+
+def pyramid(
+    budget: PixelBudget, template: Template, clip_frames: Sequence[int]
+) -> tuple[Grid, ...]:
+    """The grids of all scales of all clips, repetitions not counted."""
+    scales = budget.scales(template)
+    return tuple(Grid(frames, *scale) for frames in clip_frames for scale in scales)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPlan:
+    """One clip to schedule.
+
+    Attributes:
+        frames: latent frames.
+        repeats: how often each scale is predicted, coarse to fine.
+    """
+
+    frames: int
+    repeats: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One prediction of one scale of one clip: all that the generation loop needs to know of it.
+
+    Attributes:
+        index: place in the whole sequence, every repetition counted; the scale coordinate of the
+            position embedding.
+        clip: which clip, from 0.
+        scale: which scale of the clip, coarse to fine.
+        repetition: which prediction of that scale, from 0.
+        grid: frames, height and width of the tokens.
+        full_grid: frames, height and width of the clip's finest scale, the size of its latent.
+        first_frame: latent frame of the whole video with which the clip starts.
+        semantic: a semantic scale, of few bits a token; otherwise a detail scale.
+        starts_clip: the first step of its clip, whose input is zero.
+        ends_clip: the last step of its clip, after which the running sum is the clip's latent.
+        read_later: the next clip's steps look at this one's tokens.
+    """
+
+    index: int
+    clip: int
+    scale: int
+    repetition: int
+    grid: Grid
+    full_grid: Grid
+    first_frame: int
+    semantic: bool
+    starts_clip: bool
+    ends_clip: bool
+    read_later: bool
+
+
+def steps(
+    clips: Sequence[ClipPlan],
+    scales: Sequence[tuple[int, int]],
+    *,
+    semantic_scales: int,
+) -> tuple[Step, ...]:
+    """Every step of a sequence of clips, in order.
+
+    Args:
+        clips: length and repetitions of each clip.
+        scales: height and width of each scale, coarse to fine.
+        semantic_scales: how many scales from the coarsest are semantic.
+
+    Raises:
+        CheckpointError: a clip without one positive repetition count a scale.
+    """
+    result: list[Step] = []
+    first_frame = 0
+    for number, clip in enumerate(clips):
+        if len(clip.repeats) != len(scales) or min(clip.repeats) < 1:
+            raise CheckpointError(
+                f"{len(scales)} scales need as many positive repeats, not {clip.repeats}"
+            )
+        for scale, (height, width) in enumerate(scales):
+            for repetition in range(clip.repeats[scale]):
+                ends_clip = (scale, repetition) == (len(scales) - 1, clip.repeats[-1] - 1)
+                result.append(
+                    Step(
+                        index=len(result),
+                        clip=number,
+                        scale=scale,
+                        repetition=repetition,
+                        grid=Grid(clip.frames, height, width),
+                        full_grid=Grid(clip.frames, *scales[-1]),
+                        first_frame=first_frame,
+                        semantic=scale < semantic_scales,
+                        starts_clip=scale == repetition == 0,
+                        ends_clip=ends_clip,
+                        read_later=ends_clip and number < len(clips) - 1,
+                    )
+                )
+        first_frame += clip.frames
+    return tuple(result)

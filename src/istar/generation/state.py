@@ -1,0 +1,200 @@
+"""Everything a generation is in the middle of, as one object that can be written and read back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from istar.errors import StateError
+from istar.generation.canvas import Canvas
+from istar.generation.schedule import Grid, Step
+from istar.transformer.cache import Context, KeysValues, join
+
+_FORMAT = "istar-generation-state-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """What one branch of guidance looks back at.
+
+    Attributes:
+        text: keys and values of its text.
+        context: the text's and, where there is one, the earlier scene's.
+    """
+
+    text: Context
+    context: Context
+
+    @classmethod
+    def begin(cls, text: Context, scene: Context | None = None) -> Branch:
+        """A branch with its text and perhaps a scene shown before."""
+        return cls(text=text, context=join([text, scene]) if scene else text)
+
+    def with_scene(self, scene: Context) -> Branch:
+        """The same text, and a new scene in place of the old."""
+        return Branch.begin(self.text, scene)
+
+
+@dataclass(kw_only=True)
+class GenerationState:
+    """A generation under way.
+
+    Attributes:
+        steps: the whole schedule.
+        position: index of the next step.
+        bits: `(t·h·w, d)` booleans of every step taken, on the CPU.
+        given: bits of steps to come that are not to be sampled, by step index.
+        canvas: the clip under way.
+        latents: `(1, C, T, H, W)` of every finished clip.
+        branches: the conditional branch and, with guidance, the unconditional.
+        generator: where the draws come from.
+    """
+
+    steps: tuple[Step, ...]
+    position: int
+    bits: list[Tensor]
+    given: dict[int, Tensor]
+    canvas: Canvas
+    latents: list[Tensor]
+    branches: tuple[Branch, ...]
+    generator: torch.Generator
+
+    @property
+    def finished(self) -> bool:
+        """No step is left."""
+        return self.position == len(self.steps)
+
+    @property
+    def next_step(self) -> Step:
+        """The step to take next."""
+        return self.steps[self.position]
+
+    def save(self, path: Path) -> None:
+        """Write the state; under its final name it is whole or not there at all."""
+        tensors = {"canvas": self.canvas.total, "generator": self.generator.get_state()}
+        shapes: dict[str, list[int]] = {}
+        for kind, bits in (("bits", enumerate(self.bits)), ("given", self.given.items())):
+            for index, value in bits:
+                shapes[f"{kind}.{index}"] = list(value.shape)
+                tensors[f"{kind}.{index}"] = torch.from_numpy(
+                    np.packbits(value.cpu().numpy().ravel())
+                )
+        for clip, latent in enumerate(self.latents):
+            tensors[f"latent.{clip}"] = latent
+        for number, branch in enumerate(self.branches):
+            for part in ("text", "context"):
+                for layer, (keys, values) in enumerate(getattr(branch, part)):
+                    tensors[f"branch.{number}.{part}.{layer}.keys"] = keys
+                    tensors[f"branch.{number}.{part}.{layer}.values"] = values
+        header = {
+            "format": _FORMAT,
+            "position": self.position,
+            "steps": [asdict(step) for step in self.steps],
+            "shapes": shapes,
+        }
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            save_file(
+                {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
+                temporary,
+                metadata={"state": json.dumps(header)},
+            )
+            temporary.replace(path)
+        except OSError as error:
+            raise StateError(f"{path} cannot be written: {error.strerror or error}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> GenerationState:
+        """Read a state back, its tensors on `device`.
+
+        Raises:
+            StateError: the file is missing, damaged or not a generation state.
+        """
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                header = json.loads((file.metadata() or {}).get("state", "null"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, ValueError) as error:
+            raise StateError(f"{path} is not a readable generation state: {error}") from error
+        if not isinstance(header, dict) or header.get("format") != _FORMAT:
+            raise StateError(f"{path} is not a generation state of this version of istar")
+        try:
+            return cls._restore(header, tensors, torch.device(device))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise StateError(f"{path} is a damaged generation state: {error!r}") from error
+
+    @classmethod
+    def _restore(
+        cls, header: dict[str, object], tensors: dict[str, Tensor], device: torch.device
+    ) -> GenerationState:
+        shapes, described, position = header["shapes"], header["steps"], header["position"]
+        if not (
+            isinstance(shapes, dict) and isinstance(described, list) and isinstance(position, int)
+        ):
+            raise ValueError("the header is malformed")
+        generator = torch.Generator()
+        generator.set_state(tensors["generator"])
+        unpacked = {name: _unpack(tensors[name], shape) for name, shape in shapes.items()}
+        branch_count = len({name.split(".")[1] for name in tensors if name.startswith("branch.")})
+        return cls(
+            steps=tuple(_step(values) for values in described),
+            position=position,
+            bits=[unpacked[f"bits.{index}"] for index in range(position)],
+            given={
+                int(name.removeprefix("given.")): value
+                for name, value in unpacked.items()
+                if name.startswith("given.")
+            },
+            canvas=Canvas(tensors["canvas"].to(device)),
+            latents=[
+                tensors[f"latent.{clip}"].to(device)
+                for clip in range(_count(tensors, "latent."))
+            ],
+            branches=tuple(
+                Branch(
+                    text=_context(tensors, f"branch.{number}.text.", device),
+                    context=_context(tensors, f"branch.{number}.context.", device),
+                )
+                for number in range(branch_count)
+            ),
+            generator=generator,
+        )
+
+
+def _step(values: dict[str, object]) -> Step:
+    grids = ("grid", "full_grid")
+    if set(values) != {field.name for field in fields(Step)}:
+        raise ValueError("a step is malformed")
+    read = {name: Grid(*value) if name in grids else value for name, value in values.items()}  # type: ignore[misc]
+    return Step(**read)  # type: ignore[arg-type]
+
+
+def _unpack(packed: Tensor, shape: list[int]) -> Tensor:
+    count = int(np.prod(shape))
+    bits = np.unpackbits(packed.numpy(), count=count)
+    return torch.from_numpy(bits.astype(bool)).reshape(shape)
+
+
+def _count(names: Iterable[str], prefix: str) -> int:
+    return sum(name.startswith(prefix) for name in names)
+
+
+def _context(tensors: dict[str, Tensor], prefix: str, device: torch.device) -> Context:
+    return tuple(
+        KeysValues(
+            tensors[f"{prefix}{layer}.keys"].to(device),
+            tensors[f"{prefix}{layer}.values"].to(device),
+        )
+        for layer in range(_count(tensors, prefix) // 2)
+    )

@@ -1,0 +1,131 @@
+"""What to make: one validated description, from which everything else follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from istar.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Mode = Literal["t2i", "t2v", "i2v", "extend", "interact"]
+
+SECONDS_STEP = 0.25
+"""One latent frame after the first, four pictures: lengths are multiples of it."""
+
+LAST_SEED = 2**64 - 1
+MAX_PROMPT_CHARACTERS = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """A picture or a video to make.
+
+    Attributes:
+        mode: `t2i`, `t2v`, `i2v`, `extend` or `interact`.
+        prompt: what to show. For `interact` one text for every five seconds; for `i2v` and
+            `extend` it may be empty.
+        image: `i2v`: a file, or pixels `(H, W, 3)` uint8.
+        clip: `extend`, `interact`: a file, or frames `(F, H, W, 3)` uint8 at 16 a second.
+        seconds: `t2v`, `i2v`: the video's length; `extend`: the length of what is added. A
+            multiple of 0.25, at least 0.25 to add and at least 1 for a whole video.
+        aspect: height divided by width, mapped to the nearest template; None follows the input,
+            or is 9/16 without one.
+        seed: 0 to 2⁶⁴-1.
+        negative_prompt: what to steer away from; takes the place of the learned unconditional.
+        guidance_scale: None for the model's own; 1 for none, which also halves the work.
+        tau_image: sampling temperature of image clips; None for the model's own.
+        tau_video: sampling temperature of video clips; None for the model's own.
+        suffix: add the model's own suffix to the prompt.
+
+    Raises:
+        UsageError: anything above does not hold.
+    """
+
+    mode: Mode
+    prompt: str | tuple[str, ...] = ""
+    image: Path | Tensor | None = None
+    clip: Path | Tensor | None = None
+    seconds: float = 5.0
+    aspect: float | None = None
+    seed: int = 0
+    negative_prompt: str = ""
+    guidance_scale: float | None = None
+    tau_image: float | None = None
+    tau_video: float | None = None
+    suffix: bool = True
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise UsageError(f"mode is one of {', '.join(get_args(Mode))}, not {self.mode!r}")
+        if isinstance(self.prompt, str) == (self.mode == "interact"):
+            raise UsageError("interact takes a tuple of prompts, the other modes take one prompt")
+        if self.mode == "interact" and not self.prompts:
+            raise UsageError("interact needs at least one prompt")
+        for prompt in self.prompts:
+            check_prompt(prompt, may_be_empty=self.mode in ("i2v", "extend"))
+        check_prompt(self.negative_prompt, may_be_empty=True)
+        self._check_inputs()
+        check_seconds(self.seconds, least=SECONDS_STEP if self.mode == "extend" else 1)
+        if not isinstance(self.seed, int) or not 0 <= self.seed <= LAST_SEED:
+            raise UsageError(f"a seed is a whole number from 0 to {LAST_SEED}, not {self.seed}")
+        if self.guidance_scale is not None and not isfinite(self.guidance_scale):
+            raise UsageError(f"guidance must be a finite number, not {self.guidance_scale}")
+        for name, value in (
+            ("aspect", self.aspect),
+            ("tau (image)", self.tau_image),
+            ("tau (video)", self.tau_video),
+        ):
+            if value is not None and not (isfinite(value) and value > 0):
+                raise UsageError(f"{name} must be a positive number, not {value}")
+
+    def _check_inputs(self) -> None:
+        if (self.image is not None) != (self.mode == "i2v"):
+            raise UsageError("an image is what i2v needs, and no other mode")
+        if self.clip is None and self.mode == "extend":
+            raise UsageError("extend needs a clip")
+        if self.clip is not None and self.mode not in ("extend", "interact"):
+            raise UsageError("a clip is for extend and interact only")
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """All prompts: one, or in `interact` one for every five seconds."""
+        return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+
+
+def check_prompt(prompt: str, *, may_be_empty: bool = False) -> None:
+    """Refuse what no text encoder should be given.
+
+    Raises:
+        UsageError: empty, too long, or not encodable as UTF-8.
+    """
+    if not may_be_empty and not prompt.strip():
+        raise UsageError("the prompt is empty: say what to show")
+    if len(prompt) > MAX_PROMPT_CHARACTERS:
+        raise UsageError(
+            f"the prompt has {len(prompt)} characters; at most {MAX_PROMPT_CHARACTERS} are taken"
+        )
+    if "\0" in prompt:
+        raise UsageError("the prompt holds a NUL character")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError("the prompt is not valid UTF-8 text") from error
+
+
+def check_seconds(seconds: float, *, least: float) -> None:
+    """Refuse lengths that are not whole latent frames.
+
+    Raises:
+        UsageError: not finite, too short, or not a multiple of a quarter second.
+    """
+    if not isfinite(seconds) or seconds < least:
+        raise UsageError(f"seconds must be {least:g} or more, not {seconds:g}")
+    if seconds % SECONDS_STEP:
+        raise UsageError(
+            f"seconds must be a multiple of {SECONDS_STEP} (four pictures), not {seconds:g}"
+        )

@@ -1,0 +1,33 @@
+"""The one place where attention is computed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention with shared key and value heads.
+
+    Args:
+        queries: `(B, H, L, D)`.
+        keys, values: `(B, H_kv, M, D)`, H_kv a divisor of H.
+        mask: `(L, M)` booleans, true where a query may look; everywhere when absent.
+
+    Returns:
+        `(B, H, L, D)`.
+    """
+    groups = queries.shape[1] // keys.shape[1]
+    if groups > 1 and queries.device.type == "cpu":
+        # The CPU's fused kernel takes no shared heads; expanded it is faster than the fallback.
+        keys, values = (x.repeat_interleave(groups, dim=1) for x in (keys, values))
+        groups = 1
+    return F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, enable_gqa=groups > 1
+    )
+
+
+def look_back(context: Tensor | None, own: Tensor) -> Tensor:
+    """What a step can look at: keys or values of its context `(B, H, C, D)` and its own."""
+    return own if context is None else torch.cat((context.expand(len(own), -1, -1, -1), own), 2)

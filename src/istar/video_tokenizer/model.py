@@ -1,0 +1,93 @@
+"""The video tokenizer: pictures to continuous latents and back, in chunks of time.
+
+Source: released reference; InfinityStar paper (arXiv 2511.04675), section on the tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from istar.video_tokenizer.config import VideoTokenizerConfig
+from istar.video_tokenizer.conv import FrameHistory
+from istar.video_tokenizer.decoder import Decoder
+from istar.video_tokenizer.encoder import Encoder
+
+_ENCODE_CHUNK = 8
+_DECODE_CHUNK = 2
+_LATENT_SCALES = 4
+
+
+class VideoTokenizer(nn.Module):
+    """Causal 3-D convolutional autoencoder: 16×16 pixels of four frames to one latent.
+
+    Pictures are `(B, 3, F, 16h, 16w)` in [-1, 1] with F = 4(T-1)+1; latents `(B, 64, T, h, w)`.
+    """
+
+    def __init__(self, config: VideoTokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.project_in = nn.Linear(config.latent_channels, config.latent_channels)
+        self.project_out = nn.Linear(config.latent_channels, config.latent_channels)
+        self.latent_scales = nn.Parameter(torch.ones(_LATENT_SCALES))
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Latents `(B, 64, T, h, w)`, float32, of pictures `(B, 3, F, 16h, 16w)`.
+
+        The posterior's mean; the released reference adds noise to it from an unseeded generator.
+        """
+        frames = pictures.shape[2]
+        first = min(frames, _ENCODE_CHUNK + frames % _ENCODE_CHUNK)
+        chunks = pictures.to(self.latent_scales.dtype).split(
+            [first] + [_ENCODE_CHUNK] * ((frames - first) // _ENCODE_CHUNK), dim=2
+        )
+        history = FrameHistory()
+        means = []
+        for chunk in chunks:
+            moments = _pixel_unshuffle(self.encoder(chunk, history))
+            means.append(moments[:, : self.config.latent_channels])
+            history.next_chunk()
+        latents = _over_channels(self.project_in, torch.cat(means, dim=2))
+        return (latents * self.latent_scales[0]).float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures `(B, 3, 4(T-1)+1, 16h, 16w)`, float32, not clamped; see `decode_stream`."""
+        return torch.cat(list(self.decode_stream([latents])), dim=2)
+
+    def decode_stream(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Pictures as soon as their latents are there.
+
+        Args:
+            latents: consecutive pieces `(B, 64, T_i, h, w)` of one video's latents, each at least
+                one frame; how they are cut does not change the result.
+
+        Yields:
+            pictures `(B, 3, F_i, 16h, 16w)`, float32, around [-1, 1]; together 4(T-1)+1 frames.
+        """
+        history = FrameHistory()
+        for piece in latents:
+            z = piece.to(self.latent_scales.dtype) / self.latent_scales[0]
+            z = _pixel_shuffle(_over_channels(self.project_out, z))
+            for chunk in z.split(_DECODE_CHUNK, dim=2):
+                yield self.decoder(chunk, history).float()
+                history.next_chunk()
+
+
+def _over_channels(linear: nn.Linear, x: Tensor) -> Tensor:
+    """A linear layer over the channels of `(B, C, T, h, w)`."""
+    return linear(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def _pixel_unshuffle(x: Tensor) -> Tensor:
+    """`(B, C, T, 2h, 2w)` to `(B, 4C, T, h, w)`, channel order `(channel, row, column)`."""
+    return F.pixel_unshuffle(x.transpose(1, 2), 2).transpose(1, 2)
+
+
+def _pixel_shuffle(x: Tensor) -> Tensor:
+    """`(B, 4C, T, h, w)` to `(B, C, T, 2h, 2w)`: the inverse of `_pixel_unshuffle`."""
+    return F.pixel_shuffle(x.transpose(1, 2), 2).transpose(1, 2)

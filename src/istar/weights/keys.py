@@ -1,0 +1,76 @@
+"""The released checkpoints' tensor names, known nowhere else.
+
+Each function gives the released name of one of our parameters; a loader asks it for every
+parameter and holds what is left over in the file against the list of tensors known to be unused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_TRANSFORMER = (
+    (r"^unconditional$", "cfg_uncond"),
+    (r"^embed_text\.", "text_proj."),
+    (r"^embed_latents\.", "word_embed."),
+    (r"^norm\.", "norm_hidden_sates."),
+    (r"^semantic_head\.", "semantic_head2."),
+    (r"^detail_head\.", "head."),
+    (r"\.attention\.(query|key)_norm\.", lambda m: f".attn.{m[1][0]}_norm."),
+    (r"\.attention\.(query|key|value|output)\.", lambda m: f".attn.{m[1][0]}_proj."),
+    (r"\.mlp\.(gate|up|down)\.", r".mlp.\1_proj."),
+    (r"\.attention_norm\.", ".input_layernorm."),
+    (r"\.mlp_norm\.", ".post_attention_layernorm."),
+)
+
+_TOKENIZER = (
+    (r"^latent_scales$", "scale_learnable_parameters"),
+    (r"^project_in\.", "proj_down."),
+    (r"^project_out\.", "proj_up."),
+    (r"^(encoder|decoder)\.middle\.", r"\1.mid_block.resnets."),
+    (r"^encoder\.levels\.", "encoder.down_blocks."),
+    (r"^decoder\.levels\.", "decoder.up_blocks."),
+    (r"\.blocks\.", ".resnets."),
+    # The decoder's norms are conditioned: norm, and two convolutions called gain and bias here.
+    (r"(?<=norm[12]|m_out)\.(gain|bias)\.(weight|bias)$", r".conv_<\1>.conv.\2"),
+    (r"conv_<gain>", "conv_y"),
+    (r"conv_<bias>", "conv_b"),
+    (r"\.norm\.gain$", ".norm_layer.gamma"),
+    (r"\.gain$", ".gamma"),
+    (r"\.(conv_in|conv_out|conv1|conv2)\.(weight|bias)$", r".\1.conv.\2"),
+    (r"\.downsample\.", ".downsamplers.0.conv."),
+    (r"\.upsample\.", ".upsamplers.0.conv."),
+    (r"samplers\.0\.conv\.norm_layer\.", "samplers.0.conv.norm."),
+    (r"samplers\.0\.conv\.conv\.", "samplers.0.conv.conv.conv."),
+)
+
+UNUSED_TRANSFORMER = re.compile(r"sos_token")
+UNUSED_TOKENIZER = re.compile(r"quantizer?e?\..*\.mask|proj_(down|up)_two\.(weight|bias)")
+
+_GROUPED_BLOCK = re.compile(r"block_chunks\.(\d+)\.module\.(\d+)\.")
+
+
+def layers_per_group(released_names: Iterable[str]) -> int | None:
+    """How many layers a released transformer puts in a group; None where it does not group."""
+    places = [int(m[2]) for m in map(_GROUPED_BLOCK.match, released_names) if m]
+    return max(places) + 1 if places else None
+
+
+def released_transformer_name(name: str, group: int | None) -> str:
+    """The released name of our transformer parameter `name`, its layers `group` by `group`."""
+    for pattern, replacement in _TRANSFORMER:
+        name = re.sub(pattern, replacement, name)
+    if group is None:
+        return name
+    return re.sub(
+        r"^blocks\.(\d+)\.",
+        lambda m: f"block_chunks.{int(m[1]) // group}.module.{int(m[1]) % group}.",
+        name,
+    )
+
+
+def released_tokenizer_name(name: str) -> str:
+    """The released name of our tokenizer parameter `name`."""
+    for pattern, replacement in _TOKENIZER:
+        name = re.sub(pattern, replacement, name)
+    return name

@@ -1,0 +1,301 @@
+"""Weights from files into modules: strictly, shard by shard, in the dtype asked for.
+
+A module is built on the meta device and its parameters are assigned one by one, so that host
+memory never holds more than the module in its target dtype and one shard.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from istar.errors import CheckpointError
+from istar.transformer.config import TransformerConfig
+from istar.transformer.model import Transformer
+from istar.video_tokenizer.config import VideoTokenizerConfig
+from istar.video_tokenizer.model import VideoTokenizer
+from istar.weights.keys import (
+    UNUSED_TOKENIZER,
+    UNUSED_TRANSFORMER,
+    layers_per_group,
+    released_tokenizer_name,
+    released_transformer_name,
+)
+
+INDEX_NAME = "model.safetensors.index.json"
+_NAMES_SHOWN = 4
+
+Shapes = dict[str, tuple[int, ...]]
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+class TensorFiles:
+    """The tensors of a checkpoint on disk, by released name, read a file at a time.
+
+    Attributes:
+        place: what to call them in messages.
+        shapes: every tensor's shape.
+    """
+
+    place: Path
+    shapes: Shapes
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor, on the CPU, in the dtype it is stored in."""
+        raise NotImplementedError
+
+
+class SafetensorFiles(TensorFiles):
+    """One safetensors file, or a directory of them with or without an index."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._names: dict[Path, list[str]] = {}
+        self.shapes = {}
+        for file in _safetensor_files(place):
+            with _opened(file) as tensors:
+                self._names[file] = list(tensors.keys())
+                for name in self._names[file]:
+                    if name in self.shapes:
+                        raise CheckpointError(f"{place}: tensor {name} is in two files")
+                    self.shapes[name] = tuple(tensors.get_slice(name).get_shape())
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor, on the CPU, in the dtype it is stored in."""
+        for file, names in self._names.items():
+            with _opened(file) as tensors:
+                for name in names:
+                    yield name, tensors.get_tensor(name)
+
+
+class PickledTokenizer(TensorFiles):
+    """The released tokenizer file: a torch pickle `{"vae": state_dict}`, tensors only.
+
+    Any code in it is refused and not run.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        try:
+            content = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{place} is missing") from error
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{place} holds something other than tensors; it was refused and nothing in it "
+                "was run. Fetch the file again from where the model was published"
+            ) from error
+        except (OSError, RuntimeError, EOFError, ValueError) as error:
+            raise CheckpointError(f"{place} cannot be read: {_first_line(error)}") from error
+        state = content.get("vae") if isinstance(content, dict) else None
+        if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+            raise CheckpointError(f'{place} does not hold {{"vae": tensors by name}}')
+        self._state = state
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor, on the CPU, in the dtype it is stored in."""
+        yield from self._state.items()
+
+
+def load_transformer(
+    place: Path,
+    config: TransformerConfig | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Transformer:
+    """A transformer with the released tensor names, grouped or not.
+
+    Args:
+        place: a safetensors file, or a directory of shards.
+        config: its sizes; read off the tensors when absent.
+        device: where the weights go.
+        dtype: of everything but the two heads, which stay float32.
+
+    Raises:
+        CheckpointError: a tensor missing, unknown, of the wrong shape or not finite; a file
+            unreadable.
+    """
+    files = SafetensorFiles(place)
+    config = config or infer_transformer_config(files.shapes, place)
+    group = layers_per_group(files.shapes)
+    return _load(
+        lambda: Transformer(config),
+        files,
+        lambda name: released_transformer_name(name, group),
+        lambda name: bool(UNUSED_TRANSFORMER.fullmatch(name)),
+        device,
+        lambda name: torch.float32 if name.split(".")[0].endswith("_head") else dtype,
+    )
+
+
+def load_video_tokenizer(
+    place: Path,
+    config: VideoTokenizerConfig | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> VideoTokenizer:
+    """A video tokenizer with the released tensor names, from `.pth` or `.safetensors`.
+
+    Raises:
+        CheckpointError: as `load_transformer`; also a pickle with anything but tensors in it.
+    """
+    files: TensorFiles
+    if place.suffix == ".safetensors" or place.is_dir():
+        files = SafetensorFiles(place)
+    else:
+        files = PickledTokenizer(place)
+    config = config or infer_tokenizer_config(files.shapes, place)
+    return _load(
+        lambda: VideoTokenizer(config),
+        files,
+        released_tokenizer_name,
+        lambda name: bool(UNUSED_TOKENIZER.fullmatch(name)),
+        device,
+        lambda _: dtype,
+    )
+
+
+def infer_transformer_config(shapes: Mapping[str, tuple[int, ...]], place: Path) -> TransformerConfig:
+    """The sizes of a transformer, read off its released tensors.
+
+    Raises:
+        CheckpointError: a tensor that tells a size is missing.
+    """
+    group = layers_per_group(shapes)
+    block = "blocks.0." if group is None else "block_chunks.0.module.0."
+    pattern = "attn.q_norm.weight"
+    size = _size_reader(shapes, place)
+    head_size = size(f"{block}{pattern}", 0)
+    return TransformerConfig(
+        width=size("word_embed.weight", 0),
+        depth=sum(name.endswith(pattern) for name in shapes),
+        heads=size(f"{block}attn.q_proj.weight", 0) // head_size,
+        key_value_heads=size(f"{block}attn.k_proj.weight", 0) // head_size,
+        head_size=head_size,
+        mlp_width=size(f"{block}mlp.gate_proj.weight", 0),
+        text_channels=size("text_proj.weight", 1),
+        text_positions=size("cfg_uncond", 0),
+        latent_channels=size("word_embed.weight", 1),
+        semantic_bits=size("semantic_head2.weight", 0) // 2,
+    )
+
+
+def infer_tokenizer_config(shapes: Mapping[str, tuple[int, ...]], place: Path) -> VideoTokenizerConfig:
+    """The sizes of a video tokenizer, read off its released tensors.
+
+    Raises:
+        CheckpointError: a tensor that tells a size is missing.
+    """
+    size = _size_reader(shapes, place)
+    levels = [size(f"encoder.down_blocks.{i}.resnets.0.norm1.gamma", 0) for i in range(4)]
+    widths = (*levels, size("encoder.norm_out.gamma", 0))
+    return VideoTokenizerConfig(
+        channels=widths, bottleneck_channels=size("decoder.conv_in.conv.weight", 1)
+    )
+
+
+def _size_reader(
+    shapes: Mapping[str, tuple[int, ...]], place: Path
+) -> Callable[[str, int], int]:
+    def size(name: str, dimension: int) -> int:
+        if len(shapes.get(name, ())) <= dimension:
+            raise CheckpointError(f"{place}: tensor {name} is missing or has the wrong shape")
+        return max(1, shapes[name][dimension])
+
+    return size
+
+
+def _load(
+    build: Callable[[], _Module],
+    files: TensorFiles,
+    released_name: Callable[[str], str],
+    is_unused: Callable[[str], bool],
+    device: torch.device | str,
+    dtype_of: Callable[[str], torch.dtype],
+) -> _Module:
+    with torch.device("meta"):
+        module = build()
+    ours = {released_name(name): name for name, _ in module.named_parameters()}
+    wanted = {released_name(name): tuple(p.shape) for name, p in module.named_parameters()}
+    _check_names(files, wanted, is_unused)
+    for name, tensor in files.tensors():
+        if name not in ours:
+            continue
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{files.place}: tensor {name} holds {tensor.dtype}, not floats")
+        owner_name, _, attribute = ours[name].rpartition(".")
+        value = tensor.to(device, dtype_of(ours[name]), copy=True)
+        if not torch.isfinite(value.sum(dtype=torch.float32)):
+            raise CheckpointError(f"{files.place}: tensor {name} holds values that are not finite")
+        parameter = nn.Parameter(value, requires_grad=False)
+        setattr(module.get_submodule(owner_name), attribute, parameter)
+    return module.eval()
+
+
+def _check_names(
+    files: TensorFiles,
+    wanted: Mapping[str, tuple[int, ...]],
+    is_unused: Callable[[str], bool],
+) -> None:
+    missing = sorted(set(wanted) - set(files.shapes))
+    if missing:
+        raise CheckpointError(f"{files.place}: missing {_some(missing)}")
+    unknown = sorted(n for n in files.shapes if n not in wanted and not is_unused(n))
+    if unknown:
+        raise CheckpointError(
+            f"{files.place}: unknown {_some(unknown)}; is this an InfinityStar checkpoint?"
+        )
+    for name, shape in wanted.items():
+        if files.shapes[name] != shape:
+            raise CheckpointError(
+                f"{files.place}: tensor {name} is {files.shapes[name]}, expected {shape}"
+            )
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    return f"tensor{'s' if len(names) > 1 else ''} {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+def _safetensor_files(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    index = place / INDEX_NAME
+    if not index.is_file():
+        files = sorted(place.glob("*.safetensors"))
+        if not files:
+            raise CheckpointError(f"{place}: no safetensors files there")
+        return files
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is not a safetensors index") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or "\\" in name or "\0" in name:
+            raise CheckpointError(f"{index} names a file outside its directory: {name!r}")
+        if not (place / name).is_file():
+            raise CheckpointError(f"{place / name} is missing; the index lists it")
+    return [place / name for name in names]
+
+
+def _opened(file: Path) -> safe_open:
+    try:
+        return safe_open(file, framework="pt", device="cpu")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

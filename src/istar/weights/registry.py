@@ -1,0 +1,261 @@
+"""What istar knows of each model: files, sizes, schedule, guidance, temperature, prompt form.
+
+The released models are described here; a checkpoint of one's own describes itself in an
+`istar.json` beside its weights, see `istar.weights.manifest`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Literal
+
+from istar.errors import CheckpointError
+from istar.generation.schedule import PIXEL_BUDGETS, PixelBudget
+from istar.request import Mode
+from istar.transformer.config import TransformerConfig
+from istar.video_tokenizer.config import VideoTokenizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceConfig:
+    """How the conditional and the unconditional branch are combined.
+
+    Attributes:
+        kind: `apg`, adaptive projected guidance, or `cfg`, classifier-free guidance.
+        scale: 1 is the conditional branch alone.
+        norm_threshold: apg: the largest root-mean-square of the difference between the branches.
+        eta: apg: how much of the difference's component along the conditional branch remains.
+    """
+
+    kind: Literal["apg", "cfg"]
+    scale: float
+    norm_threshold: float = 0.05
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("apg", "cfg"):
+            raise CheckpointError(f"guidance is apg or cfg, not {self.kind!r}")
+        if not isfinite(self.scale) or not isfinite(self.eta) or not self.norm_threshold > 0:
+            raise CheckpointError(
+                "guidance needs a finite scale and eta and a positive norm threshold"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How logits become bits.
+
+    Attributes:
+        guidance: the combination of the two branches.
+        tau_image: temperature of image clips.
+        tau_video: temperature of video clips.
+    """
+
+    guidance: GuidanceConfig
+    tau_image: float
+    tau_video: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.tau_image < float("inf") and 0 < self.tau_video < float("inf")):
+            raise CheckpointError("temperatures must be positive numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptForm:
+    """What stands around a prompt before it is encoded.
+
+    Attributes:
+        prefix: before the prompt of every video; `{seconds}` is the whole video's length.
+        suffix: after the prompt, but never in `interact`; `--no-suffix` leaves it out.
+    """
+
+    prefix: str = ""
+    suffix: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            self.prefix.format(seconds="5")
+        except (LookupError, ValueError) as error:
+            raise CheckpointError(
+                f"the prompt prefix {self.prefix!r} may hold {{seconds}} and no other field"
+            ) from error
+
+    def apply(self, prompt: str, mode: Mode, seconds: float, *, suffix: bool) -> str:
+        """The text to encode for `prompt`, in a video of `seconds` (ignored for an image)."""
+        before = "" if mode == "t2i" else self.prefix.format(seconds=f"{seconds:g}")
+        after = self.suffix if suffix and mode != "interact" else ""
+        return before + prompt + after
+
+
+@dataclass(frozen=True, kw_only=True)
+class InteractConfig:
+    """How a model goes on from what was shown before, prompt by prompt.
+
+    Attributes:
+        repeats: predictions of each scale.
+        sampling: guidance and temperature.
+        context_scale: the scale, from 0, to whose grid the earlier frames are averaged.
+    """
+
+    repeats: tuple[int, ...]
+    sampling: SamplingConfig
+    context_scale: int = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """One model: where its files lie in a checkpoint directory and how it is run.
+
+    Attributes:
+        name: what it is called.
+        transformer: path, relative to the checkpoint directory, of its safetensors files.
+        tokenizer: path of the video tokenizer, `.pth` or `.safetensors`.
+        text_encoder: path of the directory that transformers loads.
+        pixel_budget: the size of its pictures.
+        semantic_scales: how many scales from the coarsest are semantic.
+        image_repeats: predictions of each scale of the image clip.
+        video_repeats: predictions of each scale of a video clip.
+        sampling: guidance and temperature.
+        prompt: what stands around prompts.
+        max_seconds: the longest video it makes in one pass.
+        extends: it was trained to continue given clips.
+        interact: how it runs prompt by prompt; None where it cannot.
+        transformer_config: the sizes, where they are stated; else they are read off the tensors.
+        tokenizer_config: likewise.
+        notice: a line that everyone who uses the model is told.
+
+    Raises:
+        CheckpointError: the settings do not fit together.
+    """
+
+    name: str
+    transformer: str
+    tokenizer: str = "infinitystar_videovae.pth"
+    text_encoder: str = "text_encoder/flan-t5-xl-official"
+    pixel_budget: PixelBudget
+    semantic_scales: int
+    image_repeats: tuple[int, ...]
+    video_repeats: tuple[int, ...]
+    sampling: SamplingConfig
+    prompt: PromptForm = field(default_factory=PromptForm)
+    max_seconds: float = 5
+    extends: bool = True
+    interact: InteractConfig | None = None
+    transformer_config: TransformerConfig | None = None
+    tokenizer_config: VideoTokenizerConfig | None = None
+    notice: str = ""
+
+    def __post_init__(self) -> None:
+        scales = len(self.pixel_budget.sides)
+        repeats = {"image": self.image_repeats, "video": self.video_repeats}
+        if self.interact:
+            repeats["interact"] = self.interact.repeats
+            if not 0 <= self.interact.context_scale < scales:
+                raise CheckpointError(
+                    f"{self.name}: interact's context scale must be one of the {scales} scales"
+                )
+        for kind, counts in repeats.items():
+            if len(counts) != scales or min(counts) < 1:
+                raise CheckpointError(
+                    f"{self.name}: {kind} repeats must be {scales} positive numbers, not {counts}"
+                )
+        if not 0 <= self.semantic_scales <= scales:
+            raise CheckpointError(f"{self.name}: semantic scales must be 0 to {scales}")
+        if not 1 <= self.max_seconds < float("inf"):
+            raise CheckpointError(f"{self.name}: max_seconds must be 1 or more")
+
+
+_RELEASED_APG = SamplingConfig(
+    guidance=GuidanceConfig(kind="apg", scale=34), tau_image=1.0, tau_video=0.4
+)
+_RELEASED_CFG = SamplingConfig(
+    guidance=GuidanceConfig(kind="cfg", scale=3), tau_image=0.5, tau_video=0.5
+)
+_RELEASED_PROMPT = PromptForm(
+    prefix="<<<t={seconds}s>>>",
+    suffix=", Close-up on big objects, emphasize scale and detail",
+)
+_INTERACT_REPEATS = (3,) * 12 + (2, 1)
+
+RELEASED_MODELS = (
+    ModelSpec(
+        name="720p",
+        transformer="infinitystar_8b_720p_weights",
+        pixel_budget=PIXEL_BUDGETS["0.90M"],
+        semantic_scales=12,
+        image_repeats=(3,) * 15,
+        video_repeats=(3,) * 12 + (2, 1, 1),
+        sampling=_RELEASED_APG,
+        prompt=_RELEASED_PROMPT,
+        max_seconds=5,
+        extends=False,
+    ),
+    ModelSpec(
+        name="480p",
+        transformer="infinitystar_8b_480p_weights",
+        pixel_budget=PIXEL_BUDGETS["0.40M"],
+        semantic_scales=11,
+        image_repeats=(3,) * 14,
+        video_repeats=(3,) * 12 + (2, 1),
+        sampling=_RELEASED_APG,
+        prompt=_RELEASED_PROMPT,
+        max_seconds=10,
+    ),
+    ModelSpec(
+        name="interact",
+        transformer="InfinityStarInteract_24K_iters",
+        pixel_budget=PIXEL_BUDGETS["0.40M"],
+        semantic_scales=11,
+        image_repeats=_INTERACT_REPEATS,
+        video_repeats=_INTERACT_REPEATS,
+        sampling=_RELEASED_CFG,
+        prompt=_RELEASED_PROMPT,
+        max_seconds=5,
+        extends=False,
+        interact=InteractConfig(repeats=_INTERACT_REPEATS, sampling=_RELEASED_CFG),
+    ),
+)
+"""The released models, in the order in which they are preferred."""
+
+
+def choose(
+    models: tuple[ModelSpec, ...],
+    mode: Mode,
+    *,
+    resolution: str | None = None,
+    seconds: float | None = None,
+) -> ModelSpec:
+    """The model to use of those that a checkpoint directory holds.
+
+    First one of the resolution asked for; then one that was trained for the mode; then one that
+    makes `seconds` in one pass; then the order of `models`.
+
+    Raises:
+        CheckpointError: none makes that resolution or has that mode.
+    """
+    if mode == "interact":
+        able = [model for model in models if model.interact]
+        if not able:
+            raise CheckpointError(
+                "this checkpoint cannot interact: it has no interactive model "
+                "(InfinityStarInteract_24K_iters); use `istar extend` instead"
+            )
+    else:
+        able = list(models)
+    if resolution:
+        offered = ", ".join(dict.fromkeys(model.pixel_budget.resolution for model in able))
+        able = [model for model in able if model.pixel_budget.resolution == resolution]
+        if not able:
+            raise CheckpointError(
+                f"this checkpoint makes {offered}, not {resolution}; leave out --res, "
+                f"or give --model a checkpoint that does"
+            )
+    return min(
+        able,
+        key=lambda model: (
+            mode == "extend" and not model.extends,
+            seconds is not None and mode != "extend" and seconds > model.max_seconds,
+            mode != "interact" and model.interact is not None and not model.extends,
+        ),
+    )
