@@ -137,7 +137,7 @@ def error(ours: Tensor, theirs: Tensor) -> float:
 
 
 def codes_error(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference of final latents, of which every eighth frame may be all that is kept."""
+    """The largest difference of final latents; every eighth frame may be all that is kept."""
     return error(ours if ours.shape == theirs.shape else ours[:, :, ::_KEPT_FRAMES], theirs)
 
 
@@ -165,7 +165,7 @@ def tokenizer_cases(golden: Golden) -> Iterator[Case]:
     """Encoding and decoding."""
     cases = golden.tensors("tokenizer_cases")
     for name in sorted(cases):
-        if not name.endswith((".video" if name.startswith("encode") else ".latent")):
+        if not name.endswith(".video" if name.startswith("encode") else ".latent"):
             continue
         case = name.rpartition(".")[0]
         if case.startswith("encode"):
@@ -194,7 +194,9 @@ def quantizer_cases(golden: Golden) -> Iterator[Case]:
                 commit(state, stored, None)
         yield Case(name=f"quantizer {case} bits", kind="bits", error=wrong)
         total = torch.cat(state.latents, dim=2)
-        yield Case(name=f"quantizer {case} sum", kind="sums", error=error(total, cases[f"{case}.sum"]))
+        yield Case(
+            name=f"quantizer {case} sum", kind="sums", error=error(total, cases[f"{case}.sum"])
+        )
 
 
 def _forced(
@@ -284,14 +286,19 @@ def all_cases(directory: Path) -> Iterator[Case]:
 
 def main() -> int:
     """Print every case; 1 when one is past its tolerance, or there is none."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("directory", type=Path)
     directory: Path = parser.parse_args().directory
     passed = []
     for case in all_cases(directory):
         passed.append(case.passed)
         verdict = "ok" if case.passed else "FAILED"
-        print(f"{case.name:32} {case.error:10.2e}  (≤ {TOLERANCES[case.kind]:g})  {verdict}", flush=True)
+        print(
+            f"{case.name:32} {case.error:10.2e}  (≤ {TOLERANCES[case.kind]:g})  {verdict}",
+            flush=True,
+        )
     print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
     return 0 if passed and all(passed) else 1
 

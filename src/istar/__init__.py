@@ -1,0 +1,72 @@
+"""istar: pictures and video from your own GPU with InfinityStar.
+
+Importing the package loads nothing heavy; names are imported on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from istar.errors import (
+        CheckpointError,
+        DeviceError,
+        GenerationError,
+        IstarError,
+        MediaError,
+        StateError,
+        UsageError,
+    )
+    from istar.events import ClipReady, Event, GenerationResult, Note, Progress
+    from istar.interaction import InteractiveSession
+    from istar.pipeline import InfinityStarPipeline
+    from istar.request import GenerationRequest
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "ClipReady",
+    "DeviceError",
+    "Event",
+    "GenerationError",
+    "GenerationRequest",
+    "GenerationResult",
+    "InfinityStarPipeline",
+    "InteractiveSession",
+    "IstarError",
+    "MediaError",
+    "Note",
+    "Progress",
+    "StateError",
+    "UsageError",
+]
+
+_HOME = {
+    "CheckpointError": "errors",
+    "ClipReady": "events",
+    "DeviceError": "errors",
+    "Event": "events",
+    "GenerationError": "errors",
+    "GenerationRequest": "request",
+    "GenerationResult": "events",
+    "InfinityStarPipeline": "pipeline",
+    "InteractiveSession": "interaction",
+    "IstarError": "errors",
+    "MediaError": "errors",
+    "Note": "events",
+    "Progress": "events",
+    "StateError": "errors",
+    "UsageError": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'istar' has no attribute {name!r}")
+    return getattr(import_module(f"istar.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""From a schedule to bits, and from bits to latents."""

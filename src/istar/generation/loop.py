@@ -135,7 +135,7 @@ def advance(
     if step.index in state.given:
         bits = state.given[step.index]
     else:
-        tau = sampling.tau_image if step.grid.frames == 1 else sampling.tau_video
+        tau = sampling.tau_image if step.image else sampling.tau_video
         logits = prediction.logits[0] / tau
         if len(prediction.logits) > 1:
             logits = guide(logits, prediction.logits[1] / tau, sampling.guidance)

@@ -158,6 +158,7 @@ class Step:
         grid: frames, height and width of the tokens.
         full_grid: frames, height and width of the clip's finest scale, the size of its latent.
         first_frame: latent frame of the whole video with which the clip starts.
+        image: the step belongs to an image clip, the first clip of one frame.
         semantic: a semantic scale, of few bits a token; otherwise a detail scale.
         starts_clip: the first step of its clip, whose input is zero.
         ends_clip: the last step of its clip, after which the running sum is the clip's latent.
@@ -171,6 +172,7 @@ class Step:
     grid: Grid
     full_grid: Grid
     first_frame: int
+    image: bool
     semantic: bool
     starts_clip: bool
     ends_clip: bool
@@ -212,6 +214,7 @@ def steps(
                         grid=Grid(clip.frames, height, width),
                         full_grid=Grid(clip.frames, *scales[-1]),
                         first_frame=first_frame,
+                        image=number == 0 and clip.frames == 1,
                         semantic=scale < semantic_scales,
                         starts_clip=scale == repetition == 0,
                         ends_clip=ends_clip,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from istar.errors import StateError
+from istar.errors import MediaError, StateError
 from istar.generation.canvas import Canvas
 from istar.generation.schedule import Grid, Step
+from istar.media.files import PendingFile
 from istar.transformer.cache import Context, KeysValues, join
 
 _FORMAT = "istar-generation-state-1"
@@ -79,7 +79,11 @@ class GenerationState:
         return self.steps[self.position]
 
     def save(self, path: Path) -> None:
-        """Write the state; under its final name it is whole or not there at all."""
+        """Write the state; under its final name it is whole or not there at all.
+
+        Raises:
+            StateError: it cannot be written.
+        """
         tensors = {"canvas": self.canvas.total, "generator": self.generator.get_state()}
         shapes: dict[str, list[int]] = {}
         for kind, bits in (("bits", enumerate(self.bits)), ("given", self.given.items())):
@@ -101,18 +105,13 @@ class GenerationState:
             "steps": [asdict(step) for step in self.steps],
             "shapes": shapes,
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        # Cloned: safetensors refuses tensors that share memory.
+        own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         try:
-            save_file(
-                {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-                temporary,
-                metadata={"state": json.dumps(header)},
-            )
-            temporary.replace(path)
-        except OSError as error:
-            raise StateError(f"{path} cannot be written: {error.strerror or error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+            with PendingFile(path, overwrite=True) as pending:
+                save_file(own, pending.temporary, metadata={"state": json.dumps(header)})
+        except (MediaError, OSError, SafetensorError) as error:
+            raise StateError(f"{path} cannot be written: {error}") from error
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> GenerationState:
@@ -158,8 +157,7 @@ class GenerationState:
             },
             canvas=Canvas(tensors["canvas"].to(device)),
             latents=[
-                tensors[f"latent.{clip}"].to(device)
-                for clip in range(_count(tensors, "latent."))
+                tensors[f"latent.{clip}"].to(device) for clip in range(_count(tensors, "latent."))
             ],
             branches=tuple(
                 Branch(

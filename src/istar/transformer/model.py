@@ -82,14 +82,12 @@ class Transformer(nn.Module):
         nothing else is computed.
         """
         kept = []
-        last = len(self.blocks) - 1
-        for i, block in enumerate(self.blocks):
-            if i == last:
-                kept.append(block.keys_values(x, rotation))
-            else:
-                x, own = block(x, rotation, context[i] if context else None)
-                kept.append(own)
-        return tuple(kept)
+        *earlier, last = self.blocks
+        for i, block in enumerate(earlier):
+            x, own = block(x, rotation, context[i] if context else None)
+            kept.append(own)
+        assert isinstance(last, Block)
+        return (*kept, last.keys_values(x, rotation))
 
     def logits(self, x: Tensor, *, semantic: bool) -> Tensor:
         """Logits `(B, L, d, 2)`, float32, of bits 0 and 1 from the last block's `(B, L, width)`."""

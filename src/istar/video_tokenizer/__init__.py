@@ -1,0 +1,1 @@
+"""Pictures to latents, latents to bits, and back."""

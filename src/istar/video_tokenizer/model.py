@@ -5,7 +5,7 @@ Source: released reference; InfinityStar paper (arXiv 2511.04675), section on th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -56,26 +56,27 @@ class VideoTokenizer(nn.Module):
         return (latents * self.latent_scales[0]).float()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures `(B, 3, 4(T-1)+1, 16h, 16w)`, float32, not clamped; see `decode_stream`."""
-        return torch.cat(list(self.decode_stream([latents])), dim=2)
+        """Pictures `(B, 3, 4(T-1)+1, 16h, 16w)`, float32, not clamped, of a whole video."""
+        return torch.cat(list(self.decode_piece(latents, FrameHistory())), dim=2)
 
-    def decode_stream(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Pictures as soon as their latents are there.
+    def decode_piece(self, latents: Tensor, history: FrameHistory) -> Iterator[Tensor]:
+        """Pictures of the next piece of a video's latents, a few frames at a time.
+
+        How a video is cut into pieces does not change its pictures.
 
         Args:
-            latents: consecutive pieces `(B, 64, T_i, h, w)` of one video's latents, each at least
-                one frame; how they are cut does not change the result.
+            latents: `(B, 64, T, h, w)`, at least one frame, following the piece before.
+            history: of this video; a fresh one before its first piece.
 
         Yields:
-            pictures `(B, 3, F_i, 16h, 16w)`, float32, around [-1, 1]; together 4(T-1)+1 frames.
+            pictures `(B, 3, F, 16h, 16w)`, float32, around [-1, 1]; 4T frames in all, and three
+            fewer in the first piece.
         """
-        history = FrameHistory()
-        for piece in latents:
-            z = piece.to(self.latent_scales.dtype) / self.latent_scales[0]
-            z = _pixel_shuffle(_over_channels(self.project_out, z))
-            for chunk in z.split(_DECODE_CHUNK, dim=2):
-                yield self.decoder(chunk, history).float()
-                history.next_chunk()
+        z = latents.to(self.latent_scales.dtype) / self.latent_scales[0]
+        z = _pixel_shuffle(_over_channels(self.project_out, z))
+        for chunk in z.split(_DECODE_CHUNK, dim=2):
+            yield self.decoder(chunk, history).float()
+            history.next_chunk()
 
 
 def _over_channels(linear: nn.Linear, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,7 +36,7 @@ Shapes = dict[str, tuple[int, ...]]
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
-class TensorFiles:
+class TensorFiles(Protocol):
     """The tensors of a checkpoint on disk, by released name, read a file at a time.
 
     Attributes:
@@ -49,16 +49,15 @@ class TensorFiles:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor, on the CPU, in the dtype it is stored in."""
-        raise NotImplementedError
 
 
-class SafetensorFiles(TensorFiles):
+class SafetensorFiles:
     """One safetensors file, or a directory of them with or without an index."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
         self._names: dict[Path, list[str]] = {}
-        self.shapes = {}
+        self.shapes: Shapes = {}
         for file in _safetensor_files(place):
             with _opened(file) as tensors:
                 self._names[file] = list(tensors.keys())
@@ -75,7 +74,7 @@ class SafetensorFiles(TensorFiles):
                     yield name, tensors.get_tensor(name)
 
 
-class PickledTokenizer(TensorFiles):
+class PickledTokenizer:
     """The released tokenizer file: a torch pickle `{"vae": state_dict}`, tensors only.
 
     Any code in it is refused and not run.
@@ -165,7 +164,9 @@ def load_video_tokenizer(
     )
 
 
-def infer_transformer_config(shapes: Mapping[str, tuple[int, ...]], place: Path) -> TransformerConfig:
+def infer_transformer_config(
+    shapes: Mapping[str, tuple[int, ...]], place: Path
+) -> TransformerConfig:
     """The sizes of a transformer, read off its released tensors.
 
     Raises:
@@ -190,23 +191,25 @@ def infer_transformer_config(shapes: Mapping[str, tuple[int, ...]], place: Path)
     )
 
 
-def infer_tokenizer_config(shapes: Mapping[str, tuple[int, ...]], place: Path) -> VideoTokenizerConfig:
+def infer_tokenizer_config(
+    shapes: Mapping[str, tuple[int, ...]], place: Path
+) -> VideoTokenizerConfig:
     """The sizes of a video tokenizer, read off its released tensors.
 
     Raises:
         CheckpointError: a tensor that tells a size is missing.
     """
     size = _size_reader(shapes, place)
-    levels = [size(f"encoder.down_blocks.{i}.resnets.0.norm1.gamma", 0) for i in range(4)]
-    widths = (*levels, size("encoder.norm_out.gamma", 0))
+    first, second, third, fourth = (
+        size(f"encoder.down_blocks.{level}.resnets.0.norm1.gamma", 0) for level in range(4)
+    )
     return VideoTokenizerConfig(
-        channels=widths, bottleneck_channels=size("decoder.conv_in.conv.weight", 1)
+        channels=(first, second, third, fourth, size("encoder.norm_out.gamma", 0)),
+        bottleneck_channels=size("decoder.conv_in.conv.weight", 1),
     )
 
 
-def _size_reader(
-    shapes: Mapping[str, tuple[int, ...]], place: Path
-) -> Callable[[str, int], int]:
+def _size_reader(shapes: Mapping[str, tuple[int, ...]], place: Path) -> Callable[[str, int], int]:
     def size(name: str, dimension: int) -> int:
         if len(shapes.get(name, ())) <= dimension:
             raise CheckpointError(f"{place}: tensor {name} is missing or has the wrong shape")
@@ -265,7 +268,9 @@ def _check_names(
 def _some(names: list[str]) -> str:
     more = len(names) - _NAMES_SHOWN
     shown = ", ".join(names[:_NAMES_SHOWN])
-    return f"tensor{'s' if len(names) > 1 else ''} {shown}" + (f" and {more} more" if more > 0 else "")
+    return f"tensor{'s' if len(names) > 1 else ''} {shown}" + (
+        f" and {more} more" if more > 0 else ""
+    )
 
 
 def _safetensor_files(place: Path) -> list[Path]:

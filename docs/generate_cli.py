@@ -1,0 +1,26 @@
+"""Write `docs/cli.md` from the commands themselves; `make docs` calls it, a test checks it."""
+
+from __future__ import annotations
+
+import html
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TARGET = Path(__file__).with_name("cli.md")
+
+
+def generated() -> str:
+    """The reference as it should be."""
+    command = [sys.executable, "-m", "typer", "istar.cli.app", "utils", "docs", "--name", "istar"]
+    plain = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "100"}
+    done = subprocess.run(
+        command, capture_output=True, check=True, encoding="utf-8", env={**os.environ, **plain}
+    )
+    lines = [line.rstrip() for line in done.stdout.strip().splitlines()]
+    return html.unescape("\n".join(lines)) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(generated(), encoding="utf-8")

@@ -1,0 +1,117 @@
+"""The command table, and the one place where exceptions become a line and an exit code.
+
+Exit codes: 0; 1 failure; 2 usage; 130 interrupted; 128 + N ended by signal N.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+import typer
+from typer.exceptions import Abort, TyperException
+
+from istar import __version__
+from istar.cli.console import say
+from istar.cli.make import extend, i2v, t2i, t2v
+from istar.cli.talk import interact
+from istar.errors import IstarError
+
+DEBUG_VARIABLE = "ISTAR_DEBUG"
+_BROKEN_PIPE = 128 + 13
+_INTERRUPTED = 128 + signal.SIGINT
+
+app = typer.Typer(
+    name="istar",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (t2i, t2v, i2v, extend, interact):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"istar {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def istar(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Pictures and video from your own GPU with InfinityStar.
+
+    The written file's path is all that goes to stdout; ISTAR_DEBUG=1 shows tracebacks.
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; every failure becomes one line on stderr.
+
+    Returns:
+        the exit code.
+    """
+    _leave_tidily_on_signals()
+    try:
+        if sys.stdout is None:
+            raise IstarError("stdout is closed; the written file's path has nowhere to go")
+        code = app(args=arguments, prog_name="istar", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        _silence_stdout()
+        return _BROKEN_PIPE
+    except (KeyboardInterrupt, Abort):
+        say("interrupted")
+        return _INTERRUPTED
+    except TyperException as error:
+        return _fail(error, _one_line(error), error.exit_code)
+    except IstarError as error:
+        return _fail(error, str(error), error.exit_code)
+    except OSError as error:
+        _silence_stdout()
+        return _fail(error, f"{error.filename or 'output'}: {error.strerror or error}", 1)
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        return _fail(error, f"unexpected {what}; {DEBUG_VARIABLE}=1 shows where", 1)
+
+
+def _fail(error: BaseException, message: str, code: int) -> int:
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exception(error)
+    say(f"error: {message}")
+    return code
+
+
+def _one_line(error: TyperException) -> str:
+    message = " ".join(error.format_message().split())
+    context = getattr(error, "ctx", None)
+    return f"{message} (see {context.command_path} --help)" if context else message
+
+
+def _leave_tidily_on_signals() -> None:
+    """Unwind on SIGTERM and SIGHUP, so that temporary files go; a second signal leaves at once."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        say(f"ended by {signal.Signals(number).name}")
+        sys.exit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, leave)
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter's own last flush from complaining about a stdout that is gone."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,90 @@
+"""What is said to the person: everything on stderr, except the path of what was written."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def say(text: str) -> None:
+    """One line on stderr, with nothing in it that could steer a terminal."""
+    if sys.stderr is not None:
+        print("istar: " + _printable(text), file=sys.stderr, flush=True)
+
+
+def print_path(path: Path) -> None:
+    """The path of what was written, on stdout, in the file system's own bytes."""
+    sys.stdout.flush()
+    _write_all(os.fsencode(path) + os.fsencode(os.linesep))
+
+
+def print_file(path: Path) -> None:
+    """A file's bytes on stdout."""
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            _write_all(piece)
+
+
+def _write_all(data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        # An unbuffered stdout may take less than it is given.
+        written = sys.stdout.buffer.write(view)
+        view = view[written:]
+    sys.stdout.buffer.flush()
+
+
+def _printable(text: str) -> str:
+    return "".join(
+        c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+class StepDisplay:
+    """How far a generation is: a bar on a terminal, elsewhere a line now and then."""
+
+    def __init__(self) -> None:
+        self._bar: RichProgress | None = None
+        if sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            self._bar = RichProgress(
+                TextColumn("istar: step {task.completed}/{task.total}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task("steps", total=None)
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> StepDisplay:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def show(self, done: int, total: int) -> None:
+        """Say that `done` of `total` steps are taken."""
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=total)
+        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            say(f"step {done} of {total}")

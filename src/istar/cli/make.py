@@ -1,0 +1,88 @@
+"""`t2i`, `t2v`, `i2v` and `extend`: one request, one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from istar.cli.console import StepDisplay, say
+from istar.cli.options import (
+    CommonOptions,
+    OptionalPromptArgument,
+    PromptArgument,
+    SecondsOption,
+    input_file,
+    read_prompt,
+    with_common_options,
+)
+from istar.cli.output import output_file
+from istar.request import GenerationRequest
+
+
+@with_common_options
+def t2i(prompt: PromptArgument, options: CommonOptions) -> None:
+    """Make a picture from a prompt.
+
+    Example: istar t2i "a lighthouse at dusk" -o lighthouse.png
+    """
+    _make(options, options.request("t2i", read_prompt(prompt)))
+
+
+@with_common_options
+def t2v(prompt: PromptArgument, options: CommonOptions, seconds: SecondsOption = 5.0) -> None:
+    """Make a video from a prompt.
+
+    Example: istar t2v "waves roll onto a beach" --seconds 5
+    """
+    _make(options, options.request("t2v", read_prompt(prompt), seconds=seconds))
+
+
+@with_common_options
+def i2v(
+    image: Annotated[Path, typer.Argument(help="The first picture: PNG, JPEG or WebP.")],
+    options: CommonOptions,
+    prompt: OptionalPromptArgument = "",
+    seconds: SecondsOption = 5.0,
+) -> None:
+    """Make a video that begins with a picture.
+
+    Example: istar i2v boat.jpg "the boat leaves the harbour"
+    """
+    source = input_file(image)
+    _make(options, options.request("i2v", read_prompt(prompt), image=source, seconds=seconds))
+
+
+@with_common_options
+def extend(
+    clip: Annotated[Path, typer.Argument(help="The video to go on from, of a second or more.")],
+    options: CommonOptions,
+    prompt: OptionalPromptArgument = "",
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="How much to add, a multiple of 0.25.")
+    ] = 5.0,
+) -> None:
+    """Add new seconds to the end of a video.
+
+    Example: istar extend clip.mp4 "the boat sails on" --seconds 10
+    """
+    source = input_file(clip)
+    _make(options, options.request("extend", read_prompt(prompt), clip=source, seconds=seconds))
+
+
+def _make(options: CommonOptions, request: GenerationRequest) -> None:
+    """Make a request's file; what can be refused early is refused before the model is loaded."""
+    with output_file(options, request) as output:
+        pipeline = options.load(request.mode, request.seconds)
+
+        from istar.events import ClipReady, Note, Progress
+
+        with StepDisplay() as display, output.writing(pipeline.spec.name) as writer:
+            for event in pipeline.stream(request):
+                if isinstance(event, Progress):
+                    display.show(event.done, event.total)
+                elif isinstance(event, Note):
+                    say(event.text)
+                elif isinstance(event, ClipReady):
+                    writer.write(event.frames)

@@ -1,0 +1,257 @@
+"""The options that commands share, and what becomes of them."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from enum import Enum
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from istar.cli.console import say
+from istar.errors import MediaError, UsageError
+from istar.request import GenerationRequest, Mode
+
+if TYPE_CHECKING:
+    from istar.pipeline import InfinityStarPipeline
+
+_RANDOM_SEED_BITS = 32
+
+
+class Resolution(str, Enum):
+    """The released pixel budgets, by the names people know."""
+
+    P192 = "192p"
+    P384 = "384p"
+    P480 = "480p"
+    P720 = "720p"
+
+
+class NumberType(str, Enum):
+    """What the networks compute in."""
+
+    BF16 = "bf16"
+    FP32 = "fp32"
+
+
+PromptArgument = Annotated[str, typer.Argument(help="What to show; - reads it from stdin.")]
+OptionalPromptArgument = Annotated[
+    str, typer.Argument(help="What happens; - reads it from stdin.", show_default=False)
+]
+SecondsOption = Annotated[
+    float, typer.Option("--seconds", help="Length of the video, a multiple of 0.25.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """The options of every command that makes something, as they were typed."""
+
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="A file, a directory, or - for stdout. An existing file is kept and a number "
+            "added to the name, unless --overwrite.",
+            show_default="a numbered name here",
+        ),
+    ] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = (
+        False
+    )
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="DIR",
+            envvar="ISTAR_MODEL",
+            help="Checkpoint directory.",
+            show_default=False,
+        ),
+    ] = None
+    res: Annotated[
+        Resolution | None,
+        typer.Option(
+            "--res", help="Which of the checkpoint's models.", show_default="the best for the mode"
+        ),
+    ] = None
+    aspect: Annotated[
+        str | None,
+        typer.Option(
+            "--aspect",
+            metavar="W:H",
+            help="Width to height; the nearest of 15 ratios is taken.",
+            show_default="the input's, else 16:9",
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="Same seed, same result.", show_default="drawn, and told"),
+    ] = None
+    device: Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu")] = "auto"
+    dtype: Annotated[
+        NumberType | None, typer.Option("--dtype", show_default="bf16 on CUDA, fp32 on the CPU")
+    ] = None
+    guidance: Annotated[
+        float | None,
+        typer.Option("--guidance", help="Guidance scale; 1 is none.", show_default="the model's"),
+    ] = None
+    tau: Annotated[
+        str | None,
+        typer.Option(
+            "--tau",
+            metavar="IMAGE,VIDEO",
+            help="Sampling temperatures of the first picture and of the video, or one for both.",
+            show_default="the model's",
+        ),
+    ] = None
+    negative: Annotated[
+        str,
+        typer.Option(
+            "--negative", metavar="TEXT", help="What to steer away from.", show_default=False
+        ),
+    ] = ""
+    no_suffix: Annotated[
+        bool, typer.Option("--no-suffix", help="Leave the model's own suffix off the prompt.")
+    ] = False
+
+    def request(
+        self,
+        mode: Mode,
+        prompt: str | tuple[str, ...],
+        *,
+        image: Path | None = None,
+        clip: Path | None = None,
+        seconds: float = 5.0,
+    ) -> GenerationRequest:
+        """The request that the options make; a seed is drawn, and told, where none was given.
+
+        Raises:
+            UsageError: something in it makes no sense.
+        """
+        tau_image, tau_video = _parse_tau(self.tau)
+        seed = self.seed
+        if seed is None:
+            seed = secrets.randbits(_RANDOM_SEED_BITS)
+        request = GenerationRequest(
+            mode=mode,
+            prompt=prompt,
+            image=image,
+            clip=clip,
+            seconds=seconds,
+            aspect=_parse_aspect(self.aspect),
+            seed=seed,
+            negative_prompt=self.negative,
+            guidance_scale=self.guidance,
+            tau_image=tau_image,
+            tau_video=tau_video,
+            suffix=not self.no_suffix,
+        )
+        if self.seed is None:
+            say(f"seed {seed}")
+        return request
+
+    def load(self, mode: Mode, seconds: float | None = None) -> InfinityStarPipeline:
+        """The pipeline for a mode, from the checkpoint directory.
+
+        Raises:
+            IstarError: as `InfinityStarPipeline.from_pretrained`.
+        """
+        if self.model is None:
+            raise UsageError("which model? give --model DIR, or set ISTAR_MODEL")
+        from istar.pipeline import InfinityStarPipeline
+
+        return InfinityStarPipeline.from_pretrained(
+            self.model,
+            mode=mode,
+            resolution=self.res.value if self.res else None,
+            seconds=seconds,
+            device=self.device,
+            dtype=self.dtype.value if self.dtype else None,
+        )
+
+
+def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose last parameter, `options`, is typed in as the single common options."""
+    own = [p for p in signature(command, eval_str=True).parameters.values() if p.name != "options"]
+    hints = get_type_hints(CommonOptions, include_extras=True)
+    common = [
+        Parameter(
+            field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(CommonOptions)
+    ]
+
+    @wraps(command)
+    def wrapped(**values: Any) -> None:
+        chosen = {parameter.name: values.pop(parameter.name) for parameter in common}
+        command(**values, options=CommonOptions(**chosen))
+
+    parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own] + common
+    wrapped.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapped
+
+
+def read_prompt(prompt: str) -> str:
+    """A prompt as typed, or stdin's text for `-`.
+
+    Raises:
+        UsageError: stdin is closed or not UTF-8.
+    """
+    if prompt != "-":
+        return prompt
+    if sys.stdin is None:
+        raise UsageError("the prompt should come from stdin, and stdin is closed")
+    try:
+        return sys.stdin.buffer.read().decode().strip()
+    except UnicodeDecodeError as error:
+        raise UsageError("the prompt from stdin is not UTF-8 text") from error
+
+
+def input_file(path: Path) -> Path:
+    """A file to read, `~` expanded, refused early if it is not there.
+
+    Raises:
+        MediaError: it does not exist or is a directory.
+    """
+    path = path.expanduser()
+    if not path.exists():
+        raise MediaError(f"{path} does not exist")
+    if path.is_dir():
+        raise MediaError(f"{path} is a directory; name a file in it")
+    return path
+
+
+def _parse_aspect(text: str | None) -> float | None:
+    """Height over width of `W:H`."""
+    if text is None:
+        return None
+    width, _, height = text.partition(":")
+    try:
+        ratio = float(height) / float(width)
+    except (ValueError, ZeroDivisionError):
+        ratio = 0.0
+    if not (isfinite(ratio) and ratio > 0 and float(width) > 0):
+        raise UsageError(f"--aspect is width:height, such as 16:9, not {text!r}")
+    return ratio
+
+
+def _parse_tau(text: str | None) -> tuple[float | None, float | None]:
+    """Temperatures of the image and the video clips of `X` or `X,Y`."""
+    if text is None:
+        return None, None
+    image, comma, video = text.partition(",")
+    try:
+        return float(image), float(video if comma else image)
+    except ValueError as error:
+        raise UsageError(f"--tau is one number or two, such as 1,0.4, not {text!r}") from error

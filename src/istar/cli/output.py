@@ -1,0 +1,144 @@
+"""The file that a command writes: its name, its writer, and its path on stdout at the end."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from istar.cli.console import print_file, print_path
+from istar.cli.options import CommonOptions
+from istar.errors import UsageError
+from istar.request import GenerationRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_STDOUT = Path("-")
+
+
+class OutputFile:
+    """A picture or a clip being written.
+
+    Attributes:
+        target: the name that it has, or will have.
+    """
+
+    def __init__(self, target: Path, request: GenerationRequest, *, overwrite: bool) -> None:
+        self.target = target
+        self._request = request
+        self._overwrite = overwrite
+
+    @contextmanager
+    def writing(self, model: str) -> Iterator[Writer]:
+        """Write it piece by piece; it appears under its name when the block ends well.
+
+        Args:
+            model: the name of the model, kept in the file with the request's settings.
+        """
+        from istar.events import settings
+
+        with ExitStack() as stack:
+            writer = Writer(
+                self.target,
+                stack,
+                is_picture=self._request.mode == "t2i",
+                metadata=settings(self._request, model),
+                overwrite=self._overwrite,
+            )
+            yield writer
+        self.target = writer.written
+
+    def replace(self, frames: Tensor, model: str) -> None:
+        """Write all of a clip `(F, H, W, 3)`, in place of what this wrote before."""
+        from istar.events import settings
+        from istar.media import write_clip
+
+        self.target = write_clip(
+            frames,
+            self.target,
+            overwrite=self._overwrite,
+            metadata=settings(self._request, model),
+        )
+        self._overwrite = True
+
+
+class Writer:
+    """Takes finished frames `(F, H, W, 3)`."""
+
+    def __init__(
+        self,
+        target: Path,
+        stack: ExitStack,
+        *,
+        is_picture: bool,
+        metadata: dict[str, str],
+        overwrite: bool,
+    ) -> None:
+        from istar.media import ClipWriter
+
+        self._target = target
+        self._stack = stack
+        self._is_picture = is_picture
+        self._metadata = metadata
+        self._overwrite = overwrite
+        self._clip: ClipWriter | None = None
+
+    def write(self, frames: Tensor) -> None:
+        """Append frames; of a picture there is one."""
+        from istar.media import ClipWriter, write_picture
+
+        if self._is_picture:
+            self._target = write_picture(
+                frames[0], self._target, overwrite=self._overwrite, metadata=self._metadata
+            )
+            return
+        if self._clip is None:
+            self._clip = self._stack.enter_context(
+                ClipWriter(
+                    self._target,
+                    frames.shape[1],
+                    frames.shape[2],
+                    metadata=self._metadata,
+                    overwrite=self._overwrite,
+                )
+            )
+        self._clip.write(frames)
+
+    @property
+    def written(self) -> Path:
+        """The name of the file, final once its block has ended."""
+        return self._clip.target if self._clip else self._target
+
+
+@contextmanager
+def output_file(options: CommonOptions, request: GenerationRequest) -> Iterator[OutputFile]:
+    """The file to write, its name settled and refused early; its path printed at the end.
+
+    Raises:
+        UsageError: stdout is a terminal and the bytes should go there; the suffix does not fit.
+        MediaError: the directory is missing or not writable.
+    """
+    from istar.media import output_path
+
+    suffix = ".png" if request.mode == "t2i" else ".mp4"
+    if options.output != _STDOUT:
+        target = output_path(
+            options.output,
+            default_stem=f"istar-{request.mode}",
+            suffix=suffix,
+            overwrite=options.overwrite,
+        )
+        output = OutputFile(target, request, overwrite=options.overwrite)
+        yield output
+        print_path(output.target)
+        return
+    if sys.stdout.isatty():
+        raise UsageError("stdout is a terminal; send it to a file, or name one with --output")
+    with tempfile.TemporaryDirectory(prefix="istar-") as directory:
+        output = OutputFile(Path(directory, f"output{suffix}"), request, overwrite=True)
+        yield output
+        print_file(output.target)

@@ -1,0 +1,109 @@
+"""What a generation tells while it runs, and what it ends with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from istar.media import write_clip, write_picture
+from istar.request import GenerationRequest
+from istar.video_tokenizer.config import FRAMES_PER_SECOND
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One step was taken.
+
+    Attributes:
+        done: steps taken so far, those whose bits were given included.
+        total: steps of the whole request; in an interactive session, of the current prompt.
+        clip: the clip of the window under way.
+        scale: which scale, from 0.
+        tokens: how many tokens the step had.
+        given: its bits came from the input and were not sampled.
+    """
+
+    done: int
+    total: int
+    clip: int
+    scale: int
+    tokens: int
+    given: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipReady:
+    """Pictures that are finished; the clips of a request follow each other without a gap.
+
+    Attributes:
+        frames: `(F, H, W, 3)`, uint8, RGB, on the CPU, at 16 a second.
+        from_input: they are the input's own pictures, scaled.
+    """
+
+    frames: Tensor
+    from_input: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """Something worth knowing that is not an error."""
+
+    text: str
+
+
+Event = Progress | ClipReady | Note
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationResult:
+    """A finished picture or video.
+
+    Attributes:
+        request: what was asked for.
+        model: the name of the model that made it.
+        frames: `(F, H, W, 3)`, uint8, RGB, on the CPU; a picture is one frame.
+        notes: what was worth knowing on the way.
+    """
+
+    request: GenerationRequest
+    model: str
+    frames: Tensor
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Length of the video; 0 for a picture."""
+        return 0.0 if len(self.frames) == 1 else len(self.frames) / FRAMES_PER_SECOND
+
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
+        """Write a PNG, JPEG or WebP picture, or an MP4 video, with its settings inside.
+
+        Raises:
+            UsageError: the suffix does not fit.
+            MediaError: the file cannot be written, or exists and may not be overwritten.
+        """
+        target, metadata = Path(path), settings(self.request, self.model)
+        if self.request.mode == "t2i":
+            return write_picture(self.frames[0], target, overwrite=overwrite, metadata=metadata)
+        return write_clip(self.frames, target, overwrite=overwrite, metadata=metadata)
+
+
+def settings(request: GenerationRequest, model: str) -> dict[str, str]:
+    """A file's metadata: the prompts as its title, everything that made it as its comment."""
+    made_with = {
+        "istar": {
+            "model": model,
+            "mode": request.mode,
+            "prompt": request.prompt,
+            "seconds": request.seconds,
+            "seed": request.seed,
+            "negative_prompt": request.negative_prompt,
+            "guidance_scale": request.guidance_scale,
+            "tau": [request.tau_image, request.tau_video],
+            "suffix": request.suffix,
+        }
+    }
+    return {"title": " / ".join(request.prompts), "comment": json.dumps(made_with)}

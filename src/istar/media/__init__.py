@@ -1,0 +1,28 @@
+"""Pictures and clips, in and out of files.
+
+Pixels are torch uint8 tensors in RGB: `(H, W, 3)` for a picture, `(F, H, W, 3)` for a clip at
+16 frames a second. Files are local only; an output appears under its name once it is whole.
+"""
+
+from __future__ import annotations
+
+from istar.media.clip_reader import Clip, ClipInfo, probe_clip, read_clip
+from istar.media.clip_writer import ClipWriter, write_clip
+from istar.media.files import output_path
+from istar.media.metadata import read_metadata
+from istar.media.pictures import Picture, cover_and_crop, read_picture, write_picture
+
+__all__ = [
+    "Clip",
+    "ClipInfo",
+    "ClipWriter",
+    "Picture",
+    "cover_and_crop",
+    "output_path",
+    "probe_clip",
+    "read_clip",
+    "read_metadata",
+    "read_picture",
+    "write_clip",
+    "write_picture",
+]

@@ -1,0 +1,199 @@
+"""Writing clips: H.264 in MP4, frame by frame, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import torch
+from av.container import OutputContainer
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from torch import Tensor
+
+from istar.errors import MediaError
+from istar.media.clip_pixels import ACCURATE_CONVERSION
+from istar.media.files import CLIP_SUFFIXES, PendingFile, check_suffix, clean_text, writing_failed
+from istar.video_tokenizer.config import FRAMES_PER_SECOND
+
+_X264_OPTIONS = {"crf": "16", "preset": "medium"}
+_X264_THREADS = 4  # the bytes depend on the number, so it cannot follow the machine
+_BT709 = 1  # ITU-T H.273: primaries, transfer and matrix alike
+_LIMITED_RANGE = 1
+_PLAIN_KEYS = frozenset({"title", "comment", "artist", "description", "copyright", "date"})
+
+
+class ClipWriter:
+    """Writes a clip while it is made: H.264 (4:2:0, BT.709, limited range) in MP4 at 16 fps.
+
+    A context manager. The file appears under its name when the block ends cleanly; on any
+    exception, `KeyboardInterrupt` included, nothing remains. Equal frames give equal bytes.
+
+    Args:
+        target: ends in `.mp4`.
+        height: of every frame; even.
+        width: of every frame; even.
+        metadata: texts to keep in the file; `title` and `comment` show in players.
+        overwrite: an existing file may be replaced.
+
+    Attributes:
+        target: after the block, the file's name: as given, or a numbered one if that was taken
+            while writing.
+
+    Raises:
+        UsageError: another suffix.
+        MediaError: an odd size, wrong frames, no frames at all, `target` exists, or writing
+            failed.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        height: int,
+        width: int,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        check_suffix(target, CLIP_SUFFIXES)
+        if height < 2 or width < 2 or height % 2 or width % 2:
+            raise MediaError(
+                f"a clip of {width}×{height} cannot be written: H.264 needs even sizes; "
+                "crop or scale it first"
+            )
+        self._size = (height, width)
+        self._metadata = clean_text(metadata or {})
+        self._pending = PendingFile(target, overwrite=overwrite)
+        self._reformatter = VideoReformatter()
+        self._frames = 0
+
+    @property
+    def target(self) -> Path:
+        """The file's name; final once the block has ended."""
+        return self._pending.target
+
+    def __enter__(self) -> ClipWriter:
+        self._pending.__enter__()
+        try:
+            self._container = self._open()
+        except BaseException as error:
+            self._pending.__exit__(type(error), error, error.__traceback__)
+            if isinstance(error, (av.FFmpegError, OSError)):
+                raise writing_failed(self.target, error) from error
+            raise
+        return self
+
+    def _open(self) -> OutputContainer:
+        movflags = "+faststart"
+        if not self._metadata.keys() <= _PLAIN_KEYS:
+            movflags += "+use_metadata_tags"
+        # An absolute path behind `file:` is never taken for another protocol.
+        url = f"file:{self._pending.temporary.absolute()}"
+        container = av.open(url, "w", format="mp4", options={"movflags": movflags})
+        container.metadata.update(self._metadata)
+        height, width = self._size
+        self._stream = container.add_stream(
+            "libx264", rate=FRAMES_PER_SECOND, options=dict(_X264_OPTIONS)
+        )
+        self._stream.width = width
+        self._stream.height = height
+        self._stream.pix_fmt = "yuv420p"
+        codec = self._stream.codec_context
+        codec.thread_count = _X264_THREADS
+        codec.color_primaries = codec.color_trc = codec.colorspace = _BT709
+        codec.color_range = _LIMITED_RANGE
+        return container
+
+    def write(self, frames: Tensor) -> None:
+        """Append `frames` `(F, H, W, 3)` uint8 RGB.
+
+        Raises:
+            MediaError: another shape or dtype, or writing failed.
+        """
+        if frames.dtype != torch.uint8 or frames.shape[1:] != (*self._size, 3):
+            height, width = self._size
+            raise MediaError(
+                f"frames must be (F, {height}, {width}, 3) uint8, "
+                f"not {tuple(frames.shape)} {frames.dtype}"
+            )
+        try:
+            for pixels in frames.detach().cpu().contiguous().numpy():
+                self._encode(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
+        except (av.FFmpegError, OSError) as error:
+            raise writing_failed(self.target, error) from error
+
+    def _encode(self, rgb: av.VideoFrame) -> None:
+        frame = self._reformatter.reformat(
+            rgb,
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=ACCURATE_CONVERSION,
+        )
+        frame.pts = self._frames
+        frame.time_base = Fraction(1, FRAMES_PER_SECOND)
+        self._frames += 1
+        self._container.mux(self._stream.encode(frame))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._abandon(kind, error, trace)
+            return
+        try:
+            self._finish()
+        except BaseException as failure:
+            self._abandon(type(failure), failure, failure.__traceback__)
+            if isinstance(failure, (av.FFmpegError, OSError)):
+                raise writing_failed(self.target, failure) from failure
+            raise
+        self._pending.__exit__(None, None, None)
+
+    def _finish(self) -> None:
+        if not self._frames:
+            raise MediaError(f"'{self.target}' would be empty: no frames were written to it")
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+    def _abandon(
+        self,
+        kind: type[BaseException],
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            with suppress(av.FFmpegError, OSError):
+                self._container.close()
+        finally:
+            self._pending.__exit__(kind, error, trace)
+
+
+def write_clip(
+    frames: Tensor,
+    target: Path,
+    *,
+    overwrite: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a whole clip `(F, H, W, 3)` uint8 RGB at 16 fps; see `ClipWriter`.
+
+    Returns:
+        The file's name: `target`, or a numbered one if `target` was taken while writing.
+
+    Raises:
+        UsageError: another suffix.
+        MediaError: wrong shape or dtype, an odd size, `target` exists, or writing failed.
+    """
+    if frames.ndim != 4:
+        raise MediaError(f"a clip must be (F, H, W, 3), not {tuple(frames.shape)}")
+    height, width = frames.shape[1:3]
+    with ClipWriter(target, height, width, metadata=metadata, overwrite=overwrite) as writer:
+        writer.write(frames)
+    return writer.target

@@ -1,0 +1,254 @@
+"""Still pictures: reading any common kind as RGB, fitting, writing."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+from istar.errors import MediaError
+from istar.media.files import (
+    PICTURE_SUFFIXES,
+    PendingFile,
+    check_suffix,
+    clean_text,
+    open_source,
+    source_name,
+    writing_failed,
+)
+
+PIXEL_LIMIT = 100_000_000
+"""Larger pictures are refused before they are decoded."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+_JSON_COMMENT = b"ASCII\0\0\0"
+_EXIF_BYTES = 60_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture as read.
+
+    Attributes:
+        pixels: `(H, W, 3)` uint8 RGB, upright.
+        notes: what was changed or left out on the way, for the person to read.
+    """
+
+    pixels: Tensor
+    notes: tuple[str, ...]
+
+
+def read_picture(source: Path | BinaryIO) -> Picture:
+    """Read a picture as upright, opaque RGB.
+
+    PNG, JPEG, WebP, GIF, BMP, TIFF and AVIF. The EXIF orientation is applied, transparency is
+    laid on white, 16-bit grey is divided by 257, CMYK and palettes are converted, and of several
+    pictures the first is taken. Embedded colour profiles are not applied.
+
+    Args:
+        source: a local file, or an open binary file read from its start.
+
+    Raises:
+        MediaError: missing, no picture, damaged, over `PIXEL_LIMIT` pixels, or of a kind whose
+            white is unknown (float and 32-bit).
+    """
+    name = source_name(source)
+    with open_source(source) as file, _opened(file, name) as picture:
+        notes = []
+        frames = getattr(picture, "n_frames", 1)
+        if frames > 1:
+            notes.append(f"{name} holds {frames} pictures; the first is used")
+        picture.load()
+        try:
+            ImageOps.exif_transpose(picture, in_place=True)
+        except Exception:  # the EXIF block is free-form bytes; anything may come of it
+            notes.append(f"{name} has a damaged EXIF block; its orientation is ignored")
+        opaque, has_holes = _on_white(picture, name)
+        if has_holes:
+            notes.append(f"{name} is transparent in places; they are white now")
+        pixels = torch.from_numpy(np.array(opaque))
+    return Picture(pixels=pixels, notes=tuple(notes))
+
+
+@contextmanager
+def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
+    """The picture in `file`, every failure of Pillow's inside the block made a MediaError."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            # Named formats only: EPS and its like would reach external programs.
+            with Image.open(file, formats=_FORMATS) as picture:
+                if picture.width * picture.height > PIXEL_LIMIT:
+                    raise _too_large(name)
+                yield picture
+        except MediaError:
+            raise
+        except UnidentifiedImageError as error:
+            raise MediaError(
+                f"{name} is no picture that can be read; "
+                "use PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
+            ) from error
+        except Image.DecompressionBombError as error:
+            raise _too_large(name) from error
+        except Exception as error:  # decoders fail on damaged bytes in any way they like
+            raise MediaError(f"{name} is damaged or cut short; fetch or export it again") from error
+
+
+def _too_large(name: str) -> MediaError:
+    return MediaError(
+        f"{name} has more than {PIXEL_LIMIT // 1_000_000} million pixels; make it smaller first"
+    )
+
+
+def _on_white(picture: Image.Image, name: str) -> tuple[Image.Image, bool]:
+    """`picture` as opaque RGB, and whether anything in it was transparent."""
+    if picture.mode.startswith("I;16"):
+        grey = np.asarray(picture).astype(np.uint32)
+        hidden = picture.info.get("transparency")
+        picture = Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGBA")
+        if isinstance(hidden, int):
+            picture.putalpha(Image.fromarray(np.where(grey == hidden, 0, 255).astype(np.uint8)))
+    if picture.mode in ("I", "F"):
+        raise MediaError(
+            f"{name} holds float or 32-bit values, whose white is unknown; "
+            "convert it to 8 or 16 bits first"
+        )
+    if not picture.has_transparency_data:
+        return picture.convert("RGB"), False
+    layered = picture.convert("RGBA")
+    lowest, _ = layered.getchannel("A").getextrema()
+    white = Image.new("RGBA", layered.size, "white")
+    return Image.alpha_composite(white, layered).convert("RGB"), lowest != 255
+
+
+def cover_and_crop(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Scale pictures to cover a size and cut out the centre, as the released reference does.
+
+    Args:
+        pixels: `(…, H, W, 3)` uint8.
+        height: of the result.
+        width: of the result.
+
+    Returns:
+        `(…, height, width, 3)` uint8, Lanczos-filtered; `pixels` itself if it has that size.
+
+    Raises:
+        MediaError: the picture is so narrow that covering the size would take more than
+            `PIXEL_LIMIT` pixels.
+    """
+    old_height, old_width = pixels.shape[-3:-1]
+    if (old_height, old_width) == (height, width):
+        return pixels
+    if old_width * height <= width * old_height:
+        scaled = (width, old_height * width // old_width)
+    else:
+        scaled = (old_width * height // old_height, height)
+    if scaled[0] * scaled[1] > PIXEL_LIMIT:
+        raise MediaError(
+            f"a picture of {old_width}×{old_height} is too narrow to fill {width}×{height}; "
+            "crop it first"
+        )
+    left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
+    box = (left, top, left + width, top + height)
+    frames = pixels.reshape(-1, old_height, old_width, 3).cpu().numpy()
+    fitted = [
+        np.array(Image.fromarray(frame).resize(scaled, Image.Resampling.LANCZOS).crop(box))
+        for frame in frames
+    ]
+    return torch.from_numpy(np.stack(fitted)).reshape(*pixels.shape[:-3], height, width, 3)
+
+
+def write_picture(
+    pixels: Tensor,
+    target: Path,
+    *,
+    overwrite: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a picture; it appears under its name only once it is whole.
+
+    Args:
+        pixels: `(H, W, 3)` uint8 RGB.
+        target: ends in `.png`, `.jpg`, `.jpeg` or `.webp`.
+        overwrite: an existing file may be replaced.
+        metadata: texts to keep in the file: iTXt in PNG, JSON in the EXIF comment elsewhere. A
+            JPEG holds 60 kB of them; the longest are left out until the rest fits.
+
+    Returns:
+        The file's name: `target`, or a numbered one if `target` was taken while writing.
+
+    Raises:
+        UsageError: another suffix.
+        MediaError: wrong shape or dtype, `target` exists, or writing failed.
+    """
+    check_suffix(target, PICTURE_SUFFIXES)
+    if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3:
+        raise MediaError(
+            f"a picture must be (H, W, 3) uint8, not {tuple(pixels.shape)} {pixels.dtype}"
+        )
+    with PendingFile(target, overwrite=overwrite) as pending:
+        try:
+            pending.temporary.write_bytes(
+                _encoded(pixels, target.suffix.lower(), clean_text(metadata or {}))
+            )
+        except (OSError, ValueError) as error:
+            raise writing_failed(target, error) from error
+    return pending.target
+
+
+def _encoded(pixels: Tensor, suffix: str, metadata: dict[str, str]) -> bytes:
+    picture = Image.fromarray(pixels.detach().cpu().contiguous().numpy())
+    buffer = BytesIO()
+    if suffix == ".png":
+        texts = PngImagePlugin.PngInfo()
+        for key, value in metadata.items():
+            texts.add_itxt(key, value)
+        picture.save(buffer, "PNG", pnginfo=texts)
+    elif suffix == ".webp":
+        picture.save(buffer, "WEBP", quality=95, exif=_exif(metadata))
+    else:
+        while len(_exif(metadata)) > _EXIF_BYTES:
+            longest = max(metadata, key=lambda key: len(metadata[key]))
+            metadata = {key: value for key, value in metadata.items() if key != longest}
+        picture.save(buffer, "JPEG", quality=95, subsampling=0, exif=_exif(metadata))
+    return buffer.getvalue()
+
+
+def _exif(metadata: dict[str, str]) -> bytes:
+    if not metadata:
+        return b""
+    exif = Image.Exif()
+    comment = _JSON_COMMENT + json.dumps(metadata).encode("ascii")
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
+    return exif.tobytes()
+
+
+def picture_metadata(file: BinaryIO, name: str) -> dict[str, str]:
+    """The texts that `write_picture` keeps in `file`, called `name`, and any other text of a PNG.
+
+    Raises:
+        MediaError: no picture, or damaged.
+    """
+    with _opened(file, name) as picture:
+        if isinstance(picture, PngImagePlugin.PngImageFile):
+            return {key: str(value) for key, value in picture.text.items()}
+        comment = picture.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+        if not isinstance(comment, bytes) or not comment.startswith(_JSON_COMMENT):
+            return {}
+        try:
+            entries = json.loads(comment.removeprefix(_JSON_COMMENT))
+        except ValueError:  # another program's comment
+            return {}
+        if not isinstance(entries, dict):
+            return {}
+        return {str(key): str(value) for key, value in entries.items()}

@@ -1,0 +1,80 @@
+"""Which device computes, in which dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from istar.errors import DeviceError, UsageError
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def choose_device(name: str | torch.device = "auto") -> torch.device:
+    """The device of a name: `auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        UsageError: neither auto, cuda, cuda:N nor cpu.
+        DeviceError: CUDA was asked for and is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"device is auto, cuda, cuda:N or cpu, not {name!r}") from error
+    if device.type not in ("cuda", "cpu"):
+        raise UsageError(f"device is auto, cuda, cuda:N or cpu, not {str(name)!r}")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise DeviceError(
+                "there is no usable CUDA device; leave out --device, or use --device cpu"
+            )
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise DeviceError(
+                f"there is no {device}; this machine has {torch.cuda.device_count()} CUDA device(s)"
+            )
+    return device
+
+
+def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The dtype asked for; without one bf16 on CUDA and fp32 on the CPU.
+
+    Raises:
+        UsageError: neither bf16 nor fp32.
+    """
+    if dtype is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found is None or found not in DTYPES.values():
+        raise UsageError(f"dtype is {' or '.join(DTYPES)}, not {dtype}")
+    return found
+
+
+def text_encoder_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """float16 on CUDA as in the released reference, unless fp32 was asked for; else float32."""
+    if device.type == "cuda" and dtype != torch.float32:
+        return torch.float16
+    return torch.float32
+
+
+@contextmanager
+def explained_memory_errors(what: str) -> Iterator[None]:
+    """Turn an allocation that failed into one line that says what to try.
+
+    Raises:
+        DeviceError: memory ran out.
+    """
+    advice = "try a lower --res, fewer --seconds, or --dtype bf16"
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(f"the GPU's memory ran out while {what}; {advice}") from error
+    except MemoryError as error:
+        raise DeviceError(f"memory ran out while {what}; {advice}") from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise DeviceError(f"memory ran out while {what}; {advice}") from error

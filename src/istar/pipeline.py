@@ -1,0 +1,124 @@
+"""The pipeline: a request in, events and finished clips out.
+
+Data flows one way: request → schedule → text → loop → transformer → bits → canvas → decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from istar.engine import Engine
+from istar.errors import CheckpointError
+from istar.events import ClipReady, Event, GenerationResult, Note
+from istar.interaction import InteractiveSession
+from istar.memory import choose_device, choose_dtype, explained_memory_errors
+from istar.request import GenerationRequest, Mode
+from istar.take import Take
+from istar.weights.manifest import find_models
+from istar.weights.registry import ModelSpec, choose
+from istar.windows import make_windows
+
+
+class InfinityStarPipeline:
+    """InfinityStar, loaded and ready: text to image and video, image to video, continuation.
+
+    Attributes:
+        engine: the loaded networks.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_dir: str | Path,
+        *,
+        mode: Mode = "t2v",
+        resolution: str | None = None,
+        seconds: float | None = None,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype | None = None,
+    ) -> InfinityStarPipeline:
+        """Load a checkpoint directory.
+
+        A directory in the released layout may hold several models; `mode`, `resolution` and
+        `seconds` choose among them.
+
+        Args:
+            name_or_dir: a directory in the released layout or with an `istar.json`.
+            mode: what it is for.
+            resolution: `192p`, `384p`, `480p`, `720p`, or the manifest's own.
+            seconds: the length wanted.
+            device: `auto`, `cuda`, `cuda:N` or `cpu`.
+            dtype: `bf16` or `fp32`; by default bf16 on CUDA and fp32 on the CPU.
+
+        Raises:
+            UsageError: an unknown device or dtype.
+            DeviceError: the device is absent, or memory ran out.
+            CheckpointError: a file or tensor is missing or malformed, or no model fits.
+        """
+        place = choose_device(device)
+        number_type = choose_dtype(dtype, place)
+        root, models = find_models(Path(name_or_dir).expanduser())
+        spec = choose(models, mode, resolution=resolution, seconds=seconds)
+        return cls(Engine.load(root, spec, place, number_type))
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model in use."""
+        return self.engine.spec
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self.engine.transformer.device
+
+    def generate(self, request: GenerationRequest) -> GenerationResult:
+        """Make what is asked for and return all of it; raises as `stream` does."""
+        events = list(self.stream(request))
+        return GenerationResult(
+            request=request,
+            model=self.spec.name,
+            frames=torch.cat([event.frames for event in events if isinstance(event, ClipReady)]),
+            notes=tuple(event.text for event in events if isinstance(event, Note)),
+        )
+
+    def stream(self, request: GenerationRequest) -> Iterator[Event]:
+        """Make what is asked for, telling of every step and handing over every finished clip.
+
+        Inputs are read and checked when the first event is asked for.
+
+        Raises:
+            UsageError: the request does not fit its input.
+            MediaError: an input cannot be read.
+            CheckpointError: the model cannot do it.
+            DeviceError: memory ran out.
+            GenerationError: the network's output is not a number.
+        """
+        if request.mode == "interact":
+            session = self.interact(request)
+            for prompt in request.prompts:
+                yield from session.say(prompt)
+            return
+        with explained_memory_errors("generating"):
+            take = Take.begin(self.engine, request)
+            yield from (Note(text=text) for text in take.notes())
+            yield from make_windows(take)
+
+    def interact(self, request: GenerationRequest) -> InteractiveSession:
+        """A session that goes on from prompt to prompt, with a request's clip and settings.
+
+        The prompts of the request itself are not used: say each to the session.
+
+        Raises:
+            UsageError: the clip to go on from is shorter than five seconds.
+            CheckpointError: the model cannot interact.
+            MediaError: the clip cannot be read.
+        """
+        if self.spec.interact is None:
+            raise CheckpointError(f"the {self.spec.name} model cannot interact")
+        return InteractiveSession(Take.begin(self.engine, request))

@@ -1,0 +1,88 @@
+"""One request from its first step to its last: what all modes share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from istar.engine import Engine
+from istar.generation.schedule import Step
+from istar.inputs import Inputs, read_inputs
+from istar.request import GenerationRequest
+from istar.transformer.cache import Context
+from istar.weights.registry import SamplingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Take:
+    """A request, its inputs read, and the source of its random draws.
+
+    Attributes:
+        engine: the loaded model.
+        request: what to make.
+        inputs: what it starts from.
+        generator: on the CPU; every draw of the request comes from it, in order.
+    """
+
+    engine: Engine
+    request: GenerationRequest
+    inputs: Inputs
+    generator: torch.Generator
+
+    @classmethod
+    def begin(cls, engine: Engine, request: GenerationRequest) -> Take:
+        """Read and check the inputs.
+
+        Raises:
+            UsageError: pixels of the wrong shape or dtype.
+            MediaError: a file cannot be read.
+        """
+        return cls(
+            engine=engine,
+            request=request,
+            inputs=read_inputs(request, engine.spec),
+            generator=torch.Generator().manual_seed(request.seed),
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """What the person should know before the first step."""
+        notice = self.engine.spec.notice
+        return (*([notice] if notice else []), *self.inputs.notes)
+
+    def texts(
+        self, prompt: str, seconds: float, sampling: SamplingConfig
+    ) -> tuple[list[Tensor], list[str]]:
+        """Features of each branch's text, and notes, for a video of `seconds`."""
+        text = self.engine.spec.prompt.apply(
+            prompt, self.request.mode, seconds, suffix=self.request.suffix
+        )
+        # At scale 1 guidance is the conditional branch alone.
+        guided = sampling.guidance.scale != 1
+        return self.engine.encode_texts(text, self.request.negative_prompt, guided=guided)
+
+    def sampling(self, own: SamplingConfig) -> SamplingConfig:
+        """The model's `own` guidance and temperature, where the request does not say otherwise."""
+        request = self.request
+        scale = own.guidance.scale if request.guidance_scale is None else request.guidance_scale
+        return SamplingConfig(
+            guidance=replace(own.guidance, scale=scale),
+            tau_image=request.tau_image or own.tau_image,
+            tau_video=request.tau_video or own.tau_video,
+        )
+
+    def steps(
+        self,
+        steps: tuple[Step, ...],
+        texts: list[Tensor],
+        sampling: SamplingConfig,
+        *,
+        given: Mapping[int, Tensor] | None = None,
+        scene: Context | None = None,
+    ) -> Iterator[tuple[Step, Tensor | None]]:
+        """Every step, and beside it, at the end of a clip, the clip's latent `(1, C, T, H, W)`."""
+        return self.engine.take_steps(
+            steps, texts, sampling, self.generator, given=given, scene=scene
+        )

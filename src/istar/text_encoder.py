@@ -1,0 +1,101 @@
+"""Strings to embeddings: any T5-family encoder, with the tokenizer that lies beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from istar.errors import CheckpointError
+
+
+class EncodedText(NamedTuple):
+    """What a text became.
+
+    Attributes:
+        features: `(L, text_channels)`, float32, no padding.
+        cut: the text was longer than the model reads, and its end was left out.
+    """
+
+    features: Tensor
+    cut: bool
+
+
+class TextEncoder:
+    """A T5-family encoder and its tokenizer."""
+
+    def __init__(self, model: Any, tokenizer: Any, max_tokens: int) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+
+    @property
+    def channels(self) -> int:
+        """Features of a text token."""
+        return int(self._model.config.d_model)
+
+    @classmethod
+    def from_directory(
+        cls,
+        place: Path,
+        *,
+        max_tokens: int = 512,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> TextEncoder:
+        """Load an encoder and its tokenizer; nothing is fetched, no code of theirs is run.
+
+        Args:
+            place: a directory with `config.json`, safetensors weights and tokenizer files.
+            max_tokens: the longest text, its end mark included.
+            device: where the encoder computes.
+            dtype: of the encoder.
+
+        Raises:
+            CheckpointError: a file is missing or malformed, a weight missing or of the wrong
+                shape, or the model is not of the T5 family.
+        """
+        from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
+
+        if not (place / "config.json").is_file():
+            raise CheckpointError(f"{place}: no text encoder there (config.json is missing)")
+        verbosity = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        local = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            config = AutoConfig.from_pretrained(place, **local)
+            if config.model_type not in ("t5", "mt5", "umt5"):
+                raise CheckpointError(
+                    f"{place}: the text encoder must be of the T5 family, not {config.model_type}"
+                )
+            model, report = AutoModelForTextEncoding.from_pretrained(
+                place, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
+            )
+            tokenizer = AutoTokenizer.from_pretrained(place, **local)
+        except (OSError, ValueError, RuntimeError, ImportError, LookupError, TypeError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise CheckpointError(
+                f"{place}: the text encoder cannot be loaded: {reason}"
+            ) from error
+        finally:
+            transformers_logging.set_verbosity(verbosity)
+            transformers_logging.enable_progress_bar()
+        missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+        if missing:
+            raise CheckpointError(f"{place}: the text encoder lacks tensor {missing[0]}")
+        return cls(model.to(device).eval(), tokenizer, max_tokens)
+
+    def encode(self, text: str) -> EncodedText:
+        """The last hidden state of a text, cut at the longest that the model reads."""
+        ids = self._tokenizer(text)["input_ids"]
+        cut = len(ids) > self._max_tokens
+        if cut:
+            ids = self._tokenizer(text, truncation=True, max_length=self._max_tokens)["input_ids"]
+        tokens = torch.tensor([ids], device=self._model.device)
+        with torch.inference_mode():
+            features = self._model(input_ids=tokens).last_hidden_state[0]
+        return EncodedText(features.float(), cut)

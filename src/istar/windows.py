@@ -1,0 +1,157 @@
+"""Pictures, videos, and what follows given video: every mode but the interactive one.
+
+A request is a list of windows (`istar.generation.plan`). Each is one pass of the network, whose
+given clips are encoded from the pictures shown so far and whose other clips are sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from istar.engine import Engine
+from istar.events import ClipReady, Event, Note, Progress
+from istar.generation.canvas import bits_of_latent
+from istar.generation.plan import (
+    CLIP_SECONDS,
+    PICTURES_PER_SECOND,
+    Window,
+    shown_seconds,
+    windows_after,
+    windows_from_start,
+)
+from istar.generation.schedule import Step
+from istar.take import Take
+from istar.video_tokenizer.conv import FrameHistory
+
+_MOST_GIVEN = CLIP_SECONDS * PICTURES_PER_SECOND + 1
+
+
+def make_windows(take: Take) -> Iterator[Event]:
+    """Make a request window by window.
+
+    Raises:
+        UsageError: the clip to go on from is shorter than a second.
+        GenerationError: the network's output is not a number.
+    """
+    request, shown = take.request, take.inputs.clip
+    if shown is not None:
+        windows = windows_after(shown_seconds(len(shown)), request.seconds)
+    else:
+        seconds = 0 if request.mode == "t2i" else request.seconds
+        windows = windows_from_start(seconds, take.engine.spec)
+    yield from _notes_on_training(take, windows)
+    if shown is not None:
+        yield ClipReady(frames=shown, from_input=True)
+    lengths = [len(window.steps(take.engine.spec, take.inputs.template)) for window in windows]
+    for number, window in enumerate(windows):
+        progress = (sum(lengths[:number]), sum(lengths))
+        for event in run_window(take, request.prompts[0], window, shown, progress):
+            if isinstance(event, ClipReady):
+                shown = event.frames if shown is None else torch.cat((shown, event.frames))
+                shown = shown[-_MOST_GIVEN:]
+            yield event
+
+
+def run_window(
+    take: Take,
+    prompt: str,
+    window: Window,
+    shown: Tensor | None = None,
+    progress: tuple[int, int] | None = None,
+) -> Generator[Event, None, list[Tensor]]:
+    """One pass: every step, and after a sampled clip its pictures.
+
+    Pictures of given clips are decoded, because the decoder's causal convolutions look back at
+    them, and not shown; nor is the image clip of a new video, whose picture the next clip brings.
+
+    Args:
+        take: the request.
+        prompt: what to show.
+        window: what is shown again and what is added.
+        shown: pictures `(F, H, W, 3)` to go on from, where the window shows any again.
+        progress: steps taken before this window, and those of all windows.
+
+    Returns:
+        the latent `(1, C, T, H, W)` of every clip.
+    """
+    engine = take.engine
+    steps = window.steps(engine.spec, take.inputs.template)
+    before, total = progress or (0, len(steps))
+    sampling = take.sampling(engine.spec.sampling)
+    texts, notes = take.texts(prompt, window.seconds, sampling)
+    yield from (Note(text=note) for note in notes)
+    given = _given_latents(take, window, shown)
+    bits = _forced_bits(engine, given, steps)
+    history = FrameHistory()
+    latents = []
+    for step, latent in take.steps(steps, texts, sampling, given=bits):
+        yield Progress(
+            done=before + step.index + 1,
+            total=total,
+            clip=step.clip,
+            scale=step.scale,
+            tokens=step.grid.tokens,
+            given=step.index in bits,
+        )
+        if latent is None:
+            continue
+        latents.append(latent)
+        frames = engine.decode(latent, history)
+        if step.clip < len(given) or (step.image and window.new_seconds):
+            continue
+        if step.clip == 1 and not window.given_seconds:
+            frames = torch.cat((_first_picture(take, frames), frames))
+        yield ClipReady(frames=frames)
+    return latents
+
+
+def last_pictures(shown: Tensor, count: int) -> Tensor:
+    """The last `count` pictures `(count, H, W, 3)`, the first of them doubled if one is missing."""
+    last = shown[-count:]
+    return last if len(last) == count else torch.cat((last[:1], last))
+
+
+def _first_picture(take: Take, after: Tensor) -> Tensor:
+    """A new video's first picture: the image that it is made from, else a copy of the second.
+
+    The released reference overwrites a video's first picture with the second, too.
+    """
+    return after[:1] if take.inputs.image is None else take.inputs.image
+
+
+def _given_latents(take: Take, window: Window, shown: Tensor | None) -> Sequence[Tensor]:
+    """Latents, before quantization, of the clips that a window shows again."""
+    if window.given_seconds and shown is not None:
+        latent = take.engine.encode(last_pictures(shown, window.given_pictures))
+        return latent.split(window.clip_frames()[:2], dim=2)
+    return [] if take.inputs.image is None else [take.engine.encode(take.inputs.image)]
+
+
+def _forced_bits(
+    engine: Engine, given: Sequence[Tensor], steps: tuple[Step, ...]
+) -> dict[int, Tensor]:
+    """The bits of every step of the given clips, by step index."""
+    forced: dict[int, Tensor] = {}
+    semantic_bits = engine.transformer.config.semantic_bits
+    for clip, latent in enumerate(given):
+        own = [step for step in steps if step.clip == clip]
+        with torch.inference_mode():
+            bits = bits_of_latent(latent, own, semantic_bits=semantic_bits)
+        forced |= {step.index: value for step, value in zip(own, bits, strict=True)}
+    return forced
+
+
+def _notes_on_training(take: Take, windows: Sequence[Window]) -> Iterator[Note]:
+    """What is asked of the model that it was not trained for."""
+    spec = take.engine.spec
+    continued = [window.given_seconds for window in windows if window.given_seconds]
+    if continued and not spec.extends:
+        yield Note(text=f"the {spec.name} model was not trained to go on from given video")
+    if continued and min(continued) < CLIP_SECONDS:
+        yield Note(
+            text=f"the clip gives {min(continued)} s to go on from, and the model learned to go on "
+            f"from {CLIP_SECONDS} s: this is untrained ground, and the result may suffer"
+        )

@@ -1,0 +1,85 @@
+"""Small models with random weights, the same in every run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from istar.transformer.config import TransformerConfig
+from istar.transformer.model import Transformer
+from istar.video_tokenizer.config import VideoTokenizerConfig
+from istar.video_tokenizer.model import VideoTokenizer
+from random_checkpoint import write_checkpoint
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def randomize(module: nn.Module, seed: int) -> None:
+    """Give every parameter seeded values under which activations neither vanish nor explode."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if "norm" in name and name.endswith(
+            ("norm.weight", "norm.gain", "norm1.gain", "norm2.gain")
+        ):
+            value = 1 + 0.3 * noise
+        elif name == "latent_scales":
+            value = 1 + 0.3 * noise.abs()
+        elif name == "unconditional" or parameter.dim() == 1:
+            value = 0.3 * noise
+        else:
+            value = noise / parameter[0].numel() ** 0.5
+        parameter.data.copy_(value)
+    module.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The directory of the reference's tensors."""
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def small_config() -> TransformerConfig:
+    """Sizes of a transformer that runs in milliseconds."""
+    return TransformerConfig(
+        width=32,
+        depth=3,
+        heads=4,
+        key_value_heads=2,
+        head_size=8,
+        mlp_width=64,
+        text_channels=12,
+        text_positions=16,
+    )
+
+
+@pytest.fixture
+def transformer(small_config: TransformerConfig) -> Transformer:
+    """A small transformer, anew for every test."""
+    model = Transformer(small_config)
+    randomize(model, seed=1)
+    return model
+
+
+@pytest.fixture
+def tokenizer() -> VideoTokenizer:
+    """A small video tokenizer of 64-channel latents, anew for every test."""
+    model = VideoTokenizer(VideoTokenizerConfig(channels=(8, 8, 16, 16, 16)))
+    randomize(model, seed=2)
+    return model
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole checkpoint directory with a manifest, whose pictures are 32 by 48."""
+    return write_checkpoint(tmp_path_factory.mktemp("small") / "checkpoint", sides=(1, 2))
+
+
+@pytest.fixture
+def random() -> torch.Generator:
+    """A seeded generator for a test's own inputs."""
+    return torch.Generator().manual_seed(3)

@@ -1,0 +1,218 @@
+"""Who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+import istar
+
+SOURCE = Path(istar.__file__).parent
+
+ROWS: tuple[tuple[str, ...], ...] = (
+    ("istar.__main__",),
+    ("istar.cli", "istar.cli.*"),
+    ("istar.pipeline", "istar.training", "istar.training.*"),
+    ("istar.interaction", "istar.take", "istar.windows"),
+    ("istar.engine", "istar.events", "istar.inputs"),
+    ("istar.generation.loop", "istar.generation.state", "istar.weights.load", "istar.memory"),
+    ("istar.generation.canvas", "istar.generation.guidance", "istar.generation.sampling"),
+    (
+        "istar.transformer.*",
+        "istar.video_tokenizer.*",
+        "istar.text_encoder",
+        "istar.media",
+        "istar.media.*",
+        "istar.weights.keys",
+        "istar.weights.hub",
+    ),
+    ("istar.generation.plan",),
+    ("istar.weights.registry", "istar.weights.manifest"),
+    (
+        "istar.transformer.config",
+        "istar.video_tokenizer.config",
+        "istar.generation.schedule",
+        "istar.request",
+    ),
+    ("istar.errors",),
+)
+"""Top to bottom. A module imports from rows below its own, or from its own package."""
+
+FENCES = {
+    "huggingface_hub": "istar.weights.hub",
+    "transformers": "istar.text_encoder",
+    "imageio": "istar.media",
+    "av": "istar.media",
+    "PIL": "istar.media",
+    "typer": "istar.cli",
+    "rich": "istar.cli",
+}
+"""The only module or package that may import each of these."""
+
+FACADES = {"istar.media"}
+"""Packages whose own file gathers their modules' names, and so stands in a row like a module."""
+
+LIGHT_ROWS = ROWS[ROWS.index(("istar.generation.plan",)) :]
+"""Rows that work without torch."""
+
+
+def row_of(module: str, rows: tuple[tuple[str, ...], ...] = ROWS) -> int | None:
+    """The row of a module, an exact name before a pattern."""
+    for number, names in enumerate(rows):
+        if module in names:
+            return number
+    for number, names in enumerate(rows):
+        if any(fnmatchcase(module, name) for name in names):
+            return number
+    return None
+
+
+def package_of(module: str) -> str:
+    """The package right below istar, or istar itself."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if len(parts) > 2 or module in FACADES else parts[0]
+
+
+def imports(source: str, module: str, known: set[str]) -> Iterator[str]:
+    """Every module that a source names, first-party ones in full, wherever in it they stand.
+
+    What is imported for type checking only counts if it is first-party.
+    """
+    tree = ast.parse(source)
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*module.split(".")[: -node.level], *filter(None, [node.module])])
+            full = [f"{base}.{alias.name}" for alias in node.names]
+            names = [name if name in known else base for name in full]
+        else:
+            continue
+        for name in names:
+            if id(node) not in for_types or name.split(".")[0] == "istar":
+                yield name
+
+
+def violations(sources: dict[str, str]) -> list[str]:
+    """What is wrong with a set of modules, a line for each."""
+    wrong = []
+    for module, source in sources.items():
+        row = row_of(module)
+        if row is None:
+            wrong.append(f"{module} has no row: place it in tests/test_architecture.py")
+            continue
+        for name in imports(source, module, set(sources)):
+            fence = FENCES.get(name.split(".")[0])
+            if fence and module != fence and not module.startswith(f"{fence}."):
+                wrong.append(f"{module} imports {name}, which only {fence} may")
+            if name.split(".")[0] != "istar" or name == "istar":
+                continue
+            other = row_of(name)
+            if other is None:
+                wrong.append(f"{module} imports {name}, which has no row")
+            elif other < row or (other == row and package_of(name) != package_of(module)):
+                wrong.append(f"{module} imports {name}, which is not below it")
+    return wrong
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(("istar", *(part for part in parts if part != "__init__")))
+
+
+def modules() -> dict[str, str]:
+    """All modules, of the packages' own files only the facades."""
+    return {
+        module_name(path): path.read_text(encoding="utf-8")
+        for path in sorted(SOURCE.rglob("*.py"))
+        if path.name != "__init__.py" or module_name(path) in FACADES
+    }
+
+
+def test_no_module_imports_upward_or_across_a_fence() -> None:
+    assert violations(modules()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "said"),
+    [
+        ("istar.errors", "import istar.request", "istar.request, which is not below"),
+        ("istar.request", "from istar.weights import registry", "registry, which is not below"),
+        ("istar.transformer.rope", "from istar.generation.loop import start", "not below"),
+        ("istar.transformer.rope", "from istar.video_tokenizer.conv import x", "not below"),
+        ("istar.generation.canvas", "from . import loop", "istar.generation.loop, which is not"),
+        ("istar.generation.canvas", "from .loop import start", "istar.generation.loop, which is"),
+        ("istar.media", "def f():\n    from istar import pipeline", "istar.pipeline, which is"),
+        (
+            "istar.media",
+            "if TYPE_CHECKING:\n    from istar.pipeline import x",
+            "istar.pipeline, which is not below",
+        ),
+        ("istar.media", "from istar.nowhere import x", "istar.nowhere, which has no row"),
+        ("istar.nowhere", "", "istar.nowhere has no row"),
+        ("istar.weights.load", "import huggingface_hub", "only istar.weights.hub may"),
+        ("istar.weights.load", "def f():\n    from PIL.Image import open", "only istar.media may"),
+        ("istar.pipeline", "import rich.console", "only istar.cli may"),
+    ],
+)
+def test_such_imports_are_found(module: str, source: str, said: str) -> None:
+    others = dict.fromkeys(
+        ("istar.generation.loop", "istar.weights.registry", "istar.pipeline"), ""
+    )
+    (wrong,) = violations({**others, module: source})
+    assert said in wrong
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("istar.pipeline", "from istar.generation.loop import start"),
+        ("istar.generation.loop", "from istar.generation.state import Branch"),
+        ("istar.transformer.block", "from .rope import rotate"),
+        ("istar.cli.app", "import typer, rich.table\nfrom istar.cli.options import x"),
+        ("istar.weights.hub", "from huggingface_hub import snapshot_download"),
+        ("istar.weights.load", "if TYPE_CHECKING:\n    import huggingface_hub"),
+    ],
+)
+def test_other_imports_are_let_through(module: str, source: str) -> None:
+    assert violations({module: source, "istar.transformer.rope": ""}) == []
+
+
+def loaded_by(names: list[str]) -> set[str]:
+    """Top-level modules that are loaded after importing some in a fresh interpreter."""
+    script = f"import sys, {', '.join(names)}; print(*{{m.split('.')[0] for m in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_settings_and_schedules_need_no_torch() -> None:
+    light = [module for module in modules() if (row_of(module) or 0) >= len(ROWS) - len(LIGHT_ROWS)]
+    assert "istar.generation.schedule" in light
+    assert not loaded_by(light) & {"torch", "numpy", *FENCES}
+
+
+def test_packages_load_nothing_heavy() -> None:
+    packages = {module_name(path) for path in SOURCE.rglob("__init__.py")} - FACADES
+    assert {"istar", "istar.weights"} <= packages
+    assert not loaded_by(sorted(packages)) & {"torch", "numpy", *FENCES}
+
+
+def test_the_check_for_torch_sees_it() -> None:
+    assert "torch" in loaded_by(["istar.transformer.model"])

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import istar
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_module_imports() -> None:
+    names = [m.name for m in pkgutil.walk_packages(istar.__path__, "istar.")]
+    assert len(names) > 30
+    for name in names:
+        if name != "istar.__main__":
+            importlib.import_module(name)
+
+
+def test_public_names_are_sorted_and_importable() -> None:
+    assert istar.__all__ == sorted(istar.__all__)
+    assert set(istar.__all__) == set(istar._HOME)
+    for name in istar.__all__:
+        assert getattr(istar, name) is not None
+    assert set(istar.__all__) <= set(dir(istar))
+
+
+def test_version_is_the_changelogs() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## \[(\d[^]]*)\]", changelog, re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == istar.__version__
+    assert f'version = "{istar.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_importing_and_asking_for_help_load_no_torch() -> None:
+    for code in (
+        "import istar, istar.cli.app",
+        "from istar.cli.app import run; run(['t2v', '--help'])",
+        "from istar.cli.app import run; run(['t2v', 'x', '--seconds', '0', '--model', 'x'])",
+    ):
+        check = f"{code}\nimport sys\nsys.exit('torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", check], capture_output=True, check=False)
+        assert done.returncode == 0, (code, done.stderr)
+
+
+def test_importing_touches_nothing(tmp_path: Path) -> None:
+    code = "import istar.pipeline, istar.cli.app"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd=tmp_path,
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import parity
+
+_STEP_PARTS = ("cond", "uncond", "guided", "codes")
+NAMES = (
+    *(f"schedules {budget}" for budget in ("0.06M", "0.25M", "0.40M", "0.90M")),
+    *(f"tokenizer decode.T{frames}" for frames in (1, 4, 5)),
+    *(f"tokenizer encode.T{frames}" for frames in (1, 5, 17)),
+    *(f"quantizer pt{frames} {part}" for frames in (1, 5) for part in ("bits", "sum")),
+    *(f"transformer pt{frames} {part}" for frames in (1, 41) for part in _STEP_PARTS),
+    *(f"interact {part}" for part in _STEP_PARTS),
+)
+
+
+@pytest.fixture(scope="module")
+def cases(golden: Path) -> dict[str, parity.Case]:
+    return {case.name: case for case in parity.all_cases(golden)}
+
+
+def test_all_kept_cases_are_run(cases: dict[str, parity.Case]) -> None:
+    assert set(cases) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_agrees_with_the_released_reference(cases: dict[str, parity.Case], name: str) -> None:
+    case = cases[name]
+    assert case.passed, f"{case.error} is past {parity.TOLERANCES[case.kind]}"
+
+
+def test_an_error_that_is_not_a_number_does_not_pass() -> None:
+    assert not parity.Case(name="", kind="logits", error=float("nan")).passed
+
+
+def copy(golden: Path, to: Path, names: Sequence[str]) -> Path:
+    for name in names:
+        shutil.copy(golden / name, to / name)
+    return to
+
+
+def run_main(directory: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["parity.py", str(directory)])
+    return parity.main()
+
+
+@pytest.mark.parametrize(
+    ("weights", "cases", "tensor"),
+    [
+        ("videovae.pth", "tokenizer_cases", "encode.T5.latent"),
+        ("transformer.safetensors", "interact_cases", "guided.020"),
+        ("transformer.safetensors", "quantizer_cases", "pt5.bits.030"),
+    ],
+)
+def test_main_exits_1_after_a_change_of_one_number(
+    golden: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    weights: str,
+    cases: str,
+    tensor: str,
+) -> None:
+    file = f"{cases}.safetensors"
+    directory = copy(golden, tmp_path, ["config.json", weights, file])
+    assert run_main(directory, monkeypatch) == 0
+    tensors = load_file(golden / file)
+    tensors[tensor].view(-1)[3] += 1
+    save_file(tensors, directory / file)
+    assert run_main(directory, monkeypatch) == 1
+
+
+def test_main_exits_1_without_cases(
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = copy(golden, tmp_path, ["config.json", "transformer.safetensors", "videovae.pth"])
+    assert run_main(directory, monkeypatch) == 1
+
+
+def test_the_script_exits_1_for_an_empty_directory(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, parity.__file__, str(tmp_path)], capture_output=True, check=False
+    )
+    assert done.returncode == 1

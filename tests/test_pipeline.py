@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from istar import (
+    CheckpointError,
+    ClipReady,
+    GenerationError,
+    GenerationRequest,
+    InfinityStarPipeline,
+    MediaError,
+    Note,
+    Progress,
+    UsageError,
+)
+from istar.media import cover_and_crop, read_clip, read_metadata, read_picture, write_clip
+from istar.transformer.block import Block
+from random_checkpoint import NOTICE, write_checkpoint
+
+HEIGHT, WIDTH = 32, 48
+
+
+@pytest.fixture(scope="module")
+def pipeline(checkpoint: Path) -> InfinityStarPipeline:
+    return InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
+
+
+def pictures(count: int, height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> Tensor:
+    """Smooth pictures `(count, height, width, 3)`, each different."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand((count, 3, 3, 5), generator=generator)
+    fine = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+    return (fine * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def frames_of(events: Iterable[object]) -> Tensor:
+    return torch.cat([event.frames for event in events if isinstance(event, ClipReady)])
+
+
+def request(mode: str = "t2v", **changes: object) -> GenerationRequest:
+    settings: dict[str, object] = {
+        "prompt": "a red circle",
+        "seconds": 1,
+        "seed": 5,
+        "aspect": 9 / 16,
+    } | changes
+    return GenerationRequest(mode=mode, **settings)  # type: ignore[arg-type]
+
+
+def test_a_picture_is_one_frame_of_the_templates_size(pipeline: InfinityStarPipeline) -> None:
+    assert pipeline.generate(request("t2i")).frames.shape == (1, HEIGHT, WIDTH, 3)
+    tall = pipeline.generate(request("t2i", aspect=16 / 9)).frames
+    assert tall.shape == (1, WIDTH, HEIGHT, 3)
+
+
+@pytest.mark.parametrize("seconds", [1, 1.25, 5, 6])
+def test_a_video_has_one_picture_more_than_sixteen_a_second(
+    pipeline: InfinityStarPipeline, seconds: float
+) -> None:
+    frames = pipeline.generate(request(seconds=seconds)).frames
+    assert len(frames) == 16 * seconds + 1
+    assert torch.equal(frames[0], frames[1])
+
+
+def test_the_same_seed_gives_the_same_video_and_another_seed_another(
+    pipeline: InfinityStarPipeline,
+) -> None:
+    first, again, other = (
+        pipeline.generate(request(seed=seed)).frames for seed in (2**64 - 1, 2**64 - 1, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_prompt_the_suffix_and_the_negative_prompt_matter(
+    pipeline: InfinityStarPipeline,
+) -> None:
+    variants = (
+        request("t2i", tau_image=0.2),
+        request("t2i", tau_image=0.2, prompt="a blue square"),
+        request("t2i", tau_image=0.2, suffix=False),
+        request("t2i", tau_image=0.2, negative_prompt="grey " * 300),
+        request("t2i", tau_image=0.2, guidance_scale=1),
+        request("t2i", tau_image=2.0),
+    )
+    made = [pipeline.generate(variant).frames for variant in variants]
+    for i, frames in enumerate(made):
+        for other in made[i + 1 :]:
+            assert not torch.equal(frames, other)
+
+
+def test_a_negative_prompt_changes_nothing_without_guidance(
+    pipeline: InfinityStarPipeline,
+) -> None:
+    plain = pipeline.generate(request("t2i", guidance_scale=1))
+    against = pipeline.generate(request("t2i", guidance_scale=1, negative_prompt="grey"))
+    assert torch.equal(plain.frames, against.frames)
+
+
+def test_streaming_gives_what_generating_gives(pipeline: InfinityStarPipeline) -> None:
+    wanted = request(seconds=6)
+    events = list(pipeline.stream(wanted))
+    assert torch.equal(frames_of(events), pipeline.generate(wanted).frames)
+    progress = [event for event in events if isinstance(event, Progress)]
+    assert [event.done for event in progress] == list(range(1, progress[0].total + 1))
+    assert {event.total for event in progress} == {len(progress)}
+    assert [len(event.frames) for event in events if isinstance(event, ClipReady)] == [81, 16]
+
+
+def test_a_clip_is_handed_over_before_the_next_is_begun(pipeline: InfinityStarPipeline) -> None:
+    stream = pipeline.stream(request(seconds=6))
+    for event in stream:
+        if isinstance(event, ClipReady):
+            break
+        assert not isinstance(event, Progress) or event.clip < 2
+    assert any(isinstance(event, Progress) and event.clip == 2 for event in stream)
+
+
+def test_longer_than_one_pass_goes_on_window_by_window(pipeline: InfinityStarPipeline) -> None:
+    frames = pipeline.generate(request(seconds=11)).frames
+    assert len(frames) == 16 * 11 + 1
+    one_pass = pipeline.generate(request(seconds=10)).frames
+    assert torch.equal(frames[:161], one_pass)
+
+
+def test_a_video_from_a_picture_begins_with_that_very_picture(
+    pipeline: InfinityStarPipeline, tmp_path: Path
+) -> None:
+    image = pictures(1, 100, 150)[0]
+    events = list(pipeline.stream(request("i2v", image=image)))
+    frames = frames_of(events)
+    assert len(frames) == 17
+    assert torch.equal(frames[0], cover_and_crop(image, HEIGHT, WIDTH))
+    assert not torch.equal(frames[1], frames[0])
+    given = [event for event in events if isinstance(event, Progress) and event.given]
+    assert {event.clip for event in given} == {0}
+    assert len(given) == 2
+
+
+def test_the_picture_decides_the_video_and_its_ratio(pipeline: InfinityStarPipeline) -> None:
+    image = pictures(1, 160, 90)[0]
+    tall = pipeline.generate(request("i2v", image=image, prompt="", aspect=None))
+    assert tall.frames.shape[1:3] == (WIDTH, HEIGHT)
+    one, other = (
+        pipeline.generate(request("i2v", image=pictures(1, seed=seed)[0])).frames[1:]
+        for seed in (1, 2)
+    )
+    assert not torch.equal(one, other)
+
+
+def test_a_given_picture_costs_no_pass_that_nobody_reads(
+    pipeline: InfinityStarPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+    forward, keys_values = Block.forward, Block.keys_values
+
+    def counted(self: Block, x: Tensor, *rest: object, **more: object) -> object:
+        lengths.append(x.shape[1])
+        return forward(self, x, *rest, **more)  # type: ignore[arg-type]
+
+    def counted_context(self: Block, x: Tensor, *rest: object) -> object:
+        lengths.append(x.shape[1])
+        return keys_values(self, x, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Block, "forward", counted)
+    monkeypatch.setattr(Block, "keys_values", counted_context)
+    list(pipeline.stream(request("i2v", image=pictures(1)[0], guidance_scale=1)))
+    depth = pipeline.engine.transformer.config.depth
+    # After the text only the image's largest scale, and the two scales of four latent frames.
+    assert lengths[depth:] == [6] * depth + [4] * depth + [24] * depth
+
+
+@pytest.mark.parametrize(("given", "used"), [(16, 1), (17, 1), (40, 2), (80, 5), (81, 5), (130, 5)])
+def test_extending_keeps_the_clip_and_adds_seconds(
+    pipeline: InfinityStarPipeline, given: int, used: int
+) -> None:
+    clip = pictures(given)
+    events = list(pipeline.stream(request("extend", clip=clip, seconds=1.5)))
+    frames = frames_of(events)
+    assert len(frames) == given + 24
+    assert torch.equal(frames[:given], clip)
+    untrained = [event for event in events if isinstance(event, Note) and "untrained" in event.text]
+    assert bool(untrained) == (used < 5)
+    if untrained:
+        assert f"gives {used} s" in untrained[0].text
+    tokens = {e.tokens for e in events if isinstance(e, Progress) and e.clip == 1 and e.scale == 0}
+    assert tokens == {4 * used}
+
+
+def test_only_the_last_five_seconds_of_a_clip_matter(pipeline: InfinityStarPipeline) -> None:
+    clip = pictures(100)
+    long, short = (
+        pipeline.generate(request("extend", clip=given)).frames[-16:]
+        for given in (clip, clip[-81:])
+    )
+    assert torch.equal(long, short)
+    other = clip.clone()
+    other[-10:] = 255 - other[-10:]
+    assert not torch.equal(long, pipeline.generate(request("extend", clip=other)).frames[-16:])
+
+
+def test_extending_by_more_than_a_window_sees_its_own_pictures(
+    pipeline: InfinityStarPipeline,
+) -> None:
+    clip = pictures(20)
+    events = list(pipeline.stream(request("extend", clip=clip, seconds=7)))
+    sizes = [len(event.frames) for event in events if isinstance(event, ClipReady)]
+    assert sizes == [20, 80, 32]
+    assert [event.from_input for event in events if isinstance(event, ClipReady)] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_a_clip_below_a_second_is_refused(pipeline: InfinityStarPipeline) -> None:
+    with pytest.raises(UsageError, match="15 pictures"):
+        pipeline.generate(request("extend", clip=pictures(15)))
+
+
+def test_interact_starts_by_itself_and_goes_on(pipeline: InfinityStarPipeline) -> None:
+    wanted = request("interact", prompt=("one", "two", "three"))
+    events = list(pipeline.stream(wanted))
+    assert [len(e.frames) for e in events if isinstance(e, ClipReady)] == [81, 80, 80]
+    session = pipeline.interact(wanted)
+    said = [event for prompt in wanted.prompts for event in session.say(prompt)]
+    assert torch.equal(frames_of(said), frames_of(events))
+
+
+@pytest.mark.parametrize("given", [80, 81, 100])
+def test_interact_goes_on_from_a_clip(pipeline: InfinityStarPipeline, given: int) -> None:
+    clip = pictures(given)
+    frames = pipeline.generate(request("interact", prompt=("one",), clip=clip)).frames
+    assert len(frames) == given + 80
+    assert torch.equal(frames[:given], clip)
+
+
+def test_interact_remembers_the_sessions_first_frame(pipeline: InfinityStarPipeline) -> None:
+    session = pipeline.interact(request("interact", prompt=("one",), clip=pictures(81)))
+    list(session.say("one"))
+    assert session.first is not None
+    assert session.former is not None
+    first, former = session.first, session.former
+    assert first.shape[2] == 1
+    assert former.shape[2] == 21
+    list(session.say("two"))
+    assert session.first is first
+    assert torch.equal(session.former[:, :, 0], former[:, :, -1])
+
+
+def test_interact_refuses_a_clip_below_five_seconds(pipeline: InfinityStarPipeline) -> None:
+    with pytest.raises(UsageError, match="istar extend"):
+        pipeline.interact(request("interact", prompt=("one",), clip=pictures(79)))
+
+
+def test_pixels_of_the_wrong_kind_are_refused(pipeline: InfinityStarPipeline) -> None:
+    for wrong in (pictures(1)[0].float(), pictures(1), torch.zeros(3, 8, 8, dtype=torch.uint8)):
+        with pytest.raises(UsageError, match="uint8 pixels"):
+            pipeline.generate(request("i2v", image=wrong))
+
+
+def test_files_are_read_and_written(pipeline: InfinityStarPipeline, tmp_path: Path) -> None:
+    result = pipeline.generate(request())
+    path = result.save(tmp_path / "a.mp4")
+    assert len(read_clip(path).frames) == 17
+    assert result.seconds == 17 / 16
+    comment = json.loads(read_metadata(path)["comment"])
+    assert comment["istar"]["seed"] == 5
+    assert comment["istar"]["model"] == "random"
+    longer = pipeline.generate(request("extend", clip=path)).frames
+    assert len(longer) == 33
+    picture = pipeline.generate(request("t2i"))
+    still = picture.save(tmp_path / "a.png")
+    assert torch.equal(read_picture(still).pixels, picture.frames[0])
+    assert picture.seconds == 0
+    video = pipeline.generate(request("i2v", image=still)).frames
+    assert torch.equal(video[0], picture.frames[0])
+    with pytest.raises(MediaError, match="exists"):
+        result.save(path)
+
+
+def test_a_clip_of_another_size_is_read_at_the_models(
+    pipeline: InfinityStarPipeline, tmp_path: Path
+) -> None:
+    path = write_clip(pictures(20, 100, 180), tmp_path / "large.mp4")
+    frames = pipeline.generate(request("extend", clip=path)).frames
+    assert frames.shape == (36, HEIGHT, WIDTH, 3)
+
+
+def test_the_models_notice_and_a_cut_prompt_are_told(pipeline: InfinityStarPipeline) -> None:
+    notes = pipeline.generate(request("t2i", prompt="word " * 300)).notes
+    assert NOTICE in notes
+    assert any("longer than the model reads" in note for note in notes)
+    assert pipeline.generate(request("t2i")).notes == (NOTICE,)
+
+
+def test_an_output_that_is_no_number_is_an_error(checkpoint: Path) -> None:
+    broken = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
+    broken.engine.transformer.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(GenerationError, match="step 0"):
+        broken.generate(request())
+
+
+def test_bf16_generates(checkpoint: Path) -> None:
+    half = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu", dtype="bf16")
+    assert half.engine.transformer.dtype == torch.bfloat16
+    assert len(half.generate(request()).frames) == 17
+
+
+def test_the_released_layout_is_recognized(tmp_path: Path) -> None:
+    root = write_checkpoint(tmp_path / "released", layout="released")
+    name = "infinitystar_8b_480p_weights"
+    for directory in (root, root / name):
+        loaded = InfinityStarPipeline.from_pretrained(directory, device="cpu")
+        assert loaded.spec.name == "480p"
+        assert loaded.device == torch.device("cpu")
+    interactive = InfinityStarPipeline.from_pretrained(root, mode="interact", device="cpu")
+    assert interactive.spec.name == "interact"
+    with pytest.raises(CheckpointError, match="makes 480p, not 720p"):
+        InfinityStarPipeline.from_pretrained(root, resolution="720p")
+
+
+def test_networks_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    from random_checkpoint import write_text_encoder
+
+    root = write_checkpoint(tmp_path / "mixed", sides=(1, 2))
+    write_text_encoder(root / "text_encoder", channels=16, seed=0)
+    with pytest.raises(CheckpointError, match="do not belong together"):
+        InfinityStarPipeline.from_pretrained(root, device="cpu")

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from istar.errors import UsageError
+from istar.request import LAST_SEED, MAX_PROMPT_CHARACTERS, GenerationRequest, check_seconds
+
+PICTURE = Path("picture.png")
+CLIP = torch.zeros(16, 8, 8, 3, dtype=torch.uint8)
+NAN, INF = float("nan"), float("inf")
+
+SOUND: dict[str, dict[str, Any]] = {
+    "t2i": {"prompt": "a cat"},
+    "t2v": {"prompt": "a cat"},
+    "i2v": {"image": PICTURE},
+    "extend": {"clip": CLIP},
+    "interact": {"prompt": ("a cat", "it sleeps"), "clip": CLIP},
+}
+
+
+def request(kind: str, **changes: Any) -> GenerationRequest:
+    return GenerationRequest(**{"mode": kind, **SOUND[kind], **changes})
+
+
+@pytest.mark.parametrize("mode", SOUND)
+def test_sound_requests(mode: str) -> None:
+    assert request(mode).mode == mode
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes"),
+    [
+        ("t2v", {"seconds": 1}),
+        ("t2v", {"seconds": 9.75}),
+        ("t2v", {"seconds": 3600}),
+        ("extend", {"seconds": 0.25}),
+        ("interact", {"clip": None}),
+        ("t2v", {"seed": LAST_SEED}),
+        ("t2v", {"aspect": 1e-3}),
+        ("t2v", {"guidance_scale": 1}),
+        ("t2v", {"guidance_scale": -2.0}),
+        ("t2v", {"tau_image": 1e-3, "tau_video": 100}),
+        ("t2v", {"prompt": "x" * MAX_PROMPT_CHARACTERS}),
+        ("t2v", {"prompt": "une île, 雪山 🐱\nsecond line"}),
+        ("i2v", {"prompt": "", "image": torch.zeros(8, 8, 3, dtype=torch.uint8)}),
+        ("i2v", {"prompt": "it moves", "negative_prompt": "blur"}),
+    ],
+)
+def test_requests_at_the_edge(mode: str, changes: dict[str, Any]) -> None:
+    made = request(mode, **changes)
+    assert all(getattr(made, name) is value for name, value in changes.items())
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "said"),
+    [
+        # mode
+        ("t2v", {"mode": "v2t"}, "mode is one of t2i, t2v, i2v, extend, interact"),
+        # prompt
+        ("t2i", {"prompt": ""}, "empty"),
+        ("t2v", {"prompt": " \n\t"}, "empty"),
+        ("t2v", {"prompt": ("a cat",)}, "one prompt"),
+        ("interact", {"prompt": "a cat"}, "tuple of prompts"),
+        ("interact", {"prompt": ()}, "at least one prompt"),
+        ("interact", {"prompt": ("a cat", "")}, "empty"),
+        ("t2v", {"prompt": "x" * (MAX_PROMPT_CHARACTERS + 1)}, "characters"),
+        ("t2v", {"prompt": "a\0b"}, "NUL"),
+        ("t2v", {"prompt": "\ud800"}, "UTF-8"),
+        ("i2v", {"prompt": "\ud800"}, "UTF-8"),
+        # negative prompt
+        ("t2v", {"negative_prompt": "a\0b"}, "NUL"),
+        ("t2v", {"negative_prompt": "\ud800"}, "UTF-8"),
+        ("t2v", {"negative_prompt": "x" * (MAX_PROMPT_CHARACTERS + 1)}, "characters"),
+        # image and clip
+        ("i2v", {"image": None}, "image"),
+        *((mode, {"image": PICTURE}, "image") for mode in SOUND if mode != "i2v"),
+        ("extend", {"clip": None}, "needs a clip"),
+        *((mode, {"clip": CLIP}, "clip") for mode in ("t2i", "t2v", "i2v")),
+        # seconds
+        *(("t2v", {"seconds": value}, "seconds") for value in (0, -5, 0.75, 5.1, NAN, INF)),
+        *(("i2v", {"seconds": value}, "seconds") for value in (0.5, 1.3)),
+        *(("extend", {"seconds": value}, "seconds") for value in (0, 0.1, -1, 0.3, NAN)),
+        # seed
+        *(("t2v", {"seed": value}, "seed") for value in (-1, LAST_SEED + 1, 1.0, "1", None)),
+        # numbers
+        *(("t2v", {"aspect": value}, "aspect") for value in (0, -1.0, NAN, INF)),
+        *(("t2v", {"tau_image": value}, "image") for value in (0, -1.0, NAN, INF)),
+        *(("t2v", {"tau_video": value}, "video") for value in (0, -1.0, NAN, INF)),
+        *(("t2v", {"guidance_scale": value}, "guidance") for value in (NAN, INF, -INF)),
+    ],
+)
+def test_requests_that_make_no_sense(mode: str, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        request(mode, **changes)
+
+
+def test_a_request_stays_as_it_was_checked() -> None:
+    with pytest.raises(AttributeError):
+        request("t2v").seed = -1  # type: ignore[misc]
+
+
+def test_prompts_is_always_a_tuple() -> None:
+    assert request("t2v").prompts == ("a cat",)
+    assert request("interact").prompts == ("a cat", "it sleeps")
+
+
+@pytest.mark.parametrize("quarters", range(1, 41))
+def test_every_quarter_second_is_a_length(quarters: int) -> None:
+    check_seconds(quarters / 4, least=0.25)
+    with pytest.raises(UsageError, match=r"multiple of 0\.25"):
+        check_seconds(quarters / 4 + 0.125, least=0.25)

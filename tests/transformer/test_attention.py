@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import torch
+
+from istar.transformer.attention import attend, look_back
+
+
+def literal(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Softmax attention, one head and one query at a time."""
+    batch, heads, length, size = queries.shape
+    groups = heads // keys.shape[1]
+    result = torch.empty_like(queries)
+    for b in range(batch):
+        for head in range(heads):
+            shared = head // groups
+            for place in range(length):
+                scores = keys[b, shared] @ queries[b, head, place] / size**0.5
+                if mask is not None:
+                    scores = scores.masked_fill(~mask[place], float("-inf"))
+                result[b, head, place] = torch.softmax(scores, 0) @ values[b, shared]
+    return result
+
+
+def inputs(random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return (
+        torch.randn(2, 6, 5, 8, generator=random),
+        torch.randn(2, 2, 7, 8, generator=random),
+        torch.randn(2, 2, 7, 8, generator=random),
+    )
+
+
+def test_shared_heads_equal_a_literal_softmax(random: torch.Generator) -> None:
+    queries, keys, values = inputs(random)
+    expected = literal(queries, keys, values, None)
+    torch.testing.assert_close(attend(queries, keys, values), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_masked_heads_equal_a_literal_softmax(random: torch.Generator) -> None:
+    queries, keys, values = inputs(random)
+    mask = torch.rand(5, 7, generator=random) < 0.5
+    mask[:, 0] = True
+    expected = literal(queries, keys, values, mask)
+    torch.testing.assert_close(attend(queries, keys, values, mask), expected, atol=1e-5, rtol=1e-5)
+    assert (attend(queries, keys, values) - expected).abs().max() > 1e-2
+
+
+def test_shared_heads_equal_expanded_heads(random: torch.Generator) -> None:
+    queries, keys, values = inputs(random)
+    expanded = [x[:, [0, 0, 0, 1, 1, 1]] for x in (keys, values)]
+    torch.testing.assert_close(attend(queries, keys, values), attend(queries, *expanded))
+
+
+def test_looking_back_puts_the_context_first(random: torch.Generator) -> None:
+    context = torch.randn(1, 2, 3, 4, generator=random)
+    own = torch.randn(2, 2, 5, 4, generator=random)
+    seen = look_back(context, own)
+    assert seen.shape == (2, 2, 8, 4)
+    assert torch.equal(seen[:, :, 3:], own)
+    assert torch.equal(seen[0, :, :3], context[0])
+    assert torch.equal(seen[1, :, :3], context[0])
+    assert look_back(None, own) is own

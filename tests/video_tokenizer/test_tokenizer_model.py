@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from istar.errors import CheckpointError
+from istar.video_tokenizer.config import (
+    SPATIAL_STRIDE,
+    VideoTokenizerConfig,
+    latent_frames,
+    picture_frames,
+)
+from istar.video_tokenizer.conv import FrameHistory
+from istar.video_tokenizer.model import VideoTokenizer
+
+HEIGHT, WIDTH = 2, 3
+TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
+
+
+def latents(random: torch.Generator, frames: int) -> torch.Tensor:
+    return torch.randn(1, 64, frames, HEIGHT, WIDTH, generator=random)
+
+
+def pictures(random: torch.Generator, frames: int) -> torch.Tensor:
+    size = (HEIGHT * SPATIAL_STRIDE, WIDTH * SPATIAL_STRIDE)
+    return torch.rand(1, 3, frames, *size, generator=random) * 2 - 1
+
+
+def decode_at_once(tokenizer: VideoTokenizer, z: torch.Tensor) -> torch.Tensor:
+    """The decoder over all frames in one chunk."""
+    z = (z / tokenizer.latent_scales[0]).movedim(1, -1)  # B T h w C
+    z = z @ tokenizer.project_out.weight.T + tokenizer.project_out.bias
+    z = z.unflatten(-1, (16, 2, 2))  # B T h w C row column
+    z = z.permute(0, 4, 1, 2, 5, 3, 6).flatten(5).flatten(3, 4)  # B C T 2h 2w
+    return tokenizer.decoder(z, FrameHistory())
+
+
+def encode_at_once(tokenizer: VideoTokenizer, x: torch.Tensor) -> torch.Tensor:
+    """The encoder over all frames in one chunk."""
+    moments = tokenizer.encoder(x, FrameHistory())  # B 2·C T 2h 2w
+    z = moments[:, :16].unflatten(3, (-1, 2)).unflatten(5, (-1, 2))  # B C T h row w column
+    z = z.permute(0, 2, 3, 5, 1, 4, 6).flatten(4)  # B T h w C·row·column
+    z = z @ tokenizer.project_in.weight.T + tokenizer.project_in.bias
+    return z.movedim(-1, 1) * tokenizer.latent_scales[0]
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 8])
+def test_decode_equals_one_pass_over_all_frames(
+    tokenizer: VideoTokenizer, random: torch.Generator, frames: int
+) -> None:
+    z = latents(random, frames)
+    whole = decode_at_once(tokenizer, z)
+    found = tokenizer.decode(z)
+    assert found.shape == (1, 3, 4 * (frames - 1) + 1, 16 * HEIGHT, 16 * WIDTH)
+    torch.testing.assert_close(found, whole, **TOLERANCE)
+    assert whole.std() > 0.1
+
+
+@pytest.mark.parametrize(
+    "cut", [[1] * 7, [2, 2, 2, 1], [1, 2, 4], [3, 3, 1], [4, 3], [5, 1, 1], [1, 6], [7]]
+)
+def test_how_latents_are_cut_does_not_matter(
+    tokenizer: VideoTokenizer, random: torch.Generator, cut: list[int]
+) -> None:
+    z = latents(random, 7)
+    history = FrameHistory()
+    parts = []
+    for number, piece in enumerate(z.split(cut, dim=2)):
+        decoded = torch.cat(list(tokenizer.decode_piece(piece, history)), dim=2)
+        assert decoded.shape[2] == 4 * cut[number] - (3 if number == 0 else 0)
+        parts.append(decoded)
+    torch.testing.assert_close(torch.cat(parts, dim=2), decode_at_once(tokenizer, z), **TOLERANCE)
+
+
+def test_pictures_come_before_later_latents_are_decoded(
+    tokenizer: VideoTokenizer, random: torch.Generator
+) -> None:
+    seen: list[int] = []
+    tokenizer.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[2]))
+    pieces = tokenizer.decode_piece(latents(random, 5), FrameHistory())
+    assert next(pieces).shape[2] == 5
+    assert seen == [2]
+    assert sum(piece.shape[2] for piece in pieces) == 12
+    assert seen == [2, 2, 1]
+
+
+@pytest.mark.parametrize("frames", [1, 5, 9, 13, 17, 21, 33])
+def test_encode_equals_one_pass_over_all_frames(
+    tokenizer: VideoTokenizer, random: torch.Generator, frames: int
+) -> None:
+    x = pictures(random, frames)
+    whole = encode_at_once(tokenizer, x)
+    found = tokenizer.encode(x)
+    assert found.shape == (1, 64, (frames - 1) // 4 + 1, HEIGHT, WIDTH)
+    torch.testing.assert_close(found, whole, **TOLERANCE)
+    assert whole.std() > 0.1
+
+
+def test_later_pictures_do_not_reach_earlier_latents(
+    tokenizer: VideoTokenizer, random: torch.Generator
+) -> None:
+    x = pictures(random, 17)
+    other = x.clone()
+    other[:, :, 5:] = pictures(random, 12)
+    one, two = tokenizer.encode(x), tokenizer.encode(other)
+    torch.testing.assert_close(one[:, :, :2], two[:, :, :2], **TOLERANCE)
+    assert (one[:, :, 2:] - two[:, :, 2:]).abs().amax((0, 1, 3, 4)).min() > 1e-2
+
+
+def test_an_image_encodes_to_the_first_latent_of_its_video(
+    tokenizer: VideoTokenizer, random: torch.Generator
+) -> None:
+    x = pictures(random, 9)
+    torch.testing.assert_close(
+        tokenizer.encode(x[:, :, :1]), tokenizer.encode(x)[:, :, :1], **TOLERANCE
+    )
+
+
+def test_later_latents_do_not_reach_earlier_pictures(
+    tokenizer: VideoTokenizer, random: torch.Generator
+) -> None:
+    z = latents(random, 6)
+    other = z.clone()
+    other[:, :, 3:] = latents(random, 3)
+    one, two = tokenizer.decode(z), tokenizer.decode(other)
+    torch.testing.assert_close(one[:, :, :9], two[:, :, :9], **TOLERANCE)
+    assert (one[:, :, 9:] - two[:, :, 9:]).abs().amax((0, 1, 3, 4)).min() > 1e-2
+
+
+def test_bf16_weights_give_float32_results(
+    tokenizer: VideoTokenizer, random: torch.Generator
+) -> None:
+    z = latents(random, 2)
+    full = tokenizer.decode(z)
+    tokenizer.bfloat16()
+    half = tokenizer.decode(z)
+    assert half.dtype == tokenizer.encode(full).dtype == torch.float32
+    assert (half - full).abs().mean() < 0.1 * full.std()
+
+
+@pytest.mark.parametrize(("pictures", "latents"), [(1, 1), (5, 2), (77, 20), (81, 21), (161, 41)])
+def test_counting_frames(pictures: int, latents: int) -> None:
+    assert latent_frames(pictures) == latents
+    assert picture_frames(latents) == pictures
+
+
+@pytest.mark.parametrize("channels", [(8, 8, 16, 16), (8, 8, 16, 16, 0)])
+def test_widths_that_make_no_network(channels: tuple[int, ...]) -> None:
+    with pytest.raises(CheckpointError, match="widths"):
+        VideoTokenizerConfig(channels=channels)  # type: ignore[arg-type]
