@@ -291,6 +291,9 @@ def main() -> int:
     )
     parser.add_argument("directory", type=Path)
     directory: Path = parser.parse_args().directory
+    if not (directory / "config.json").is_file():
+        print(f"{directory} holds no config.json", file=sys.stderr)
+        return 1
     passed = []
     for case in all_cases(directory):
         passed.append(case.passed)

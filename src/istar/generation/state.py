@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,6 +105,8 @@ class GenerationState:
             "position": self.position,
             "steps": [asdict(step) for step in self.steps],
             "shapes": shapes,
+            "branches": len(self.branches),
+            "layers": len(self.branches[0].text) if self.branches else 0,
         }
         # Cloned: safetensors refuses tensors that share memory.
         own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -130,69 +133,77 @@ class GenerationState:
             raise StateError(f"{path} is not a generation state of this version of istar")
         try:
             return cls._restore(header, tensors, torch.device(device))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise StateError(f"{path} is a damaged generation state: {error!r}") from error
 
     @classmethod
     def _restore(
-        cls, header: dict[str, object], tensors: dict[str, Tensor], device: torch.device
+        cls, header: dict[str, Any], tensors: dict[str, Tensor], device: torch.device
     ) -> GenerationState:
-        shapes, described, position = header["shapes"], header["steps"], header["position"]
-        if not (
-            isinstance(shapes, dict) and isinstance(described, list) and isinstance(position, int)
-        ):
-            raise ValueError("the header is malformed")
+        """The state that a header and tensors describe, each held against the steps."""
+        steps = tuple(_step(values) for values in header["steps"])
+        position = header["position"]
+        if not 0 <= position <= len(steps):
+            raise ValueError(f"position {position} of {len(steps)} steps")
+        unpacked = {
+            kind: {
+                int(name.removeprefix(kind)): _unpack(tensors[name], shape)
+                for name, shape in header["shapes"].items()
+                if name.startswith(kind)
+            }
+            for kind in ("bits.", "given.")
+        }
+        if sorted(unpacked["bits."]) != list(range(position)):
+            raise ValueError("bits do not go up to the position")
         generator = torch.Generator()
         generator.set_state(tensors["generator"])
-        unpacked = {name: _unpack(tensors[name], shape) for name, shape in shapes.items()}
-        branch_count = len({name.split(".")[1] for name in tensors if name.startswith("branch.")})
+        finished = [step for step in steps[:position] if step.ends_clip]
+        canvas = tensors["canvas"].to(device)
+        latents = [tensors[f"latent.{step.clip}"].to(device) for step in finished]
+        under_way = steps[min(position, len(steps) - 1)]
+        for latent, step in zip((*latents, canvas), (*finished, under_way), strict=True):
+            if latent.shape != (1, canvas.shape[1], *step.full_grid):
+                raise ValueError(f"the latent of clip {step.clip} has the wrong shape")
         return cls(
-            steps=tuple(_step(values) for values in described),
+            steps=steps,
             position=position,
-            bits=[unpacked[f"bits.{index}"] for index in range(position)],
-            given={
-                int(name.removeprefix("given.")): value
-                for name, value in unpacked.items()
-                if name.startswith("given.")
-            },
-            canvas=Canvas(tensors["canvas"].to(device)),
-            latents=[
-                tensors[f"latent.{clip}"].to(device) for clip in range(_count(tensors, "latent."))
-            ],
+            bits=[unpacked["bits."][index] for index in range(position)],
+            given=unpacked["given."],
+            canvas=Canvas(canvas),
+            latents=latents,
             branches=tuple(
                 Branch(
-                    text=_context(tensors, f"branch.{number}.text.", device),
-                    context=_context(tensors, f"branch.{number}.context.", device),
+                    **{
+                        part: _context(tensors, f"branch.{number}.{part}", header["layers"], device)
+                        for part in ("text", "context")
+                    }
                 )
-                for number in range(branch_count)
+                for number in range(header["branches"])
             ),
             generator=generator,
         )
 
 
-def _step(values: dict[str, object]) -> Step:
-    grids = ("grid", "full_grid")
+def _step(values: dict[str, Any]) -> Step:
     if set(values) != {field.name for field in fields(Step)}:
         raise ValueError("a step is malformed")
-    read = {name: Grid(*value) if name in grids else value for name, value in values.items()}  # type: ignore[misc]
-    return Step(**read)  # type: ignore[arg-type]
+    grids = {name: Grid(*values[name]) for name in ("grid", "full_grid")}
+    return Step(**{**values, **grids})
 
 
 def _unpack(packed: Tensor, shape: list[int]) -> Tensor:
-    count = int(np.prod(shape))
+    count = prod(shape)
+    if len(packed) != -(-count // 8):
+        raise ValueError(f"{len(packed)} bytes do not hold {count} bits")
     bits = np.unpackbits(packed.numpy(), count=count)
     return torch.from_numpy(bits.astype(bool)).reshape(shape)
 
 
-def _count(names: Iterable[str], prefix: str) -> int:
-    return sum(name.startswith(prefix) for name in names)
-
-
-def _context(tensors: dict[str, Tensor], prefix: str, device: torch.device) -> Context:
+def _context(tensors: dict[str, Tensor], prefix: str, layers: int, device: torch.device) -> Context:
     return tuple(
         KeysValues(
-            tensors[f"{prefix}{layer}.keys"].to(device),
-            tensors[f"{prefix}{layer}.values"].to(device),
+            tensors[f"{prefix}.{layer}.keys"].to(device),
+            tensors[f"{prefix}.{layer}.values"].to(device),
         )
-        for layer in range(_count(tensors, prefix) // 2)
+        for layer in range(layers)
     )

@@ -150,9 +150,7 @@ def _numbered(target: Path) -> Iterator[Path]:
 def writing_failed(target: Path, error: Exception) -> MediaError:
     """The error that says `target` could not be written, and why."""
     reason = getattr(error, "strerror", None) or str(error)
-    return MediaError(
-        f"cannot write '{target}': {reason}; free some space or choose another place"
-    )
+    return MediaError(f"cannot write '{target}': {reason}; free some space or choose another place")
 
 
 def clean_text(entries: Mapping[str, str]) -> dict[str, str]:

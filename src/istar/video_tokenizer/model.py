@@ -75,8 +75,9 @@ class VideoTokenizer(nn.Module):
         z = latents.to(self.latent_scales.dtype) / self.latent_scales[0]
         z = _pixel_shuffle(_over_channels(self.project_out, z))
         for chunk in z.split(_DECODE_CHUNK, dim=2):
-            yield self.decoder(chunk, history).float()
+            pictures = self.decoder(chunk, history).float()
             history.next_chunk()
+            yield pictures
 
 
 def _over_channels(linear: nn.Linear, x: Tensor) -> Tensor:

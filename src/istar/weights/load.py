@@ -94,7 +94,9 @@ class PickledTokenizer:
         except (OSError, RuntimeError, EOFError, ValueError) as error:
             raise CheckpointError(f"{place} cannot be read: {_first_line(error)}") from error
         state = content.get("vae") if isinstance(content, dict) else None
-        if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        if not isinstance(state, dict) or not all(
+            isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+        ):
             raise CheckpointError(f'{place} does not hold {{"vae": tensors by name}}')
         self._state = state
         self.shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -288,7 +290,7 @@ def _safetensor_files(place: Path) -> list[Path]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is not a safetensors index") from error
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or "\\" in name or "\0" in name:
+        if not isinstance(name, str) or Path(name).name != name or set(name) & set("\\\0"):
             raise CheckpointError(f"{index} names a file outside its directory: {name!r}")
         if not (place / name).is_file():
             raise CheckpointError(f"{place / name} is missing; the index lists it")

@@ -16,6 +16,8 @@ from istar.request import Mode
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.config import VideoTokenizerConfig
 
+_SECONDS_FIELD = "{seconds}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceConfig:
@@ -74,16 +76,14 @@ class PromptForm:
     suffix: str = ""
 
     def __post_init__(self) -> None:
-        try:
-            self.prefix.format(seconds="5")
-        except (LookupError, ValueError) as error:
+        if set("{}") & set(self.prefix.replace(_SECONDS_FIELD, "")):
             raise CheckpointError(
-                f"the prompt prefix {self.prefix!r} may hold {{seconds}} and no other field"
-            ) from error
+                f"the prompt prefix {self.prefix!r} may hold {_SECONDS_FIELD} and no other braces"
+            )
 
     def apply(self, prompt: str, mode: Mode, seconds: float, *, suffix: bool) -> str:
         """The text to encode for `prompt`, in a video of `seconds` (ignored for an image)."""
-        before = "" if mode == "t2i" else self.prefix.format(seconds=f"{seconds:g}")
+        before = "" if mode == "t2i" else self.prefix.replace(_SECONDS_FIELD, f"{seconds:g}")
         after = self.suffix if suffix and mode != "interact" else ""
         return before + prompt + after
 
