@@ -12,6 +12,7 @@ import sys
 import zlib
 from fractions import Fraction
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -26,6 +27,7 @@ from istar import media
 from istar.errors import MediaError, UsageError
 from istar.media import (
     ClipWriter,
+    clip_reader,
     cover_and_crop,
     output_path,
     probe_clip,
@@ -218,8 +220,10 @@ def test_odd_sizes_and_wrong_frames_are_refused(tmp_path: Path) -> None:
 # Clips: sampling by time
 
 
-def test_30_fps_is_sampled_by_time(tmp_path: Path) -> None:
-    path = encode(tmp_path / "clip.mp4", grey_clip([LEVELS_APART * i for i in range(60)]))
+@pytest.mark.parametrize(("name", "codec"), [("clip.mp4", "libx264"), ("coarse.avi", "ffv1")])
+def test_30_fps_is_sampled_by_time(tmp_path: Path, name: str, codec: str) -> None:
+    frames = grey_clip([LEVELS_APART * i for i in range(60)])
+    path = encode(tmp_path / name, frames, codec=codec)
     clip = read_clip(path)
     # At k/16 s the frame on the screen is number floor(30 k / 16).
     assert picked(clip.frames) == [30 * k // 16 for k in range(32)]
@@ -291,7 +295,7 @@ def test_16_fps_reads_exactly_from_clocks_that_round(
     assert clip.notes == ()
 
 
-@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.h264", "clip.gif"])
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts", "clip.h264", "clip.gif"])
 @pytest.mark.parametrize("seconds", [0.001, 0.25, 2.0, 3.7, 60.0])
 def test_the_last_seconds_are_what_the_whole_ends_in(
     tmp_path: Path, name: str, seconds: float
@@ -302,7 +306,7 @@ def test_the_last_seconds_are_what_the_whole_ends_in(
         grey_clip([2 * i for i in range(120)]),
         codec="gif" if is_gif else "libx264",
         pixels="gray" if is_gif else "yuv420p",
-        gop=30,
+        gop=120 if name.endswith(".ts") else 30,
     )
     whole = read_clip(path).frames
     last = read_clip(path, last_seconds=seconds).frames
@@ -320,14 +324,23 @@ def test_the_last_seconds_are_sought_not_decoded_from_the_start(tmp_path: Path) 
     assert torch.equal(read_clip(path, last_seconds=1).frames, expected)
 
 
-def spoil_packet(path: Path, index: int) -> None:
-    """Overwrite the packet with that number, in the file's order, by ones."""
+def spoil_packet(path: Path, index: int, filler: bytes = b"\xff") -> None:
+    """Overwrite the packet with that number, in the file's order."""
     with av.open(str(path)) as container:
         packet = [packet for packet in container.demux(video=0) if packet.size][index]
         position, size = packet.pos, packet.size
     data = bytearray(path.read_bytes())
-    data[position : position + size] = b"\xff" * size
+    data[position : position + size] = filler * size
     path.write_bytes(data)
+
+
+def test_a_seek_that_lands_too_late_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = encode(tmp_path / "clip.mp4", grey_clip([2 * i for i in range(120)]), gop=10)
+    whole = read_clip(path).frames
+    monkeypatch.setattr(clip_reader, "_SEEK_MARGIN", Fraction(-1))
+    assert torch.equal(read_clip(path, last_seconds=2).frames, whole[-32:])
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
@@ -418,14 +431,17 @@ def test_the_matrix_follows_the_tag_and_without_one_the_height(
     assert (read_clip(path).frames.int() - green.int()).abs().max() <= 4
 
 
-def test_full_range_is_not_stretched(tmp_path: Path) -> None:
-    path = encode_full_range(tmp_path / "clip.mkv", [0, 16, 128, 235, 255])
+@pytest.mark.parametrize("codec", ["libx264", "ffv1"])
+def test_full_range_is_not_stretched(tmp_path: Path, codec: str) -> None:
+    path = encode_full_range(tmp_path / "clip.mkv", [0, 16, 128, 235, 255], codec)
     assert levels_of(read_clip(path).frames) == pytest.approx([0, 16, 128, 235, 255], abs=2)
 
 
-def encode_full_range(path: Path, levels: list[int]) -> Path:
+def encode_full_range(path: Path, levels: list[int], codec: str) -> Path:
     with av.open(str(path), "w") as output:
-        stream = output.add_stream("libx264", rate=16, options={"crf": "1"})
+        stream = output.add_stream(codec, rate=16)
+        if codec == "libx264":
+            stream.options = {"crf": "1"}
         stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
         stream.codec_context.color_range = 2
         for level in levels:
@@ -532,6 +548,26 @@ def test_a_faststart_clip_cut_between_packets_raises(tmp_path: Path) -> None:
 def test_a_clip_with_a_spoilt_packet_raises(tmp_path: Path) -> None:
     path = write_clip(smooth_clip(33), tmp_path / "clip.mp4")
     spoil_packet(path, 16)
+    with pytest.raises(MediaError, match="damaged"):
+        read_clip(path)
+
+
+@pytest.mark.parametrize("filler", [b"\0", b"\xff"])
+@pytest.mark.parametrize(("name", "codec"), [("clip.avi", "mpeg4"), ("clip.mp4", "libx264")])
+def test_a_clip_whose_last_packets_are_spoilt_raises(
+    tmp_path: Path, name: str, codec: str, filler: bytes
+) -> None:
+    path = encode(tmp_path / name, smooth_clip(33), time_base=Fraction(1, 16), rate=16, codec=codec)
+    for index in range(20, 33):
+        spoil_packet(path, index, filler)
+    with pytest.raises(MediaError, match="damaged"):
+        read_clip(path)
+
+
+def test_a_decoder_that_stops_early_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_clip(grey_clip([1] * 40), tmp_path / "clip.mp4")
+    shown = clip_reader._shown
+    monkeypatch.setattr(clip_reader, "_shown", lambda *a, **k: islice(shown(*a, **k), 30))
     with pytest.raises(MediaError, match="damaged"):
         read_clip(path)
 
@@ -970,7 +1006,8 @@ def test_covering_crops_the_centre() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [((40, 60), (17, 90)), ((61, 33), (480, 848)), ((7, 9), (3, 5))]
+    ("old", "new"),
+    [((40, 60), (17, 90)), ((40, 61), (40, 30)), ((61, 33), (480, 848)), ((7, 9), (3, 5))],
 )
 def test_fitting_is_the_released_references_and_any_leading_sizes_do(
     old: tuple[int, int], new: tuple[int, int]

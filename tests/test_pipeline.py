@@ -220,7 +220,7 @@ def test_extending_by_more_than_a_window_sees_its_own_pictures(
 
 
 def test_a_clip_below_a_second_is_refused(pipeline: InfinityStarPipeline) -> None:
-    with pytest.raises(UsageError, match="15 pictures"):
+    with pytest.raises(UsageError, match="1 s or more"):
         pipeline.generate(request("extend", clip=pictures(15)))
 
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from istar.errors import UsageError
+from istar.generation.plan import CLIP_SECONDS
 from istar.generation.schedule import Template, nearest_template
-from istar.media import cover_and_crop, read_clip, read_picture
+from istar.media import cover_and_crop, probe_clip, read_clip, read_picture
 from istar.request import GenerationRequest
-from istar.video_tokenizer.config import SPATIAL_STRIDE
+from istar.video_tokenizer.config import FRAMES_PER_SECOND, SPATIAL_STRIDE
 from istar.weights.registry import ModelSpec
 
 _WIDE_SCREEN = 9 / 16
@@ -35,52 +36,75 @@ class Inputs:
     notes: tuple[str, ...]
 
 
+def check_inputs(request: GenerationRequest) -> None:
+    """Refuse early, without a model, what `read_inputs` or the mode would refuse later.
+
+    Raises:
+        UsageError: a clip too short for its mode.
+        MediaError: a file cannot be read.
+    """
+    if isinstance(request.image, Path):
+        read_picture(request.image)
+    if isinstance(request.clip, Path):
+        check_length(round(probe_clip(request.clip).seconds * FRAMES_PER_SECOND), request)
+
+
+def check_length(pictures: int, request: GenerationRequest) -> None:
+    """Refuse a clip that gives too little to go on from.
+
+    Raises:
+        UsageError: below one second, or for `interact` below five.
+    """
+    least = CLIP_SECONDS if request.mode == "interact" else 1
+    if pictures < least * FRAMES_PER_SECOND:
+        advice = ": lengthen it first with `istar extend`" if request.mode == "interact" else ""
+        raise UsageError(
+            f"the clip has {pictures / FRAMES_PER_SECOND:.4g} s and {request.mode} goes on from "
+            f"{least} s or more{advice}"
+        )
+
+
 def read_inputs(request: GenerationRequest, spec: ModelSpec) -> Inputs:
     """Read and fit what a request brings along.
 
     The template is the one asked for, else the nearest to the input, else 16:9.
 
     Raises:
-        UsageError: pixels given directly have the wrong shape or dtype.
+        UsageError: pixels given directly have the wrong shape or dtype; a clip is too short.
         MediaError: a file cannot be read.
     """
-    pixels, notes = _read(request)
-    if request.aspect is not None:
-        aspect = request.aspect
-    elif pixels is not None:
-        aspect = pixels.shape[1] / pixels.shape[2]
+    if isinstance(request.clip, Path):
+        info = probe_clip(request.clip)
+        template = _template(request, info.height / info.width)
+        film = read_clip(request.clip, size=picture_size(template, spec))
+        check_length(len(film.frames), request)
+        return Inputs(template=template, image=None, clip=film.frames, notes=film.notes)
+    if isinstance(request.image, Path):
+        picture = read_picture(request.image)
+        pixels, notes = picture.pixels.unsqueeze(0), picture.notes
+    elif request.image is not None:
+        pixels, notes = _checked(request.image.unsqueeze(0), "an image (H, W, 3)"), ()
+    elif request.clip is not None:
+        pixels, notes = _checked(request.clip, "a clip (F, H, W, 3)"), ()
+        check_length(len(pixels), request)
     else:
-        aspect = _WIDE_SCREEN
-    template = nearest_template(aspect)
-    if pixels is not None:
-        pixels = cover_and_crop(pixels, *picture_size(template, spec))
-    return Inputs(
-        template=template,
-        image=pixels if request.mode == "i2v" else None,
-        clip=pixels if request.mode != "i2v" else None,
-        notes=notes,
-    )
+        return Inputs(template=_template(request, _WIDE_SCREEN), image=None, clip=None, notes=())
+    template = _template(request, pixels.shape[1] / pixels.shape[2])
+    pixels = cover_and_crop(pixels, *picture_size(template, spec))
+    if request.clip is None:
+        return Inputs(template=template, image=pixels, clip=None, notes=notes)
+    return Inputs(template=template, image=None, clip=pixels, notes=notes)
+
+
+def _template(request: GenerationRequest, own: float) -> Template:
+    """The template asked for, else the one nearest to the input's `own` ratio."""
+    return nearest_template(own if request.aspect is None else request.aspect)
 
 
 def picture_size(template: Template, spec: ModelSpec) -> tuple[int, int]:
     """Height and width in pixels of what a model makes in a ratio."""
     height, width = spec.pixel_budget.scales(template)[-1]
     return height * SPATIAL_STRIDE, width * SPATIAL_STRIDE
-
-
-def _read(request: GenerationRequest) -> tuple[Tensor | None, tuple[str, ...]]:
-    """Pictures `(F, H, W, 3)` of the input, and what was noticed."""
-    if request.image is not None:
-        if isinstance(request.image, Path):
-            picture = read_picture(request.image)
-            return picture.pixels.unsqueeze(0), picture.notes
-        return _checked(request.image.unsqueeze(0), "an image (H, W, 3)"), ()
-    if isinstance(request.clip, Path):
-        clip = read_clip(request.clip)
-        return clip.frames, clip.notes
-    if request.clip is not None:
-        return _checked(request.clip, "a clip (F, H, W, 3)"), ()
-    return None, ()
 
 
 def _checked(pixels: Tensor, what: str) -> Tensor:

@@ -11,18 +11,19 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from istar.errors import CheckpointError, UsageError
+from istar.errors import CheckpointError
 from istar.events import ClipReady, Event, Note, Progress
 from istar.generation.loop import read_scene
-from istar.generation.plan import CLIP_SECONDS, PICTURES_PER_SECOND, Window
+from istar.generation.plan import CLIP_SECONDS, Window
 from istar.generation.schedule import CLIP_FRAMES, ClipPlan, steps
 from istar.memory import explained_memory_errors
 from istar.request import check_prompt
 from istar.take import Take
+from istar.video_tokenizer.config import FRAMES_PER_SECOND
 from istar.video_tokenizer.conv import FrameHistory
 from istar.windows import last_pictures, run_window
 
-_CLIP_PICTURES = CLIP_SECONDS * PICTURES_PER_SECOND
+_CLIP_PICTURES = CLIP_SECONDS * FRAMES_PER_SECOND
 
 
 class InteractiveSession:
@@ -34,19 +35,12 @@ class InteractiveSession:
 
     Raises:
         CheckpointError: the model cannot interact.
-        UsageError: the clip to go on from is shorter than five seconds.
     """
 
     def __init__(self, take: Take) -> None:
         config = take.engine.spec.interact
         if config is None:
             raise CheckpointError(f"the {take.engine.spec.name} model cannot interact")
-        clip = take.inputs.clip
-        if clip is not None and len(clip) < _CLIP_PICTURES:
-            raise UsageError(
-                f"interact goes on from {CLIP_SECONDS} s of video, and the clip has "
-                f"{len(clip) / PICTURES_PER_SECOND:.4g} s: lengthen it first with `istar extend`"
-            )
         self._take = take
         self._config = config
         self._sampling = take.sampling(config.sampling)

@@ -16,29 +16,27 @@ from istar.events import ClipReady, Event, Note, Progress
 from istar.generation.canvas import bits_of_latent
 from istar.generation.plan import (
     CLIP_SECONDS,
-    PICTURES_PER_SECOND,
     Window,
-    shown_seconds,
     windows_after,
     windows_from_start,
 )
 from istar.generation.schedule import Step
 from istar.take import Take
+from istar.video_tokenizer.config import FRAMES_PER_SECOND
 from istar.video_tokenizer.conv import FrameHistory
 
-_MOST_GIVEN = CLIP_SECONDS * PICTURES_PER_SECOND + 1
+_MOST_GIVEN = CLIP_SECONDS * FRAMES_PER_SECOND + 1
 
 
 def make_windows(take: Take) -> Iterator[Event]:
     """Make a request window by window.
 
     Raises:
-        UsageError: the clip to go on from is shorter than a second.
         GenerationError: the network's output is not a number.
     """
     request, shown = take.request, take.inputs.clip
     if shown is not None:
-        windows = windows_after(shown_seconds(len(shown)), request.seconds)
+        windows = windows_after(len(shown) / FRAMES_PER_SECOND, request.seconds)
     else:
         seconds = 0 if request.mode == "t2i" else request.seconds
         windows = windows_from_start(seconds, take.engine.spec)

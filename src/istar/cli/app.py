@@ -16,13 +16,12 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from istar import __version__
-from istar.cli.console import say
+from istar.cli.console import say, silence_stdout
 from istar.cli.make import extend, i2v, t2i, t2v
 from istar.cli.talk import interact
 from istar.errors import IstarError
 
 DEBUG_VARIABLE = "ISTAR_DEBUG"
-_BROKEN_PIPE = 128 + 13
 _INTERRUPTED = 128 + signal.SIGINT
 
 app = typer.Typer(
@@ -66,9 +65,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = app(args=arguments, prog_name="istar", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:
-        _silence_stdout()
-        return _BROKEN_PIPE
     except (KeyboardInterrupt, Abort):
         say("interrupted")
         return _INTERRUPTED
@@ -77,7 +73,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except IstarError as error:
         return _fail(error, str(error), error.exit_code)
     except OSError as error:
-        _silence_stdout()
+        silence_stdout()
         return _fail(error, f"{error.filename or 'output'}: {error.strerror or error}", 1)
     except Exception as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
@@ -109,9 +105,3 @@ def _leave_tidily_on_signals() -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, leave)
-
-
-def _silence_stdout() -> None:
-    """Keep the interpreter's own last flush from complaining about a stdout that is gone."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

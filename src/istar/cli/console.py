@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+BROKEN_PIPE = 128 + 13
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -34,13 +36,23 @@ def print_file(path: Path) -> None:
             _write_all(piece)
 
 
+def silence_stdout() -> None:
+    """Keep the interpreter's own last flush from complaining about a stdout that is gone."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _write_all(data: bytes) -> None:
     view = memoryview(data)
-    while view:
-        # An unbuffered stdout may take less than it is given.
-        written = sys.stdout.buffer.write(view)
-        view = view[written:]
-    sys.stdout.buffer.flush()
+    try:
+        while view:
+            # An unbuffered stdout may take less than it is given.
+            written = sys.stdout.buffer.write(view)
+            view = view[written:]
+        sys.stdout.buffer.flush()
+    except BrokenPipeError as error:
+        silence_stdout()
+        raise typer.Exit(BROKEN_PIPE) from error
 
 
 def _printable(text: str) -> str:

@@ -232,6 +232,17 @@ def input_file(path: Path) -> Path:
     return path
 
 
+def check_early(request: GenerationRequest) -> None:
+    """Refuse unreadable or unfit inputs before a large model is loaded.
+
+    Raises:
+        UsageError, MediaError: as `istar.inputs.check_inputs`.
+    """
+    from istar.inputs import check_inputs
+
+    check_inputs(request)
+
+
 def _parse_aspect(text: str | None) -> float | None:
     """Height over width of `W:H`."""
     if text is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import StepDisplay, say
-from istar.cli.options import CommonOptions, input_file, with_common_options
+from istar.cli.options import CommonOptions, check_early, input_file, with_common_options
 from istar.cli.output import OutputFile, output_file
 from istar.errors import IstarError, MediaError, UsageError
 from istar.request import check_prompt
@@ -56,6 +56,7 @@ def interact(
         raise UsageError("no prompt was given, so there is nothing to make")
     request = options.request("interact", (first,), clip=source)
     with output_file(options, request) as output:
+        check_early(request)
         pipeline = options.load("interact")
         session = pipeline.interact(request)
         _converse(session, first, prompts, output, pipeline.spec.name)

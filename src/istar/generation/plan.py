@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from istar.errors import UsageError
 from istar.generation.schedule import (
     CLIP_FRAMES,
     LATENT_FRAMES_PER_SECOND,
@@ -19,9 +18,9 @@ from istar.generation.schedule import (
     clip_lengths,
     steps,
 )
+from istar.video_tokenizer.config import FRAMES_PER_SECOND
 from istar.weights.registry import ModelSpec
 
-PICTURES_PER_SECOND = 16
 CLIP_SECONDS = CLIP_FRAMES // LATENT_FRAMES_PER_SECOND
 
 
@@ -45,7 +44,7 @@ class Window:
     @property
     def given_pictures(self) -> int:
         """Pictures that its given clips are made of."""
-        return PICTURES_PER_SECOND * self.given_seconds + 1 if self.given_seconds else 0
+        return FRAMES_PER_SECOND * self.given_seconds + 1 if self.given_seconds else 0
 
     def clip_frames(self) -> tuple[int, ...]:
         """Latent frames of each clip, the given ones first."""
@@ -72,7 +71,11 @@ def windows_from_start(seconds: float, spec: ModelSpec) -> tuple[Window, ...]:
 
 
 def windows_after(shown: float, seconds: float) -> tuple[Window, ...]:
-    """The windows that add `seconds` to a video of `shown` seconds."""
+    """The windows that add `seconds` to a video of `shown` seconds.
+
+    Sixteen pictures count as one second, although the network's first second is seventeen: where
+    only that one is missing, the first picture is shown to the network twice.
+    """
     windows = []
     while seconds > 0:
         new = min(seconds, CLIP_SECONDS)
@@ -80,19 +83,3 @@ def windows_after(shown: float, seconds: float) -> tuple[Window, ...]:
         shown += new
         seconds -= new
     return tuple(windows)
-
-
-def shown_seconds(pictures: int) -> float:
-    """How long a clip of `pictures` counts as, for what follows it.
-
-    Sixteen pictures count as one second, although the network's first second is seventeen: where
-    only that one is missing, the first picture is shown twice.
-
-    Raises:
-        UsageError: less than a second.
-    """
-    if pictures < PICTURES_PER_SECOND:
-        raise UsageError(
-            f"the clip has {pictures} pictures at 16 a second; going on needs a second at least"
-        )
-    return pictures / PICTURES_PER_SECOND

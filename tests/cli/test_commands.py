@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from istar.cli.app import run
+from istar.media import read_clip, read_picture, write_clip, write_picture
+
+ISTAR = [sys.executable, "-m", "istar"]
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty current directory, and the signal handlers as they were."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ISTAR_MODEL", raising=False)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def model(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISTAR_MODEL", str(checkpoint))
+
+
+def clip_file(name: str = "clip.mp4", frames: int = 81) -> Path:
+    generator = torch.Generator().manual_seed(frames)
+    noise = torch.randint(0, 256, (frames, 2, 3, 3), generator=generator, dtype=torch.uint8)
+    pixels = noise.repeat_interleave(16, 1).repeat_interleave(16, 2)
+    return write_clip(pixels, Path(name))
+
+
+def picture_file(name: str = "picture.png") -> Path:
+    return write_picture(torch.full((36, 64, 3), 80, dtype=torch.uint8), Path(name))
+
+
+@pytest.mark.usefixtures("model")
+def test_every_command_writes_what_it_says(capfd: pytest.CaptureFixture[str]) -> None:
+    picture, clip = picture_file(), clip_file(frames=33)
+    Path("story.txt").write_text("one\n\ntwo\n", encoding="utf-8")
+    long = clip_file("long.mp4", 80)
+    for arguments, name, frames in (
+        (["t2i", "a cat"], "istar-t2i-0001.png", 0),
+        (["t2v", "a cat", "--seconds", "1"], "istar-t2v-0001.mp4", 17),
+        (["i2v", str(picture), "--seconds", "1"], "istar-i2v-0001.mp4", 17),
+        (["extend", str(clip), "--seconds", "0.25"], "istar-extend-0001.mp4", 37),
+        (["interact", "--script", "story.txt"], "istar-interact-0001.mp4", 161),
+        (["interact", str(long), "--script", "story.txt"], "istar-interact-0002.mp4", 240),
+    ):
+        assert run([*arguments, "--seed", "3"]) == 0, capfd.readouterr().err
+        out, err = capfd.readouterr()
+        assert out == f"{name}\n"
+        assert "random" in err
+        if frames:
+            assert len(read_clip(Path(name)).frames) == frames
+        else:
+            assert read_picture(Path(name)).pixels.shape == (32, 48, 3)
+
+
+@pytest.mark.usefixtures("model")
+def test_the_seed_decides_the_file(capfd: pytest.CaptureFixture[str]) -> None:
+    for seed, name in (("7", "a.png"), ("7", "b.png"), ("8", "c.png")):
+        assert run(["t2i", "a cat", "--seed", seed, "-o", name]) == 0
+    a, b, c = (Path(name).read_bytes() for name in ("a.png", "b.png", "c.png"))
+    assert a == b
+    assert a != c
+    capfd.readouterr()
+    assert run(["t2i", "a cat"]) == 0
+    told = [line for line in capfd.readouterr().err.splitlines() if "seed" in line]
+    assert len(told) == 1
+    assert told[0].split()[-1].isdigit()
+
+
+@pytest.mark.usefixtures("model")
+def test_an_existing_file_is_kept_unless_told(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("a.png").write_text("mine")
+    assert run(["t2i", "a cat", "-o", "a.png"]) == 0
+    assert capfd.readouterr().out == "a-1.png\n"
+    assert Path("a.png").read_text() == "mine"
+    assert run(["t2i", "a cat", "-o", "a.png", "--overwrite"]) == 0
+    assert capfd.readouterr().out == "a.png\n"
+    assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+
+
+USAGE = {
+    "no prompt": ["t2v"],
+    "an empty prompt": ["t2v", "  "],
+    "a prompt with a NUL": ["t2v", "a\0b"],
+    "a prompt of half a surrogate pair": ["t2v", "\udce4"],
+    "a prompt without end": ["t2v", "x" * 100_001],
+    "no seconds": ["t2v", "x", "--seconds", "0"],
+    "seconds below one": ["t2v", "x", "--seconds", "0.5"],
+    "seconds that are no quarters": ["t2v", "x", "--seconds", "1.1"],
+    "seconds that are no number": ["t2v", "x", "--seconds", "nan"],
+    "endless seconds": ["t2v", "x", "--seconds", "inf"],
+    "a seed of 2^64": ["t2v", "x", "--seed", str(2**64)],
+    "a negative seed": ["t2v", "x", "--seed", "-1"],
+    "guidance that is no number": ["t2v", "x", "--guidance", "nan"],
+    "tau of zero": ["t2v", "x", "--tau", "0"],
+    "tau in words": ["t2v", "x", "--tau", "1,warm"],
+    "three taus": ["t2v", "x", "--tau", "1,1,1"],
+    "no such ratio": ["t2v", "x", "--aspect", "16x9"],
+    "a ratio of nothing": ["t2v", "x", "--aspect", "0:0"],
+    "a negative ratio": ["t2v", "x", "--aspect", "-16:-9"],
+    "no such resolution": ["t2v", "x", "--res", "1080p"],
+    "no such dtype": ["t2v", "x", "--dtype", "int8"],
+    "no such device": ["t2v", "x", "--device", "abacus"],
+    "no such option": ["t2v", "x", "--sec", "5"],
+    "no such command": ["t2x", "x"],
+    "a picture's name for a clip": ["t2v", "x", "-o", "a.png"],
+    "a clip's name for a picture": ["t2i", "x", "-o", "a.mp4"],
+    "a name of no kind": ["t2v", "x", "-o", "a.txt"],
+    "a script without prompts": ["interact", "--script", "empty.txt"],
+    "nobody to ask": ["interact"],
+}
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("name", USAGE)
+def test_usage_errors_are_one_line_and_exit_2(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("empty.txt").write_text("\n \n")
+    assert_refused(USAGE[name], 2, capfd)
+
+
+FAILURES = {
+    "a missing picture": (["i2v", "nowhere.png"], "nowhere.png"),
+    "a directory for a picture": (["i2v", "."], "directory"),
+    "a picture that is none": (["i2v", "empty.txt"], "empty.txt"),
+    "a missing clip": (["extend", "nowhere.mp4"], "nowhere.mp4"),
+    "a clip that is none": (["extend", "empty.txt"], "empty.txt"),
+    "a missing script": (["interact", "--script", "nowhere.txt"], "nowhere.txt"),
+    "a directory for a script": (["interact", "--script", "."], "directory"),
+    "a missing checkpoint": (["t2v", "x", "--model", "nowhere"], "nowhere"),
+    "a directory without a model": (["t2v", "x", "--model", "."], "istar.json"),
+    "a file for a model": (["t2v", "x", "--model", "empty.txt"], "not a directory"),
+    "a resolution that is not there": (["t2v", "x", "--res", "720p"], "makes 192p, not 720p"),
+    "a missing output directory": (["t2v", "x", "-o", "nowhere/a.mp4"], "nowhere"),
+}
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("name", FAILURES)
+def test_failures_are_one_line_and_exit_1(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("empty.txt").write_text("")
+    arguments, said = FAILURES[name]
+    assert said in assert_refused(arguments, 1, capfd)
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
+    message = assert_refused(["t2v", "x", "--device", "cuda"], 1, capfd)
+    assert "--device cpu" in message
+
+
+def test_no_model_named(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "--model" in assert_refused(["t2v", "x"], 2, capfd)
+
+
+@pytest.mark.usefixtures("model")
+def test_clips_too_short_are_refused_before_loading(capfd: pytest.CaptureFixture[str]) -> None:
+    clip_file("short.mp4", 15)
+    clip_file("medium.mp4", 79)
+    Path("story.txt").write_text("one\n")
+    assert "1 s or more" in assert_refused(["extend", "short.mp4"], 2, capfd)
+    arguments = ["interact", "medium.mp4", "--script", "story.txt"]
+    assert "istar extend" in assert_refused(arguments, 2, capfd)
+
+
+def assert_refused(arguments: list[str], code: int, capfd: pytest.CaptureFixture[str]) -> str:
+    """One line on stderr besides a drawn seed, nothing on stdout, no new file."""
+    before = sorted(Path().iterdir())
+    assert run(arguments) == code
+    out, err = capfd.readouterr()
+    assert out == ""
+    lines = [line for line in err.splitlines() if not line.startswith("istar: seed ")]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("istar: error: ")
+    assert sorted(Path().iterdir()) == before
+    return lines[0]
+
+
+def test_a_terminal_cannot_be_steered_by_a_message(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["i2v", "\x1b[2J\n[/oops]"]) == 1
+    err = capfd.readouterr().err
+    assert "\x1b" not in err
+    assert "[/oops]" in err
+    assert err.count("\n") == 1
+
+
+def test_debug_shows_where(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISTAR_DEBUG", "1")
+    assert run(["i2v", "nowhere.png"]) == 1
+    assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("model")
+def test_prompts_and_files_through_pipes() -> None:
+    done = subprocess.run(
+        [*ISTAR, "t2i", "-", "-o", "-", "--seed", "7"],
+        input=b"a cat\n",
+        capture_output=True,
+        check=True,
+    )
+    assert run(["t2i", "a cat", "--seed", "7", "-o", "same.png"]) == 0
+    assert done.stdout == Path("same.png").read_bytes()
+    done = subprocess.run([*ISTAR, "t2i", "-"], input=b"\xff\xfe", capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"UTF-8" in done.stderr
+
+
+@pytest.mark.usefixtures("model")
+def test_a_script_through_a_pipe() -> None:
+    done = subprocess.run(
+        [*ISTAR, "interact", "--script", "-", "--seed", "1"],
+        input=b"one\n",
+        capture_output=True,
+        check=True,
+    )
+    assert len(read_clip(Path(done.stdout.decode().strip())).frames) == 81
+
+
+@pytest.mark.usefixtures("model")
+def test_asking_on_a_terminal() -> None:
+    import pty
+
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [*ISTAR, "interact", "--seed", "1"],
+        stdin=slave,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    os.close(slave)
+    os.write(master, b"one\ntwo\n\n")
+    out, err = process.communicate(timeout=120)
+    os.close(master)
+    assert process.returncode == 0, err
+    assert err.count(b"what happens next?") == 3
+    assert len(read_clip(Path(out.decode().strip())).frames) == 161
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_leaves_no_file(number: signal.Signals, code: int) -> None:
+    process = subprocess.Popen(
+        [*ISTAR, "t2v", "x", "--seconds", "120", "-o", "a.mp4"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    wait_for(lambda: any(Path().glob(".a.*")), process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert out == b""
+    assert b"Traceback" not in err
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.usefixtures("model")
+def test_an_interrupted_session_keeps_what_was_made() -> None:
+    Path("story.txt").write_text("one\n" * 50)
+    process = subprocess.Popen(
+        [*ISTAR, "interact", "--script", "story.txt", "-o", "a.mp4"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    wait_for(Path("a.mp4").exists, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"a.mp4 holds what was made before" in err
+    assert len(read_clip(Path("a.mp4")).frames) % 80 == 1
+    assert sorted(path.name for path in Path().iterdir()) == ["a.mp4", "story.txt"]
+
+
+def wait_for(condition: object, process: subprocess.Popen[bytes]) -> None:
+    assert callable(condition)
+    end = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_stdout_that_takes_nothing() -> None:
+    shell = f"{sys.executable} -m istar t2i x -o a.png --overwrite"
+    for redirect, code, said in ((">&-", 1, "stdout is closed"), (">/dev/full", 1, "space")):
+        done = subprocess.run(
+            ["bash", "-c", f"{shell} {redirect}"], capture_output=True, check=False, text=True
+        )
+        assert done.returncode == code, done.stderr
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.usefixtures("model")
+def test_a_reader_that_left() -> None:
+    shell = f"{sys.executable} -m istar t2i x -o - | sleep 0; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, check=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert "Broken pipe" not in done.stderr
+    assert done.stdout == "141\n"
+
+
+def test_help_in_a_plain_locale() -> None:
+    environment = {**os.environ, "LC_ALL": "C", "NO_COLOR": "1", "COLUMNS": "200"}
+    for arguments in (["--help"], ["t2v", "-h"], ["interact", "--help"]):
+        done = subprocess.run(
+            [*ISTAR, *arguments], capture_output=True, check=True, env=environment
+        )
+        assert b"Usage" in done.stdout
+        assert b"\x1b" not in done.stdout
+
+
+def test_version(capfd: pytest.CaptureFixture[str]) -> None:
+    from istar import __version__
+
+    assert run(["--version"]) == 0
+    assert capfd.readouterr().out == f"istar {__version__}\n"
