@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor
 
 from istar.errors import CheckpointError
+
+_VOCABULARIES = ("tokenizer.json", "spiece.model")
+_BYTE_LEVEL = "ByT5Tokenizer"  # needs no vocabulary
 
 
 class EncodedText(NamedTuple):
@@ -60,8 +64,7 @@ class TextEncoder:
         from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer
         from transformers.utils import logging as transformers_logging
 
-        if not (place / "config.json").is_file():
-            raise CheckpointError(f"{place}: no text encoder there (config.json is missing)")
+        _check_files(place)
         verbosity = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
@@ -87,6 +90,11 @@ class TextEncoder:
         missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
         if missing:
             raise CheckpointError(f"{place}: the text encoder lacks tensor {missing[0]}")
+        if max(tokenizer("a red circle")["input_ids"]) >= config.vocab_size:
+            raise CheckpointError(
+                f"{place}: the tokenizer has tokens that the encoder does not know: "
+                "they do not belong together"
+            )
         return cls(model.to(device).eval(), tokenizer, max_tokens)
 
     def encode(self, text: str) -> EncodedText:
@@ -99,3 +107,24 @@ class TextEncoder:
         with torch.inference_mode():
             features = self._model(input_ids=tokens).last_hidden_state[0]
         return EncodedText(features.float(), cut)
+
+
+def _check_files(place: Path) -> None:
+    """Refuse a directory without a vocabulary; transformers would make up an empty one.
+
+    Raises:
+        CheckpointError: the configuration or the tokenizer's files are not there.
+    """
+    if not (place / "config.json").is_file():
+        raise CheckpointError(f"{place}: no text encoder there (config.json is missing)")
+    if any((place / name).is_file() for name in _VOCABULARIES):
+        return
+    try:
+        settings = json.loads((place / "tokenizer_config.json").read_text(encoding="utf-8"))
+        is_byte_level = settings["tokenizer_class"] == _BYTE_LEVEL
+    except (OSError, ValueError, LookupError, TypeError):
+        is_byte_level = False
+    if not is_byte_level:
+        raise CheckpointError(
+            f"{place}: the tokenizer is missing (none of {', '.join(_VOCABULARIES)})"
+        )
