@@ -32,7 +32,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.weights.keys",
         "istar.weights.hub",
     ),
-    ("istar.generation.plan",),
+    ("istar.generation.plan", "istar.output_files"),
     ("istar.weights.registry", "istar.weights.manifest"),
     (
         "istar.transformer.config",
@@ -58,7 +58,7 @@ FENCES = {
 FACADES = {"istar.media"}
 """Packages whose own file gathers their modules' names, and so stands in a row like a module."""
 
-LIGHT_ROWS = ROWS[ROWS.index(("istar.generation.plan",)) :]
+LIGHT_ROWS = ROWS[ROWS.index(("istar.generation.plan", "istar.output_files")) :]
 """Rows that work without torch."""
 
 

@@ -29,7 +29,6 @@ from istar.media import (
     ClipWriter,
     clip_reader,
     cover_and_crop,
-    output_path,
     probe_clip,
     read_clip,
     read_metadata,
@@ -37,6 +36,7 @@ from istar.media import (
     write_clip,
     write_picture,
 )
+from istar.output_files import output_path
 
 LEVELS_APART = 4
 

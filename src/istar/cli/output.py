@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from istar.cli.console import print_file, print_path
 from istar.cli.options import CommonOptions
 from istar.errors import UsageError
+from istar.output_files import output_path
 from istar.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -122,8 +123,6 @@ def output_file(options: CommonOptions, request: GenerationRequest) -> Iterator[
         UsageError: stdout is a terminal and the bytes should go there; the suffix does not fit.
         MediaError: the directory is missing or not writable.
     """
-    from istar.media import output_path
-
     suffix = ".png" if request.mode == "t2i" else ".mp4"
     if options.output != _STDOUT:
         target = output_path(

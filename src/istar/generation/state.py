@@ -17,7 +17,7 @@ from torch import Tensor
 from istar.errors import MediaError, StateError
 from istar.generation.canvas import Canvas
 from istar.generation.schedule import Grid, Step
-from istar.media.files import PendingFile
+from istar.output_files import PendingFile
 from istar.transformer.cache import Context, KeysValues, join
 
 _FORMAT = "istar-generation-state-1"

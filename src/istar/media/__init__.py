@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from istar.media.clip_reader import Clip, ClipInfo, probe_clip, read_clip
 from istar.media.clip_writer import ClipWriter, write_clip
-from istar.media.files import output_path
 from istar.media.metadata import read_metadata
 from istar.media.pictures import Picture, cover_and_crop, read_picture, write_picture
 
@@ -18,7 +17,6 @@ __all__ = [
     "ClipWriter",
     "Picture",
     "cover_and_crop",
-    "output_path",
     "probe_clip",
     "read_clip",
     "read_metadata",

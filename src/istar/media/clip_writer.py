@@ -16,7 +16,8 @@ from torch import Tensor
 
 from istar.errors import MediaError
 from istar.media.clip_pixels import ACCURATE_CONVERSION
-from istar.media.files import CLIP_SUFFIXES, PendingFile, check_suffix, clean_text, writing_failed
+from istar.media.files import clean_text
+from istar.output_files import CLIP_SUFFIXES, PendingFile, check_suffix, writing_failed
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
 _X264_OPTIONS = {"crf": "16", "preset": "medium"}

@@ -1,23 +1,17 @@
-"""Files as such: opening what is to be read, naming what is to be written, and writing it whole."""
+"""Files to be read, and texts that files can hold."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from itertools import count
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import copyfileobj
-from types import TracebackType
 from typing import BinaryIO
 
-from istar.errors import MediaError, UsageError
-
-CLIP_SUFFIXES = (".mp4",)
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+from istar.errors import MediaError
 
 
 def source_name(source: Path | BinaryIO) -> str:
@@ -71,88 +65,6 @@ def _seekable(file: BinaryIO) -> Iterator[BinaryIO]:
         yield spool
 
 
-def output_path(wanted: Path | None, *, default_stem: str, suffix: str, overwrite: bool) -> Path:
-    """The name an output will get.
-
-    None and directories get `{default_stem}-0001{suffix}`, counted up to a free name. A name
-    without a suffix gets `suffix`. A name that is taken gets a number, `video-1.mp4`, unless
-    `overwrite`.
-
-    Args:
-        wanted: a file or a directory; `~` is expanded.
-        default_stem: how default names begin.
-        suffix: `.mp4` for clips, `.png` for pictures; any suffix of the same kind may be asked
-            for.
-        overwrite: an existing file may be replaced.
-
-    Raises:
-        UsageError: the suffix belongs to another kind of file, or the path makes no sense.
-        MediaError: the directory is missing or not writable, or the target is no plain file.
-    """
-    try:
-        return _output_path(wanted, default_stem, suffix, overwrite)
-    except OSError as error:
-        raise writing_failed(wanted or Path(), error) from error
-
-
-def _output_path(wanted: Path | None, default_stem: str, suffix: str, overwrite: bool) -> Path:
-    if wanted is not None and "\0" in str(wanted):
-        raise UsageError("an output path cannot hold a NUL character")
-    try:
-        target = Path() if wanted is None else wanted.expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"'{wanted}' names a home directory that is unknown") from error
-    if target.is_dir():
-        _check_directory(target)
-        return next(
-            name
-            for number in count(1)
-            if not os.path.lexists(name := target / f"{default_stem}-{number:04}{suffix}")
-        )
-    _check_plain(target)
-    if not target.suffix:
-        target = target.with_name(target.name + suffix)
-    check_suffix(target, CLIP_SUFFIXES if suffix in CLIP_SUFFIXES else PICTURE_SUFFIXES)
-    _check_plain(target)
-    _check_directory(target.parent)
-    if os.path.lexists(target) and not overwrite:
-        return next(name for name in _numbered(target) if not os.path.lexists(name))
-    return target
-
-
-def check_suffix(target: Path, suffixes: tuple[str, ...]) -> None:
-    """Refuse a name whose suffix is not one of `suffixes`.
-
-    Raises:
-        UsageError: the suffix is another.
-    """
-    if target.suffix.lower() not in suffixes:
-        raise UsageError(f"cannot write '{target}': its name must end in {' or '.join(suffixes)}")
-
-
-def _check_directory(directory: Path) -> None:
-    if not directory.is_dir():
-        raise MediaError(f"the directory '{directory}' does not exist; make it first")
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise MediaError(f"the directory '{directory}' is not writable; choose another")
-
-
-def _check_plain(target: Path) -> None:
-    if target.exists() and not target.is_file():
-        raise MediaError(f"'{target}' exists and is no plain file; choose another name")
-
-
-def _numbered(target: Path) -> Iterator[Path]:
-    for number in count(1):
-        yield target.with_name(f"{target.stem}-{number}{target.suffix}")
-
-
-def writing_failed(target: Path, error: Exception) -> MediaError:
-    """The error that says `target` could not be written, and why."""
-    reason = getattr(error, "strerror", None) or str(error)
-    return MediaError(f"cannot write '{target}': {reason}; free some space or choose another place")
-
-
 def clean_text(entries: Mapping[str, str]) -> dict[str, str]:
     """`entries` without what files cannot hold: NULs go, lone surrogates become question marks."""
     cleaned = {_clean(key): _clean(value) for key, value in entries.items()}
@@ -161,88 +73,3 @@ def clean_text(entries: Mapping[str, str]) -> dict[str, str]:
 
 def _clean(text: str) -> str:
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
-
-
-class PendingFile:
-    """A file written beside its target and given the target's name once it is whole.
-
-    A context manager. Inside, fill the file at `temporary`. A clean exit syncs and renames it;
-    any exception, `KeyboardInterrupt` included, removes it. Without `overwrite` no file is ever
-    replaced: should another take the name meanwhile, the result gets a numbered name beside it
-    rather than be lost. After the exit `target` is the name the file got.
-
-    Raises:
-        MediaError: the target exists and `overwrite` is not set, or the system refuses.
-    """
-
-    def __init__(self, target: Path, *, overwrite: bool) -> None:
-        self.target = target
-        self.temporary = target.with_name(
-            f".{target.stem[:40]}.{secrets.token_hex(4)}.tmp{target.suffix}"
-        )
-        self._overwrite = overwrite
-
-    def __enter__(self) -> PendingFile:
-        if not self._overwrite and os.path.lexists(self.target):
-            raise MediaError(
-                f"'{self.target}' exists; choose another name, or replace it with --overwrite"
-            )
-        try:
-            _check_plain(self.target)
-            _create(self.temporary)
-        except OSError as error:
-            raise writing_failed(self.target, error) from error
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if kind is None:
-                self._publish()
-        except OSError as failure:
-            raise writing_failed(self.target, failure) from failure
-        finally:
-            with suppress(OSError):
-                self.temporary.unlink()
-
-    def _publish(self) -> None:
-        with self.temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        if self._overwrite:
-            self.temporary.replace(self.target)
-        else:
-            self._take_free_name()
-        with suppress(OSError):
-            directory = os.open(self.target.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-
-    def _take_free_name(self) -> None:
-        names = _numbered(self.target)
-        while True:
-            try:
-                self._link()
-                return
-            except FileExistsError:
-                self.target = next(names)
-
-    def _link(self) -> None:
-        """Give the file its name unless that is taken; both ways are one atomic call."""
-        try:
-            os.link(self.temporary, self.target)
-        except FileExistsError:
-            raise
-        except OSError:
-            # No hard links here (FAT, some network shares): reserve the name, then replace.
-            _create(self.target)
-            self.temporary.replace(self.target)
-
-
-def _create(path: Path) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))

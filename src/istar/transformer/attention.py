@@ -19,8 +19,10 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = 
         `(B, H, L, D)`.
     """
     groups = queries.shape[1] // keys.shape[1]
-    if groups > 1 and queries.device.type == "cpu":
-        # The CPU's fused kernel takes no shared heads; expanded it is faster than the fallback.
+    shares_heads = queries.device.type == "cuda" and queries.dtype != torch.float32
+    if groups > 1 and not shares_heads:
+        # Only CUDA's half-precision kernels take shared heads; the fallback that does would hold
+        # all scores at once.
         keys, values = (x.repeat_interleave(groups, dim=1) for x in (keys, values))
         groups = 1
     return F.scaled_dot_product_attention(
