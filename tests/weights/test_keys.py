@@ -21,6 +21,8 @@ from istar.weights.keys import (
     layers_per_group,
     released_tokenizer_name,
     released_transformer_name,
+    tokenizer_naming,
+    transformer_naming,
 )
 from istar.weights.load import infer_tokenizer_config, infer_transformer_config
 
@@ -85,8 +87,22 @@ def test_exactly_the_documented_tensors_are_ignored(model: str, unused: re.Patte
 
 def test_released_sizes_are_read_off_the_tensors() -> None:
     place = Path("there")
-    assert infer_transformer_config(released("transformer"), place) == TransformerConfig()
-    assert infer_tokenizer_config(released("tokenizer"), place) == VideoTokenizerConfig()
+    shapes = released("transformer")
+    found = infer_transformer_config(shapes, transformer_naming(shapes), place)
+    assert found == TransformerConfig()
+    shapes = released("tokenizer")
+    assert infer_tokenizer_config(shapes, tokenizer_naming(shapes), place) == VideoTokenizerConfig()
+
+
+def test_own_names_are_recognized() -> None:
+    with torch.device("meta"):
+        models = Transformer(TransformerConfig()), VideoTokenizer(VideoTokenizerConfig())
+    for model, naming_of in zip(models, (transformer_naming, tokenizer_naming), strict=True):
+        names = set(model.state_dict())
+        naming = naming_of(names)
+        assert {naming.name_in_file(name) for name in names} == names
+        assert not naming.is_unused("sos_token")
+        assert not naming.is_unused("quantizer.lfq_detail.mask")
 
 
 def test_layers_are_grouped_in_order() -> None:

@@ -1,13 +1,15 @@
-"""The released checkpoints' tensor names, known nowhere else.
+"""The names of tensors in files; the released checkpoints' names are known nowhere else.
 
-Each function gives the released name of one of our parameters; a loader asks it for every
-parameter and holds what is left over in the file against the list of tensors known to be unused.
+A `Naming` gives the name in the file of each of our parameters; a loader asks it for every
+parameter and holds what is left over in the file against the tensors known to be unused.
+Converted copies carry our own names.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 _TRANSFORMER = (
     (r"^unconditional$", "cfg_uncond"),
@@ -48,6 +50,44 @@ UNUSED_TRANSFORMER = re.compile(r"sos_token")
 UNUSED_TOKENIZER = re.compile(r"quantizer?e?\..*\.mask|proj_(down|up)_two\.(weight|bias)")
 
 _GROUPED_BLOCK = re.compile(r"block_chunks\.(\d+)\.module\.(\d+)\.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naming:
+    """How a file names tensors.
+
+    Attributes:
+        name_in_file: of one of our parameters.
+        is_unused: whether a name in the file belongs to a tensor that nobody needs.
+    """
+
+    name_in_file: Callable[[str], str]
+    is_unused: Callable[[str], bool]
+
+
+def transformer_naming(names: Iterable[str]) -> Naming:
+    """The naming of a transformer's file, told from the names in it."""
+    names = set(names)
+    if "unconditional" in names:
+        return _OWN
+    group = layers_per_group(names)
+    return Naming(
+        name_in_file=lambda name: released_transformer_name(name, group),
+        is_unused=lambda name: UNUSED_TRANSFORMER.fullmatch(name) is not None,
+    )
+
+
+def tokenizer_naming(names: Iterable[str]) -> Naming:
+    """The naming of a video tokenizer's file, told from the names in it."""
+    if "latent_scales" in set(names):
+        return _OWN
+    return Naming(
+        name_in_file=released_tokenizer_name,
+        is_unused=lambda name: UNUSED_TOKENIZER.fullmatch(name) is not None,
+    )
+
+
+_OWN = Naming(name_in_file=lambda name: name, is_unused=lambda name: False)
 
 
 def layers_per_group(released_names: Iterable[str]) -> int | None:

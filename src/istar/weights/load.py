@@ -21,13 +21,7 @@ from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.config import VideoTokenizerConfig
 from istar.video_tokenizer.model import VideoTokenizer
-from istar.weights.keys import (
-    UNUSED_TOKENIZER,
-    UNUSED_TRANSFORMER,
-    layers_per_group,
-    released_tokenizer_name,
-    released_transformer_name,
-)
+from istar.weights.keys import Naming, tokenizer_naming, transformer_naming
 
 INDEX_NAME = "model.safetensors.index.json"
 _NAMES_SHOWN = 4
@@ -113,7 +107,7 @@ def load_transformer(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Transformer:
-    """A transformer with the released tensor names, grouped or not.
+    """A transformer with the released tensor names, grouped or not, or with our own.
 
     Args:
         place: a safetensors file, or a directory of shards.
@@ -126,15 +120,14 @@ def load_transformer(
             unreadable.
     """
     files = SafetensorFiles(place)
-    config = config or infer_transformer_config(files.shapes, place)
-    group = layers_per_group(files.shapes)
+    naming = transformer_naming(files.shapes)
+    config = config or infer_transformer_config(files.shapes, naming, place)
     return _load(
         lambda: Transformer(config),
         files,
-        lambda name: released_transformer_name(name, group),
-        lambda name: bool(UNUSED_TRANSFORMER.fullmatch(name)),
+        naming,
         device,
-        lambda name: torch.float32 if name.split(".")[0].endswith("_head") else dtype,
+        lambda name: transformer_dtype(name, dtype),
     )
 
 
@@ -145,74 +138,87 @@ def load_video_tokenizer(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> VideoTokenizer:
-    """A video tokenizer with the released tensor names, from `.pth` or `.safetensors`.
+    """A video tokenizer with the released tensor names or our own, from `.pth` or safetensors.
 
     Raises:
         CheckpointError: as `load_transformer`; also a pickle with anything but tensors in it.
     """
-    files: TensorFiles
+    files = tokenizer_files(place)
+    naming = tokenizer_naming(files.shapes)
+    config = config or infer_tokenizer_config(files.shapes, naming, place)
+    return _load(lambda: VideoTokenizer(config), files, naming, device, lambda _: dtype)
+
+
+def tokenizer_files(place: Path) -> TensorFiles:
+    """The tensors of a video tokenizer: safetensors, or the released pickle.
+
+    Raises:
+        CheckpointError: unreadable, or a pickle with anything but tensors in it.
+    """
     if place.suffix == ".safetensors" or place.is_dir():
-        files = SafetensorFiles(place)
-    else:
-        files = PickledTokenizer(place)
-    config = config or infer_tokenizer_config(files.shapes, place)
-    return _load(
-        lambda: VideoTokenizer(config),
-        files,
-        released_tokenizer_name,
-        lambda name: bool(UNUSED_TOKENIZER.fullmatch(name)),
-        device,
-        lambda _: dtype,
-    )
+        return SafetensorFiles(place)
+    return PickledTokenizer(place)
+
+
+def transformer_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of one of a transformer's parameters: the two heads are always float32."""
+    return torch.float32 if name.split(".")[0].endswith("_head") else dtype
 
 
 def infer_transformer_config(
-    shapes: Mapping[str, tuple[int, ...]], place: Path
+    shapes: Mapping[str, tuple[int, ...]], naming: Naming, place: Path
 ) -> TransformerConfig:
-    """The sizes of a transformer, read off its released tensors.
+    """The sizes of a transformer, read off its tensors.
+
+    Args:
+        shapes: of the tensors, by their names in the file.
+        naming: of the file.
+        place: what to call it in messages.
 
     Raises:
         CheckpointError: a tensor that tells a size is missing.
     """
-    group = layers_per_group(shapes)
-    block = "blocks.0." if group is None else "block_chunks.0.module.0."
-    pattern = "attn.q_norm.weight"
-    size = _size_reader(shapes, place)
-    head_size = size(f"{block}{pattern}", 0)
+    size = _size_reader(shapes, naming, place)
+    query_norm = "blocks.0.attention.query_norm.weight"
+    in_every_block = naming.name_in_file(query_norm).rpartition("0.")[2]
+    head_size = size(query_norm, 0)
     return TransformerConfig(
-        width=size("word_embed.weight", 0),
-        depth=sum(name.endswith(pattern) for name in shapes),
-        heads=size(f"{block}attn.q_proj.weight", 0) // head_size,
-        key_value_heads=size(f"{block}attn.k_proj.weight", 0) // head_size,
+        width=size("embed_latents.weight", 0),
+        depth=sum(name.endswith(in_every_block) for name in shapes),
+        heads=size("blocks.0.attention.query.weight", 0) // head_size,
+        key_value_heads=size("blocks.0.attention.key.weight", 0) // head_size,
         head_size=head_size,
-        mlp_width=size(f"{block}mlp.gate_proj.weight", 0),
-        text_channels=size("text_proj.weight", 1),
-        text_positions=size("cfg_uncond", 0),
-        latent_channels=size("word_embed.weight", 1),
-        semantic_bits=size("semantic_head2.weight", 0) // 2,
+        mlp_width=size("blocks.0.mlp.gate.weight", 0),
+        text_channels=size("embed_text.weight", 1),
+        text_positions=size("unconditional", 0),
+        latent_channels=size("embed_latents.weight", 1),
+        semantic_bits=size("semantic_head.weight", 0) // 2,
     )
 
 
 def infer_tokenizer_config(
-    shapes: Mapping[str, tuple[int, ...]], place: Path
+    shapes: Mapping[str, tuple[int, ...]], naming: Naming, place: Path
 ) -> VideoTokenizerConfig:
-    """The sizes of a video tokenizer, read off its released tensors.
+    """The sizes of a video tokenizer, read off its tensors; as `infer_transformer_config`.
 
     Raises:
         CheckpointError: a tensor that tells a size is missing.
     """
-    size = _size_reader(shapes, place)
+    size = _size_reader(shapes, naming, place)
     first, second, third, fourth = (
-        size(f"encoder.down_blocks.{level}.resnets.0.norm1.gamma", 0) for level in range(4)
+        size(f"encoder.levels.{level}.blocks.0.norm1.gain", 0) for level in range(4)
     )
     return VideoTokenizerConfig(
-        channels=(first, second, third, fourth, size("encoder.norm_out.gamma", 0)),
-        bottleneck_channels=size("decoder.conv_in.conv.weight", 1),
+        channels=(first, second, third, fourth, size("encoder.norm_out.gain", 0)),
+        bottleneck_channels=size("decoder.conv_in.weight", 1),
     )
 
 
-def _size_reader(shapes: Mapping[str, tuple[int, ...]], place: Path) -> Callable[[str, int], int]:
-    def size(name: str, dimension: int) -> int:
+def _size_reader(
+    shapes: Mapping[str, tuple[int, ...]], naming: Naming, place: Path
+) -> Callable[[str, int], int]:
+    def size(own_name: str, dimension: int) -> int:
+        name = naming.name_in_file(own_name)
         if len(shapes.get(name, ())) <= dimension:
             raise CheckpointError(f"{place}: tensor {name} is missing or has the wrong shape")
         return max(1, shapes[name][dimension])
@@ -223,16 +229,15 @@ def _size_reader(shapes: Mapping[str, tuple[int, ...]], place: Path) -> Callable
 def _load(
     build: Callable[[], _Module],
     files: TensorFiles,
-    released_name: Callable[[str], str],
-    is_unused: Callable[[str], bool],
+    naming: Naming,
     device: torch.device | str,
     dtype_of: Callable[[str], torch.dtype],
 ) -> _Module:
     with torch.device("meta"):
         module = build()
-    ours = {released_name(name): name for name, _ in module.named_parameters()}
-    wanted = {released_name(name): tuple(p.shape) for name, p in module.named_parameters()}
-    _check_names(files, wanted, is_unused)
+    ours = {naming.name_in_file(name): name for name, _ in module.named_parameters()}
+    wanted = {name: tuple(module.get_parameter(own).shape) for name, own in ours.items()}
+    _check_names(files, wanted, naming)
     for name, tensor in files.tensors():
         if name not in ours:
             continue
@@ -250,12 +255,12 @@ def _load(
 def _check_names(
     files: TensorFiles,
     wanted: Mapping[str, tuple[int, ...]],
-    is_unused: Callable[[str], bool],
+    naming: Naming,
 ) -> None:
     missing = sorted(set(wanted) - set(files.shapes))
     if missing:
         raise CheckpointError(f"{files.place}: missing {_some(missing)}")
-    unknown = sorted(n for n in files.shapes if n not in wanted and not is_unused(n))
+    unknown = sorted(n for n in files.shapes if n not in wanted and not naming.is_unused(n))
     if unknown:
         raise CheckpointError(
             f"{files.place}: unknown {_some(unknown)}; is this an InfinityStar checkpoint?"
