@@ -132,8 +132,8 @@ def write_checkpoint(
     else:
         names, tokenizer, text_encoder = ["transformer"], "videovae.pth", "text_encoder"
         (directory / "istar.json").write_text(json.dumps(manifest(sides), indent=2))
-    for name in names:
-        write_transformer(directory / name, TRANSFORMER, seed)
+    for number, name in enumerate(names):
+        write_transformer(directory / name, TRANSFORMER, seed + number)
     write_tokenizer(directory / tokenizer, TOKENIZER, seed)
     write_text_encoder(directory / text_encoder, TRANSFORMER.text_channels, seed)
     return directory

@@ -20,9 +20,20 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("istar.cli", "istar.cli.*"),
     ("istar.pipeline", "istar.training", "istar.training.*"),
     ("istar.interaction", "istar.take", "istar.windows"),
-    ("istar.engine", "istar.events", "istar.inputs"),
-    ("istar.generation.loop", "istar.generation.state", "istar.weights.load", "istar.memory"),
-    ("istar.generation.canvas", "istar.generation.guidance", "istar.generation.sampling"),
+    ("istar.engine", "istar.events", "istar.inputs", "istar.weights.convert"),
+    (
+        "istar.generation.loop",
+        "istar.generation.state",
+        "istar.weights.load",
+        "istar.memory",
+    ),
+    (
+        "istar.generation.canvas",
+        "istar.generation.guidance",
+        "istar.generation.sampling",
+        "istar.weights.locate",
+        "istar.weights.inventory",
+    ),
     (
         "istar.transformer.*",
         "istar.video_tokenizer.*",
@@ -31,6 +42,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.media.*",
         "istar.weights.keys",
         "istar.weights.hub",
+        "istar.weights.hub.*",
     ),
     ("istar.generation.plan", "istar.output_files"),
     ("istar.weights.registry", "istar.weights.manifest"),
@@ -55,7 +67,7 @@ FENCES = {
 }
 """The only module or package that may import each of these."""
 
-FACADES = {"istar.media"}
+FACADES = {"istar.media", "istar.weights.hub"}
 """Packages whose own file gathers their modules' names, and so stands in a row like a module."""
 
 LIGHT_ROWS = ROWS[ROWS.index(("istar.generation.plan", "istar.output_files")) :]

@@ -29,8 +29,8 @@ def test_python_snippets_run(
     snippets = blocks(ROOT / name, "python")
     assert snippets
     # The snippets name the released 480p model; a small one stands in for it.
-    code = "\n".join(snippets).replace('"InfinityStar"', repr(str(checkpoint)))
-    code = code.replace('resolution="480p"', 'resolution="192p"').replace("seconds=5", "seconds=1")
+    code = "\n".join(snippets).replace('"480p"', repr(str(checkpoint)))
+    code = code.replace("seconds=5", "seconds=1")
     exec(compile(code, name, "exec"), {"__name__": "snippet"})
     assert (tmp_path / "waves.mp4").is_file()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from istar.transformer.model import Transformer
 from istar.video_tokenizer.conv import FrameHistory
 from istar.video_tokenizer.model import VideoTokenizer
 from istar.weights.load import load_transformer, load_video_tokenizer
+from istar.weights.locate import ModelFiles
 from istar.weights.registry import ModelSpec, SamplingConfig
 
 
@@ -56,8 +56,10 @@ class Engine:
         self.text_encoder = text_encoder
 
     @classmethod
-    def load(cls, root: Path, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Engine:
-        """Load the networks of a model from its checkpoint directory.
+    def load(
+        cls, spec: ModelSpec, files: ModelFiles, device: torch.device, dtype: torch.dtype
+    ) -> Engine:
+        """Load the networks of a model from its files.
 
         Raises:
             CheckpointError: a file or tensor is missing or malformed.
@@ -65,13 +67,13 @@ class Engine:
         """
         with explained_memory_errors("loading the model"):
             tokenizer = load_video_tokenizer(
-                root / spec.tokenizer, spec.tokenizer_config, device=device, dtype=dtype
+                files.tokenizer, spec.tokenizer_config, device=device, dtype=dtype
             )
             transformer = load_transformer(
-                root / spec.transformer, spec.transformer_config, device=device, dtype=dtype
+                files.transformer, spec.transformer_config, device=device, dtype=dtype
             )
             text_encoder = TextEncoder.from_directory(
-                root / spec.text_encoder,
+                files.text_encoder,
                 max_tokens=transformer.config.text_positions,
                 device=device,
                 dtype=text_encoder_dtype(dtype, device),

@@ -6,6 +6,7 @@
     ├── UsageError             exit code 2: what was asked for makes no sense
     ├── MediaError             a picture or clip that cannot be read or written
     ├── CheckpointError        weights, manifest or text encoder that cannot be used
+    ├── HubError               a model that cannot be fetched
     ├── DeviceError            the device or its memory does not serve
     ├── StateError             a saved generation state that cannot be restored
     └── GenerationError        the computation itself went wrong
@@ -34,6 +35,10 @@ class MediaError(IstarError):
 
 class CheckpointError(IstarError):
     """A checkpoint directory with a file, tensor or setting missing, extra or malformed."""
+
+
+class HubError(IstarError):
+    """A model that cannot be fetched, or whose files in the Hub's cache cannot be trusted."""
 
 
 class DeviceError(IstarError):

@@ -53,6 +53,11 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
     return found
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """What a dtype is called here: `bf16` or `fp32`."""
+    return next(name for name, known in DTYPES.items() if known == dtype)
+
+
 def text_encoder_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """float16 on CUDA as in the released reference, unless fp32 was asked for; else float32."""
     if device.type == "cuda" and dtype != torch.float32:

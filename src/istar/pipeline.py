@@ -14,11 +14,12 @@ from istar.engine import Engine
 from istar.errors import CheckpointError
 from istar.events import ClipReady, Event, GenerationResult, Note
 from istar.interaction import InteractiveSession
-from istar.memory import choose_device, choose_dtype, explained_memory_errors
+from istar.memory import choose_device, choose_dtype, dtype_name, explained_memory_errors
 from istar.request import GenerationRequest, Mode
 from istar.take import Take
-from istar.weights.manifest import find_models
-from istar.weights.registry import ModelSpec, choose
+from istar.weights.hub import Listener, ignore
+from istar.weights.locate import AUTO, locate
+from istar.weights.registry import ModelSpec
 from istar.windows import make_windows
 
 
@@ -35,37 +36,47 @@ class InfinityStarPipeline:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_dir: str | Path,
+        name_or_dir: str | Path = AUTO,
         *,
         mode: Mode = "t2v",
         resolution: str | None = None,
         seconds: float | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype | None = None,
+        on_event: Listener = ignore,
     ) -> InfinityStarPipeline:
-        """Load a checkpoint directory.
+        """Load a model, fetching its files first if they are not there.
 
-        A directory in the released layout may hold several models; `mode`, `resolution` and
-        `seconds` choose among them.
+        `auto`, and a directory in the released layout, may stand for several models; `mode`,
+        `resolution` and `seconds` choose among them.
 
         Args:
-            name_or_dir: a directory in the released layout or with an `istar.json`.
+            name_or_dir: `auto`, a model's name (`720p`, `480p`, `interact`), a directory in the
+                released layout or with an `istar.json`, or `owner/repo[@revision][:path]`.
             mode: what it is for.
             resolution: `192p`, `384p`, `480p`, `720p`, or the manifest's own.
             seconds: the length wanted.
             device: `auto`, `cuda`, `cuda:N` or `cpu`.
             dtype: `bf16` or `fp32`; by default bf16 on CUDA and fp32 on the CPU.
+            on_event: told what is fetched.
 
         Raises:
+            HubError: something cannot be fetched.
             UsageError: an unknown device or dtype.
             DeviceError: the device is absent, or memory ran out.
             CheckpointError: a file or tensor is missing or malformed, or no model fits.
         """
         place = choose_device(device)
         number_type = choose_dtype(dtype, place)
-        root, models = find_models(Path(name_or_dir).expanduser())
-        spec = choose(models, mode, resolution=resolution, seconds=seconds)
-        return cls(Engine.load(root, spec, place, number_type))
+        spec, files = locate(
+            name_or_dir,
+            mode=mode,
+            resolution=resolution,
+            seconds=seconds,
+            dtype=dtype_name(number_type),
+            on_event=on_event,
+        )
+        return cls(Engine.load(spec, files, place, number_type))
 
     @property
     def spec(self) -> ModelSpec:

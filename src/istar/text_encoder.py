@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +14,7 @@ from torch import Tensor
 
 from istar.errors import CheckpointError
 
+_FAMILY = ("t5", "mt5", "umt5")
 _VOCABULARIES = ("tokenizer.json", "spiece.model")
 _BYTE_LEVEL = "ByT5Tokenizer"  # needs no vocabulary
 
@@ -61,40 +65,7 @@ class TextEncoder:
             CheckpointError: a file is missing or malformed, a weight missing or of the wrong
                 shape, or the model is not of the T5 family.
         """
-        from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer
-        from transformers.utils import logging as transformers_logging
-
-        _check_files(place)
-        verbosity = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        local = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            config = AutoConfig.from_pretrained(place, **local)
-            if config.model_type not in ("t5", "mt5", "umt5"):
-                raise CheckpointError(
-                    f"{place}: the text encoder must be of the T5 family, not {config.model_type}"
-                )
-            model, report = AutoModelForTextEncoding.from_pretrained(
-                place, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
-            )
-            tokenizer = AutoTokenizer.from_pretrained(place, **local)
-        except (OSError, ValueError, RuntimeError, ImportError, LookupError, TypeError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise CheckpointError(
-                f"{place}: the text encoder cannot be loaded: {reason}"
-            ) from error
-        finally:
-            transformers_logging.set_verbosity(verbosity)
-            transformers_logging.enable_progress_bar()
-        missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-        if missing:
-            raise CheckpointError(f"{place}: the text encoder lacks tensor {missing[0]}")
-        if max(tokenizer("a red circle")["input_ids"]) >= config.vocab_size:
-            raise CheckpointError(
-                f"{place}: the tokenizer has tokens that the encoder does not know: "
-                "they do not belong together"
-            )
+        model, tokenizer = _load(place, dtype)
         return cls(model.to(device).eval(), tokenizer, max_tokens)
 
     def encode(self, text: str) -> EncodedText:
@@ -107,6 +78,76 @@ class TextEncoder:
         with torch.inference_mode():
             features = self._model(input_ids=tokens).last_hidden_state[0]
         return EncodedText(features.float(), cut)
+
+
+def save_encoder(place: Path, target: Path) -> None:
+    """Write the encoder of a directory, without a decoder that may be there, and its tokenizer.
+
+    Args:
+        place: as `TextEncoder.from_directory` takes it.
+        target: a directory to make; the weights in it are float32 safetensors.
+
+    Raises:
+        CheckpointError: as `TextEncoder.from_directory`.
+    """
+    model, _ = _load(place, torch.float32)
+    model.save_pretrained(target)
+    for file in place.iterdir():
+        is_text = file.suffix in (".json", ".model", ".txt", ".jinja")
+        if is_text and file.name != "config.json" and not file.name.endswith(".index.json"):
+            shutil.copyfile(file, target / file.name)
+
+
+def _load(place: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The encoder and the tokenizer of a directory.
+
+    Raises:
+        CheckpointError: as `TextEncoder.from_directory`.
+    """
+    from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer
+
+    _check_files(place)
+    local = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with _quiet_transformers():
+            config = AutoConfig.from_pretrained(place, **local)
+            if config.model_type not in _FAMILY:
+                raise CheckpointError(
+                    f"{place}: the text encoder must be of the T5 family, not {config.model_type}"
+                )
+            model, report = AutoModelForTextEncoding.from_pretrained(
+                place, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
+            )
+            tokenizer = AutoTokenizer.from_pretrained(place, **local)
+    except (OSError, ValueError, RuntimeError, ImportError, LookupError, TypeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{place}: the text encoder cannot be loaded: {reason}") from error
+    missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if missing:
+        raise CheckpointError(f"{place}: the text encoder lacks tensor {missing[0]}")
+    if max(tokenizer("a red circle")["input_ids"]) >= config.vocab_size:
+        raise CheckpointError(
+            f"{place}: the tokenizer has tokens that the encoder does not know: "
+            "they do not belong together"
+        )
+    return model, tokenizer
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers from printing; its settings are put back."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    shows_bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shows_bars:
+            logging.enable_progress_bar()
 
 
 def _check_files(place: Path) -> None:

@@ -22,6 +22,10 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     """An empty current directory, and the signal handlers as they were."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ISTAR_MODEL", raising=False)
+    # An empty cache, and nobody to ask: no test here fetches anything.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in handlers.items():
@@ -163,8 +167,8 @@ def test_cuda_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
     assert "--device cpu" in message
 
 
-def test_no_model_named(capfd: pytest.CaptureFixture[str]) -> None:
-    assert "--model" in assert_refused(["t2v", "x"], 2, capfd)
+def test_no_model_here_and_no_network(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "HF_HUB_OFFLINE" in assert_refused(["t2v", "x"], 1, capfd)
 
 
 @pytest.mark.usefixtures("model")

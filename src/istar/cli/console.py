@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -14,19 +15,25 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 BROKEN_PIPE = 128 + 13
-_SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LINES = 10.0
 
 
 def say(text: str) -> None:
     """One line on stderr, with nothing in it that could steer a terminal."""
     if sys.stderr is not None:
-        print("istar: " + _printable(text), file=sys.stderr, flush=True)
+        print("istar: " + printable(text), file=sys.stderr, flush=True)
 
 
 def print_path(path: Path) -> None:
     """The path of what was written, on stdout, in the file system's own bytes."""
     sys.stdout.flush()
     _write_all(os.fsencode(path) + os.fsencode(os.linesep))
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Lines on stdout, in UTF-8 whatever the locale."""
+    sys.stdout.flush()
+    _write_all("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
 
 
 def print_file(path: Path) -> None:
@@ -55,11 +62,19 @@ def _write_all(data: bytes) -> None:
         raise typer.Exit(BROKEN_PIPE) from error
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """A text with nothing in it that could steer a terminal."""
     return "".join(
         c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
         for c in text
     )
+
+
+def animated_console() -> Console | None:
+    """Where a moving bar may be shown: stderr, if it is a terminal that can."""
+    if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return None
+    return Console(stderr=True)
 
 
 class StepDisplay:
@@ -67,13 +82,13 @@ class StepDisplay:
 
     def __init__(self) -> None:
         self._bar: RichProgress | None = None
-        if sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        if console := animated_console():
             self._bar = RichProgress(
                 TextColumn("istar: step {task.completed}/{task.total}"),
                 BarColumn(),
                 TaskProgressColumn(),
                 TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=console,
                 transient=True,
             )
             self._task = self._bar.add_task("steps", total=None)
@@ -97,6 +112,6 @@ class StepDisplay:
         """Say that `done` of `total` steps are taken."""
         if self._bar:
             self._bar.update(self._task, completed=done, total=total)
-        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             say(f"step {done} of {total}")

@@ -69,20 +69,18 @@ class CommonOptions:
         False
     )
     model: Annotated[
-        Path | None,
+        str,
         typer.Option(
             "--model",
-            metavar="DIR",
+            metavar="NAME|DIR|REPO",
             envvar="ISTAR_MODEL",
-            help="Checkpoint directory.",
-            show_default=False,
+            help="A name (`istar models list`), a checkpoint directory, or owner/repo on the Hub. "
+            "auto chooses by the mode, --res and --seconds. What is missing is fetched.",
         ),
-    ] = None
+    ] = "auto"
     res: Annotated[
         Resolution | None,
-        typer.Option(
-            "--res", help="Which of the checkpoint's models.", show_default="the best for the mode"
-        ),
+        typer.Option("--res", help="Which of the models.", show_default="the best for the mode"),
     ] = None
     aspect: Annotated[
         str | None,
@@ -161,23 +159,24 @@ class CommonOptions:
         return request
 
     def load(self, mode: Mode, seconds: float | None = None) -> InfinityStarPipeline:
-        """The pipeline for a mode, from the checkpoint directory.
+        """The pipeline for a mode; a model that is not here is fetched.
 
         Raises:
             IstarError: as `InfinityStarPipeline.from_pretrained`.
         """
-        if self.model is None:
-            raise UsageError("which model? give --model DIR, or set ISTAR_MODEL")
+        from istar.cli.fetching import FetchDisplay
         from istar.pipeline import InfinityStarPipeline
 
-        return InfinityStarPipeline.from_pretrained(
-            self.model,
-            mode=mode,
-            resolution=self.res.value if self.res else None,
-            seconds=seconds,
-            device=self.device,
-            dtype=self.dtype.value if self.dtype else None,
-        )
+        with FetchDisplay() as display:
+            return InfinityStarPipeline.from_pretrained(
+                self.model,
+                mode=mode,
+                resolution=self.res.value if self.res else None,
+                seconds=seconds,
+                device=self.device,
+                dtype=self.dtype.value if self.dtype else None,
+                on_event=display,
+            )
 
 
 def with_common_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -226,15 +226,27 @@ def _size_reader(
     return size
 
 
-def _load(
-    build: Callable[[], _Module],
+def read_parameters(
+    module: nn.Module,
     files: TensorFiles,
     naming: Naming,
-    device: torch.device | str,
+    *,
+    device: torch.device | str = "cpu",
     dtype_of: Callable[[str], torch.dtype],
-) -> _Module:
-    with torch.device("meta"):
-        module = build()
+) -> Iterator[tuple[str, Tensor]]:
+    """A module's parameters out of files, by our names, one by one in the files' order.
+
+    Args:
+        module: tells the names and shapes; it may be on the meta device, and is not changed.
+        files: where the tensors are.
+        naming: how they are called there.
+        device: where they go.
+        dtype_of: of each parameter, by our name.
+
+    Raises:
+        CheckpointError: before the first, a tensor missing, unknown or of the wrong shape; at its
+            turn, one that is not floating-point or not finite.
+    """
     ours = {naming.name_in_file(name): name for name, _ in module.named_parameters()}
     wanted = {name: tuple(module.get_parameter(own).shape) for name, own in ours.items()}
     _check_names(files, wanted, naming)
@@ -243,12 +255,30 @@ def _load(
             continue
         if not tensor.is_floating_point():
             raise CheckpointError(f"{files.place}: tensor {name} holds {tensor.dtype}, not floats")
-        owner_name, _, attribute = ours[name].rpartition(".")
         value = tensor.to(device, dtype_of(ours[name]), copy=True)
         if not torch.isfinite(value.sum(dtype=torch.float32)):
             raise CheckpointError(f"{files.place}: tensor {name} holds values that are not finite")
-        parameter = nn.Parameter(value, requires_grad=False)
-        setattr(module.get_submodule(owner_name), attribute, parameter)
+        yield ours[name], value
+
+
+def on_meta(build: Callable[[], _Module]) -> _Module:
+    """A module without memory: its parameters have names and shapes only."""
+    with torch.device("meta"):
+        return build()
+
+
+def _load(
+    build: Callable[[], _Module],
+    files: TensorFiles,
+    naming: Naming,
+    device: torch.device | str,
+    dtype_of: Callable[[str], torch.dtype],
+) -> _Module:
+    module = on_meta(build)
+    parameters = read_parameters(module, files, naming, device=device, dtype_of=dtype_of)
+    for name, value in parameters:
+        owner, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(owner), attribute, nn.Parameter(value, requires_grad=False))
     return module.eval()
 
 

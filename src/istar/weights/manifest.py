@@ -20,6 +20,8 @@ The manifest, every path relative to the directory::
       "notice": "told to everyone who uses it"
     }
 
+A converted copy also has `dtype`, `source` and `hashes`, the sha256 of every file.
+
 Required are `istar`, the three paths, `pixel_budget`, `semantic_scales`, `repeats`, `guidance` and
 `tau`; sizes that are not given are read off the tensors. In place of a name, `pixel_budget` may be
 `{"name": "128", "resolution": "128p", "sides": [1, 2, 4, 8]}`.
@@ -27,8 +29,10 @@ Required are `istar`, the three paths, `pixel_budget`, `semantic_scales`, `repea
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
@@ -43,6 +47,7 @@ from istar.weights.registry import (
     ModelSpec,
     PromptForm,
     SamplingConfig,
+    Source,
 )
 
 MANIFEST_NAME = "istar.json"
@@ -94,6 +99,70 @@ def read_manifest(path: Path) -> ModelSpec:
         raise CheckpointError(f"{path}: {error}") from error
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: a field has the wrong kind of value: {error}") from error
+
+
+def read_hashes(path: Path) -> dict[str, str]:
+    """The sha256 of every file of a converted copy, by its path relative to the manifest.
+
+    Raises:
+        CheckpointError: unreadable, without hashes, or with a path that leads out.
+    """
+    try:
+        hashes = json.loads(path.read_text(encoding="utf-8"))["hashes"]
+        read = {_Fields({"path": file}, "'hashes'").path(): str(hashes[file]) for file in hashes}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{path} holds no hashes of its files") from error
+    return read
+
+
+def file_hash(file: Path) -> str:
+    """The sha256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def manifest_of(spec: ModelSpec) -> dict[str, Any]:
+    """The manifest that describes a model: reading it gives the model again."""
+    budget: object = spec.pixel_budget.name
+    if PIXEL_BUDGETS.get(spec.pixel_budget.name) != spec.pixel_budget:
+        budget = asdict(spec.pixel_budget)
+    described: dict[str, Any] = {
+        "istar": _VERSION,
+        "name": spec.name,
+        "transformer": {"path": spec.transformer},
+        "tokenizer": {"path": spec.tokenizer},
+        "text_encoder": {"path": spec.text_encoder},
+        "pixel_budget": budget,
+        "semantic_scales": spec.semantic_scales,
+        "repeats": {"image": spec.image_repeats, "video": spec.video_repeats},
+        "guidance": asdict(spec.sampling.guidance),
+        "tau": {"image": spec.sampling.tau_image, "video": spec.sampling.tau_video},
+        "prompt": asdict(spec.prompt),
+        "max_seconds": spec.max_seconds,
+        "extends": spec.extends,
+        "notice": spec.notice,
+    }
+    for part, config in (
+        ("transformer", spec.transformer_config),
+        ("tokenizer", spec.tokenizer_config),
+    ):
+        if config:
+            described[part]["sizes"] = asdict(config)
+    if spec.interact:
+        described["interact"] = {
+            "repeats": spec.interact.repeats,
+            "guidance": asdict(spec.interact.sampling.guidance),
+            "tau": spec.interact.sampling.tau_video,
+            "context_scale": spec.interact.context_scale,
+        }
+    if spec.source:
+        described["source"] = asdict(spec.source)
+    if spec.dtype:
+        described["dtype"] = spec.dtype
+    return described
 
 
 class _Fields:
@@ -175,7 +244,10 @@ def _spec(fields: _Fields) -> ModelSpec:
         transformer_config=transformer.config("sizes", TransformerConfig),
         tokenizer_config=tokenizer.config("sizes", VideoTokenizerConfig),
         notice=fields.take("notice", str, ""),
+        source=_source(fields),
+        dtype=fields.take("dtype", str, "") or None,
     )
+    fields.take("hashes", dict, {})
     for part in (transformer, tokenizer, text_encoder, repeats, tau, fields):
         part.end()
     return spec
@@ -218,6 +290,21 @@ def _prompt(fields: _Fields) -> PromptForm:
     form = PromptForm(prefix=own.take("prefix", str, ""), suffix=own.take("suffix", str, ""))
     own.end()
     return form
+
+
+def _source(fields: _Fields) -> Source | None:
+    if "source" not in fields:
+        return None
+    own = fields.child("source")
+    source = Source(
+        repo=own.take("repo", str),
+        revision=own.take("revision", str),
+        transformer_revision=own.take("transformer_revision", str),
+        licence=own.take("licence", str),
+        expected_bytes=own.take("expected_bytes", int),
+    )
+    own.end()
+    return source
 
 
 def _interact(fields: _Fields) -> InteractConfig | None:

@@ -6,7 +6,7 @@ The released models are described here; a checkpoint of one's own describes itse
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Literal
 
@@ -104,6 +104,26 @@ class InteractConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a model was published.
+
+    Attributes:
+        repo: the Hub's `owner/name`.
+        revision: commit of the tokenizer and the text encoder, and a branch's name where the
+            commit is not known.
+        transformer_revision: of the transformer, where it came later.
+        licence: of the weights.
+        expected_bytes: about how much is to be fetched, as long as the Hub was not asked.
+    """
+
+    repo: str
+    revision: str
+    transformer_revision: str
+    licence: str
+    expected_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """One model: where its files lie in a checkpoint directory and how it is run.
 
@@ -124,6 +144,8 @@ class ModelSpec:
         transformer_config: the sizes, where they are stated; else they are read off the tensors.
         tokenizer_config: likewise.
         notice: a line that everyone who uses the model is told.
+        source: where it was published; None for a checkpoint of one's own.
+        dtype: `bf16` or `fp32`, what its files hold, where they are a converted copy.
 
     Raises:
         CheckpointError: the settings do not fit together.
@@ -145,6 +167,18 @@ class ModelSpec:
     transformer_config: TransformerConfig | None = None
     tokenizer_config: VideoTokenizerConfig | None = None
     notice: str = ""
+    source: Source | None = None
+    dtype: str | None = None
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """What it was trained for."""
+        if self.interact and not self.extends:
+            return ("interact",)
+        modes: tuple[Mode, ...] = ("t2i", "t2v", "i2v")
+        if self.extends:
+            modes += ("extend",)
+        return (*modes, "interact") if self.interact else modes
 
     def __post_init__(self) -> None:
         scales = len(self.pixel_budget.sides)
@@ -178,6 +212,17 @@ _RELEASED_PROMPT = PromptForm(
 )
 _INTERACT_REPEATS = (3,) * 12 + (2, 1)
 
+_REPO = "FoundationVision/InfinityStar"
+_BASE_REVISION = "3314b0be103da41aea086bcde67e7a47b5218b0a"
+_BASE = Source(
+    repo=_REPO,
+    revision=_BASE_REVISION,
+    transformer_revision=_BASE_REVISION,
+    licence="MIT",
+    # In float32 8.77 B parameters of the transformer and 2.85 B of Flan-T5-XL; the tokenizer.
+    expected_bytes=47_000_000_000,
+)
+
 RELEASED_MODELS = (
     ModelSpec(
         name="720p",
@@ -190,6 +235,7 @@ RELEASED_MODELS = (
         prompt=_RELEASED_PROMPT,
         max_seconds=5,
         extends=False,
+        source=_BASE,
     ),
     ModelSpec(
         name="480p",
@@ -201,6 +247,7 @@ RELEASED_MODELS = (
         sampling=_RELEASED_APG,
         prompt=_RELEASED_PROMPT,
         max_seconds=10,
+        source=_BASE,
     ),
     ModelSpec(
         name="interact",
@@ -214,6 +261,8 @@ RELEASED_MODELS = (
         max_seconds=5,
         extends=False,
         interact=InteractConfig(repeats=_INTERACT_REPEATS, sampling=_RELEASED_CFG),
+        # The interactive transformer came after the commit of the base models.
+        source=replace(_BASE, transformer_revision="main"),
     ),
 )
 """The released models, in the order in which they are preferred."""

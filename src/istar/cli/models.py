@@ -1,0 +1,221 @@
+"""`istar models`: what models there are, and their files on this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from istar.cli.console import print_lines, print_path, say
+from istar.cli.fetching import FetchDisplay, asked_yes, readable
+from istar.cli.options import NumberType
+from istar.errors import IstarError, UsageError
+from istar.weights.inventory import (
+    ModelState,
+    all_states,
+    remove_model,
+    state_of,
+    verify_model,
+)
+from istar.weights.locate import converted_directory, released_files
+from istar.weights.registry import RELEASED_MODELS, ModelSpec
+
+models = typer.Typer(
+    no_args_is_help=True,
+    help="See, fetch, check, convert and remove models.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+NameArgument = Annotated[str, typer.Argument(help="A model's name; `istar models list` has them.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, sizes in bytes.")]
+
+
+@models.command("list")
+def list_models(as_json: JsonOption = False) -> None:
+    """List the models: what each makes, its size, and what of it is here."""
+    states = all_states()
+    if as_json:
+        _print_json([_described(state) for state in states])
+        return
+    rows = [("NAME", "MAKES", "SIZE", "STATE", "PATH")]
+    for state in states:
+        here = f" ({readable(state.bytes_here)})" if state.state == "partial" else ""
+        spec = state.spec
+        path = str(state.path or "-")
+        rows.append((spec.name, _makes(spec), _size(state), state.state + here, path))
+        rows += [
+            (f"  {copy.dtype} copy", "", readable(copy.bytes_here), "ready", str(copy.path))
+            for copy in state.copies
+        ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    print_lines(
+        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]))
+        for row in rows
+    )
+
+
+@models.command()
+def pull(
+    names: Annotated[list[str], typer.Argument(help="Names of models.", metavar="NAME...")],
+) -> None:
+    """Fetch models; what an earlier pull fetched is kept and gone on from.
+
+    Example: istar models pull 480p
+    """
+    specs = [_named(name) for name in names]
+    with FetchDisplay() as display:
+        for spec in specs:
+            files = released_files(spec, display)
+            print_path(files.transformer)
+
+
+@models.command()
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of models.", show_default="all that are here")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Fetch again what is damaged or missing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the files of models with their hashes, without the network.
+
+    Exit code 1 if something is wrong and was not repaired.
+    """
+    specs = [_named(name) for name in names or ()] or [
+        state.spec for state in all_states() if state.has_transformer or state.copies
+    ]
+    if not specs:
+        raise IstarError("no model is here yet; `istar models pull NAME` fetches one")
+    found: dict[str, list[str]] = {}
+    with FetchDisplay() as display:
+        for spec in specs:
+            found[spec.name] = verify_model(spec, display, repair=repair)
+            if repair and found[spec.name]:
+                released_files(spec, display)
+                found[spec.name] = verify_model(spec, display)
+    if as_json:
+        _print_json([{"name": name, "problems": problems} for name, problems in found.items()])
+    else:
+        print_lines(
+            f"{name}: {problem}"
+            for name, problems in found.items()
+            for problem in problems or ["every file is right"]
+        )
+    if any(found.values()):
+        advice = "they cannot be repaired" if repair else "`--repair` fetches those files again"
+        raise IstarError(f"some files are not what they should be; {advice}")
+
+
+@models.command()
+def rm(
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a model's files and its converted copies.
+
+    Files that other models here need stay.
+    """
+    spec = _named(name)
+    state = state_of(spec)
+    if state.state == "absent" and not state.copies:
+        raise IstarError(f"nothing of {name} is here")
+    size = state.bytes_here + sum(copy.bytes_here for copy in state.copies)
+    if not asked_yes(f"remove {name}, up to {readable(size)}", yes=yes):
+        raise UsageError("nothing was removed; --yes removes without asking")
+    say(f"{readable(remove_model(spec))} freed")
+
+
+@models.command()
+def path(name: NameArgument) -> None:
+    """Print where a model's transformer lies; exit code 1 if it is not here."""
+    state = state_of(_named(name))
+    if state.state != "ready" or state.path is None:
+        raise IstarError(f"{name} is not here; `istar models pull {name}` fetches it")
+    print_path(state.path)
+
+
+@models.command()
+def info(name: NameArgument, as_json: JsonOption = False) -> None:
+    """Print everything that is known of a model."""
+    described = _described(state_of(_named(name)))
+    if as_json:
+        _print_json(described)
+        return
+    print_lines(
+        f"{key.replace('_', ' ')}: {value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in described.items()
+    )
+
+
+@models.command()
+def convert(
+    name: NameArgument,
+    dtype: Annotated[NumberType, typer.Option("--dtype", help="Of the copy.")] = NumberType.BF16,
+) -> None:
+    """Make a local copy of a model in one dtype, which is then loaded in its place.
+
+    The released transformers are float32: a bf16 copy is half as much to read.
+
+    Example: istar models convert 480p --dtype bf16
+    """
+    spec = _named(name)
+    with FetchDisplay() as display:
+        files = released_files(spec, display)
+
+    from istar.weights.convert import convert as convert_model
+
+    target = converted_directory(spec, dtype.value)
+    convert_model(
+        spec, files, target, dtype.value, on_progress=lambda what: say(f"converting {what}")
+    )
+    print_path(target)
+
+
+def _named(name: str) -> ModelSpec:
+    for spec in RELEASED_MODELS:
+        if spec.name == name:
+            return spec
+    names = ", ".join(spec.name for spec in RELEASED_MODELS)
+    raise UsageError(f"there is no model {name!r}; there are {names}")
+
+
+def _size(state: ModelState) -> str:
+    if state.bytes_total is not None:
+        return readable(state.bytes_total)
+    return f"about {readable(state.spec.source.expected_bytes)}" if state.spec.source else "?"
+
+
+def _makes(spec: ModelSpec) -> str:
+    kinds = ", ".join(spec.modes)
+    return f"{spec.pixel_budget.resolution}, {spec.max_seconds:g} s, {kinds}"
+
+
+def _described(state: ModelState) -> dict[str, Any]:
+    spec = state.spec
+    return {
+        "name": spec.name,
+        "source": asdict(spec.source) if spec.source else None,
+        "modes": list(spec.modes),
+        "resolution": spec.pixel_budget.resolution,
+        "seconds_in_one_pass": spec.max_seconds,
+        "guidance": asdict(spec.sampling.guidance),
+        "tau": [spec.sampling.tau_image, spec.sampling.tau_video],
+        "repeats": {"image": list(spec.image_repeats), "video": list(spec.video_repeats)},
+        "prompt": asdict(spec.prompt),
+        "state": state.state,
+        "bytes_here": state.bytes_here,
+        "bytes_total": state.bytes_total,
+        "path": None if state.path is None else str(state.path),
+        "copies": [
+            {"dtype": copy.dtype, "bytes": copy.bytes_here, "path": str(copy.path)}
+            for copy in state.copies
+        ],
+    }
+
+
+def _print_json(value: object) -> None:
+    print_lines([json.dumps(value, indent=2)])

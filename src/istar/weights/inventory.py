@@ -1,0 +1,156 @@
+"""What of the published models is on this machine, right or wrong."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from istar.weights import hub
+from istar.weights.hub import Listener, ignore
+from istar.weights.locate import cached_files, converted, converted_directory, wanted_files
+from istar.weights.manifest import MANIFEST_NAME, file_hash, read_hashes
+from istar.weights.registry import RELEASED_MODELS, ModelSpec
+
+_DTYPES = ("bf16", "fp32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyState:
+    """A converted copy.
+
+    Attributes:
+        dtype: `bf16` or `fp32`.
+        path: its directory.
+        bytes_here: the size of its files.
+    """
+
+    dtype: str
+    path: Path
+    bytes_here: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelState:
+    """What of a model is here.
+
+    Attributes:
+        spec: the model.
+        state: `ready`: every file is here; `partial`: some; `absent`: none.
+        has_transformer: some of its transformer is here, not only what it shares with others.
+        path: the transformer's directory, once the model is ready.
+        bytes_here: the size of what is here, parts of files included.
+        bytes_total: the size of all; None as long as the Hub was never asked.
+        copies: its converted copies.
+    """
+
+    spec: ModelSpec
+    state: Literal["ready", "partial", "absent"]
+    has_transformer: bool
+    path: Path | None
+    bytes_here: int
+    bytes_total: int | None
+    copies: tuple[CopyState, ...]
+
+
+def all_states() -> list[ModelState]:
+    """The state of every model of the registry."""
+    return [state_of(spec) for spec in RELEASED_MODELS]
+
+
+def state_of(spec: ModelSpec) -> ModelState:
+    """What of a model is here; nothing is requested.
+
+    Raises:
+        HubError: the cache cannot be read.
+    """
+    found = [
+        hub.holding(where, [path])
+        for where, wanted in wanted_files(spec).items()
+        for path in wanted
+    ]
+    bytes_here = sum(part.bytes_here for part in found)
+    totals = [part.bytes_total for part in found]
+    known = [total for total in totals if total is not None]
+    # A part of which nothing is listed may have another name on the Hub by now.
+    files = cached_files(spec) if all(part.bytes_here for part in found) else None
+    return ModelState(
+        spec=spec,
+        state="ready" if files else "partial" if bytes_here else "absent",
+        has_transformer=found[-1].bytes_here > 0,
+        path=files.transformer if files else None,
+        bytes_here=bytes_here,
+        bytes_total=sum(known) if len(known) == len(totals) else None,
+        copies=tuple(
+            CopyState(
+                dtype=dtype,
+                path=place,
+                bytes_here=sum(f.stat().st_size for f in place.rglob("*") if f.is_file()),
+            )
+            for dtype in _DTYPES
+            if converted(spec, dtype) and (place := converted_directory(spec, dtype))
+        ),
+    )
+
+
+def verify_model(
+    spec: ModelSpec, on_event: Listener = ignore, *, repair: bool = False
+) -> list[str]:
+    """What is wrong with a model's files and copies, a sentence each; nothing is requested.
+
+    Args:
+        spec: the model.
+        on_event: told how far it is.
+        repair: remove what is damaged, so that the next pull fetches it, and damaged copies.
+
+    Raises:
+        HubError, CheckpointError: the files cannot be read.
+    """
+    problems = []
+    check = hub.repair if repair else hub.verify
+    for where, wanted in wanted_files(spec).items():
+        if hub.holding(where, wanted).bytes_here or not _copies(spec):
+            problems += [problem.text for problem in check(where, wanted, on_event)]
+    for dtype in _copies(spec):
+        place = converted_directory(spec, dtype)
+        wrong = [
+            f"{place / file} is damaged or missing"
+            for file, expected in read_hashes(place / MANIFEST_NAME).items()
+            if not (place / file).is_file() or file_hash(place / file) != expected
+        ]
+        if wrong and repair:
+            shutil.rmtree(place)
+        problems += wrong
+    return problems
+
+
+def remove_model(spec: ModelSpec) -> int:
+    """Remove a model's files and copies, but not what another model that is here needs.
+
+    Returns:
+        how many bytes that freed.
+
+    Raises:
+        HubError: something cannot be removed.
+    """
+    others = [state.spec for state in all_states() if state.spec != spec and state.has_transformer]
+    needed = {
+        (where, path)
+        for other in others
+        for where, wanted in wanted_files(other).items()
+        for path in wanted
+    }
+    freed = 0
+    for where, wanted in wanted_files(spec).items():
+        own = [path for path in wanted if (where, path) not in needed]
+        if own and hub.holding(where, own).bytes_here:
+            freed += hub.remove(where, own)
+    for copy in state_of(spec).copies:
+        shutil.rmtree(copy.path)
+        freed += copy.bytes_here
+    return freed
+
+
+def _copies(spec: ModelSpec) -> list[str]:
+    return [dtype for dtype in _DTYPES if converted(spec, dtype)]

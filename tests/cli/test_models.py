@@ -1,0 +1,287 @@
+"""Models by name, against a stand-in of the Hub, with the released layout at a small size."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hub_server import Hub, serving
+from istar.media import read_picture
+from istar.weights.registry import RELEASED_MODELS
+from random_checkpoint import write_checkpoint
+
+BASE, INTERACT = RELEASED_MODELS[1], RELEASED_MODELS[2]
+assert BASE.source is not None
+COMMIT = BASE.source.revision
+LATER = "decade00" * 5
+REPO = BASE.source.repo
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Every file of a small checkpoint in the released layout."""
+    root = write_checkpoint(tmp_path_factory.mktemp("released") / "all", layout="released")
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def hub(released: dict[str, bytes]) -> Iterator[Hub]:
+    early = {name: body for name, body in released.items() if INTERACT.transformer not in name}
+    commits = {COMMIT: early, LATER: released}
+    with serving(Hub(commits, {"main": LATER}, REPO)) as server:
+        yield server
+
+
+class Person:
+    """Somebody with an empty home and a command line."""
+
+    def __init__(self, home: Path, hub: Hub) -> None:
+        self.home = home
+        home.mkdir()
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+            "HOME": str(home),
+            "XDG_DATA_HOME": str(home / "data"),
+            "XDG_CACHE_HOME": str(home / "cache"),
+            "HF_HOME": str(home / "hf"),
+            "HF_ENDPOINT": hub.address,
+            "HF_HUB_DISABLE_XET": "1",
+        }
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "istar", *arguments],
+            cwd=self.home,
+            env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(
+        self, *arguments: str, code: int = 0, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == code, err
+        assert "Traceback" not in err
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    def blobs(self) -> list[Path]:
+        return sorted(self.home.glob("hf/hub/*/blobs/*"))
+
+    def blob_of(self, part: str) -> Path:
+        (entry,) = self.home.glob(f"hf/hub/*/snapshots/*/{part}")
+        return entry.resolve()
+
+
+@pytest.fixture
+def person(tmp_path: Path, hub: Hub) -> Person:
+    return Person(tmp_path / "home", hub)
+
+
+def listed(person: Person, name: str = "480p") -> dict[str, object]:
+    models = json.loads(person.run("models", "list", "--json").stdout)
+    (found,) = [model for model in models if model["name"] == name]
+    return dict(found)
+
+
+def test_pull_verify_generate_and_then_without_a_network(person: Person, hub: Hub) -> None:
+    done = person.run("t2i", "a cat", "--res", "480p", "--aspect", "1:1", "--seed", "1")
+    assert "fetching" in done.stderr
+    assert "free" in done.stderr
+    first = read_picture(person.home / done.stdout.strip()).pixels
+    assert first.shape == (640, 640, 3)
+    assert INTERACT.transformer not in " ".join(request.path for request in hub.bodies())
+    assert person.run("models", "verify", "480p").stdout == "480p: every file is right\n"
+    assert listed(person)["state"] == "ready"
+    assert listed(person, "720p")["state"] == "partial"
+    path = Path(person.run("models", "path", "480p").stdout.strip())
+    assert path.name == BASE.transformer
+    assert (path / "model.safetensors.index.json").is_file()
+    before = len(hub.log)
+    # Pinned and here: nothing is asked for, though nobody said that there is no network.
+    done = person.run("t2i", "a cat", "--model", "480p", "--aspect", "1:1", "--seed", "1")
+    assert len(hub.log) == before
+    assert (read_picture(person.home / done.stdout.strip()).pixels == first).all()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_pull_that_was_ended_goes_on(person: Person, hub: Hub, number: signal.Signals) -> None:
+    hub.faults.pause = 0.1
+    process = person.start("models", "pull", "480p")
+    end = time.monotonic() + 60
+    while not any(p.suffix == ".part" and p.stat().st_size >= 1 << 20 for p in person.blobs()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    assert "Traceback" not in err
+    state = listed(person)
+    assert state["state"] == "partial"
+    assert 0 < int(str(state["bytes_here"])) < int(str(state["bytes_total"]))
+    person.run("models", "path", "480p", code=1)
+    hub.faults.pause = 0
+    before = len(hub.log)
+    person.run("models", "pull", "480p")
+    assert any(request.range for request in hub.log[before:])
+    assert person.run("models", "verify", "480p").stdout == "480p: every file is right\n"
+
+
+def test_damage_is_found_offline_and_repaired(person: Person, hub: Hub) -> None:
+    person.run("models", "pull", "480p")
+    blob = person.blob_of(f"{BASE.transformer}/model-00001*")
+    body = bytearray(blob.read_bytes())
+    body[-5] ^= 1
+    blob.write_bytes(body)
+    before = len(hub.log)
+    done = person.run("models", "verify", code=1)
+    assert "model-00001" in done.stdout
+    assert done.stderr.count("\n") == 1
+    assert "--repair" in done.stderr
+    assert len(hub.log) == before
+    problems = json.loads(person.run("models", "verify", "--json", code=1).stdout)
+    assert "480p" in [found["name"] for found in problems if found["problems"]]
+    person.run("models", "verify", "480p", "--repair")
+    fetched = [request.path for request in hub.log[before:] if request.method == "GET"]
+    assert any("model-00001" in path or "cdn" in path for path in fetched)
+    assert person.run("models", "verify", "480p").stdout == "480p: every file is right\n"
+
+
+def test_the_interactive_model_comes_from_another_revision(person: Person, hub: Hub) -> None:
+    done = person.run("models", "pull", "interact")
+    assert LATER in done.stdout
+    assert person.run("models", "path", "interact").stdout == done.stdout
+    assert listed(person, "interact")["state"] == "ready"
+    # What both need was fetched once.
+    before = len(hub.bodies())
+    person.run("models", "pull", "480p")
+    paths = [request.path for request in hub.bodies()[before:]]
+    assert len(paths) == 2, paths
+
+
+def test_removing_keeps_what_another_model_needs(person: Person) -> None:
+    person.run("models", "pull", "480p", "interact")
+    assert "--yes" in person.run("models", "rm", "480p", code=2).stderr
+    assert "freed" in person.run("models", "rm", "480p", "--yes").stderr
+    assert listed(person)["state"] == "partial"
+    assert listed(person, "interact")["state"] == "ready"
+    person.run("models", "verify", "interact")
+    person.run("models", "rm", "interact", "-y")
+    assert not [blob for blob in person.blobs() if blob.stat().st_size > 100_000]
+    assert "nothing of" in person.run("models", "rm", "interact", "-y", code=1).stderr
+
+
+def test_a_converted_copy_is_loaded_in_its_place(person: Person, hub: Hub) -> None:
+    make = ("t2i", "a cat", "--model", "480p", "--aspect", "1:1", "--seed", "1", "--dtype", "bf16")
+    before = read_picture(person.home / person.run(*make).stdout.strip()).pixels
+    target = Path(person.run("models", "convert", "480p", "--dtype", "bf16").stdout.strip())
+    assert (target / "istar.json").is_file()
+    manifest = json.loads((target / "istar.json").read_text())
+    assert manifest["dtype"] == "bf16"
+    assert manifest["source"]["revision"] == COMMIT
+    assert set(manifest["hashes"]) == {
+        path.relative_to(target).as_posix()
+        for path in target.rglob("*")
+        if path.is_file() and path.name != "istar.json"
+    }
+    (copy,) = listed(person)["copies"]  # type: ignore[misc]
+    assert copy["dtype"] == "bf16"
+    # Only the copy is left to load.
+    for blob in person.blobs():
+        blob.unlink()
+    offline = person.run(*make, HF_HUB_OFFLINE="1")
+    assert (read_picture(person.home / offline.stdout.strip()).pixels == before).all()
+    # It is not used for another dtype.
+    person.run(*make[:-1], "fp32", code=1, HF_HUB_OFFLINE="1")
+    tensors = target / "transformer" / "model-00001.safetensors"
+    body = bytearray(tensors.read_bytes())
+    body[-1] ^= 1
+    tensors.write_bytes(body)
+    assert "model-00001" in person.run("models", "verify", "480p", code=1).stdout
+
+
+def test_a_pickle_with_code_is_refused(
+    person: Person, hub: Hub, released: dict[str, bytes]
+) -> None:
+    import pickle
+
+    class Runs:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {person.home}/ran",)
+
+    hub.commits[COMMIT] = {**released, BASE.tokenizer: pickle.dumps({"vae": Runs()})}
+    done = person.run("t2i", "a cat", "--model", "480p", "--seed", "1", code=1)
+    assert BASE.tokenizer in done.stderr
+    assert not (person.home / "ran").exists()
+
+
+def test_any_repository(person: Person, hub: Hub, checkpoint: Path) -> None:
+    own = {
+        f"small/{path.relative_to(checkpoint).as_posix()}": path.read_bytes()
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file()
+    }
+    hub.commits[LATER] = own
+    name = f"{REPO}@main:small"
+    done = person.run("t2i", "a cat", "--model", name, "--seed", "1")
+    assert read_picture(person.home / done.stdout.strip()).pixels.shape == (32, 48, 3)
+    done = person.run("t2i", "a cat", "--model", f"{REPO}@{LATER}", "--seed", "1", code=1)
+    assert "holds no model" in done.stderr
+    # With the branch known, the same works without a network.
+    person.run("t2i", "a cat", "--model", name, "--seed", "1", HF_HUB_OFFLINE="1")
+
+
+FAILURES = {
+    "not there": ((404, "EntryNotFound"), ""),
+    "not allowed": ((401, "GatedRepo"), "hf auth login"),
+    "too many": ((429, None), "again"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_what_the_hub_refuses_is_one_line(person: Person, hub: Hub, name: str) -> None:
+    answer, said = FAILURES[name]
+    hub.faults.status = {"api": answer, "resolve": answer}
+    done = person.run("t2i", "a cat", "--seed", "1", code=1, HF_TOKEN="hf_secretsecret")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert said in done.stderr
+    assert "secretsecret" not in done.stderr + done.stdout
+    assert [path.name for path in person.home.glob("istar*")] == []
+
+
+def test_names_that_are_none(person: Person) -> None:
+    assert "720p" in person.run("models", "pull", "1080p", code=2).stderr
+    assert "owner/repo" in person.run("t2i", "x", "--model", "nowhere", code=1).stderr
+
+
+def test_two_at_once_fetch_once(person: Person, hub: Hub) -> None:
+    hub.faults.pause = 0.05
+    processes = [person.start("models", "pull", "480p") for _ in range(2)]
+    told = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert any("waiting for process" in err for _, err in told)
+    large = [name for name in hub.commits[COMMIT] if name.endswith((".safetensors", ".pth"))]
+    bodies = [request.path for request in hub.bodies() if request.method == "GET"]
+    assert len(bodies) == len(set(bodies)) == len({name for name in large if "720p" not in name})
+
+
+def test_listing_loads_no_torch(person: Person) -> None:
+    code = "from istar.cli.app import run; run(['models', 'list'])"
+    check = f"{code}; import sys; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], env=person.environment, check=True)

@@ -1,0 +1,377 @@
+"""A stand-in for the Hub on the loopback, with faults that tests switch on, and a way to pull.
+
+Small files are answered at once. Large ones, `.safetensors` and `.pth`, are redirected to another
+host name, `localhost` instead of `127.0.0.1`, as the Hub redirects to its storage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock, Thread
+from urllib.parse import unquote, urlsplit
+
+REPO = "someone/model"
+COMMIT = "c0ffee00" * 5
+LATER = "decade00" * 5
+TOKEN = "hf_notARealToken"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked, and of whom."""
+
+    method: str
+    path: str
+    host: str
+    range: str | None
+    authorization: str | None
+
+
+@dataclass
+class Faults:
+    """What goes wrong; everything is right at first.
+
+    Attributes:
+        status: a word in a request's path, to the status and the error code it is answered with.
+        retry_after: seconds that such an answer asks to wait.
+        cuts: after how many bytes the line is cut, for each of the next bodies of large files.
+        flips: of how many of the next bodies a byte is flipped.
+        lengthen: how many bytes too many each body has; fewer if negative.
+        pause: seconds between two pieces of 64 KiB.
+        ignore_range: bodies always begin at zero.
+        wrong_range: bodies begin a byte late.
+        answer: raw JSON to answer to a path that ends in the key.
+        headers: headers of answers to a file that replace the right ones.
+        elsewhere: where the list of files is continued.
+    """
+
+    status: dict[str, tuple[int, str | None]] = field(default_factory=dict)
+    retry_after: int | None = None
+    cuts: list[int] = field(default_factory=list)
+    flips: int = 0
+    lengthen: int = 0
+    pause: float = 0.0
+    ignore_range: bool = False
+    wrong_range: bool = False
+    answer: dict[str, object] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    elsewhere: str | None = None
+
+
+def is_large(path: str) -> bool:
+    return path.endswith((".safetensors", ".pth"))
+
+
+def blob_of(path: str, content: bytes) -> str:
+    """A file's ETag: sha256 of a large one, git's hash of a small one."""
+    if is_large(path):
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+class Hub:
+    """A repository, its branches, what goes wrong with it and what was asked of it."""
+
+    def __init__(
+        self,
+        commits: dict[str, dict[str, bytes]],
+        branches: dict[str, str],
+        repo: str = REPO,
+    ) -> None:
+        self.repo = repo
+        self.commits, self.branches = commits, branches
+        self.faults = Faults()
+        self.log: list[Request] = []
+        self.lock = Lock()
+        self.address = ""
+
+    def bodies(self, path: str = "/cdn/") -> list[Request]:
+        """The requests for contents."""
+        return [request for request in self.log if path in request.path]
+
+    def tree(self, commit: str) -> list[dict[str, object]]:
+        entries: list[dict[str, object]] = [{"type": "directory", "path": "big", "oid": "0" * 40}]
+        for path, content in self.commits[commit].items():
+            blob = blob_of(path, content)
+            entry = {"type": "file", "path": path, "size": len(content), "oid": blob[:40]}
+            if is_large(path):
+                entry["lfs"] = {"oid": blob, "size": len(content), "pointerSize": 130}
+            entries.append(entry)
+        return entries
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except OSError:
+            self.close_connection = True
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        hub, path = self.hub, unquote(urlsplit(self.path).path)
+        with hub.lock:
+            hub.log.append(
+                Request(
+                    self.command,
+                    path,
+                    self.headers["Host"],
+                    self.headers["Range"],
+                    self.headers["Authorization"],
+                )
+            )
+        for word, (status, code) in hub.faults.status.items():
+            if word in path:
+                headers = {"X-Error-Code": code} if code else {}
+                if hub.faults.retry_after is not None:
+                    headers["Retry-After"] = str(hub.faults.retry_after)
+                return self.reply(status, b'{"error": "no \\u001b[31mserver text"}', headers)
+        for end, answer in hub.faults.answer.items():
+            if path.endswith(end):
+                return self.reply(200, json.dumps(answer).encode())
+        parts = path.strip("/").split("/")
+        if path.startswith(f"/api/models/{hub.repo}/revision/"):
+            name = "/".join(parts[5:])
+            commit = hub.branches.get(name, name)
+            if commit not in hub.commits:
+                return self.reply(404, headers={"X-Error-Code": "RevisionNotFound"})
+            return self.reply(200, json.dumps({"id": hub.repo, "sha": commit}).encode())
+        if path.startswith(f"/api/models/{hub.repo}/tree/") and parts[5] in hub.commits:
+            return self.listing(parts[5])
+        if path.startswith(f"/{hub.repo}/resolve/"):
+            commit = hub.branches.get(parts[3], parts[3])
+            content = hub.commits.get(commit, {}).get("/".join(parts[4:]))
+            if content is None:
+                return self.reply(404, headers={"X-Error-Code": "EntryNotFound"})
+            return self.resolved("/".join(parts[4:]), commit, content)
+        if parts[0] == "cdn":
+            for files in hub.commits.values():
+                for name, content in files.items():
+                    if blob_of(name, content) == parts[1]:
+                        return self.body(content, {"ETag": '"of the storage"'})
+        return self.reply(404, headers={"X-Error-Code": "RepoNotFound"})
+
+    def listing(self, commit: str) -> None:
+        entries = self.hub.tree(commit)
+        if "cursor=2" in self.path:
+            return self.reply(200, json.dumps(entries[2:]).encode())
+        following = self.hub.faults.elsewhere or f"{self.hub.address}{self.path}&cursor=2"
+        headers = {"Link": f'<{following}>; rel="next"'}
+        return self.reply(200, json.dumps(entries[:2]).encode(), headers)
+
+    def resolved(self, path: str, commit: str, content: bytes) -> None:
+        blob = blob_of(path, content)
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{blob}"'}
+        if not is_large(path):
+            return self.body(content, headers | self.hub.faults.headers)
+        port = urlsplit(self.hub.address).port
+        headers |= {
+            "Location": f"http://localhost:{port}/cdn/{blob}?signature=secret",
+            "X-Linked-ETag": f'"{blob}"',
+            "X-Linked-Size": str(len(content)),
+        }
+        return self.reply(302, headers=headers | self.hub.faults.headers)
+
+    def body(self, content: bytes, headers: dict[str, str]) -> None:
+        faults = self.hub.faults
+        asked, begin, status = self.headers["Range"], 0, 200
+        if asked and not faults.ignore_range:
+            begin, status = int(asked.removeprefix("bytes=").removesuffix("-")), 206
+            begin += faults.wrong_range
+            if begin >= len(content):
+                return self.reply(416)
+            headers = headers | {
+                "Content-Range": f"bytes {begin}-{len(content) - 1}/{len(content)}"
+            }
+        sent = bytearray(content[begin:])
+        with self.hub.lock:
+            if faults.flips > 0 and sent:
+                faults.flips -= 1
+                sent[len(sent) // 2] ^= 1
+            cut = faults.cuts.pop(0) if faults.cuts and len(content) > 1 << 16 else None
+        if faults.lengthen > 0:
+            sent += b"x" * faults.lengthen
+        elif faults.lengthen < 0:
+            del sent[faults.lengthen :]
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(sent)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return None
+        for position in range(0, len(sent), 1 << 16):
+            piece = sent[position : position + (1 << 16)]
+            if cut is not None and position + len(piece) > cut:
+                self.wfile.write(piece[: max(0, cut - position)])
+                self.close_connection = True
+                return None
+            self.wfile.write(piece)
+            time.sleep(faults.pause)
+        return None
+
+    def reply(
+        self, status: int, content: bytes = b"", headers: dict[str, str] | None = None
+    ) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 50
+
+
+@contextmanager
+def serving(hub: Hub, tls: ssl.SSLContext | None = None) -> Iterator[Hub]:
+    """The hub at an address of its own, until the end of the block."""
+    server = Server(("127.0.0.1", 0), type("HandlerOfHub", (Handler,), {"hub": hub}))
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    hub.address = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+PULL = """
+import dataclasses, json, sys
+task = json.loads(sys.argv[1])
+if task["largest_file"]:
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (task["largest_file"],) * 2)
+from istar.errors import HubError
+from istar.weights.hub import RepoRevision, pull
+assert "torch" not in sys.modules
+
+def say(**line):
+    print(json.dumps(line), flush=True)
+
+def tell(event):
+    say(event=type(event).__name__, **dataclasses.asdict(event))
+
+try:
+    where = RepoRevision(repo=task["repo"], revision=task["revision"])
+    say(path=str(pull(where, task["wanted"], tell)))
+except HubError as error:
+    say(error=str(error))
+    sys.exit(1)
+except KeyboardInterrupt:
+    say(stopped=True)
+    sys.exit(130)
+"""
+
+
+@dataclass
+class Pull:
+    """A pull in a process of its own."""
+
+    process: subprocess.Popen[str]
+    lines: list[dict[str, object]] = field(default_factory=list)
+    noise: str = ""
+
+    def wait_for(self, event: str, **fields: object) -> dict[str, object]:
+        """Read until an event with these fields at least as large; fail at the end."""
+        assert self.process.stdout
+        for text in self.process.stdout:
+            line = json.loads(text)
+            self.lines.append(line)
+            if line.get("event") == event and all(line[key] >= fields[key] for key in fields):
+                return line
+        raise AssertionError(f"{event} never came: {self.lines} {self.process.stderr.read()}")
+
+    def finish(self) -> Pull:
+        """Wait for the end."""
+        out, self.noise = self.process.communicate(timeout=60)
+        self.lines += [json.loads(line) for line in out.splitlines()]
+        return self
+
+    @property
+    def code(self) -> int:
+        return self.process.returncode
+
+    @property
+    def path(self) -> Path:
+        """The snapshot; fails if the pull did."""
+        assert self.code == 0, (self.lines, self.noise)
+        return Path(str(self.lines[-1]["path"]))
+
+    @property
+    def error(self) -> str:
+        """The message of the failure; fails if there was none."""
+        assert self.code == 1, (self.lines, self.noise)
+        assert self.noise == ""
+        return str(self.lines[-1]["error"])
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        return [line for line in self.lines if line.get("event") == name]
+
+
+def start_pull(
+    home: Path,
+    address: str,
+    wanted: tuple[str, ...] = ("big/", "config.json"),
+    *,
+    revision: str = COMMIT,
+    repo: str = REPO,
+    largest_file: int = 0,
+    **environment: str,
+) -> Pull:
+    """Start to pull in a process that knows nothing of this one's environment."""
+    task = {
+        "repo": repo,
+        "revision": revision,
+        "wanted": wanted,
+        "largest_file": largest_file,
+    }
+    settings = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "HF_HOME": str(home / "hf"),
+        "HF_ENDPOINT": address,
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "*",
+        "PYTHONWARNINGS": "error",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", PULL, json.dumps(task)],
+        env=settings | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return Pull(process)
+
+
+def run_pull(home: Path, address: str, *arguments: tuple[str, ...], **options: object) -> Pull:
+    """Pull in a process of its own and wait for its end."""
+    return start_pull(home, address, *arguments, **options).finish()  # type: ignore[arg-type]
