@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 REPO = "someone/model"
@@ -372,6 +373,6 @@ def start_pull(
     return Pull(process)
 
 
-def run_pull(home: Path, address: str, *arguments: tuple[str, ...], **options: object) -> Pull:
+def run_pull(home: Path, address: str, *arguments: tuple[str, ...], **options: Any) -> Pull:
     """Pull in a process of its own and wait for its end."""
-    return start_pull(home, address, *arguments, **options).finish()  # type: ignore[arg-type]
+    return start_pull(home, address, *arguments, **options).finish()
