@@ -17,6 +17,7 @@ from typer.exceptions import Abort, TyperException
 
 from istar import __version__
 from istar.cli.console import say, silence_stdout
+from istar.cli.doctor import doctor
 from istar.cli.make import extend, i2v, t2i, t2v
 from istar.cli.models import models
 from istar.cli.talk import interact
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (t2i, t2v, i2v, extend, interact):
+for command in (t2i, t2v, i2v, extend, interact, doctor):
     app.command()(command)
 app.add_typer(models, name="models")
 
