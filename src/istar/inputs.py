@@ -82,9 +82,9 @@ def read_inputs(request: GenerationRequest, spec: ModelSpec) -> Inputs:
     if isinstance(request.image, Path):
         picture = read_picture(request.image)
         pixels, notes = picture.pixels.unsqueeze(0), picture.notes
-    elif request.image is not None:
+    elif request.image is not None and not isinstance(request.image, str):
         pixels, notes = _checked(request.image.unsqueeze(0), "an image (H, W, 3)"), ()
-    elif request.clip is not None:
+    elif request.clip is not None and not isinstance(request.clip, str):
         pixels, notes = _checked(request.clip, "a clip (F, H, W, 3)"), ()
         check_length(len(pixels), request)
     else:

@@ -19,6 +19,7 @@ SECONDS_STEP = 0.25
 
 LAST_SEED = 2**64 - 1
 MAX_PROMPT_CHARACTERS = 100_000
+MAX_SECONDS = 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,8 @@ class GenerationRequest:
 
     mode: Mode
     prompt: str | tuple[str, ...] = ""
-    image: Path | Tensor | None = None
-    clip: Path | Tensor | None = None
+    image: str | Path | Tensor | None = None
+    clip: str | Path | Tensor | None = None
     seconds: float = 5.0
     aspect: float | None = None
     seed: int = 0
@@ -68,7 +69,10 @@ class GenerationRequest:
             raise UsageError("interact needs at least one prompt")
         for prompt in self.prompts:
             check_prompt(prompt, may_be_empty=self.mode in ("i2v", "extend"))
-        check_prompt(self.negative_prompt, may_be_empty=True)
+        check_prompt(self.negative_prompt, may_be_empty=True, longest=None)
+        for name in ("image", "clip"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, Path(value).expanduser())
         self._check_inputs()
         check_seconds(self.seconds, least=SECONDS_STEP if self.mode == "extend" else 1)
         if not isinstance(self.seed, int) or not 0 <= self.seed <= LAST_SEED:
@@ -97,7 +101,9 @@ class GenerationRequest:
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
 
 
-def check_prompt(prompt: str, *, may_be_empty: bool = False) -> None:
+def check_prompt(
+    prompt: str, *, may_be_empty: bool = False, longest: int | None = MAX_PROMPT_CHARACTERS
+) -> None:
     """Refuse what no text encoder should be given.
 
     Raises:
@@ -105,10 +111,8 @@ def check_prompt(prompt: str, *, may_be_empty: bool = False) -> None:
     """
     if not may_be_empty and not prompt.strip():
         raise UsageError("the prompt is empty: say what to show")
-    if len(prompt) > MAX_PROMPT_CHARACTERS:
-        raise UsageError(
-            f"the prompt has {len(prompt)} characters; at most {MAX_PROMPT_CHARACTERS} are taken"
-        )
+    if longest is not None and len(prompt) > longest:
+        raise UsageError(f"the prompt has {len(prompt)} characters; at most {longest} are taken")
     if "\0" in prompt:
         raise UsageError("the prompt holds a NUL character")
     try:
@@ -123,8 +127,8 @@ def check_seconds(seconds: float, *, least: float) -> None:
     Raises:
         UsageError: not finite, too short, or not a multiple of a quarter second.
     """
-    if not isfinite(seconds) or seconds < least:
-        raise UsageError(f"seconds must be {least:g} or more, not {seconds:g}")
+    if not least <= seconds <= MAX_SECONDS:
+        raise UsageError(f"seconds must be {least:g} to {MAX_SECONDS}, not {seconds:g}")
     if seconds % SECONDS_STEP:
         raise UsageError(
             f"seconds must be a multiple of {SECONDS_STEP} (four pictures), not {seconds:g}"

@@ -106,6 +106,7 @@ USAGE = {
     "seconds below one": ["t2v", "x", "--seconds", "0.5"],
     "seconds that are no quarters": ["t2v", "x", "--seconds", "1.1"],
     "seconds that are no number": ["t2v", "x", "--seconds", "nan"],
+    "seconds without end": ["t2v", "x", "--seconds", "1e300"],
     "endless seconds": ["t2v", "x", "--seconds", "inf"],
     "a seed of 2^64": ["t2v", "x", "--seed", str(2**64)],
     "a negative seed": ["t2v", "x", "--seed", "-1"],
@@ -272,6 +273,7 @@ def test_a_signal_leaves_no_file(number: signal.Signals, code: int) -> None:
     assert process.returncode == code, err
     assert out == b""
     assert b"Traceback" not in err
+    assert (b"interrupted" in err) == (number == signal.SIGINT)
     assert list(Path().iterdir()) == []
 
 

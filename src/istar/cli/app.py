@@ -67,6 +67,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise IstarError("stdout is closed; the written file's path has nowhere to go")
         code = app(args=arguments, prog_name="istar", standalone_mode=False)
         sys.stdout.flush()
+        if code == _INTERRUPTED:
+            say("interrupted")
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, Abort):
         say("interrupted")

@@ -71,15 +71,16 @@ def _converse(
 ) -> None:
     """Say prompt after prompt; what is finished is in the file before the next one is asked."""
     film: list[Tensor] = []
+    written = False
     prompt: str | None = first
     while prompt is not None:
-        kept = len(film)
         try:
             film += _listen(session, prompt)
             _write(film, output, model)
+            written = True
             prompt = next(prompts, None)
-        except (KeyboardInterrupt, IstarError):
-            if kept:
+        except (KeyboardInterrupt, SystemExit, IstarError):
+            if written:
                 say(f"{output.target} holds what was made before")
             raise
 

@@ -71,8 +71,9 @@ def find_models(directory: Path) -> tuple[Path, tuple[ModelSpec, ...]]:
     if (directory / MANIFEST_NAME).is_file():
         return directory, (read_manifest(directory / MANIFEST_NAME),)
     for spec in RELEASED_MODELS:
-        if directory.resolve().name == spec.transformer or directory.name == spec.transformer:
-            return directory.parent, (spec,)
+        for place in (directory.absolute(), directory.resolve()):
+            if place.name == spec.transformer:
+                return place.parent, (spec,)
     found = tuple(spec for spec in RELEASED_MODELS if (directory / spec.transformer).is_dir())
     if not found:
         names = ", ".join(spec.transformer for spec in RELEASED_MODELS)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from istar.errors import CheckpointError
 from istar.generation.schedule import PIXEL_BUDGETS, PixelBudget
-from istar.request import Mode
+from istar.request import SECONDS_STEP, Mode
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.config import VideoTokenizerConfig
 
@@ -198,6 +198,8 @@ class ModelSpec:
             raise CheckpointError(f"{self.name}: semantic scales must be 0 to {scales}")
         if not 1 <= self.max_seconds < float("inf"):
             raise CheckpointError(f"{self.name}: max_seconds must be 1 or more")
+        if self.max_seconds % SECONDS_STEP:
+            raise CheckpointError(f"{self.name}: max_seconds must be a multiple of {SECONDS_STEP}")
 
 
 _RELEASED_APG = SamplingConfig(
