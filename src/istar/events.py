@@ -99,6 +99,7 @@ def settings(request: GenerationRequest, model: str) -> dict[str, str]:
             "mode": request.mode,
             "prompt": request.prompt,
             "seconds": request.seconds,
+            "aspect": request.aspect,
             "seed": request.seed,
             "negative_prompt": request.negative_prompt,
             "guidance_scale": request.guidance_scale,

@@ -87,7 +87,10 @@ class InteractiveSession:
             scene = read_scene(
                 engine.transformer, self.former, self.first, scales[self._config.context_scale]
             )
-        for step, latent in self._take.steps(schedule, texts, self._sampling, scene=scene):
+        taken = engine.take_steps(
+            schedule, texts, self._sampling, self._take.generator, scene=scene
+        )
+        for step, latent in taken:
             yield Progress(
                 done=step.index + 1,
                 total=len(schedule),

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from istar.engine import Engine
-from istar.generation.schedule import Step
 from istar.inputs import Inputs, read_inputs
 from istar.request import GenerationRequest
-from istar.transformer.cache import Context
 from istar.weights.registry import SamplingConfig
 
 
@@ -71,18 +68,4 @@ class Take:
             guidance=replace(own.guidance, scale=scale),
             tau_image=request.tau_image or own.tau_image,
             tau_video=request.tau_video or own.tau_video,
-        )
-
-    def steps(
-        self,
-        steps: tuple[Step, ...],
-        texts: list[Tensor],
-        sampling: SamplingConfig,
-        *,
-        given: Mapping[int, Tensor] | None = None,
-        scene: Context | None = None,
-    ) -> Iterator[tuple[Step, Tensor | None]]:
-        """Every step, and beside it, at the end of a clip, the clip's latent `(1, C, T, H, W)`."""
-        return self.engine.take_steps(
-            steps, texts, sampling, self.generator, given=given, scene=scene
         )

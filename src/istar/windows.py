@@ -85,7 +85,8 @@ def run_window(
     bits = _forced_bits(engine, given, steps)
     history = FrameHistory()
     latents = []
-    for step, latent in take.steps(steps, texts, sampling, given=bits):
+    taken = engine.take_steps(steps, texts, sampling, take.generator, given=bits)
+    for step, latent in taken:
         yield Progress(
             done=before + step.index + 1,
             total=total,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from istar.cli.app import run
-from istar.media import read_clip, read_picture, write_clip, write_picture
+from istar.media import read_clip, read_metadata, read_picture, write_clip, write_picture
 
 ISTAR = [sys.executable, "-m", "istar"]
 
@@ -254,7 +254,9 @@ def test_asking_on_a_terminal() -> None:
     os.close(master)
     assert process.returncode == 0, err
     assert err.count(b"what happens next?") == 3
-    assert len(read_clip(Path(out.decode().strip())).frames) == 161
+    written = Path(out.decode().strip())
+    assert len(read_clip(written).frames) == 161
+    assert read_metadata(written)["title"] == "one / two"
 
 
 @pytest.mark.usefixtures("model")

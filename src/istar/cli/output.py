@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,14 @@ class OutputFile:
 
     Attributes:
         target: the name that it has, or will have.
+        stays: it outlasts the command; what goes to stdout does not.
     """
 
-    def __init__(self, target: Path, request: GenerationRequest, *, overwrite: bool) -> None:
+    def __init__(
+        self, target: Path, request: GenerationRequest, *, overwrite: bool, stays: bool = True
+    ) -> None:
         self.target = target
+        self.stays = stays
         self._request = request
         self._overwrite = overwrite
 
@@ -53,8 +58,14 @@ class OutputFile:
             yield writer
         self.target = writer.written
 
-    def replace(self, frames: Tensor, model: str) -> None:
-        """Write all of a clip `(F, H, W, 3)`, in place of what this wrote before."""
+    def replace(self, frames: Tensor, model: str, prompts: tuple[str, ...]) -> None:
+        """Write all of a clip `(F, H, W, 3)`, in place of what this wrote before.
+
+        Args:
+            frames: the whole clip.
+            model: the name of the model, kept in the file with the request's settings.
+            prompts: all that made it.
+        """
         from istar.events import settings
         from istar.media import write_clip
 
@@ -62,7 +73,7 @@ class OutputFile:
             frames,
             self.target,
             overwrite=self._overwrite,
-            metadata=settings(self._request, model),
+            metadata=settings(replace(self._request, prompt=prompts), model),
         )
         self._overwrite = True
 
@@ -138,6 +149,8 @@ def output_file(options: CommonOptions, request: GenerationRequest) -> Iterator[
     if sys.stdout.isatty():
         raise UsageError("stdout is a terminal; send it to a file, or name one with --output")
     with tempfile.TemporaryDirectory(prefix="istar-") as directory:
-        output = OutputFile(Path(directory, f"output{suffix}"), request, overwrite=True)
+        output = OutputFile(
+            Path(directory, f"output{suffix}"), request, overwrite=True, stays=False
+        )
         yield output
         print_file(output.target)

@@ -71,16 +71,16 @@ def _converse(
 ) -> None:
     """Say prompt after prompt; what is finished is in the file before the next one is asked."""
     film: list[Tensor] = []
-    written = False
+    said: list[str] = []
     prompt: str | None = first
     while prompt is not None:
         try:
             film += _listen(session, prompt)
-            _write(film, output, model)
-            written = True
+            _write(film, output, model, (*said, prompt))
+            said.append(prompt)
             prompt = next(prompts, None)
         except (KeyboardInterrupt, SystemExit, IstarError):
-            if written:
+            if said and output.stays:
                 say(f"{output.target} holds what was made before")
             raise
 
@@ -101,10 +101,10 @@ def _listen(session: InteractiveSession, prompt: str) -> list[Tensor]:
     return clips
 
 
-def _write(film: list[Tensor], output: OutputFile, model: str) -> None:
+def _write(film: list[Tensor], output: OutputFile, model: str, prompts: tuple[str, ...]) -> None:
     import torch
 
-    output.replace(torch.cat(film), model)
+    output.replace(torch.cat(film), model, prompts)
 
 
 def _ask() -> Iterator[str]:
