@@ -52,7 +52,7 @@ TOLERANCES = {
     "codes": 2e-5,
 }
 
-
+CLIP_FRAMES = 20
 _KEPT_FRAMES = 8
 
 
@@ -111,7 +111,7 @@ class Golden:
         )
         clips = [
             ClipPlan(frames=frames, repeats=video if i else image)
-            for i, frames in enumerate(clip_lengths(latent_frames))
+            for i, frames in enumerate(clip_lengths(latent_frames, CLIP_FRAMES))
         ]
         return steps(clips, self.scales, semantic_scales=self.config["semantic_scales"])
 
@@ -155,7 +155,7 @@ def schedule_cases(golden: Golden) -> Iterator[Case]:
         wrong = sum(template.name not in templates for template in TEMPLATES)
         for template in TEMPLATES:
             for frames, grids in templates.get(template.name, {}).items():
-                clips = clip_lengths(int(frames))
+                clips = clip_lengths(int(frames), CLIP_FRAMES)
                 ours = pyramid(PIXEL_BUDGETS[budget], template, clips)
                 wrong += [list(grid) for grid in ours] != grids
         yield Case(name=f"schedules {budget}", kind="schedules", error=wrong)
@@ -183,7 +183,8 @@ def quantizer_cases(golden: Golden) -> Iterator[Case]:
         schedule = golden.steps(latent.shape[2])
         state = start(golden.transformer, schedule, [], torch.Generator())
         wrong = 0
-        for clip, piece in enumerate(latent.split(clip_lengths(latent.shape[2]), dim=2)):
+        lengths = clip_lengths(latent.shape[2], CLIP_FRAMES)
+        for clip, piece in enumerate(latent.split(lengths, dim=2)):
             own = [step for step in schedule if step.clip == clip]
             semantic_bits = golden.transformer.config.semantic_bits
             for step, bits in zip(

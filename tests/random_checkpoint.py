@@ -157,6 +157,7 @@ def manifest(sides: tuple[int, ...] | None = None) -> dict[str, object]:
         "guidance": {"kind": "apg", "scale": 34},
         "tau": {"image": 1.0, "video": 0.4},
         "prompt": {"prefix": "<<<t={seconds}s>>>", "suffix": ", in detail"},
+        "clip_frames": 20,
         "max_seconds": 10,
         "interact": {
             "repeats": [1] * scales,

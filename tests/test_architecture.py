@@ -40,6 +40,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.text_encoder",
         "istar.media",
         "istar.media.*",
+        "istar.shapes.*",
         "istar.weights.keys",
         "istar.weights.hub",
         "istar.weights.hub.*",

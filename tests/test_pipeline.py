@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from istar import (
     Progress,
     UsageError,
 )
+from istar.engine import Engine
 from istar.media import cover_and_crop, read_clip, read_metadata, read_picture, write_clip
 from istar.transformer.block import Block
 from random_checkpoint import NOTICE, write_checkpoint
@@ -257,6 +259,58 @@ def test_interact_remembers_the_sessions_first_frame(pipeline: InfinityStarPipel
 def test_interact_refuses_a_clip_below_five_seconds(pipeline: InfinityStarPipeline) -> None:
     with pytest.raises(UsageError, match="istar extend"):
         pipeline.interact(request("interact", prompt=("one",), clip=pictures(79)))
+
+
+@pytest.fixture
+def short_clips(pipeline: InfinityStarPipeline) -> InfinityStarPipeline:
+    """The same model with clips of two seconds."""
+    engine = pipeline.engine
+    spec = replace(pipeline.spec, clip_frames=8)
+    networks = (engine.transformer, engine.tokenizer, engine.text_encoder)
+    return InfinityStarPipeline(Engine(spec, *networks))
+
+
+def test_a_model_of_short_clips_makes_a_video_of_them(short_clips: InfinityStarPipeline) -> None:
+    events = list(short_clips.stream(request(seconds=3)))
+    assert [len(event.frames) for event in events if isinstance(event, ClipReady)] == [33, 16]
+    first_scales = {e.clip: e.tokens for e in events if isinstance(e, Progress) and e.scale == 0}
+    assert first_scales == {0: 1, 1: 8, 2: 4}
+
+
+def test_a_model_of_short_clips_extends_from_one_of_them(
+    short_clips: InfinityStarPipeline,
+) -> None:
+    clip = pictures(50)
+    events = list(short_clips.stream(request("extend", clip=clip, seconds=3)))
+    sizes = [len(event.frames) for event in events if isinstance(event, ClipReady)]
+    assert sizes == [50, 32, 16]
+    given = {e.tokens for e in events if isinstance(e, Progress) and e.clip == 1 and e.scale == 0}
+    assert given == {8}
+    assert not any("untrained" in event.text for event in events if isinstance(event, Note))
+    shorter = short_clips.generate(request("extend", clip=clip[-33:], seconds=3))
+    assert torch.equal(frames_of(events)[-48:], shorter.frames[-48:])
+    (note,) = (
+        event.text
+        for event in short_clips.stream(request("extend", clip=clip[:16]))
+        if isinstance(event, Note) and "untrained" in event.text
+    )
+    assert "gives 1 s" in note
+    assert "from 2 s" in note
+
+
+def test_a_model_of_short_clips_interacts_clip_by_clip(short_clips: InfinityStarPipeline) -> None:
+    session = short_clips.interact(request("interact", prompt=("one",)))
+    sizes = []
+    for prompt in ("one", "two"):
+        sizes += [len(e.frames) for e in session.say(prompt) if isinstance(e, ClipReady)]
+        assert session.former is not None
+        assert session.former.shape[2] == 9
+    assert sizes == [33, 32]
+    clip = pictures(32)
+    longer = short_clips.generate(request("interact", prompt=("one",), clip=clip)).frames
+    assert len(longer) == 64
+    with pytest.raises(UsageError, match="2 s or more"):
+        short_clips.interact(request("interact", prompt=("one",), clip=clip[1:]))
 
 
 def test_pixels_of_the_wrong_kind_are_refused(pipeline: InfinityStarPipeline) -> None:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from istar.errors import UsageError
-from istar.generation.plan import CLIP_SECONDS
 from istar.generation.schedule import Template, nearest_template
 from istar.media import cover_and_crop, probe_clip, read_clip, read_picture
 from istar.request import GenerationRequest
@@ -36,8 +35,10 @@ class Inputs:
     notes: tuple[str, ...]
 
 
-def check_inputs(request: GenerationRequest) -> None:
-    """Refuse early, without a model, what `read_inputs` or the mode would refuse later.
+def check_inputs(request: GenerationRequest, spec: ModelSpec | None) -> None:
+    """Refuse early, before a model is loaded, what `read_inputs` would refuse later.
+
+    Without a `spec` the model is not known yet, and a clip is only asked to be a second long.
 
     Raises:
         UsageError: a clip too short for its mode.
@@ -46,16 +47,17 @@ def check_inputs(request: GenerationRequest) -> None:
     if isinstance(request.image, Path):
         read_picture(request.image)
     if isinstance(request.clip, Path):
-        check_length(round(probe_clip(request.clip).seconds * FRAMES_PER_SECOND), request)
+        pictures = round(probe_clip(request.clip).seconds * FRAMES_PER_SECOND)
+        check_length(pictures, request, spec)
 
 
-def check_length(pictures: int, request: GenerationRequest) -> None:
+def check_length(pictures: int, request: GenerationRequest, spec: ModelSpec | None) -> None:
     """Refuse a clip that gives too little to go on from.
 
     Raises:
-        UsageError: below one second, or for `interact` below five.
+        UsageError: below one second, or for `interact` below the model's full clip.
     """
-    least = CLIP_SECONDS if request.mode == "interact" else 1
+    least = spec.clip_seconds if spec and request.mode == "interact" else 1
     if pictures < least * FRAMES_PER_SECOND:
         advice = ": lengthen it first with `istar extend`" if request.mode == "interact" else ""
         raise UsageError(
@@ -77,7 +79,7 @@ def read_inputs(request: GenerationRequest, spec: ModelSpec) -> Inputs:
         info = probe_clip(request.clip)
         template = _template(request, info.height / info.width)
         film = read_clip(request.clip, size=picture_size(template, spec))
-        check_length(len(film.frames), request)
+        check_length(len(film.frames), request, spec)
         return Inputs(template=template, image=None, clip=film.frames, notes=film.notes)
     if isinstance(request.image, Path):
         picture = read_picture(request.image)
@@ -86,7 +88,7 @@ def read_inputs(request: GenerationRequest, spec: ModelSpec) -> Inputs:
         pixels, notes = _checked(request.image.unsqueeze(0), "an image (H, W, 3)"), ()
     elif request.clip is not None and not isinstance(request.clip, str):
         pixels, notes = _checked(request.clip, "a clip (F, H, W, 3)"), ()
-        check_length(len(pixels), request)
+        check_length(len(pixels), request, spec)
     else:
         return Inputs(template=_template(request, _WIDE_SCREEN), image=None, clip=None, notes=())
     template = _template(request, pixels.shape[1] / pixels.shape[2])

@@ -1,7 +1,8 @@
 """The interactive mode: a video that goes on prompt by prompt.
 
-Each prompt's five seconds are one clip, generated alone, with two more runs of tokens to look at:
-the twenty latent frames before, coarse, and the first frame and the last two in full.
+What a prompt brings is one full clip, in the released model five seconds, generated alone with two
+more runs of tokens to look at: the clip before, coarse, and the first frame and the last two in
+full.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from torch import Tensor
 from istar.errors import CheckpointError
 from istar.events import ClipReady, Event, Note, Progress
 from istar.generation.loop import read_scene
-from istar.generation.plan import CLIP_SECONDS, Window
-from istar.generation.schedule import CLIP_FRAMES, ClipPlan, steps
+from istar.generation.plan import Window
+from istar.generation.schedule import ClipPlan, steps
 from istar.memory import explained_memory_errors
 from istar.request import check_prompt
 from istar.take import Take
@@ -23,14 +24,13 @@ from istar.video_tokenizer.config import FRAMES_PER_SECOND
 from istar.video_tokenizer.conv import FrameHistory
 from istar.windows import last_pictures, run_window
 
-_CLIP_PICTURES = CLIP_SECONDS * FRAMES_PER_SECOND
-
 
 class InteractiveSession:
     """A video under way.
 
     Attributes:
-        former: `(1, C, 21, H, W)`: latents of the last five seconds; None before the start.
+        former: `(1, C, clip + 1, H, W)`: latents of the last full clip and of the frame before it;
+            None before the start.
         first: `(1, C, 1, H, W)`: the first of them as the session began.
 
     Raises:
@@ -38,19 +38,22 @@ class InteractiveSession:
     """
 
     def __init__(self, take: Take) -> None:
-        config = take.engine.spec.interact
+        spec = take.engine.spec
+        config = spec.interact
         if config is None:
-            raise CheckpointError(f"the {take.engine.spec.name} model cannot interact")
+            raise CheckpointError(f"the {spec.name} model cannot interact")
         self._take = take
+        self._spec = spec
+        self._clip_pictures = spec.clip_seconds * FRAMES_PER_SECOND
         self._config = config
         self._sampling = take.sampling(config.sampling)
         self.former: Tensor | None = None
         self.first: Tensor | None = None
 
     def say(self, prompt: str) -> Iterator[Event]:
-        """Five seconds of what the prompt says; before the first, the given clip.
+        """A full clip of what the prompt says; before the first, the given clip.
 
-        Without a clip the first prompt's five seconds start the video.
+        Without a clip the first prompt's clip starts the video.
 
         Raises:
             UsageError: the prompt is empty or unusable.
@@ -63,25 +66,26 @@ class InteractiveSession:
             if self.former is None:
                 yield from (Note(text=text) for text in self._take.notes())
             if self.former is None and clip is None:
-                start = Window(given_seconds=0, new_seconds=CLIP_SECONDS)
+                start = Window(given_seconds=0, new_seconds=self._spec.clip_seconds)
                 latents = yield from run_window(self._take, prompt, start)
                 self.former = torch.cat(latents, dim=2)
                 self.first = self.former[:, :, :1]
                 return
             if self.former is None and clip is not None:
                 yield ClipReady(frames=clip, from_input=True)
-                self.former = self._take.engine.encode(last_pictures(clip, _CLIP_PICTURES + 1))
+                shown = last_pictures(clip, self._clip_pictures + 1)
+                self.former = self._take.engine.encode(shown)
                 self.first = self.former[:, :, :1]
             yield from self._go_on(prompt)
 
     def _go_on(self, prompt: str) -> Iterator[Event]:
         assert self.former is not None
         assert self.first is not None
-        engine = self._take.engine
-        scales = engine.spec.pixel_budget.scales(self._take.inputs.template)
-        clip = ClipPlan(frames=CLIP_FRAMES, repeats=self._config.repeats)
-        schedule = steps([clip], scales, semantic_scales=engine.spec.semantic_scales)
-        texts, notes = self._take.texts(prompt, CLIP_SECONDS, self._sampling)
+        engine, spec = self._take.engine, self._spec
+        scales = spec.pixel_budget.scales(self._take.inputs.template)
+        clip = ClipPlan(frames=spec.clip_frames, repeats=self._config.repeats)
+        schedule = steps([clip], scales, semantic_scales=spec.semantic_scales)
+        texts, notes = self._take.texts(prompt, spec.clip_seconds, self._sampling)
         yield from (Note(text=note) for note in notes)
         with torch.inference_mode():
             scene = read_scene(
@@ -102,5 +106,5 @@ class InteractiveSession:
             if latent is not None:
                 both = torch.cat((self.former[:, :, 1:], latent), dim=2)
                 frames = engine.decode(both, FrameHistory())
-                self.former = both[:, :, -CLIP_FRAMES - 1 :]
-                yield ClipReady(frames=frames[-_CLIP_PICTURES:])
+                self.former = both[:, :, -spec.clip_frames - 1 :]
+                yield ClipReady(frames=frames[-self._clip_pictures :])

@@ -126,7 +126,7 @@ class InfinityStarPipeline:
         The prompts of the request itself are not used: say each to the session.
 
         Raises:
-            UsageError: the clip to go on from is shorter than five seconds.
+            UsageError: the clip to go on from is shorter than a full clip.
             CheckpointError: the model cannot interact.
             MediaError: the clip cannot be read.
         """

@@ -28,7 +28,7 @@ class GenerationRequest:
 
     Attributes:
         mode: `t2i`, `t2v`, `i2v`, `extend` or `interact`.
-        prompt: what to show. For `interact` one text for every five seconds; for `i2v` and
+        prompt: what to show. For `interact` one text for every full clip; for `i2v` and
             `extend` it may be empty.
         image: `i2v`: a file, or pixels `(H, W, 3)` uint8.
         clip: `extend`, `interact`: a file, or frames `(F, H, W, 3)` uint8 at 16 a second.
@@ -97,7 +97,7 @@ class GenerationRequest:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """All prompts: one, or in `interact` one for every five seconds."""
+        """All prompts: one, or in `interact` one for every full clip."""
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
 
 

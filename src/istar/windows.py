@@ -14,18 +14,11 @@ from torch import Tensor
 from istar.engine import Engine
 from istar.events import ClipReady, Event, Note, Progress
 from istar.generation.canvas import bits_of_latent
-from istar.generation.plan import (
-    CLIP_SECONDS,
-    Window,
-    windows_after,
-    windows_from_start,
-)
+from istar.generation.plan import Window, windows_after, windows_from_start
 from istar.generation.schedule import Step
 from istar.take import Take
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 from istar.video_tokenizer.conv import FrameHistory
-
-_MOST_GIVEN = CLIP_SECONDS * FRAMES_PER_SECOND + 1
 
 
 def make_windows(take: Take) -> Iterator[Event]:
@@ -34,22 +27,23 @@ def make_windows(take: Take) -> Iterator[Event]:
     Raises:
         GenerationError: the network's output is not a number.
     """
-    request, shown = take.request, take.inputs.clip
+    request, spec, shown = take.request, take.engine.spec, take.inputs.clip
     if shown is not None:
-        windows = windows_after(len(shown) / FRAMES_PER_SECOND, request.seconds)
+        windows = windows_after(len(shown) / FRAMES_PER_SECOND, request.seconds, spec)
     else:
         seconds = 0 if request.mode == "t2i" else request.seconds
-        windows = windows_from_start(seconds, take.engine.spec)
+        windows = windows_from_start(seconds, spec)
     yield from _notes_on_training(take, windows)
     if shown is not None:
         yield ClipReady(frames=shown, from_input=True)
-    lengths = [len(window.steps(take.engine.spec, take.inputs.template)) for window in windows]
+    lengths = [len(window.steps(spec, take.inputs.template)) for window in windows]
+    most_given = spec.clip_seconds * FRAMES_PER_SECOND + 1
     for number, window in enumerate(windows):
         progress = (sum(lengths[:number]), sum(lengths))
         for event in run_window(take, request.prompts[0], window, shown, progress):
             if isinstance(event, ClipReady):
                 shown = event.frames if shown is None else torch.cat((shown, event.frames))
-                shown = shown[-_MOST_GIVEN:]
+                shown = shown[-most_given:]
             yield event
 
 
@@ -125,7 +119,7 @@ def _given_latents(take: Take, window: Window, shown: Tensor | None) -> Sequence
     """Latents, before quantization, of the clips that a window shows again."""
     if window.given_seconds and shown is not None:
         latent = take.engine.encode(last_pictures(shown, window.given_pictures))
-        return latent.split(window.clip_frames()[:2], dim=2)
+        return latent.split(window.clip_lengths(take.engine.spec)[:2], dim=2)
     return [] if take.inputs.image is None else [take.engine.encode(take.inputs.image)]
 
 
@@ -149,8 +143,8 @@ def _notes_on_training(take: Take, windows: Sequence[Window]) -> Iterator[Note]:
     continued = [window.given_seconds for window in windows if window.given_seconds]
     if continued and not spec.extends:
         yield Note(text=f"the {spec.name} model was not trained to go on from given video")
-    if continued and min(continued) < CLIP_SECONDS:
+    if continued and min(continued) < spec.clip_seconds:
         yield Note(
             text=f"the clip gives {min(continued)} s to go on from, and the model learned to go on "
-            f"from {CLIP_SECONDS} s: this is untrained ground, and the result may suffer"
+            f"from {spec.clip_seconds} s: this is untrained ground, and the result may suffer"
         )

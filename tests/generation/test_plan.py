@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from istar.generation.plan import Window, windows_after, windows_from_start
@@ -15,7 +17,7 @@ def shape(windows: tuple[Window, ...]) -> list[tuple[int, float]]:
 
 def test_a_picture_is_one_clip_of_one_frame() -> None:
     (window,) = windows_from_start(0, MODELS["720p"])
-    assert window.clip_frames() == (1,)
+    assert window.clip_lengths(MODELS["720p"]) == (1,)
     steps = window.steps(MODELS["720p"], nearest_template(1))
     assert all(step.image for step in steps)
     assert len(steps) == 45
@@ -52,13 +54,24 @@ def test_windows_of_a_new_video(
 def test_windows_after_a_clip(
     shown: float, seconds: float, windows: list[tuple[int, float]]
 ) -> None:
-    assert shape(windows_after(shown, seconds)) == windows
+    assert shape(windows_after(shown, seconds, MODELS["480p"])) == windows
+
+
+def test_a_models_own_clip_length_cuts_everything() -> None:
+    spec = replace(MODELS["480p"], clip_frames=8, max_seconds=4)
+    assert spec.clip_seconds == 2
+    (window,) = windows_from_start(3, spec)
+    assert window.clip_lengths(spec) == (1, 8, 4)
+    assert shape(windows_from_start(7, spec)) == [(0, 4), (2, 2), (2, 1)]
+    after = windows_after(10, 3, spec)
+    assert shape(after) == [(2, 2), (2, 1)]
+    assert after[0].clip_lengths(spec) == (1, 8, 8)
 
 
 @pytest.mark.parametrize("given", [1, 2, 3, 4, 5])
 def test_time_runs_on_without_a_gap_after_a_given_clip_of_any_length(given: int) -> None:
     window = Window(given_seconds=given, new_seconds=5)
-    assert window.clip_frames() == (1, 4 * given, 20)
+    assert window.clip_lengths(MODELS["480p"]) == (1, 4 * given, 20)
     assert window.given_pictures == 16 * given + 1
     steps = window.steps(MODELS["480p"], nearest_template(9 / 16))
     starts = {step.clip: (step.first_frame, step.grid.frames) for step in steps}
@@ -70,7 +83,7 @@ def test_only_the_image_clip_of_a_video_has_the_images_repeats_and_temperature()
     spec = MODELS["480p"]
     window = Window(given_seconds=5, new_seconds=0.25)
     steps = window.steps(spec, nearest_template(1))
-    assert window.clip_frames() == (1, 20, 1)
+    assert window.clip_lengths(spec) == (1, 20, 1)
     for clip, repeats in enumerate((spec.image_repeats, spec.video_repeats, spec.video_repeats)):
         own = [step for step in steps if step.clip == clip]
         assert len(own) == sum(repeats)

@@ -32,7 +32,7 @@ def released(name: str, latent_frames: int) -> tuple[Step, ...]:
     spec: ModelSpec = next(model for model in RELEASED_MODELS if model.name == name)
     clips = [
         ClipPlan(frames=frames, repeats=spec.video_repeats if i else spec.image_repeats)
-        for i, frames in enumerate(clip_lengths(latent_frames))
+        for i, frames in enumerate(clip_lengths(latent_frames, 20))
     ]
     scales = spec.pixel_budget.scales(nearest_template(9 / 16))
     return steps(clips, scales, semantic_scales=spec.semantic_scales)
@@ -69,7 +69,7 @@ def test_a_first_clip_of_several_frames_is_no_image() -> None:
 def test_steps_of_released_models(name: str, latent_frames: int) -> None:
     found = released(name, latent_frames)
     clips = [list(clip) for _, clip in groupby(found, key=lambda step: step.clip)]
-    lengths = clip_lengths(latent_frames)
+    lengths = clip_lengths(latent_frames, 20)
     assert [step.index for step in found] == list(range(len(found)))
     assert [clip[0].grid.frames for clip in clips] == list(lengths)
     for number, clip in enumerate(clips):
@@ -118,13 +118,13 @@ def test_published_costs_of_five_seconds(
     ],
 )
 def test_clip_lengths(latent_frames: int, lengths: tuple[int, ...]) -> None:
-    assert clip_lengths(latent_frames) == lengths
+    assert clip_lengths(latent_frames, 20) == lengths
 
 
 @pytest.mark.parametrize("quarters", QUARTER_SECONDS)
 def test_every_duration_is_made_of_clips(quarters: int) -> None:
     latent_frames = quarters + 1
-    first, *rest = clip_lengths(latent_frames)
+    first, *rest = clip_lengths(latent_frames, 20)
     assert first == 1
     assert first + sum(rest) == latent_frames
     assert all(length == 20 for length in rest[:-1])

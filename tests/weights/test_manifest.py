@@ -29,7 +29,7 @@ def read(directory: Path, **changes: Any) -> ModelSpec:
 
 
 def test_everything_in_it_is_used(tmp_path: Path) -> None:
-    spec = read(tmp_path, max_seconds=7, extends=False)
+    spec = read(tmp_path, max_seconds=7, clip_frames=8, extends=False)
     assert spec.name == "random"
     assert spec.pixel_budget == PIXEL_BUDGETS["0.06M"]
     assert spec.semantic_scales == 8
@@ -38,6 +38,7 @@ def test_everything_in_it_is_used(tmp_path: Path) -> None:
     assert (spec.sampling.tau_image, spec.sampling.tau_video) == (1.0, 0.4)
     assert spec.prompt.apply("a cat", "t2v", 5, suffix=True) == "<<<t=5s>>>a cat, in detail"
     assert spec.max_seconds == 7
+    assert (spec.clip_frames, spec.clip_seconds) == (8, 2)
     assert not spec.extends
     assert spec.interact is not None
     assert spec.interact.sampling.guidance == GuidanceConfig(kind="cfg", scale=3)
@@ -67,9 +68,11 @@ def test_sizes_of_its_own(tmp_path: Path) -> None:
     assert spec.pixel_budget.resolution == "48p"
 
 
-@pytest.mark.parametrize("field", ["prompt", "max_seconds", "interact", "notice", "name"])
+@pytest.mark.parametrize(
+    "field", ["prompt", "clip_frames", "max_seconds", "interact", "notice", "name"]
+)
 def test_what_may_be_left_out(tmp_path: Path, field: str) -> None:
-    read_manifest(write(tmp_path, {}, without=field))
+    assert read_manifest(write(tmp_path, {}, without=field)).clip_frames == 20
 
 
 @pytest.mark.parametrize(
@@ -106,6 +109,8 @@ WRONG: dict[str, Changes] = {
     "guidance without a scale": {"guidance": {"kind": "cfg"}},
     "a tau of zero": {"tau": {"image": 0, "video": 1}},
     "no seconds": {"max_seconds": 0},
+    "a clip of no whole seconds": {"clip_frames": 6},
+    "half a frame": {"clip_frames": 8.5},
     "an unknown size": {"tokenizer": {"path": "v", "sizes": {"color": 3}}},
     "a wrong size": {"transformer": {"path": "t", "sizes": {"width": "64"}}},
     "too few widths": {"tokenizer": {"path": "v", "sizes": {"channels": [8, 8]}}},

@@ -13,7 +13,6 @@ from istar.cli.options import (
     OptionalPromptArgument,
     PromptArgument,
     SecondsOption,
-    check_early,
     input_file,
     read_prompt,
     with_common_options,
@@ -75,7 +74,7 @@ def extend(
 def _make(options: CommonOptions, request: GenerationRequest) -> None:
     """Make a request's file; what can be refused early is refused before the model is loaded."""
     with output_file(options, request) as output:
-        check_early(request)
+        options.check_early(request)
         pipeline = options.load(request.mode, request.seconds)
 
         from istar.events import ClipReady, Note, Progress

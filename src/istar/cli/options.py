@@ -158,6 +158,22 @@ class CommonOptions:
             say(f"seed {seed}")
         return request
 
+    def check_early(self, request: GenerationRequest) -> None:
+        """Refuse unreadable or unfit inputs before a large model is fetched or loaded.
+
+        Raises:
+            UsageError, MediaError: as `istar.inputs.check_inputs`.
+            CheckpointError: no model fits.
+        """
+        from istar.inputs import check_inputs
+        from istar.weights.locate import describe
+
+        resolution = self.res.value if self.res else None
+        check_inputs(
+            request,
+            describe(self.model, mode=request.mode, resolution=resolution, seconds=request.seconds),
+        )
+
     def load(self, mode: Mode, seconds: float | None = None) -> InfinityStarPipeline:
         """The pipeline for a mode; a model that is not here is fetched.
 
@@ -229,17 +245,6 @@ def input_file(path: Path) -> Path:
     if path.is_dir():
         raise MediaError(f"{path} is a directory; name a file in it")
     return path
-
-
-def check_early(request: GenerationRequest) -> None:
-    """Refuse unreadable or unfit inputs before a large model is loaded.
-
-    Raises:
-        UsageError, MediaError: as `istar.inputs.check_inputs`.
-    """
-    from istar.inputs import check_inputs
-
-    check_inputs(request)
 
 
 def _parse_aspect(text: str | None) -> float | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import StepDisplay, say
-from istar.cli.options import CommonOptions, check_early, input_file, with_common_options
+from istar.cli.options import CommonOptions, input_file, with_common_options
 from istar.cli.output import OutputFile, output_file
 from istar.errors import IstarError, MediaError, UsageError
 from istar.request import check_prompt
@@ -29,7 +29,7 @@ def interact(
     clip: Annotated[
         Path | None,
         typer.Argument(
-            help="The video to go on from, of five seconds or more.",
+            help="The video to go on from, of five seconds or more (one clip of the model).",
             show_default="the first prompt starts one",
         ),
     ] = None,
@@ -43,7 +43,7 @@ def interact(
         ),
     ] = None,
 ) -> None:
-    """Make a video that goes on prompt by prompt, five seconds each.
+    """Make a video that goes on prompt by prompt, five seconds (one clip of the model) each.
 
     The file is written anew after every prompt. An empty line, or the end of the input, ends it.
 
@@ -56,7 +56,7 @@ def interact(
         raise UsageError("no prompt was given, so there is nothing to make")
     request = options.request("interact", (first,), clip=source)
     with output_file(options, request) as output:
-        check_early(request)
+        options.check_early(request)
         pipeline = options.load("interact")
         session = pipeline.interact(request)
         _converse(session, first, prompts, output, pipeline.spec.name)

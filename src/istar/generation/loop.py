@@ -162,13 +162,14 @@ def read_scene(
 ) -> Context:
     """Keys and values of what was shown before an interactive clip.
 
-    Two runs of tokens, each seeing only itself: the last twenty latent frames averaged to a
-    coarse grid, and at full size the video's first frame and the last two. They are the same for
+    Two runs of tokens, each seeing only itself: the latent frames just before averaged to
+    a coarse grid, and at full size the video's first frame and the last two. They are the same for
     every branch.
 
     Args:
         transformer: the network.
-        former: `(1, C, 21, H, W)`, the latent frames just before.
+        former: `(1, C, T, H, W)`, the latent frames just before; the very first of them is only for
+            the times to count from.
         first: `(1, C, 1, H, W)`, the first latent frame of the whole video.
         context_grid: rows and columns of the coarse grid.
     """

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from istar.generation.schedule import (
-    CLIP_FRAMES,
     LATENT_FRAMES_PER_SECOND,
     ClipPlan,
     Step,
@@ -20,8 +19,6 @@ from istar.generation.schedule import (
 )
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 from istar.weights.registry import ModelSpec
-
-CLIP_SECONDS = CLIP_FRAMES // LATENT_FRAMES_PER_SECOND
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +43,18 @@ class Window:
         """Pictures that its given clips are made of."""
         return FRAMES_PER_SECOND * self.given_seconds + 1 if self.given_seconds else 0
 
-    def clip_frames(self) -> tuple[int, ...]:
-        """Latent frames of each clip, the given ones first."""
+    def clip_lengths(self, spec: ModelSpec) -> tuple[int, ...]:
+        """Latent frames of each clip, the given ones first, as a model cuts video."""
         new = int(self.new_seconds * LATENT_FRAMES_PER_SECOND)
         if not self.given_seconds:
-            return clip_lengths(1 + new)
+            return clip_lengths(1 + new, spec.clip_frames)
         return (1, self.given_seconds * LATENT_FRAMES_PER_SECOND, new)
 
     def steps(self, spec: ModelSpec, template: Template) -> tuple[Step, ...]:
         """The window's schedule for one model."""
         clips = [
             ClipPlan(frames=frames, repeats=spec.video_repeats if number else spec.image_repeats)
-            for number, frames in enumerate(self.clip_frames())
+            for number, frames in enumerate(self.clip_lengths(spec))
         ]
         scales = spec.pixel_budget.scales(template)
         return steps(clips, scales, semantic_scales=spec.semantic_scales)
@@ -66,11 +63,11 @@ class Window:
 def windows_from_start(seconds: float, spec: ModelSpec) -> tuple[Window, ...]:
     """The windows of a new video; 0 seconds are a picture."""
     first = min(seconds, spec.max_seconds)
-    rest = windows_after(first, seconds - first)
+    rest = windows_after(first, seconds - first, spec)
     return (Window(given_seconds=0, new_seconds=first), *rest)
 
 
-def windows_after(shown: float, seconds: float) -> tuple[Window, ...]:
+def windows_after(shown: float, seconds: float, spec: ModelSpec) -> tuple[Window, ...]:
     """The windows that add `seconds` to a video of `shown` seconds.
 
     Sixteen pictures count as one second, although the network's first second is seventeen: where
@@ -78,8 +75,9 @@ def windows_after(shown: float, seconds: float) -> tuple[Window, ...]:
     """
     windows = []
     while seconds > 0:
-        new = min(seconds, CLIP_SECONDS)
-        windows.append(Window(given_seconds=min(int(shown), CLIP_SECONDS), new_seconds=new))
+        new = min(seconds, spec.clip_seconds)
+        given = min(int(shown), spec.clip_seconds)
+        windows.append(Window(given_seconds=given, new_seconds=new))
         shown += new
         seconds -= new
     return tuple(windows)

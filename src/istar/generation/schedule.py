@@ -1,10 +1,10 @@
 """The spacetime pyramid: a video as clips, a clip as scales, a scale as repeated steps.
 
-A video is an image clip of one latent frame followed by video clips of twenty, the last perhaps
-shorter. Every clip is generated coarse to fine over the same list of spatial scales; each scale
-is predicted several times (the paper's Semantic Scale Repetition), and one such prediction is a
-step. This module is plain arithmetic: it turns a request's size and length into the list of
-steps that the generation loop obeys.
+A video is an image clip of one latent frame followed by video clips of equal length, in the
+released models twenty, the last perhaps shorter. Every clip is generated coarse to fine over the
+same list of spatial scales; each scale is predicted several times (the paper's Semantic Scale
+Repetition), and one such prediction is a step. This module is plain arithmetic: it turns a
+request's size and length into the list of steps that the generation loop obeys.
 
 Source: InfinityStar paper (arXiv 2511.04675), spacetime pyramid modeling; released reference.
 """
@@ -17,9 +17,6 @@ from math import sqrt
 from typing import NamedTuple
 
 from istar.errors import CheckpointError, UsageError
-
-CLIP_FRAMES = 20
-"""Latent frames of a full video clip: five seconds."""
 
 LATENT_FRAMES_PER_SECOND = 4
 
@@ -114,12 +111,17 @@ def nearest_template(ratio: float) -> Template:
     return min(TEMPLATES, key=lambda template: abs(float(template.name) - ratio))
 
 
-def clip_lengths(latent_frames: int) -> tuple[int, ...]:
-    """Latent frames of each clip of a video: 1, then twenties, the last perhaps fewer."""
+def clip_lengths(latent_frames: int, clip_frames: int) -> tuple[int, ...]:
+    """Latent frames of each clip of a video: 1, then full clips, the last perhaps fewer.
+
+    Args:
+        latent_frames: of the whole video.
+        clip_frames: of a full video clip.
+    """
     lengths = [1]
     rest = latent_frames - 1
     while rest > 0:
-        lengths.append(min(rest, CLIP_FRAMES))
+        lengths.append(min(rest, clip_frames))
         rest -= lengths[-1]
     return tuple(lengths)
 

@@ -78,24 +78,66 @@ def locate(
     def chosen(models: Sequence[ModelSpec]) -> ModelSpec:
         return choose(tuple(models), mode, resolution=resolution, seconds=seconds)
 
-    named = [spec for spec in RELEASED_MODELS if name in (AUTO, spec.name)]
-    if named:
-        spec = chosen(named)
-        return converted(spec, dtype) or (spec, released_files(spec, on_event))
-    directory = Path(name).expanduser()
-    on_hub = _HUB_NAME.fullmatch(str(name))
-    if directory.exists() or not on_hub:
-        if not directory.exists():
-            names = ", ".join((AUTO, *(spec.name for spec in RELEASED_MODELS)))
-            raise CheckpointError(
-                f"there is no model {str(name)!r}: it is neither a directory nor one of {names}, "
-                "nor owner/repo on the Hub"
-            )
-        root, models = find_models(directory)
+    root, models = _described_here(name)
+    if root:
         spec = chosen(models)
         return spec, ModelFiles.below(root, spec)
+    if models:
+        spec = chosen(models)
+        return converted(spec, dtype) or (spec, released_files(spec, on_event))
+    on_hub = _hub_name(name)
     where = RepoRevision(repo=on_hub["repo"], revision=on_hub["revision"] or "main")
     return _from_repo(where, on_hub["path"] or "", chosen, on_event)
+
+
+def describe(
+    name: str | Path,
+    *,
+    mode: Mode = "t2v",
+    resolution: str | None = None,
+    seconds: float | None = None,
+) -> ModelSpec | None:
+    """The model that `locate` would use, and nothing is fetched; None where only the Hub knows.
+
+    Raises:
+        CheckpointError: as `locate`.
+    """
+    _, models = _described_here(name)
+    return choose(models, mode, resolution=resolution, seconds=seconds) if models else None
+
+
+def _described_here(name: str | Path) -> tuple[Path | None, tuple[ModelSpec, ...]]:
+    """The models that a name stands for and, if it is one, the directory that holds them.
+
+    A name on the Hub stands for none that are known here.
+
+    Raises:
+        CheckpointError: nothing of that name, or a directory that holds no model.
+    """
+    named = tuple(spec for spec in RELEASED_MODELS if name in (AUTO, spec.name))
+    if named:
+        return None, named
+    directory = Path(name).expanduser()
+    if directory.exists():
+        return find_models(directory)
+    _hub_name(name)
+    return None, ()
+
+
+def _hub_name(name: str | Path) -> re.Match[str]:
+    """The parts of `owner/repo[@revision][:path]`.
+
+    Raises:
+        CheckpointError: it is not of that form.
+    """
+    parts = _HUB_NAME.fullmatch(str(name))
+    if parts is None:
+        names = ", ".join((AUTO, *(spec.name for spec in RELEASED_MODELS)))
+        raise CheckpointError(
+            f"there is no model {str(name)!r}: it is neither a directory nor one of {names}, "
+            "nor owner/repo on the Hub"
+        )
+    return parts
 
 
 def wanted_files(spec: ModelSpec) -> dict[RepoRevision, list[str]]:

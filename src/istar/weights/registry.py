@@ -11,7 +11,7 @@ from math import isfinite
 from typing import Literal
 
 from istar.errors import CheckpointError
-from istar.generation.schedule import PIXEL_BUDGETS, PixelBudget
+from istar.generation.schedule import LATENT_FRAMES_PER_SECOND, PIXEL_BUDGETS, PixelBudget
 from istar.request import SECONDS_STEP, Mode
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.config import VideoTokenizerConfig
@@ -138,6 +138,8 @@ class ModelSpec:
         video_repeats: predictions of each scale of a video clip.
         sampling: guidance and temperature.
         prompt: what stands around prompts.
+        clip_frames: latent frames of a full video clip, a multiple of 4: whole seconds. The
+            released five seconds are 20.
         max_seconds: the longest video it makes in one pass.
         extends: it was trained to continue given clips.
         interact: how it runs prompt by prompt; None where it cannot.
@@ -161,6 +163,7 @@ class ModelSpec:
     video_repeats: tuple[int, ...]
     sampling: SamplingConfig
     prompt: PromptForm = field(default_factory=PromptForm)
+    clip_frames: int = 20
     max_seconds: float = 5
     extends: bool = True
     interact: InteractConfig | None = None
@@ -180,6 +183,11 @@ class ModelSpec:
             modes += ("extend",)
         return (*modes, "interact") if self.interact else modes
 
+    @property
+    def clip_seconds(self) -> int:
+        """Length of a full video clip."""
+        return self.clip_frames // LATENT_FRAMES_PER_SECOND
+
     def __post_init__(self) -> None:
         scales = len(self.pixel_budget.sides)
         repeats = {"image": self.image_repeats, "video": self.video_repeats}
@@ -196,6 +204,11 @@ class ModelSpec:
                 )
         if not 0 <= self.semantic_scales <= scales:
             raise CheckpointError(f"{self.name}: semantic scales must be 0 to {scales}")
+        if self.clip_frames < 1 or self.clip_frames % LATENT_FRAMES_PER_SECOND:
+            raise CheckpointError(
+                f"{self.name}: clip_frames must be a positive multiple of "
+                f"{LATENT_FRAMES_PER_SECOND}, not {self.clip_frames}"
+            )
         if not 1 <= self.max_seconds < float("inf"):
             raise CheckpointError(f"{self.name}: max_seconds must be 1 or more")
         if self.max_seconds % SECONDS_STEP:
