@@ -46,7 +46,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.weights.hub.*",
     ),
     ("istar.generation.plan", "istar.output_files", "istar.doctor", "istar.doctor.*"),
-    ("istar.weights.registry", "istar.weights.manifest"),
+    ("istar.weights.bundled", "istar.weights.manifest", "istar.weights.registry"),
     (
         "istar.transformer.config",
         "istar.video_tokenizer.config",

@@ -51,8 +51,8 @@ class InfinityStarPipeline:
         `resolution` and `seconds` choose among them.
 
         Args:
-            name_or_dir: `auto`, a model's name (`720p`, `480p`, `interact`), a directory in the
-                released layout or with an `istar.json`, or `owner/repo[@revision][:path]`.
+            name_or_dir: `auto`, a model's name (`720p`, `480p`, `interact`, `tiny`), a directory in
+                the released layout or with an `istar.json`, or `owner/repo[@revision][:path]`.
             mode: what it is for.
             resolution: `192p`, `384p`, `480p`, `720p`, or the manifest's own.
             seconds: the length wanted.

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from hub_server import Hub, serving
+from istar.weights.inventory import known_models
 from istar.weights.registry import RELEASED_MODELS
 
 SOURCE = RELEASED_MODELS[0].source
@@ -116,7 +117,7 @@ def test_json_keys_and_exact_sizes(patient: Patient) -> None:
         "free_bytes": 143134 * 1024 * 1024,
         "driver": "570.86.15",
     }
-    assert [model["name"] for model in found["models"]] == [m.name for m in RELEASED_MODELS]
+    assert [model["name"] for model in found["models"]] == [m.name for m in known_models()]
     assert found["models"][0]["gpu_bytes"] == 20_857_740_526
     assert found["models"][0]["fetch_bytes"] == SOURCE.expected_bytes  # type: ignore[union-attr]
     assert all(type(found["host"][name]) is int for name in ("total_bytes", "available_bytes"))
@@ -203,7 +204,8 @@ def test_a_model_that_is_here_needs_no_hub(patient: Patient, hub: Hub) -> None:
         f"{spec.text_encoder}/config.json",
     )
     hub.commits[COMMIT] = dict.fromkeys(names, b"x" * (1 << 17))
-    pull = "from istar.weights.locate import released_files; from istar.weights.registry import *;"
+    pull = "from istar.weights.locate import released_files; from istar.weights.inventory import known_models
+from istar.weights.registry import *;"
     subprocess.run(
         [sys.executable, "-c", f"{pull} released_files(RELEASED_MODELS[1])"],
         env=patient.environment,

@@ -12,15 +12,18 @@ from istar.cli.console import print_lines, print_path, say
 from istar.cli.fetching import FetchDisplay, asked_yes, readable
 from istar.cli.options import NumberType
 from istar.errors import IstarError, UsageError
+from istar.weights.bundled import NAME as BUNDLED_NAME
+from istar.weights.bundled import bundled_checkpoint, is_bundled
 from istar.weights.inventory import (
     ModelState,
     all_states,
+    known_models,
     remove_model,
     state_of,
     verify_model,
 )
-from istar.weights.locate import converted_directory, released_files
-from istar.weights.registry import RELEASED_MODELS, ModelSpec
+from istar.weights.locate import ModelFiles, converted_directory, released_files
+from istar.weights.registry import ModelSpec
 
 models = typer.Typer(
     no_args_is_help=True,
@@ -67,8 +70,7 @@ def pull(
     specs = [_named(name) for name in names]
     with FetchDisplay() as display:
         for spec in specs:
-            files = released_files(spec, display)
-            print_path(files.transformer)
+            print_path(_files(spec, display).transformer)
 
 
 @models.command()
@@ -94,7 +96,7 @@ def verify(
     with FetchDisplay() as display:
         for spec in specs:
             found[spec.name] = verify_model(spec, display, repair=repair)
-            if repair and found[spec.name]:
+            if repair and found[spec.name] and not is_bundled(spec):
                 released_files(spec, display)
                 found[spec.name] = verify_model(spec, display)
     if as_json:
@@ -107,6 +109,8 @@ def verify(
         )
     if any(found.values()):
         advice = "they cannot be repaired" if repair else "`--repair` fetches those files again"
+        if [name for name, problems in found.items() if problems] == [BUNDLED_NAME]:
+            advice = "install istar again"
         raise IstarError(f"some files are not what they should be; {advice}")
 
 
@@ -120,6 +124,7 @@ def rm(
     Files that other models here need stay.
     """
     spec = _named(name)
+    _refuse_bundled(spec, "removed")
     state = state_of(spec)
     if state.state == "absent" and not state.copies:
         raise IstarError(f"nothing of {name} is here")
@@ -163,6 +168,7 @@ def convert(
     Example: istar models convert 480p --dtype bf16
     """
     spec = _named(name)
+    _refuse_bundled(spec, "converted")
     with FetchDisplay() as display:
         files = released_files(spec, display)
 
@@ -176,11 +182,25 @@ def convert(
 
 
 def _named(name: str) -> ModelSpec:
-    for spec in RELEASED_MODELS:
+    if name == BUNDLED_NAME:
+        return bundled_checkpoint()[1]
+    for spec in known_models():
         if spec.name == name:
             return spec
-    names = ", ".join(spec.name for spec in RELEASED_MODELS)
+    names = ", ".join(spec.name for spec in known_models())
     raise UsageError(f"there is no model {name!r}; there are {names}")
+
+
+def _files(spec: ModelSpec, display: FetchDisplay) -> ModelFiles:
+    """A model's files, fetched first if need be; of the bundled model there is no need."""
+    if is_bundled(spec):
+        return ModelFiles.below(*bundled_checkpoint())
+    return released_files(spec, display)
+
+
+def _refuse_bundled(spec: ModelSpec, done: str) -> None:
+    if is_bundled(spec):
+        raise UsageError(f"{spec.name} is part of this installation and cannot be {done}")
 
 
 def _size(state: ModelState) -> str:
@@ -202,6 +222,7 @@ def _described(state: ModelState) -> dict[str, Any]:
         "modes": list(spec.modes),
         "resolution": spec.pixel_budget.resolution,
         "seconds_in_one_pass": spec.max_seconds,
+        "seconds_of_a_clip": spec.clip_seconds,
         "guidance": asdict(spec.sampling.guidance),
         "tau": [spec.sampling.tau_image, spec.sampling.tau_video],
         "repeats": {"image": list(spec.image_repeats), "video": list(spec.video_repeats)},

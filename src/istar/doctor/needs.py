@@ -95,6 +95,26 @@ def needs_of(
     )
 
 
+def bundled_needs(
+    spec: ModelSpec,
+    parameters: int,
+    *,
+    gpu_free: Iterable[int | None],
+    host_free: int | None,
+) -> ModelNeeds:
+    """What the bundled model needs: at most all its parameters in float32, and no fetching."""
+    size = _FLOAT32 * parameters
+    return ModelNeeds(
+        name=spec.name,
+        gpu_bytes=size,
+        host_bytes=size,
+        fetch_bytes=0,
+        fits_gpu=fit(size, gpu_free),
+        fits_host=fit(size, [host_free]),
+        fits_disk="yes",
+    )
+
+
 def fit(needed: int, free: Iterable[int | None]) -> Fit:
     """Whether bytes fit into one of several places, of which None is not known."""
     places = list(free)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from istar.doctor.hub import Cache, Hub, Token, ask_hub, read_cache, read_token
 from istar.doctor.machine import Cuda, Gpus, Host, read_cuda, read_gpus, read_host
-from istar.doctor.needs import ModelNeeds, fit, needs_of
+from istar.doctor.needs import ModelNeeds, bundled_needs, fit, needs_of
 from istar.doctor.software import Codecs, Software, read_codecs, read_software
+from istar.weights.bundled import bundled_model, bundled_parameters
 from istar.weights.registry import RELEASED_MODELS
 
 _AGAIN = "then `istar doctor` again"
@@ -42,7 +43,7 @@ class Report:
         cache: where models are kept.
         hub: whether models can be fetched.
         token: whether there is one.
-        models: what each released model needs.
+        models: what each released model needs, and at the end the bundled one.
         problems: what is wrong, what prevents generating first.
     """
 
@@ -93,6 +94,7 @@ def examine(
         )
         for spec in RELEASED_MODELS
     )
+    own = bundled_model()
     return diagnosed(
         software=software,
         codecs=codecs,
@@ -103,6 +105,11 @@ def examine(
         hub=ask_hub(sources[0].repo, sources[0].revision, ask=not offline),
         token=read_token(),
         models=models,
+        bundled=bundled_needs(
+            own, bundled_parameters(), gpu_free=free, host_free=host.available_bytes
+        )
+        if own
+        else None,
     )
 
 
@@ -128,8 +135,9 @@ def diagnosed(
     hub: Hub,
     token: Token,
     models: Sequence[ModelNeeds],
+    bundled: ModelNeeds | None = None,
 ) -> Report:
-    """A report of facts, and what is wrong with them."""
+    """A report of facts, and what is wrong with them for the released models."""
     some_model_here = any(model.is_here for model in models)
     problems = (
         *_software_problems(software, codecs),
@@ -147,7 +155,7 @@ def diagnosed(
         cache=cache,
         hub=hub,
         token=token,
-        models=tuple(models),
+        models=(*models, bundled) if bundled else tuple(models),
         problems=tuple(sorted(problems, key=lambda problem: not problem.prevents_generating)),
     )
 

@@ -31,7 +31,7 @@ from istar.weights.load import (
     transformer_dtype,
 )
 from istar.weights.locate import ModelFiles
-from istar.weights.manifest import MANIFEST_NAME, file_hash, manifest_of
+from istar.weights.manifest import MANIFEST_NAME, hashes_of, manifest_of
 from istar.weights.registry import ModelSpec
 
 SHARD_BYTES = 4 << 30
@@ -137,12 +137,7 @@ def _manifest(spec: ModelSpec, dtype: str, directory: Path) -> str:
         text_encoder="text_encoder",
         dtype=dtype,
     )
-    hashes = {
-        file.relative_to(directory).as_posix(): file_hash(file)
-        for file in sorted(directory.rglob("*"))
-        if file.is_file()
-    }
-    return json.dumps(manifest_of(copy) | {"hashes": hashes}, indent=2) + "\n"
+    return json.dumps(manifest_of(copy) | {"hashes": hashes_of(directory)}, indent=2) + "\n"
 
 
 def _check_room(files: ModelFiles, dtype: torch.dtype, place: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from istar.weights import hub
+from istar.weights import bundled, hub
 from istar.weights.hub import Listener, ignore
 from istar.weights.locate import cached_files, converted, converted_directory, wanted_files
 from istar.weights.manifest import MANIFEST_NAME, file_hash, read_hashes
@@ -54,9 +54,15 @@ class ModelState:
     copies: tuple[CopyState, ...]
 
 
+def known_models() -> tuple[ModelSpec, ...]:
+    """The models of the registry, and the bundled one where this installation has one."""
+    own = bundled.bundled_model()
+    return (*RELEASED_MODELS, own) if own else RELEASED_MODELS
+
+
 def all_states() -> list[ModelState]:
-    """The state of every model of the registry."""
-    return [state_of(spec) for spec in RELEASED_MODELS]
+    """The state of every known model."""
+    return [state_of(spec) for spec in known_models()]
 
 
 def state_of(spec: ModelSpec) -> ModelState:
@@ -65,6 +71,17 @@ def state_of(spec: ModelSpec) -> ModelState:
     Raises:
         HubError: the cache cannot be read.
     """
+    if bundled.is_bundled(spec):
+        size = bundled.bundled_bytes()
+        return ModelState(
+            spec=spec,
+            state="ready",
+            has_transformer=True,
+            path=bundled.DIRECTORY / spec.transformer,
+            bytes_here=size,
+            bytes_total=size,
+            copies=(),
+        )
     found = [
         hub.holding(where, [path])
         for where, wanted in wanted_files(spec).items()
@@ -102,11 +119,14 @@ def verify_model(
     Args:
         spec: the model.
         on_event: told how far it is.
-        repair: remove what is damaged, so that the next pull fetches it, and damaged copies.
+        repair: remove what is damaged, so that the next pull fetches it, and damaged copies; of
+            the bundled model nothing is removed.
 
     Raises:
         HubError, CheckpointError: the files cannot be read.
     """
+    if bundled.is_bundled(spec):
+        return _damage(bundled.DIRECTORY)
     problems = []
     check = hub.repair if repair else hub.verify
     for where, wanted in wanted_files(spec).items():
@@ -114,11 +134,7 @@ def verify_model(
             problems += [problem.text for problem in check(where, wanted, on_event)]
     for dtype in _copies(spec):
         place = converted_directory(spec, dtype)
-        wrong = [
-            f"{place / file} is damaged or missing"
-            for file, expected in read_hashes(place / MANIFEST_NAME).items()
-            if not (place / file).is_file() or file_hash(place / file) != expected
-        ]
+        wrong = _damage(place)
         if wrong and repair:
             shutil.rmtree(place)
         problems += wrong
@@ -132,9 +148,11 @@ def remove_model(spec: ModelSpec) -> int:
         how many bytes that freed.
 
     Raises:
+        CheckpointError: it is the bundled model.
         HubError: something cannot be removed.
     """
-    others = [state.spec for state in all_states() if state.spec != spec and state.has_transformer]
+    states = [state_of(other) for other in RELEASED_MODELS if other != spec]
+    others = [state.spec for state in states if state.has_transformer]
     needed = {
         (where, path)
         for other in others
@@ -150,6 +168,15 @@ def remove_model(spec: ModelSpec) -> int:
         shutil.rmtree(copy.path)
         freed += copy.bytes_here
     return freed
+
+
+def _damage(directory: Path) -> list[str]:
+    """Which of the files that a manifest lists are not what it says, a sentence each."""
+    return [
+        f"{directory / file} is damaged or missing"
+        for file, expected in read_hashes(directory / MANIFEST_NAME).items()
+        if not (directory / file).is_file() or file_hash(directory / file) != expected
+    ]
 
 
 def _copies(spec: ModelSpec) -> list[str]:

@@ -1,7 +1,7 @@
 """From what `--model` says to a model's files on this machine, fetching what is missing.
 
-A model is named by `auto`, a name of the registry, a directory, or `owner/repo[@revision][:path]`
-on the Hub.
+A model is named by `auto`, a name of the registry, `tiny`, a directory, or
+`owner/repo[@revision][:path]` on the Hub.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from platformdirs import user_data_path
 
 from istar.errors import CheckpointError
 from istar.request import Mode
-from istar.weights import hub
+from istar.weights import bundled, hub
 from istar.weights.hub import Listener, RepoRevision, ignore
 from istar.weights.manifest import MANIFEST_NAME, find_models, read_manifest
 from istar.weights.registry import RELEASED_MODELS, ModelSpec, choose
@@ -63,7 +63,7 @@ def locate(
     """The model to use and its files, which are fetched first if they are not there.
 
     Args:
-        name: `auto`, a name, a directory, or `owner/repo[@revision][:path]`.
+        name: `auto`, a name, `tiny`, a directory, or `owner/repo[@revision][:path]`.
         mode: what it is for.
         resolution: `192p`, `384p`, `480p`, `720p`, or a manifest's own.
         seconds: the length wanted.
@@ -117,6 +117,9 @@ def _described_here(name: str | Path) -> tuple[Path | None, tuple[ModelSpec, ...
     named = tuple(spec for spec in RELEASED_MODELS if name in (AUTO, spec.name))
     if named:
         return None, named
+    if name == bundled.NAME:
+        root, spec = bundled.bundled_checkpoint()
+        return root, (spec,)
     directory = Path(name).expanduser()
     if directory.exists():
         return find_models(directory)
@@ -132,7 +135,7 @@ def _hub_name(name: str | Path) -> re.Match[str]:
     """
     parts = _HUB_NAME.fullmatch(str(name))
     if parts is None:
-        names = ", ".join((AUTO, *(spec.name for spec in RELEASED_MODELS)))
+        names = ", ".join((AUTO, *(spec.name for spec in RELEASED_MODELS), bundled.NAME))
         raise CheckpointError(
             f"there is no model {str(name)!r}: it is neither a directory nor one of {names}, "
             "nor owner/repo on the Hub"

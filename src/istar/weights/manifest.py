@@ -21,7 +21,8 @@ The manifest, every path relative to the directory::
       "notice": "told to everyone who uses it"
     }
 
-A converted copy also has `dtype`, `source` and `hashes`, the sha256 of every file.
+A converted copy also has `dtype`, `source` and `hashes`, the sha256 of every file; the model that
+istar itself brings has `hashes`.
 
 Required are `istar`, the three paths, `pixel_budget`, `semantic_scales`, `repeats`, `guidance` and
 `tau`; sizes that are not given are read off the tensors. In place of a name, `pixel_budget` may be
@@ -124,6 +125,15 @@ def file_hash(file: Path) -> str:
         while piece := stream.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def hashes_of(directory: Path) -> dict[str, str]:
+    """The sha256 of every file below a directory but its manifest, by its path there."""
+    return {
+        file.relative_to(directory).as_posix(): file_hash(file)
+        for file in sorted(directory.rglob("*"))
+        if file.is_file() and file != directory / MANIFEST_NAME
+    }
 
 
 def manifest_of(spec: ModelSpec) -> dict[str, Any]:
