@@ -204,8 +204,7 @@ def test_a_model_that_is_here_needs_no_hub(patient: Patient, hub: Hub) -> None:
         f"{spec.text_encoder}/config.json",
     )
     hub.commits[COMMIT] = dict.fromkeys(names, b"x" * (1 << 17))
-    pull = "from istar.weights.locate import released_files; from istar.weights.inventory import known_models
-from istar.weights.registry import *;"
+    pull = "from istar.weights.locate import released_files; from istar.weights.registry import *;"
     subprocess.run(
         [sys.executable, "-c", f"{pull} released_files(RELEASED_MODELS[1])"],
         env=patient.environment,
