@@ -151,6 +151,21 @@ def test_cached_equals_one_masked_sequence(
             torch.testing.assert_close(cached[step.index][branch], expected, **TOLERANCE)
 
 
+def test_what_is_looked_at_exists_once(
+    transformer: Transformer, small_config: TransformerConfig, random: torch.Generator
+) -> None:
+    state = start(transformer, schedule(1, 2), texts(random), torch.Generator())
+    before = [branch.text for branch in state.branches]
+    while state.next_step.clip == 0:
+        prediction = predict(transformer, state)
+        commit(state, random_bits(small_config, state.next_step, random), prediction.contexts)
+    assert prediction.contexts is not None
+    # At full size a copy of text and scene in a row would be gigabytes.
+    for branch, text, scene in zip(state.branches, before, prediction.contexts, strict=True):
+        assert branch.text is text
+        assert branch.scene is scene
+
+
 def test_cached_scene_equals_one_masked_sequence(
     transformer: Transformer, small_config: TransformerConfig, random: torch.Generator
 ) -> None:

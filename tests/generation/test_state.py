@@ -57,8 +57,8 @@ def assert_same(one: GenerationState, two: GenerationState) -> None:
         ([one.generator.get_state()], [two.generator.get_state()]),
     ]
     for first, second in zip(one.branches, two.branches, strict=True):
-        for part in ("text", "context"):
-            layers = zip(getattr(first, part), getattr(second, part), strict=True)
+        for ours, theirs in zip(first.contexts, second.contexts, strict=True):
+            layers = zip(ours, theirs, strict=True)
             pairs += [(list(a), list(b)) for a, b in layers]
     for ours, theirs in pairs:
         for a, b in zip(ours, theirs, strict=True):
@@ -102,7 +102,10 @@ def test_a_scene_is_kept(transformer: Transformer, tmp_path: Path, random: torch
     state.save(tmp_path / "state")
     read = GenerationState.load(tmp_path / "state")
     assert_same(read, state)
-    assert read.branches[0].context[0].keys.shape[2] == 3 + 20 * 2 + 3 * 6
+    (branch,) = read.branches
+    assert branch.scene is not None
+    assert branch.text[0].keys.shape[2] == 3
+    assert branch.scene[0].keys.shape[2] == 20 * 2 + 3 * 6
 
 
 def test_bf16_contexts_come_back_bit_for_bit(transformer: Transformer, tmp_path: Path) -> None:
@@ -176,7 +179,7 @@ def test_safetensors_without_a_states_header(saved: Path, metadata: dict[str, st
 
 
 WRONG_HEADERS: dict[str, dict[str, Any]] = {
-    "another version": {"format": "istar-generation-state-0"},
+    "another version": {"format": "istar-generation-state-1"},
     "no steps": {"steps": None},
     "half a step": {"steps": [{"index": 0}]},
     "no position": {"position": None},
@@ -186,6 +189,8 @@ WRONG_HEADERS: dict[str, dict[str, Any]] = {
     "a negative position": {"position": -1},
     "shapes of nothing": {"shapes": {"bits.77": [1, 64]}},
     "no shapes": {"shapes": {}},
+    "no parts of a branch": {"parts": 0},
+    "parts in words": {"parts": "two"},
 }
 
 
@@ -205,8 +210,8 @@ def test_a_wrong_header(saved: Path, name: str) -> None:
         "bits.5",
         "given.10",
         "branch.0.text.0.keys",
-        "branch.1.context.1.values",
-        "branch.1.context.2.values",
+        "branch.1.scene.1.values",
+        "branch.1.scene.2.values",
         "latent.0",
     ],
 )

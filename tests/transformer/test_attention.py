@@ -52,12 +52,14 @@ def test_shared_heads_equal_expanded_heads(random: torch.Generator) -> None:
     torch.testing.assert_close(attend(queries, keys, values), attend(queries, *expanded))
 
 
-def test_looking_back_puts_the_context_first(random: torch.Generator) -> None:
+def test_looking_back_puts_the_contexts_first(random: torch.Generator) -> None:
     context = torch.randn(1, 2, 3, 4, generator=random)
+    later = torch.randn(1, 2, 1, 4, generator=random)
     own = torch.randn(2, 2, 5, 4, generator=random)
-    seen = look_back(context, own)
-    assert seen.shape == (2, 2, 8, 4)
-    assert torch.equal(seen[:, :, 3:], own)
-    assert torch.equal(seen[0, :, :3], context[0])
-    assert torch.equal(seen[1, :, :3], context[0])
-    assert look_back(None, own) is own
+    seen = look_back([context, later], own)
+    assert seen.shape == (2, 2, 9, 4)
+    assert torch.equal(seen[:, :, 4:], own)
+    for one in seen:
+        assert torch.equal(one[:, :3], context[0])
+        assert torch.equal(one[:, 3:4], later[0])
+    assert look_back([], own) is own

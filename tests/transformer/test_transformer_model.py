@@ -69,7 +69,7 @@ def test_keys_and_values_alone_equal_those_kept(
 ) -> None:
     _, context = transformer(*run(random, 4), keep=True)
     x, turn = run(random, 5)
-    for before in (None, context):
+    for before in ([], [context]):
         _, kept = transformer(x, turn, before, keep=True)
         assert len(kept) == len(transformer.blocks)
         for found, expected in zip(transformer.keys_values(x, turn, before), kept, strict=True):
@@ -86,7 +86,7 @@ def test_a_context_equals_a_mask_over_one_sequence(
     first, first_turn = run(random, 4)
     second, second_turn = run(random, 5)
     _, context = transformer(first, first_turn, keep=True)
-    after, _ = transformer(second, second_turn, context)
+    after, _ = transformer(second, second_turn, [context])
     mask = torch.ones(9, 9, dtype=torch.bool)
     mask[:4, 4:] = False
     turn = Rotation(*(torch.cat(parts) for parts in zip(first_turn, second_turn, strict=True)))
@@ -100,24 +100,25 @@ def test_a_mask_covers_context_and_own_tokens(
     x, turn = run(random, 5)
     _, context = transformer(*run(random, 3), keep=True)
     mask = torch.ones(5, 8, dtype=torch.bool)
-    whole, _ = transformer(x, turn, context)
-    torch.testing.assert_close(transformer(x, turn, context, mask=mask)[0], whole, **TOLERANCE)
+    whole, _ = transformer(x, turn, [context])
+    torch.testing.assert_close(transformer(x, turn, [context], mask=mask)[0], whole, **TOLERANCE)
     mask[:, :3] = False
     alone, _ = transformer(x, turn)
-    torch.testing.assert_close(transformer(x, turn, context, mask=mask)[0], alone, **TOLERANCE)
+    torch.testing.assert_close(transformer(x, turn, [context], mask=mask)[0], alone, **TOLERANCE)
     assert (alone - whole).abs().max() > 1e-2
 
 
-def test_joined_contexts_are_seen_in_any_order(
+def test_several_contexts_are_seen_in_any_order(
     transformer: Transformer, random: torch.Generator
 ) -> None:
     _, one = transformer(*run(random, 3), keep=True)
     _, two = transformer(*run(random, 4), keep=True)
     x, turn = run(random, 5)
-    forward, _ = transformer(x, turn, join([one, two]))
-    backward, _ = transformer(x, turn, join([two, one]))
+    forward, _ = transformer(x, turn, [one, two])
+    backward, _ = transformer(x, turn, [two, one])
     torch.testing.assert_close(forward, backward, **TOLERANCE)
-    assert (forward - transformer(x, turn, one)[0]).abs().max() > 1e-2
+    assert torch.equal(forward, transformer(x, turn, [join([one, two])])[0])
+    assert (forward - transformer(x, turn, [one])[0]).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize(("semantic", "bits"), [(True, 16), (False, 64)])

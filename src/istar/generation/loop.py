@@ -7,7 +7,7 @@ guidance, sampling and `commit`; whoever forces bits of their own calls the two 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -66,7 +66,8 @@ def start(
         x = transformer.embed_text(features.to(transformer.device, transformer.dtype))
         coordinates = text_coordinates(len(features), transformer.device)
         rotated = rotation(coordinates, transformer.config.head_size)
-        branches.append(Branch.begin(transformer.keys_values(x.unsqueeze(0), rotated), scene))
+        text = transformer.keys_values(x.unsqueeze(0), rotated)
+        branches.append(Branch(text=text, scene=scene))
     channels = transformer.config.latent_channels
     return GenerationState(
         steps=steps,
@@ -95,9 +96,9 @@ def predict(transformer: Transformer, state: GenerationState) -> Prediction:
     logits, contexts = [], []
     for branch in state.branches:
         if given:
-            contexts.append(transformer.keys_values(x, rotated, branch.context))
+            contexts.append(transformer.keys_values(x, rotated, branch.contexts))
             continue
-        y, own = transformer(x, rotated, branch.context, keep=step.read_later)
+        y, own = transformer(x, rotated, branch.contexts, keep=step.read_later)
         logits.append(transformer.logits(y, semantic=step.semantic)[0])
         if own is not None:
             contexts.append(own)
@@ -112,7 +113,7 @@ def commit(state: GenerationState, bits: Tensor, contexts: tuple[Context, ...] |
     state.given.pop(step.index, None)
     if contexts:
         state.branches = tuple(
-            branch.with_scene(own) for branch, own in zip(state.branches, contexts, strict=True)
+            replace(branch, scene=own) for branch, own in zip(state.branches, contexts, strict=True)
         )
     state.position += 1
     if step.ends_clip:

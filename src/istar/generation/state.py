@@ -18,9 +18,10 @@ from istar.errors import MediaError, StateError
 from istar.generation.canvas import Canvas
 from istar.generation.schedule import Grid, Step
 from istar.output_files import PendingFile
-from istar.transformer.cache import Context, KeysValues, join
+from istar.transformer.cache import Context, KeysValues
 
-_FORMAT = "istar-generation-state-1"
+_FORMAT = "istar-generation-state-2"
+_PARTS = ("text", "scene")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +30,16 @@ class Branch:
 
     Attributes:
         text: keys and values of its text.
-        context: the text's and, where there is one, the earlier scene's.
+        scene: those of what was shown before; None at the start of a video.
     """
 
     text: Context
-    context: Context
+    scene: Context | None = None
 
-    @classmethod
-    def begin(cls, text: Context, scene: Context | None = None) -> Branch:
-        """A branch with its text and perhaps a scene shown before."""
-        return cls(text=text, context=join([text, scene]) if scene else text)
-
-    def with_scene(self, scene: Context) -> Branch:
-        """The same text, and a new scene in place of the old."""
-        return Branch.begin(self.text, scene)
+    @property
+    def contexts(self) -> tuple[Context, ...]:
+        """All that its steps look at."""
+        return (self.text,) if self.scene is None else (self.text, self.scene)
 
 
 @dataclass(kw_only=True)
@@ -96,8 +93,8 @@ class GenerationState:
         for clip, latent in enumerate(self.latents):
             tensors[f"latent.{clip}"] = latent
         for number, branch in enumerate(self.branches):
-            for part in ("text", "context"):
-                for layer, (keys, values) in enumerate(getattr(branch, part)):
+            for part, context in zip(_PARTS, branch.contexts, strict=False):
+                for layer, (keys, values) in enumerate(context):
                     tensors[f"branch.{number}.{part}.{layer}.keys"] = keys
                     tensors[f"branch.{number}.{part}.{layer}.values"] = values
         header = {
@@ -106,6 +103,7 @@ class GenerationState:
             "steps": [asdict(step) for step in self.steps],
             "shapes": shapes,
             "branches": len(self.branches),
+            "parts": len(self.branches[0].contexts) if self.branches else 0,
             "layers": len(self.branches[0].text) if self.branches else 0,
         }
         # Cloned: safetensors refuses tensors that share memory.
@@ -175,7 +173,7 @@ class GenerationState:
                 Branch(
                     **{
                         part: _context(tensors, f"branch.{number}.{part}", header["layers"], device)
-                        for part in ("text", "context")
+                        for part in _PARTS[: header["parts"]]
                     }
                 )
                 for number in range(header["branches"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -30,6 +32,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = 
     )
 
 
-def look_back(context: Tensor | None, own: Tensor) -> Tensor:
-    """What a step can look at: keys or values of its context `(B, H, C, D)` and its own."""
-    return own if context is None else torch.cat((context.expand(len(own), -1, -1, -1), own), 2)
+def look_back(contexts: Sequence[Tensor], own: Tensor) -> Tensor:
+    """What a step can look at: keys or values of its contexts, each `(1, H, C, D)`, and its own."""
+    if not contexts:
+        return own
+    return torch.cat([*(context.expand(len(own), -1, -1, -1) for context in contexts), own], dim=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -56,17 +58,17 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         rotation: Rotation,
-        context: KeysValues | None = None,
+        contexts: Sequence[KeysValues] = (),
         mask: Tensor | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """Tokens `(B, L, width)` to the same shape, and their own keys and values.
 
-        With a `context` of C tokens a `mask` is `(L, C + L)`.
+        With `contexts` of C tokens together a `mask` is `(L, C + L)`.
         """
         queries = rotate(self.query_norm(self._heads(self.query(x))), rotation)
         own = self.keys_values(x, rotation)
-        keys = look_back(None if context is None else context.keys, own.keys)
-        values = look_back(None if context is None else context.values, own.values)
+        keys = look_back([context.keys for context in contexts], own.keys)
+        values = look_back([context.values for context in contexts], own.values)
         attended = attend(queries, keys, values, mask)  # B H L D
         return self.output(attended.transpose(1, 2).flatten(2)), own
 
@@ -99,11 +101,11 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rotation: Rotation,
-        context: KeysValues | None = None,
+        contexts: Sequence[KeysValues] = (),
         mask: Tensor | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """Tokens `(B, L, width)` to the same shape, and their keys and values."""
-        attended, own = self.attention(self.attention_norm(x), rotation, context, mask)
+        attended, own = self.attention(self.attention_norm(x), rotation, contexts, mask)
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), own
 

@@ -6,6 +6,8 @@ goes out as one. Source: InfinityStar paper (arXiv 2511.04675); released referen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,7 +53,7 @@ class Transformer(nn.Module):
         self,
         x: Tensor,
         rotation: Rotation,
-        context: Context | None = None,
+        contexts: Sequence[Context] = (),
         *,
         mask: Tensor | None = None,
         keep: bool = False,
@@ -61,7 +63,8 @@ class Transformer(nn.Module):
         Args:
             x: `(B, L, width)`.
             rotation: of the L tokens.
-            context: keys and values of C tokens that all L may look at.
+            contexts: runs of keys and values that all L may look at, of C tokens together. They
+                are put in a row one layer at a time, never as a whole.
             mask: `(L, C + L)` booleans, true where a token may look; everywhere when absent.
             keep: return the tokens' own keys and values.
 
@@ -70,12 +73,14 @@ class Transformer(nn.Module):
         """
         kept = []
         for i, block in enumerate(self.blocks):
-            x, own = block(x, rotation, context[i] if context else None, mask)
+            x, own = block(x, rotation, [context[i] for context in contexts], mask)
             if keep:
                 kept.append(own)
         return x, tuple(kept) if keep else None
 
-    def keys_values(self, x: Tensor, rotation: Rotation, context: Context | None = None) -> Context:
+    def keys_values(
+        self, x: Tensor, rotation: Rotation, contexts: Sequence[Context] = ()
+    ) -> Context:
         """Only the keys and values of embedded tokens `(B, L, width)`.
 
         For tokens that others look at but whose own prediction nobody needs; of the last block
@@ -84,7 +89,7 @@ class Transformer(nn.Module):
         kept = []
         *earlier, last = self.blocks
         for i, block in enumerate(earlier):
-            x, own = block(x, rotation, context[i] if context else None)
+            x, own = block(x, rotation, [context[i] for context in contexts])
             kept.append(own)
         assert isinstance(last, Block)
         return (*kept, last.keys_values(x, rotation))
