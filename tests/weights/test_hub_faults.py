@@ -11,6 +11,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
@@ -397,10 +398,25 @@ class TestRefusals:
         hub.faults.status.clear()
         assert pull(PINNED, ["big/"])
 
-    def test_a_pause_that_is_long_is_said_and_not_slept(self, hub: Hub, cache: Path) -> None:
-        hub.faults.status["/api/"], hub.faults.retry_after = (429, None), 300
+    @pytest.mark.parametrize("part", ["/api/", "/cdn/"])
+    def test_a_pause_that_is_long_is_said_and_not_slept(
+        self, part: str, hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        hub.faults.status[part], hub.faults.retry_after = (429, None), 300
         assert "wait 300 seconds" in failure()
-        assert len(hub.log) == 1
+        assert len(hub.bodies(part)) == 1
+
+    @pytest.mark.parametrize("part", ["/api/", "/cdn/"])
+    def test_a_pause_that_is_short_is_kept(
+        self, part: str, hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        slept: list[float] = []
+        monkeypatch.setattr(time, "sleep", lambda seconds: slept.append(seconds))
+        hub.faults.status[part], hub.faults.retry_after = (429, None), 7
+        assert "wait 7 seconds" in failure()
+        assert [seconds for seconds in slept if seconds] == [7, 7]
+        assert len(hub.bodies(part)) == 3
 
     def test_a_token_that_is_refused_is_not_shown(
         self, hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch

@@ -8,8 +8,6 @@
         snapshots/<commit>/<path>   links to the blobs
         refs/<branch>               the commit it stood for when last asked
         trees/<commit>.json         all files of the commit
-    <cache>/.locks/models--owner--name/<etag>.lock
-    <cache>/.locks/models--owner--name/<etag>.pid   who holds the lock
 
 Nothing below the cache is followed where a link could lead out of it.
 """
@@ -25,11 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from huggingface_hub import constants
 
 from istar.errors import HubError
-from istar.weights.hub.events import Listener, Waiting
 from istar.weights.hub.listing import (
     RepoFile,
     RepoRevision,
@@ -46,7 +42,6 @@ NO_HASH = "0" * 40
 """Stands for the hash of a file of which none is known."""
 
 _BUFFER = 1 << 20
-_LOCK_SECONDS = 0.2
 _LARGEST_RECORD = 64 << 20
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -112,7 +107,7 @@ class RepoFolder:
             return where.revision
         parts = ("refs", *where.revision.split("/"))
         place = self.place.joinpath(*parts)
-        text = self._read(place, limit=1000)
+        text = self.read(place, limit=1000)
         if text is None:
             return None
         commit = text.decode("ascii", "replace").strip()
@@ -122,7 +117,7 @@ class RepoFolder:
 
     def files(self, commit: str) -> tuple[RepoFile, ...] | None:
         """All files of a commit, if they were ever asked for; a damaged record is none."""
-        text = self._read(self._record(commit), limit=_LARGEST_RECORD)
+        text = self.read(self._record(commit), limit=_LARGEST_RECORD)
         try:
             return None if text is None else files_from_record(json.loads(text))
         except (HubError, ValueError, RecursionError):
@@ -143,6 +138,29 @@ class RepoFolder:
                 size = content.stat().st_size
                 files.append(RepoFile(path=path, size=size, blob=blob or NO_HASH))
         return tuple(sorted(files, key=lambda file: file.path))
+
+    def read(self, place: Path, limit: int) -> bytes | None:
+        """A small file below the cache: None if there is none, nothing if it is longer.
+
+        Raises:
+            HubError: it, or a directory above it, is a link.
+            OSError: it cannot be read.
+        """
+        if not self._is_real_directory(place.parent):
+            if _parents_absent(self.cache, place.parent):
+                return None
+            raise HubError(f"{place.parent} is a link or no directory; remove it and run again")
+        try:
+            descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | _NO_LINKS)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if place.is_symlink():
+                raise HubError(f"{place} is a link; remove it and run again") from error
+            raise
+        with os.fdopen(descriptor, "rb") as file:
+            text = file.read(limit + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+        return text if len(text) <= limit else b""
 
     def state(self, commit: str, file: RepoFile) -> State:
         """Whether a file is in a snapshot with its right size; a `link` leads out of the cache."""
@@ -239,7 +257,7 @@ class RepoFolder:
     def remember_commit(self, where: RepoRevision, commit: str) -> None:
         """Keep which commit a branch stands for."""
         place = self.place.joinpath("refs", *where.revision.split("/"))
-        if not where.pinned and self._read(place, limit=1000) != commit.encode():
+        if not where.pinned and self.read(place, limit=1000) != commit.encode():
             self.write(place, commit)
 
     @contextmanager
@@ -258,37 +276,6 @@ class RepoFolder:
             if os.fstat(descriptor).st_nlink != 1:
                 raise HubError(f"{part} has a second name elsewhere; remove it and run again")
             yield stream
-
-    @contextmanager
-    def lock(self, file: RepoFile, on_event: Listener) -> Iterator[None]:
-        """Be the only process that fetches a file; tell whom is waited for.
-
-        The lock is the one that the Hub's own client takes, and the system frees it when its
-        holder dies.
-        """
-        place = self.cache / ".locks" / self.name / f"{file.blob}.lock"
-        self.make_directory(place.parent)
-        if place.is_symlink():
-            raise HubError(f"{place} is a link; remove it and run the same command again")
-        holder, told = place.with_suffix(".pid"), False
-        lock: BaseFileLock = FileLock(place, timeout=_LOCK_SECONDS, mode=0o664)
-        while not lock.is_locked:
-            try:
-                lock.acquire()
-            except Timeout:
-                if not told:
-                    on_event(Waiting(path=file.path, pid=self._alive(holder)))
-                told = True
-            except NotImplementedError:
-                # Some network disks have no such locks; the Hub's client does the same.
-                lock = SoftFileLock(place, timeout=_LOCK_SECONDS, mode=0o664)
-        try:
-            self.write(holder, f"{os.getpid()}\n")
-            yield
-        finally:
-            with suppress(OSError):
-                holder.unlink(missing_ok=True)
-            lock.release()
 
     def place_blob(self, file: RepoFile) -> None:
         """Give a part that was found whole its final name."""
@@ -319,7 +306,7 @@ class RepoFolder:
         if not self.snapshot(commit).exists():
             for place in (*self._entries(self.place / "refs"), self._record(commit)):
                 is_record = place == self._record(commit) and self.is_inside(place)
-                if is_record or self._read(place, limit=1000) == commit.encode():
+                if is_record or self.read(place, limit=1000) == commit.encode():
                     place.unlink(missing_ok=True)
         for name in ("blobs", "refs", "snapshots", "trees", "."):
             _remove_empty(self.place / name)
@@ -339,36 +326,6 @@ class RepoFolder:
 
     def _record(self, commit: str) -> Path:
         return self.place / "trees" / f"{commit}.json"
-
-    def _alive(self, holder: Path) -> int | None:
-        text = self._read(holder, limit=20)
-        if text is None or not text.strip().isdigit():
-            return None
-        pid = int(text)
-        try:
-            os.kill(pid, 0)
-        except PermissionError:
-            return pid
-        except (OSError, OverflowError):
-            return None
-        return pid
-
-    def _read(self, place: Path, limit: int) -> bytes | None:
-        if not self._is_real_directory(place.parent):
-            if _parents_absent(self.cache, place.parent):
-                return None
-            raise HubError(f"{place.parent} is a link or no directory; remove it and run again")
-        try:
-            descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | _NO_LINKS)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if place.is_symlink():
-                raise HubError(f"{place} is a link; remove it and run again") from error
-            raise
-        with os.fdopen(descriptor, "rb") as file:
-            text = file.read(limit + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
-        return text if len(text) <= limit else b""
 
     def _is_real_directory(self, place: Path) -> bool:
         below = self.cache

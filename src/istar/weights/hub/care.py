@@ -13,6 +13,7 @@ from istar.weights.hub.cache import NO_HASH, RepoFolder
 from istar.weights.hub.client import told
 from istar.weights.hub.events import FileProgress, Listener, ignore
 from istar.weights.hub.listing import RepoFile, RepoRevision, check_wanted, is_wanted
+from istar.weights.hub.lock import locked
 
 _READ_BYTES = 1 << 20
 
@@ -77,7 +78,7 @@ def repair(
         for file in _files(folder, commit, wanted):
             kind = kinds.get(file.path)
             if kind in ("size", "hash"):
-                with folder.lock(file, on_event):
+                with locked(folder, file, on_event):
                     entry = folder.snapshot(commit) / file.path
                     if entry.is_symlink():
                         folder.content(commit, file).unlink(missing_ok=True)
@@ -104,7 +105,7 @@ def remove(where: RepoRevision, wanted: Sequence[str]) -> int:
     freed = 0
     with told(where, folder.cache):
         for file in _files(folder, commit, wanted):
-            with folder.lock(file, ignore):
+            with locked(folder, file, ignore):
                 freed += _removed(folder, commit, file)
         folder.prune(commit)
     return freed

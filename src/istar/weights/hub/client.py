@@ -140,11 +140,13 @@ def open_body(
         yield begin, response.iter_bytes()
 
 
-def is_passing(error: Exception) -> bool:
-    """Whether asking again may help."""
-    return _status(408, 429, 500, 502, 503, 504)(error) or _named(
+def wished_pause(error: Exception) -> float | None:
+    """Seconds that the Hub wants to be left alone; None where asking again soon does not help."""
+    is_passing = _status(408, 429, 500, 502, 503, 504)(error) or _named(
         "TimeoutException", "NetworkError", "RemoteProtocolError"
     )(error)
+    wished = _retry_after(error) or 0.0
+    return wished if is_passing and wished <= _LONGEST_PAUSE else None
 
 
 @contextmanager
@@ -368,8 +370,8 @@ def _asked(address: str, where: RepoRevision, pauses: tuple[float, ...]) -> tupl
             try:
                 return _json(address, where)
             except Exception as error:
-                wished = _retry_after(error) or 0.0
-                if not is_passing(error) or wished > _LONGEST_PAUSE:
+                wished = wished_pause(error)
+                if wished is None:
                     raise
                 time.sleep(max(pause, wished))
         return _json(address, where)

@@ -29,6 +29,7 @@ from istar.weights.hub.listing import (
     check_wanted,
     is_wanted,
 )
+from istar.weights.hub.lock import locked
 
 READ_BYTES = 1 << 20
 _PROGRESS_SECONDS = 0.1
@@ -250,7 +251,7 @@ def _fetch(
     folder: RepoFolder, where: RepoRevision, commit: str, file: RepoFile, on_event: Listener
 ) -> None:
     folder.make_directory(folder.blob(file.blob).parent)
-    with folder.lock(file, on_event):
+    with locked(folder, file, on_event):
         state = folder.blob_state(file)
         if state == "link":
             raise folder.hostile(commit, file)
@@ -292,7 +293,7 @@ def _complete(
         progress.tell(done)
     tries = 0
     while done < file.size:
-        before = done
+        before, pause, passing = done, client.RETRY_SECONDS[0], None
         try:
             with client.open_body(where, commit, file, done) as (begin, chunks):
                 if begin != done:
@@ -303,11 +304,11 @@ def _complete(
                     done = _counted(done, chunk, file, digest)
                     part.write(chunk)
                     progress.tell(done)
-            passing = None
         except Exception as error:
-            if not client.is_passing(error):
+            wished = client.wished_pause(error)
+            if wished is None:
                 raise
-            passing = error
+            pause, passing = max(pause, wished), error
         if done < file.size:
             tries = 0 if done > before else tries + 1
             if tries >= _FRUITLESS_TRIES:
@@ -315,7 +316,7 @@ def _complete(
                     raise passing
                 raise client.CorruptError(f"{done} of {file.size} bytes came")
             part.flush()
-            time.sleep(client.RETRY_SECONDS[0])
+            time.sleep(pause)
     if digest.hexdigest() != file.blob:
         raise client.CorruptError(f"its hash is {digest.hexdigest()}, not {file.blob}")
     part.flush()
