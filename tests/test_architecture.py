@@ -18,6 +18,7 @@ SOURCE = Path(istar.__file__).parent
 ROWS: tuple[tuple[str, ...], ...] = (
     ("istar.__main__",),
     ("istar.cli", "istar.cli.*"),
+    ("istar.evaluation.*",),
     ("istar.pipeline", "istar.training", "istar.training.*"),
     ("istar.interaction", "istar.take", "istar.windows"),
     ("istar.engine", "istar.events", "istar.inputs", "istar.weights.convert"),

@@ -1,0 +1,77 @@
+"""How near two clips are, pixel by pixel."""
+
+from __future__ import annotations
+
+from math import inf, log10
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from istar.errors import UsageError
+
+_PEAK = 255.0
+_TAPS = 11
+_SIGMA = 1.5
+_K1, _K2 = 0.01, 0.03
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Peak signal-to-noise ratio in decibels, over all pixels of two clips; inf where equal.
+
+    Args:
+        a: `(F, H, W, 3)` uint8.
+        b: likewise.
+
+    Raises:
+        UsageError: the clips are not uint8 of one shape.
+    """
+    _check(a, b)
+    error = float((a.double() - b.double()).square().mean())
+    return 10 * log10(_PEAK**2 / error) if error else inf
+
+
+def ssim(a: Tensor, b: Tensor) -> float:
+    """Structural similarity, the mean over all pictures, channels and windows of two clips.
+
+    Windows of 11 by 11 pixels, Gaussian with a standard deviation of 1.5, wholly inside the
+    picture; K1 = 0.01, K2 = 0.03. Source: Wang et al., "Image quality assessment: from error
+    visibility to structural similarity" (2004).
+
+    Args:
+        a: `(F, H, W, 3)` uint8, sides of 11 or more.
+        b: likewise.
+
+    Raises:
+        UsageError: the clips are not uint8 of one shape, or smaller than a window.
+    """
+    _check(a, b)
+    if min(a.shape[1:3]) < _TAPS:
+        raise UsageError(
+            f"SSIM needs pictures of {_TAPS} pixels or more a side, not {a.shape[1:3]}"
+        )
+    x, y = (clip.permute(0, 3, 1, 2).flatten(0, 1)[:, None].double() for clip in (a, b))
+    mean_x, mean_y = _windowed(x), _windowed(y)
+    variance_x = _windowed(x * x) - mean_x**2
+    variance_y = _windowed(y * y) - mean_y**2
+    covariance = _windowed(x * y) - mean_x * mean_y
+    c1, c2 = (_K1 * _PEAK) ** 2, (_K2 * _PEAK) ** 2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
+    return float((luminance * structure).mean())
+
+
+def _windowed(x: Tensor) -> Tensor:
+    """The Gaussian mean of every window of `(N, 1, H, W)`."""
+    places = torch.arange(_TAPS, dtype=x.dtype) - _TAPS // 2
+    weights = torch.exp(-places.square() / (2 * _SIGMA**2))
+    weights = weights / weights.sum()
+    return F.conv2d(F.conv2d(x, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
+
+
+def _check(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape or a.ndim != 4 or {a.dtype, b.dtype} != {torch.uint8}:
+        raise UsageError(
+            f"only clips (F, H, W, 3) of uint8 and one shape are compared, not "
+            f"{tuple(a.shape)} {a.dtype} and {tuple(b.shape)} {b.dtype}"
+        )
