@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from istar import (
 from istar.engine import Engine
 from istar.media import cover_and_crop, read_clip, read_metadata, read_picture, write_clip
 from istar.transformer.block import Block
+from istar.video_tokenizer.conv import CausalConv3d, FrameHistory
 from random_checkpoint import NOTICE, write_checkpoint
 
 HEIGHT, WIDTH = 32, 48
@@ -364,7 +366,36 @@ def test_an_output_that_is_no_number_is_an_error(checkpoint: Path) -> None:
 def test_bf16_generates(checkpoint: Path) -> None:
     half = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu", dtype="bf16")
     assert half.engine.transformer.dtype == torch.bfloat16
+    assert {p.dtype for p in half.engine.tokenizer.parameters()} == {torch.float32}
     assert len(half.generate(request()).frames) == 17
+
+
+def test_the_tokenizer_never_computes_in_tf32(
+    pipeline: InfinityStarPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precise: list[bool] = []
+
+    @contextmanager
+    def watched() -> Iterator[None]:
+        precise.append(True)
+        yield
+        precise.pop()
+
+    forward = CausalConv3d.forward
+    seen: list[bool] = []
+
+    def convolution(self: CausalConv3d, x: Tensor, history: FrameHistory) -> Tensor:
+        seen.append(bool(precise))
+        return forward(self, x, history)
+
+    monkeypatch.setattr("istar.engine.exact_convolutions", watched)
+    monkeypatch.setattr(CausalConv3d, "forward", convolution)
+    for wanted in (request("t2i"), request("i2v", image=pictures(1)[0])):
+        seen.clear()
+        pipeline.generate(wanted)
+        assert seen
+        assert all(seen)
+    assert not precise
 
 
 def test_the_released_layout_is_recognized(tmp_path: Path) -> None:

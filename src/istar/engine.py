@@ -10,7 +10,7 @@ from torch import Tensor
 from istar.errors import CheckpointError, GenerationError
 from istar.generation.loop import advance, start
 from istar.generation.schedule import Step
-from istar.memory import explained_memory_errors, text_encoder_dtype
+from istar.memory import exact_convolutions, explained_memory_errors, text_encoder_dtype
 from istar.text_encoder import TextEncoder
 from istar.transformer.cache import Context
 from istar.transformer.model import Transformer
@@ -61,14 +61,15 @@ class Engine:
     ) -> Engine:
         """Load the networks of a model from its files.
 
+        The tokenizer is float32 whatever the `dtype`: in bf16 some of the bits that it gives for
+        pictures would be others.
+
         Raises:
             CheckpointError: a file or tensor is missing or malformed.
             DeviceError: memory ran out.
         """
         with explained_memory_errors("loading the model"):
-            tokenizer = load_video_tokenizer(
-                files.tokenizer, spec.tokenizer_config, device=device, dtype=dtype
-            )
+            tokenizer = load_video_tokenizer(files.tokenizer, spec.tokenizer_config, device=device)
             transformer = load_transformer(
                 files.transformer, spec.transformer_config, device=device, dtype=dtype
             )
@@ -130,7 +131,7 @@ class Engine:
     def encode(self, pictures: Tensor) -> Tensor:
         """Latents `(1, C, T, h, w)` of pictures `(F, H, W, 3)`, uint8."""
         x = pictures.to(self.transformer.device).permute(3, 0, 1, 2).unsqueeze(0)  # 1 3 F H W
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_convolutions():
             return self.tokenizer.encode(x.float() / 127.5 - 1)
 
     def decode(self, latent: Tensor, history: FrameHistory) -> Tensor:
@@ -139,7 +140,7 @@ class Engine:
         Raises:
             GenerationError: the decoder's output is not a number.
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_convolutions():
             chunks = self.tokenizer.decode_piece(latent, history)
             return torch.cat([_to_bytes(chunk) for chunk in chunks])
 

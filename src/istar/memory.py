@@ -66,6 +66,27 @@ def text_encoder_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 @contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Convolutions in full float32 on CUDA, which by itself rounds their inputs to TF32.
+
+    torch has one such setting for the whole process; it is as it was afterwards.
+    """
+    cudnn = torch.backends.cudnn
+    # Since torch 2.9 each operation has its own, and reading the old one for all may fail.
+    place, name, exact = (
+        (cudnn.conv, "fp32_precision", "ieee")
+        if hasattr(cudnn, "conv")
+        else (cudnn, "allow_tf32", False)
+    )
+    before = getattr(place, name)
+    setattr(place, name, exact)
+    try:
+        yield
+    finally:
+        setattr(place, name, before)
+
+
+@contextmanager
 def explained_memory_errors(what: str) -> Iterator[None]:
     """Turn an allocation that failed into one line that says what to try.
 

@@ -101,7 +101,7 @@ def test_a_machine_on_which_it_runs(patient: Patient, hub: Hub) -> None:
     assert f"{hub.address} answers" in done.stdout
     assert "prevent" not in done.stdout
     assert "weights alone; more is needed while generating" in done.stdout
-    assert "20.9 GB" in done.stdout
+    assert "21.2 GB" in done.stdout
     assert "\x1b" not in done.stdout
     assert len(hub.log) == 1
 
@@ -118,7 +118,7 @@ def test_json_keys_and_exact_sizes(patient: Patient) -> None:
         "driver": "570.86.15",
     }
     assert [model["name"] for model in found["models"]] == [m.name for m in known_models()]
-    assert found["models"][0]["gpu_bytes"] == 20_857_740_526
+    assert found["models"][0]["gpu_bytes"] == 21_227_042_652
     assert found["models"][0]["fetch_bytes"] == SOURCE.expected_bytes  # type: ignore[union-attr]
     assert all(type(found["host"][name]) is int for name in ("total_bytes", "available_bytes"))
     assert list(found) == [

@@ -35,8 +35,8 @@ class ModelNeeds:
 
     Attributes:
         name: of the model.
-        gpu_bytes: weights alone in the default dtypes on a GPU: bf16, float32 heads, and the text
-            encoder in float16. Generating needs more.
+        gpu_bytes: weights alone in the default dtypes on a GPU: bf16, heads and tokenizer in
+            float32, and the text encoder in float16. Generating needs more.
         host_bytes: weights alone in float32, for computing on the CPU. Generating needs more.
         fetch_bytes: what is still to be fetched; 0 for a model that is here.
         fits_gpu: the weights fit the free memory of the roomiest GPU.
@@ -132,15 +132,16 @@ def weight_bytes_on_gpu(
 ) -> int:
     """Bytes of all weights as they lie on a GPU by default."""
     text_encoder = text_encoder or TextEncoderSizes()
-    parameters = (
-        transformer_parameters(transformer)
+    # float32 in any case: the two heads, the tokenizer, and the MLPs' last layers, which
+    # transformers keeps so when the text encoder is float16.
+    kept = (
+        _head_parameters(transformer)
         + tokenizer_parameters(tokenizer)
-        + text_encoder_parameters(text_encoder)
+        + _mlp_parameters(text_encoder)
     )
-    # float32 in any case: the two heads, and the MLPs' last layers, which transformers keeps so
-    # when the text encoder is float16.
-    kept = _head_parameters(transformer) + _mlp_parameters(text_encoder)
-    return _FLOAT16 * (parameters - kept) + _FLOAT32 * kept
+    parameters = transformer_parameters(transformer) + text_encoder_parameters(text_encoder)
+    halved = parameters - _head_parameters(transformer) - _mlp_parameters(text_encoder)
+    return _FLOAT16 * halved + _FLOAT32 * kept
 
 
 def weight_bytes_on_cpu(

@@ -51,8 +51,8 @@ def convert(
 ) -> Path:
     """Write a converted copy of a model; it appears under its name when it is whole.
 
-    The transformer's heads stay float32, and so does the text encoder, of which only the encoder
-    is kept: loaded in `dtype`, the copy gives what the original gives.
+    The transformer's heads stay float32, and so do the tokenizer and the text encoder, of which
+    only the encoder is kept: loaded in `dtype`, the copy gives what the original gives.
 
     Args:
         spec: the model.
@@ -74,7 +74,7 @@ def convert(
         on_progress("the transformer")
         _convert_transformer(files.transformer, work / "transformer", number_type, shard_bytes)
         on_progress("the tokenizer")
-        _convert_tokenizer(files.tokenizer, work / "tokenizer.safetensors", number_type)
+        _convert_tokenizer(files.tokenizer, work / "tokenizer.safetensors")
         on_progress("the text encoder")
         save_encoder(files.text_encoder, work / "text_encoder")
         manifest = _manifest(spec, dtype, work)
@@ -120,12 +120,13 @@ def _convert_transformer(place: Path, target: Path, dtype: torch.dtype, shard_by
     (target / INDEX_NAME).write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
-def _convert_tokenizer(place: Path, target: Path, dtype: torch.dtype) -> None:
+def _convert_tokenizer(place: Path, target: Path) -> None:
     files = tokenizer_files(place)
     naming = tokenizer_naming(files.shapes)
     config = infer_tokenizer_config(files.shapes, naming, place)
     module = on_meta(lambda: VideoTokenizer(config))
-    save_file(dict(read_parameters(module, files, naming, dtype_of=lambda _: dtype)), target)
+    parameters = read_parameters(module, files, naming, dtype_of=lambda _: torch.float32)
+    save_file(dict(parameters), target)
 
 
 def _manifest(spec: ModelSpec, dtype: str, directory: Path) -> str:

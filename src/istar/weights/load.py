@@ -136,9 +136,13 @@ def load_video_tokenizer(
     config: VideoTokenizerConfig | None = None,
     *,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
 ) -> VideoTokenizer:
-    """A video tokenizer with the released tensor names or our own, from `.pth` or safetensors.
+    """A video tokenizer, always float32, with the released tensor names or our own.
+
+    Args:
+        place: `.pth`, a safetensors file, or a directory of them.
+        config: its sizes; read off the tensors when absent.
+        device: where the weights go.
 
     Raises:
         CheckpointError: as `load_transformer`; also a pickle with anything but tensors in it.
@@ -146,7 +150,7 @@ def load_video_tokenizer(
     files = tokenizer_files(place)
     naming = tokenizer_naming(files.shapes)
     config = config or infer_tokenizer_config(files.shapes, naming, place)
-    return _load(lambda: VideoTokenizer(config), files, naming, device, lambda _: dtype)
+    return _load(lambda: VideoTokenizer(config), files, naming, device, lambda _: torch.float32)
 
 
 def tokenizer_files(place: Path) -> TensorFiles:
