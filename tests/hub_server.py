@@ -50,6 +50,7 @@ class Faults:
         flips: of how many of the next bodies a byte is flipped.
         lengthen: how many bytes too many each body has; fewer if negative.
         pause: seconds between two pieces of 64 KiB.
+        pause_after: how many bytes of a body come before the first such pause.
         ignore_range: bodies always begin at zero.
         wrong_range: bodies begin a byte late.
         answer: raw JSON to answer to a path that ends in the key.
@@ -63,6 +64,7 @@ class Faults:
     flips: int = 0
     lengthen: int = 0
     pause: float = 0.0
+    pause_after: int = 0
     ignore_range: bool = False
     wrong_range: bool = False
     answer: dict[str, object] = field(default_factory=dict)
@@ -227,7 +229,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return None
             self.wfile.write(piece)
-            time.sleep(faults.pause)
+            if position >= faults.pause_after:
+                time.sleep(faults.pause)
         return None
 
     def reply(

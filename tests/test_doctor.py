@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -104,10 +105,10 @@ def test_a_driver_that_fails_is_no_card_but_a_problem(tmp_path: Path, body: str,
 
 def test_a_driver_that_hangs_is_given_up(tmp_path: Path) -> None:
     # The child keeps the pipe open after the script is gone.
-    nvidia_smi(tmp_path, "/bin/sleep 5 & wait")
+    nvidia_smi(tmp_path, "/bin/sleep 30 & wait")
     start = time.monotonic()
     gpus = read_gpus(seconds=0.2)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 15
     assert "no answer within 0.2 s" in str(gpus.problem)
 
 
@@ -430,18 +431,19 @@ def test_silence_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         start = time.monotonic()
         found = ask(monkeypatch, address, seconds=0.2)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 15
         assert "no answer within 0.2 s" in str(found.problem)
+    found_at_last = Event()
 
     def slow_search(*_: object, **__: object) -> None:
-        time.sleep(1.5)
+        found_at_last.wait(30)
         raise socket.gaierror
 
     monkeypatch.setattr(socket, "getaddrinfo", slow_search)
     start = time.monotonic()
     assert "no answer within 0.1 s" in str(ask(monkeypatch, address, seconds=0.1).problem)
-    assert time.monotonic() - start < 1.2
-    time.sleep(1.5)
+    assert time.monotonic() - start < 15
+    found_at_last.set()
 
 
 def test_something_else_answers(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

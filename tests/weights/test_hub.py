@@ -225,19 +225,18 @@ class TestResume:
     def test_a_stopped_pull_goes_on_where_it_was(
         self, number: signal.Signals, share: float, hub: Hub, tmp_path: Path
     ) -> None:
-        hub.faults.pause = 0.01
+        reached = int(share * len(FILES[LARGE]))
+        hub.faults.pause, hub.faults.pause_after = 0.3, reached
         started = start_pull(tmp_path, hub.address, (LARGE,))
-        started.wait_for("FileProgress", done=int(share * len(FILES[LARGE])))
-        began = time.monotonic()
+        started.wait_for("FileProgress", done=reached)
         started.process.send_signal(number)
         started.finish()
-        assert time.monotonic() - began < 1
         assert started.code == (130 if number == signal.SIGINT else -number)
         (part,) = (folder(tmp_path) / "blobs").iterdir()
         kept = part.stat().st_size
         assert part.name == f"{blob_of(LARGE, FILES[LARGE])}.part"
         assert FILES[LARGE].startswith(part.read_bytes())
-        assert kept > 0.05 * len(FILES[LARGE])
+        assert 0.05 * len(FILES[LARGE]) < kept < len(FILES[LARGE])
         assert not list((folder(tmp_path) / "snapshots").glob("*/*"))
         assert not scan_cache_dir(tmp_path / "hf" / "hub").warnings
 
@@ -366,7 +365,7 @@ class TestOffline:
         hub.branches["main"] = LATER
         began = time.monotonic()
         again = run_pull(tmp_path, "http://127.0.0.1:9", revision="main")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         assert again.path == first.path
         (note,) = again.events("Note")
         assert "cannot be reached" in str(note["text"])
@@ -378,7 +377,7 @@ class TestOffline:
             address = f"http://127.0.0.1:{silent.getsockname()[1]}"
             began = time.monotonic()
             again = run_pull(tmp_path, address, revision="main", HF_HUB_ETAG_TIMEOUT="1")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         assert again.path == first.path
 
     def test_the_list_of_a_commit_is_remembered(self, hub: Hub, here: Path) -> None:
