@@ -18,6 +18,7 @@ from typer.exceptions import Abort, TyperException
 from istar import __version__
 from istar.cli.console import say, silence_stdout
 from istar.cli.doctor import doctor
+from istar.cli.evaluate import evaluate
 from istar.cli.make import extend, i2v, t2i, t2v
 from istar.cli.models import models
 from istar.cli.talk import interact
@@ -35,6 +36,7 @@ app = typer.Typer(
 for command in (t2i, t2v, i2v, extend, interact, doctor):
     app.command()(command)
 app.add_typer(models, name="models")
+app.add_typer(evaluate, name="eval")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,91 @@
+"""`istar eval shapes`, with a small model of random weights."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from istar.cli.app import run
+from istar.media import read_picture
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ISTAR_MODEL", raising=False)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_a_report_and_a_sheet_are_written(
+    checkpoint: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", "shapes", "--model", str(checkpoint), "--count", "2", "--seed", "4"]
+    command += ["--seconds", "1.5", "--threads", "1", "--device", "cpu"]
+    assert run([*command, "-o", "found"]) == 0
+    out, err = capfd.readouterr()
+    assert out == "found/report.json\nfound/sheet.png\n"
+    report = json.loads(Path("found/report.json").read_text(encoding="utf-8"))
+    assert list(report["results"]) == ["t2v", "i2v", "extend", "tokenizer"]
+    for result in report["results"].values():
+        assert [record["seed"] for record in result["records"]] == [4, 5]
+        for name, rate in result["rates"].items():
+            hits = sum(record["right"][name] for record in result["records"])
+            assert (rate["hits"], rate["count"]) == (hits, 2)
+    assert (report["model"], report["device"], report["dtype"]) == ("random", "cpu", "fp32")
+    assert torch.get_num_threads() == 1
+    assert "psnr" in err
+    assert read_picture(Path("found/sheet.png")).pixels.shape[0] == 4 * (32 + 4 + 6)
+    kept = Path("found/report.json").read_bytes()
+    assert run([*command, "-o", "found"]) == 1
+    assert "exists" in capfd.readouterr().err
+    assert Path("found/report.json").read_bytes() == kept
+
+
+def test_json_goes_to_stdout(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", "shapes", "--model", str(checkpoint), "--count", "1", "--modes", "tokenizer"]
+    assert run([*command, "--json"]) == 0
+    shown = json.loads(capfd.readouterr().out)
+    written = json.loads(Path("eval-shapes/report.json").read_text(encoding="utf-8"))
+    assert shown == written
+    assert list(shown["results"]) == ["tokenizer"]
+    assert run([*command, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--modes", "t2i"], 2, "--modes are of t2v, i2v, extend, tokenizer, not t2i"),
+        (["--modes", "t2v,t2v"], 2, "each once"),
+        (["--count", "0"], 2, "at least one scene"),
+        (["--seconds", "1"], 2, "1.5 to"),
+        (["--threads", "0"], 2, "--threads is 1 or more"),
+        (["-o", "no/such/place"], 1, "cannot make the directory"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_a_model_is_loaded(
+    arguments: list[str], code: int, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["eval", "shapes", "--model", "no/such/model", *arguments]) == code
+    assert message in capfd.readouterr().err
+
+
+def test_help_loads_no_torch() -> None:
+    script = (
+        "import sys\n"
+        "from istar.cli.app import run\n"
+        "assert run(['eval', 'shapes', '--help']) == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
