@@ -168,6 +168,17 @@ class TestPull:
         assert "no nonsense/" in run_pull(tmp_path, hub.address, ("nonsense/",)).error
         assert not (folder(tmp_path) / "blobs").exists()
 
+    def test_of_a_directory_only_what_is_ever_read_is_fetched(self, hub: Hub, here: Path) -> None:
+        for name in ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack"):
+            hub.commits[COMMIT][f"big/{name}"] = b"the same weights again"
+        snapshot = pull(PINNED, WANTED)
+        assert_whole(snapshot)
+        assert {path.name for path in (snapshot / "big").iterdir()} == {
+            path.removeprefix("big/") for path in ASKED if path.startswith("big/")
+        }
+        assert verify(PINNED, WANTED) == []
+        assert (pull(PINNED, ["big/tf_model.h5"]) / "big/tf_model.h5").is_file()
+
     def test_a_disk_without_links_holds_the_files_themselves(
         self, hub: Hub, here: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

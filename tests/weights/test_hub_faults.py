@@ -24,10 +24,12 @@ from hub_server import COMMIT, LATER, REPO, TOKEN, Hub, blob_of, run_pull, servi
 from istar.errors import HubError
 from istar.weights.hub import (
     EVERYTHING,
+    PullPlan,
     RepoRevision,
     cached_snapshot,
     client,
     pull,
+    pull_all,
     remove,
     repair,
     verify,
@@ -495,6 +497,25 @@ class TestDisk:
         part.parent.mkdir()
         part.write_bytes(FILES[LARGE][:1])
         assert pull(PINNED, ["big/"]), "what is left from before needs no more room"
+
+    def test_the_room_for_all_revisions_is_looked_for_at_first(
+        self, hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hub.commits[LATER] = {**FILES, "later/x.safetensors": Random(2).randbytes(100_000)}
+        usage = namedtuple("usage", "total used free")
+        total = sum(len(content) for content in hub.commits[LATER].values())
+        wanted = {PINNED: ["big/"], RepoRevision(repo=REPO, revision=LATER): ["later/"]}
+        free = total - 1
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, free))
+        with pytest.raises(HubError, match=f"{total} bytes"):
+            pull_all(wanted)
+        assert not hub.bodies("resolve")
+        free, told = total, []
+        snapshots = pull_all(wanted, told.append)
+        assert [path.name for path in snapshots.values()] == [COMMIT, LATER]
+        (plan,) = (event for event in told if isinstance(event, PullPlan))
+        assert (plan.files_missing, plan.bytes_missing) == (3, total)
+        assert (snapshots[PINNED] / LARGE).read_bytes() == FILES[LARGE]
 
     def test_a_full_disk_keeps_what_came(self, hub: Hub, tmp_path: Path) -> None:
         error = run_pull(tmp_path, hub.address, (LARGE,), largest_file=700_000).error

@@ -84,7 +84,8 @@ def locate(
         return spec, ModelFiles.below(root, spec)
     if models:
         spec = chosen(models)
-        return converted(spec, dtype) or (spec, released_files(spec, on_event))
+        copy = converted(spec, dtype)
+        return copy or (spec, cached_files(spec) or released_files(spec, on_event))
     on_hub = _hub_name(name)
     where = RepoRevision(repo=on_hub["repo"], revision=on_hub["revision"] or "main")
     return _from_repo(where, on_hub["path"] or "", chosen, on_event)
@@ -165,7 +166,9 @@ def released_files(spec: ModelSpec, on_event: Listener = ignore) -> ModelFiles:
     Raises:
         HubError: something cannot be fetched.
     """
-    places = [hub.pull(where, wanted, on_event) for where, wanted in wanted_files(spec).items()]
+    wanted = wanted_files(spec)
+    snapshots = hub.pull_all(wanted, on_event)
+    places = [snapshots[where] for where in wanted]
     return _assembled(spec, places[0], places[-1])
 
 

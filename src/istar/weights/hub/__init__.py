@@ -16,7 +16,7 @@ from istar.weights.hub.events import (
 )
 from istar.weights.hub.listing import EVERYTHING, RepoFile, RepoRevision
 from istar.weights.hub.look import Holding, holding
-from istar.weights.hub.pull import cached_snapshot, list_files, pull
+from istar.weights.hub.pull import cached_snapshot, list_files, pull, pull_all
 
 __all__ = [
     "EVERYTHING",
@@ -37,6 +37,7 @@ __all__ = [
     "ignore",
     "list_files",
     "pull",
+    "pull_all",
     "remove",
     "repair",
     "verify",

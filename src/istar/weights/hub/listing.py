@@ -19,6 +19,7 @@ _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _REPO_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _REVISION_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]{0,127}")
 _LARGEST_FILE = 1 << 50
+_NEVER_READ = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".pt")
 _LONGEST_NAME = 255
 
 
@@ -168,9 +169,15 @@ def check_wanted(wanted: Sequence[str]) -> None:
 
 
 def is_wanted(path: str, wanted: Iterable[str]) -> bool:
-    """Whether a file is among those wanted, or in a directory that is."""
+    """Whether a file is among those wanted, or in a directory that is.
+
+    Of a directory, weights in a form that istar never reads are not wanted: repositories keep the
+    same text encoder in several.
+    """
     return any(
-        path == want or ((want == EVERYTHING or want.endswith("/")) and path.startswith(want))
+        path == want
+        or want == EVERYTHING
+        or (want.endswith("/") and path.startswith(want) and not path.endswith(_NEVER_READ))
         for want in wanted
     )
 

@@ -1,39 +1,26 @@
-"""Files from the Hub into its own cache: one at a time, resumed where an earlier pull stopped."""
+"""What is wanted of the Hub, held against its own cache: what is missing is fetched."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from istar.errors import HubError
 from istar.weights.hub import client
 from istar.weights.hub.cache import RepoFolder
-from istar.weights.hub.events import (
-    FileDone,
-    FileProgress,
-    Listener,
-    Note,
-    PullPlan,
-    ignore,
-)
+from istar.weights.hub.download import fetch
+from istar.weights.hub.events import FileDone, Listener, Note, PullPlan, ignore
 from istar.weights.hub.listing import (
     EVERYTHING,
-    Digest,
     RepoFile,
     RepoRevision,
     check_wanted,
     is_wanted,
 )
-from istar.weights.hub.lock import locked
 
-READ_BYTES = 1 << 20
-_PROGRESS_SECONDS = 0.1
-_FRUITLESS_TRIES = 3
 _SHOWN = 3
 
 
@@ -80,6 +67,51 @@ def pull(where: RepoRevision, wanted: Sequence[str], on_event: Listener = ignore
     Raises:
         HubError: they cannot be had; the message says what to do.
     """
+    return pull_all({where: wanted}, on_event)[where]
+
+
+def pull_all(
+    wanted: Mapping[RepoRevision, Sequence[str]], on_event: Listener = ignore
+) -> dict[RepoRevision, Path]:
+    """Pull from several revisions as from one: the room is looked for before the first byte.
+
+    Args:
+        wanted: of each revision the files, as `pull` takes them.
+        on_event: is told what happens.
+
+    Returns:
+        Each revision's snapshot.
+
+    Raises:
+        HubError: as `pull`.
+    """
+    here, pulls = {}, []
+    for where, paths in wanted.items():
+        found = _looked_up(where, paths, on_event)
+        if isinstance(found, Path):
+            here[where] = found
+        else:
+            pulls.append(found)
+    if pulls:
+        _check_room(pulls, on_event)
+    for pending in pulls:
+        here[pending.where] = _fetch_missing(pending, on_event)
+    return here
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pending:
+    """What a pull is about: the files of a commit that are wanted, and those not in the cache."""
+
+    folder: RepoFolder
+    where: RepoRevision
+    commit: str
+    files: tuple[RepoFile, ...]
+    missing: list[RepoFile]
+
+
+def _looked_up(where: RepoRevision, wanted: Sequence[str], on_event: Listener) -> Path | _Pending:
+    """The snapshot, if it is to be used as it is here; else what is to be fetched."""
     if where.pinned and (snapshot := cached_snapshot(where, wanted)):
         return snapshot
     check_wanted(wanted)
@@ -95,10 +127,13 @@ def pull(where: RepoRevision, wanted: Sequence[str], on_event: Listener = ignore
             except HubError:
                 raise error from None
         chosen = _chosen(where, files, wanted)
-        _fetch_missing(folder, where, commit, chosen, on_event)
-        with suppress(OSError):
-            folder.remember_commit(where, commit)
-        return folder.snapshot(commit)
+        return _Pending(
+            folder=folder,
+            where=where,
+            commit=commit,
+            files=chosen,
+            missing=_missing(folder, commit, chosen),
+        )
 
 
 def list_files(where: RepoRevision) -> tuple[RepoFile, ...]:
@@ -214,135 +249,46 @@ def _without_network(
     return folder.snapshot(commit)
 
 
-def _fetch_missing(
-    folder: RepoFolder,
-    where: RepoRevision,
-    commit: str,
-    files: Sequence[RepoFile],
-    on_event: Listener,
-) -> None:
-    missing = _missing(folder, commit, files)
-    absent = {file.blob: file for file in missing if folder.blob_state(file) != "ok"}
-    bytes_missing = sum(file.size - folder.part_size(file) for file in absent.values())
-    free = _free_bytes(folder.cache)
+def _check_room(pulls: Sequence[_Pending], on_event: Listener) -> None:
+    """Tell how much will be fetched, and refuse it where the disk has too little room."""
+    cache = pulls[0].folder.cache
+    with client.told(pulls[0].where, cache):
+        bytes_missing = sum(
+            file.size - pending.folder.part_size(file)
+            for pending in pulls
+            for file in {file.blob: file for file in pending.missing}.values()
+            if pending.folder.blob_state(file) != "ok"
+        )
+        free = _free_bytes(cache)
     on_event(
         PullPlan(
-            files_total=len(files),
-            files_missing=len(missing),
-            bytes_total=sum(file.size for file in files),
+            files_total=sum(len(pending.files) for pending in pulls),
+            files_missing=sum(len(pending.missing) for pending in pulls),
+            bytes_total=sum(file.size for pending in pulls for file in pending.files),
             bytes_missing=bytes_missing,
             free_bytes=free,
         )
     )
     if bytes_missing > free:
+        repos = ", ".join(dict.fromkeys(pending.where.repo for pending in pulls))
         raise HubError(
-            f"{where} needs {_readable(bytes_missing)} more, and the disk of {folder.cache} has "
+            f"{repos} needs {_readable(bytes_missing)} more, and the disk of {cache} has "
             f"{_readable(free)} free; free space, or set HF_HUB_CACHE to a directory elsewhere"
         )
-    if missing:
-        # Without it the Hub's client calls the repository's folder corrupt.
-        folder.make_directory(folder.snapshot(commit))
-    for file in missing:
-        _fetch(folder, where, commit, file, on_event)
-        on_event(FileDone(path=file.path))
 
 
-def _fetch(
-    folder: RepoFolder, where: RepoRevision, commit: str, file: RepoFile, on_event: Listener
-) -> None:
-    folder.make_directory(folder.blob(file.blob).parent)
-    with locked(folder, file, on_event):
-        state = folder.blob_state(file)
-        if state == "link":
-            raise folder.hostile(commit, file)
-        if state == "size":
-            on_event(Note(text=f"{file.path} was damaged in the cache and is fetched again"))
-            folder.blob(file.blob).unlink()
-        if state != "ok":
-            _download(folder, where, commit, file, on_event)
-        folder.link(commit, file)
-
-
-def _download(
-    folder: RepoFolder, where: RepoRevision, commit: str, file: RepoFile, on_event: Listener
-) -> None:
-    for attempt in ("first", "last"):
-        try:
-            with folder.open_part(file) as part:
-                _complete(part, where, commit, file, on_event)
-            folder.place_blob(file)
-            return
-        except client.CorruptError as error:
-            folder.part(file.blob).unlink(missing_ok=True)
-            if attempt == "last":
-                raise HubError(
-                    f"{file.path} of {where} came damaged twice, and nothing of it was kept: "
-                    f"{error}. Run the same command again later, or check the proxy"
-                ) from error
-            on_event(Note(text=f"{file.path} was damaged on the way and is fetched anew"))
-
-
-def _complete(
-    part: BinaryIO, where: RepoRevision, commit: str, file: RepoFile, on_event: Listener
-) -> None:
-    """Add to a part what it lacks, hashing all of it on the way."""
-    progress = _Progress(file, on_event)
-    digest, done = file.digest(), 0
-    while chunk := part.read(READ_BYTES):
-        done = _counted(done, chunk, file, digest)
-        progress.tell(done)
-    tries = 0
-    while done < file.size:
-        before, pause, passing = done, client.RETRY_SECONDS[0], None
-        try:
-            with client.open_body(where, commit, file, done) as (begin, chunks):
-                if begin != done:
-                    digest, done = file.digest(), 0
-                    part.seek(0)
-                    part.truncate()
-                for chunk in chunks:
-                    done = _counted(done, chunk, file, digest)
-                    part.write(chunk)
-                    progress.tell(done)
-        except Exception as error:
-            wished = client.wished_pause(error)
-            if wished is None:
-                raise
-            pause, passing = max(pause, wished), error
-        if done < file.size:
-            tries = 0 if done > before else tries + 1
-            if tries >= _FRUITLESS_TRIES:
-                if passing:
-                    raise passing
-                raise client.CorruptError(f"{done} of {file.size} bytes came")
-            part.flush()
-            time.sleep(pause)
-    if digest.hexdigest() != file.blob:
-        raise client.CorruptError(f"its hash is {digest.hexdigest()}, not {file.blob}")
-    part.flush()
-    os.fsync(part.fileno())
-    progress.tell(done)
-
-
-def _counted(done: int, chunk: bytes, file: RepoFile, digest: Digest) -> int:
-    if done + len(chunk) > file.size:
-        raise client.CorruptError(f"more than {file.size} bytes came")
-    digest.update(chunk)
-    return done + len(chunk)
-
-
-class _Progress:
-    """Tells how far a file is, but not for every chunk."""
-
-    def __init__(self, file: RepoFile, on_event: Listener) -> None:
-        self._file, self._on_event = file, on_event
-        self._next = 0.0
-
-    def tell(self, done: int) -> None:
-        now = time.monotonic()
-        if now >= self._next or done == self._file.size:
-            self._next = now + _PROGRESS_SECONDS
-            self._on_event(FileProgress(path=self._file.path, done=done, total=self._file.size))
+def _fetch_missing(pending: _Pending, on_event: Listener) -> Path:
+    folder, where, commit = pending.folder, pending.where, pending.commit
+    with client.told(where, folder.cache):
+        if pending.missing:
+            # Without it the Hub's client calls the repository's folder corrupt.
+            folder.make_directory(folder.snapshot(commit))
+        for file in pending.missing:
+            fetch(folder, where, commit, file, on_event)
+            on_event(FileDone(path=file.path))
+        with suppress(OSError):
+            folder.remember_commit(where, commit)
+    return folder.snapshot(commit)
 
 
 def _free_bytes(place: Path) -> int:
