@@ -1,60 +1,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from asking import HEIGHT, WIDTH, frames_of, pictures, request, short_clips
 from istar import (
     CheckpointError,
     ClipReady,
     GenerationError,
-    GenerationRequest,
     InfinityStarPipeline,
     MediaError,
     Note,
     Progress,
     UsageError,
 )
-from istar.engine import Engine
 from istar.media import cover_and_crop, read_clip, read_metadata, read_picture, write_clip
+from istar.text_encoder import EncodedText, TextEncoder
 from istar.transformer.block import Block
 from istar.video_tokenizer.conv import CausalConv3d, FrameHistory
+from istar.windows import last_pictures
 from random_checkpoint import NOTICE, write_checkpoint
-
-HEIGHT, WIDTH = 32, 48
 
 
 @pytest.fixture(scope="module")
 def pipeline(checkpoint: Path) -> InfinityStarPipeline:
     return InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
-
-
-def pictures(count: int, height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> Tensor:
-    """Smooth pictures `(count, height, width, 3)`, each different."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand((count, 3, 3, 5), generator=generator)
-    fine = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
-    return (fine * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-def frames_of(events: Iterable[object]) -> Tensor:
-    return torch.cat([event.frames for event in events if isinstance(event, ClipReady)])
-
-
-def request(mode: str = "t2v", **changes: object) -> GenerationRequest:
-    settings: dict[str, object] = {
-        "prompt": "a red circle",
-        "seconds": 1,
-        "seed": 5,
-        "aspect": 9 / 16,
-    } | changes
-    return GenerationRequest(mode=mode, **settings)  # type: ignore[arg-type]
 
 
 def test_a_picture_is_one_frame_of_the_templates_size(pipeline: InfinityStarPipeline) -> None:
@@ -228,91 +204,61 @@ def test_a_clip_below_a_second_is_refused(pipeline: InfinityStarPipeline) -> Non
         pipeline.generate(request("extend", clip=pictures(15)))
 
 
-def test_interact_starts_by_itself_and_goes_on(pipeline: InfinityStarPipeline) -> None:
-    wanted = request("interact", prompt=("one", "two", "three"))
-    events = list(pipeline.stream(wanted))
-    assert [len(e.frames) for e in events if isinstance(e, ClipReady)] == [81, 80, 80]
-    session = pipeline.interact(wanted)
-    said = [event for prompt in wanted.prompts for event in session.say(prompt)]
-    assert torch.equal(frames_of(said), frames_of(events))
+def test_the_prompt_tells_the_whole_windows_seconds(
+    pipeline: InfinityStarPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, read = TextEncoder.encode, []
+
+    def watched(self: TextEncoder, text: str) -> EncodedText:
+        read.append(text)
+        return encode(self, text)
+
+    monkeypatch.setattr(TextEncoder, "encode", watched)
+    list(pipeline.stream(request(seconds=1.25)))
+    list(pipeline.stream(request("extend", clip=pictures(40), seconds=1.5)))
+    list(pipeline.stream(request("extend", clip=pictures(81), seconds=5.25)))
+    list(pipeline.stream(request("interact", prompt=("one", "two"))))
+    seconds = [("1.25", "a red circle, in detail"), ("3.5", "a red circle, in detail")]
+    seconds += [("10", "a red circle, in detail"), ("5.25", "a red circle, in detail")]
+    seconds += [("5", "one"), ("5", "two")]
+    assert read == [f"<<<t={length}s>>>{text}" for length, text in seconds]
 
 
-@pytest.mark.parametrize("given", [80, 81, 100])
-def test_interact_goes_on_from_a_clip(pipeline: InfinityStarPipeline, given: int) -> None:
-    clip = pictures(given)
-    frames = pipeline.generate(request("interact", prompt=("one",), clip=clip)).frames
-    assert len(frames) == given + 80
-    assert torch.equal(frames[:given], clip)
+def test_a_picture_that_is_missing_is_the_first_one_again() -> None:
+    shown = pictures(4)
+    assert torch.equal(last_pictures(shown, 5), shown[[0, 0, 1, 2, 3]])
+    assert torch.equal(last_pictures(shown, 4), shown)
+    assert torch.equal(last_pictures(shown, 2), shown[2:])
 
 
-def test_interact_remembers_the_sessions_first_frame(pipeline: InfinityStarPipeline) -> None:
-    session = pipeline.interact(request("interact", prompt=("one",), clip=pictures(81)))
-    list(session.say("one"))
-    assert session.first is not None
-    assert session.former is not None
-    first, former = session.first, session.former
-    assert first.shape[2] == 1
-    assert former.shape[2] == 21
-    list(session.say("two"))
-    assert session.first is first
-    assert torch.equal(session.former[:, :, 0], former[:, :, -1])
-
-
-def test_interact_refuses_a_clip_below_five_seconds(pipeline: InfinityStarPipeline) -> None:
-    with pytest.raises(UsageError, match="istar extend"):
-        pipeline.interact(request("interact", prompt=("one",), clip=pictures(79)))
-
-
-@pytest.fixture
-def short_clips(pipeline: InfinityStarPipeline) -> InfinityStarPipeline:
-    """The same model with clips of two seconds."""
-    engine = pipeline.engine
-    spec = replace(pipeline.spec, clip_frames=8)
-    networks = (engine.transformer, engine.tokenizer, engine.text_encoder)
-    return InfinityStarPipeline(Engine(spec, *networks))
-
-
-def test_a_model_of_short_clips_makes_a_video_of_them(short_clips: InfinityStarPipeline) -> None:
-    events = list(short_clips.stream(request(seconds=3)))
+def test_a_model_of_short_clips_makes_a_video_of_them(pipeline: InfinityStarPipeline) -> None:
+    model = short_clips(pipeline)
+    events = list(model.stream(request(seconds=3)))
     assert [len(event.frames) for event in events if isinstance(event, ClipReady)] == [33, 16]
     first_scales = {e.clip: e.tokens for e in events if isinstance(e, Progress) and e.scale == 0}
     assert first_scales == {0: 1, 1: 8, 2: 4}
 
 
 def test_a_model_of_short_clips_extends_from_one_of_them(
-    short_clips: InfinityStarPipeline,
+    pipeline: InfinityStarPipeline,
 ) -> None:
+    model = short_clips(pipeline)
     clip = pictures(50)
-    events = list(short_clips.stream(request("extend", clip=clip, seconds=3)))
+    events = list(model.stream(request("extend", clip=clip, seconds=3)))
     sizes = [len(event.frames) for event in events if isinstance(event, ClipReady)]
     assert sizes == [50, 32, 16]
     given = {e.tokens for e in events if isinstance(e, Progress) and e.clip == 1 and e.scale == 0}
     assert given == {8}
     assert not any("untrained" in event.text for event in events if isinstance(event, Note))
-    shorter = short_clips.generate(request("extend", clip=clip[-33:], seconds=3))
+    shorter = model.generate(request("extend", clip=clip[-33:], seconds=3))
     assert torch.equal(frames_of(events)[-48:], shorter.frames[-48:])
     (note,) = (
         event.text
-        for event in short_clips.stream(request("extend", clip=clip[:16]))
+        for event in model.stream(request("extend", clip=clip[:16]))
         if isinstance(event, Note) and "untrained" in event.text
     )
     assert "gives 1 s" in note
     assert "from 2 s" in note
-
-
-def test_a_model_of_short_clips_interacts_clip_by_clip(short_clips: InfinityStarPipeline) -> None:
-    session = short_clips.interact(request("interact", prompt=("one",)))
-    sizes = []
-    for prompt in ("one", "two"):
-        sizes += [len(e.frames) for e in session.say(prompt) if isinstance(e, ClipReady)]
-        assert session.former is not None
-        assert session.former.shape[2] == 9
-    assert sizes == [33, 32]
-    clip = pictures(32)
-    longer = short_clips.generate(request("interact", prompt=("one",), clip=clip)).frames
-    assert len(longer) == 64
-    with pytest.raises(UsageError, match="2 s or more"):
-        short_clips.interact(request("interact", prompt=("one",), clip=clip[1:]))
 
 
 def test_pixels_of_the_wrong_kind_are_refused(pipeline: InfinityStarPipeline) -> None:

@@ -1,0 +1,50 @@
+"""Requests to a small model, pictures for them, and what comes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from istar import ClipReady, GenerationRequest, InfinityStarPipeline
+from istar.engine import Engine
+from istar.weights.registry import ModelSpec
+
+HEIGHT, WIDTH = 32, 48
+
+
+def pictures(count: int, height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> Tensor:
+    """Smooth pictures `(count, height, width, 3)`, each different."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand((count, 3, 3, 5), generator=generator)
+    fine = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+    return (fine * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def frames_of(events: Iterable[object]) -> Tensor:
+    return torch.cat([event.frames for event in events if isinstance(event, ClipReady)])
+
+
+def request(mode: str = "t2v", **changes: object) -> GenerationRequest:
+    settings: dict[str, object] = {
+        "prompt": "a red circle",
+        "seconds": 1,
+        "seed": 5,
+        "aspect": 9 / 16,
+    } | changes
+    return GenerationRequest(mode=mode, **settings)  # type: ignore[arg-type]
+
+
+def with_spec(pipeline: InfinityStarPipeline, spec: ModelSpec) -> InfinityStarPipeline:
+    """The same networks, run differently."""
+    engine = pipeline.engine
+    return InfinityStarPipeline(
+        Engine(spec, engine.transformer, engine.tokenizer, engine.text_encoder)
+    )
+
+
+def short_clips(pipeline: InfinityStarPipeline) -> InfinityStarPipeline:
+    """The same networks with clips of two seconds."""
+    return with_spec(pipeline, replace(pipeline.spec, clip_frames=8))

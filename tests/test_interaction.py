@@ -1,0 +1,142 @@
+"""The interactive mode, prompt by prompt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from asking import frames_of, pictures, request, short_clips, with_spec
+from istar import (
+    ClipReady,
+    GenerationRequest,
+    InfinityStarPipeline,
+    UsageError,
+)
+from istar.generation.loop import advance
+from istar.generation.state import GenerationState
+from istar.transformer.model import Transformer
+from istar.video_tokenizer.conv import FrameHistory
+from istar.weights.registry import SamplingConfig
+
+
+@pytest.fixture(scope="module")
+def pipeline(checkpoint: Path) -> InfinityStarPipeline:
+    return InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
+
+
+def test_interact_starts_by_itself_and_goes_on(pipeline: InfinityStarPipeline) -> None:
+    wanted = request("interact", prompt=("one", "two", "three"))
+    events = list(pipeline.stream(wanted))
+    assert [len(e.frames) for e in events if isinstance(e, ClipReady)] == [81, 80, 80]
+    session = pipeline.interact(wanted)
+    said = [event for prompt in wanted.prompts for event in session.say(prompt)]
+    assert torch.equal(frames_of(said), frames_of(events))
+
+
+@pytest.mark.parametrize("given", [80, 81, 100])
+def test_interact_goes_on_from_a_clip(pipeline: InfinityStarPipeline, given: int) -> None:
+    clip = pictures(given)
+    frames = pipeline.generate(request("interact", prompt=("one",), clip=clip)).frames
+    assert len(frames) == given + 80
+    assert torch.equal(frames[:given], clip)
+
+
+def test_interact_remembers_the_sessions_first_frame(pipeline: InfinityStarPipeline) -> None:
+    session = pipeline.interact(request("interact", prompt=("one",), clip=pictures(81)))
+    list(session.say("one"))
+    assert session.first is not None
+    assert session.former is not None
+    first, former = session.first, session.former
+    assert first.shape[2] == 1
+    assert former.shape[2] == 21
+    list(session.say("two"))
+    assert session.first is first
+    assert torch.equal(session.former[:, :, 0], former[:, :, -1])
+
+
+def test_interact_refuses_a_clip_below_five_seconds(pipeline: InfinityStarPipeline) -> None:
+    with pytest.raises(UsageError, match="istar extend"):
+        pipeline.interact(request("interact", prompt=("one",), clip=pictures(79)))
+
+
+def samplings(
+    pipeline: InfinityStarPipeline, wanted: GenerationRequest, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[SamplingConfig, int]]:
+    """How clips were sampled, and with how many branches; no two alike in a row."""
+    used: list[tuple[SamplingConfig, int]] = []
+
+    def watched(model: Transformer, state: GenerationState, sampling: SamplingConfig) -> object:
+        if not used or used[-1] != (sampling, len(state.branches)):
+            used.append((sampling, len(state.branches)))
+        return advance(model, state, sampling)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("istar.engine.advance", watched)
+        list(pipeline.stream(wanted))
+    return used
+
+
+def test_interact_goes_on_with_its_own_guidance_and_temperature(
+    pipeline: InfinityStarPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = pipeline.spec
+    assert spec.interact is not None
+    assert spec.interact.sampling != spec.sampling
+    wanted = request("interact", prompt=("one", "two"))
+    used = samplings(pipeline, wanted, monkeypatch)
+    assert used == [(spec.sampling, 2), (spec.interact.sampling, 2)]
+    used = samplings(
+        pipeline, replace(wanted, guidance_scale=2.0, tau_video=0.7, tau_image=0.9), monkeypatch
+    )
+    assert [sampling.guidance for sampling, _ in used] == [
+        replace(spec.sampling.guidance, scale=2),
+        replace(spec.interact.sampling.guidance, scale=2),
+    ]
+    assert [(s.tau_image, s.tau_video) for s, _ in used] == [(0.9, 0.7)] * 2
+    alone = replace(
+        spec.interact.sampling, guidance=replace(spec.interact.sampling.guidance, scale=1)
+    )
+    unguided = replace(spec, interact=replace(spec.interact, sampling=alone))
+    used = samplings(with_spec(pipeline, unguided), wanted, monkeypatch)
+    assert used == [(spec.sampling, 2), (alone, 1)]
+
+
+def test_interact_hands_over_the_new_pictures(pipeline: InfinityStarPipeline) -> None:
+    session = pipeline.interact(request("interact", prompt=("one",), clip=pictures(90)))
+    assert session.former is None
+    events = session.say("one")
+    given = next(event for event in events if isinstance(event, ClipReady))
+    assert given.from_input
+    new = [event for event in events if isinstance(event, ClipReady)]
+    assert session.former is not None
+    former = pipeline.engine.encode(pictures(90)[-81:])
+    assert torch.equal(session.former[:, :, :1], former[:, :, -1:])
+    both = torch.cat((former[:, :, 1:], session.former[:, :, 1:]), dim=2)
+    decoded = pipeline.engine.decode(both, FrameHistory())
+    assert len(decoded) == 157
+    assert torch.equal(frames_of(new), decoded[77:])
+
+
+def test_a_model_of_short_clips_interacts_clip_by_clip(pipeline: InfinityStarPipeline) -> None:
+    model = short_clips(pipeline)
+    session = model.interact(request("interact", prompt=("one",)))
+    sizes = []
+    for prompt in ("one", "two"):
+        sizes += [len(e.frames) for e in session.say(prompt) if isinstance(e, ClipReady)]
+        assert session.former is not None
+        assert session.former.shape[2] == 9
+    assert sizes == [33, 32]
+    clip = pictures(32)
+    longer = model.generate(request("interact", prompt=("one",), clip=clip)).frames
+    assert len(longer) == 64
+    clip = pictures(50)
+    new, same = (
+        model.generate(request("interact", prompt=("one",), clip=shown)).frames[-32:]
+        for shown in (clip, clip[-33:])
+    )
+    assert torch.equal(new, same)
+    with pytest.raises(UsageError, match="2 s or more"):
+        model.interact(request("interact", prompt=("one",), clip=clip[-31:]))
