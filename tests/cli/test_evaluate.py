@@ -32,7 +32,7 @@ def test_a_report_and_a_sheet_are_written(
     checkpoint: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command = ["eval", "shapes", "--model", str(checkpoint), "--count", "2", "--seed", "4"]
-    command += ["--seconds", "1.5", "--threads", "1", "--device", "cpu"]
+    command += ["--seconds", "1.75", "--threads", "1", "--device", "cpu"]
     assert run([*command, "-o", "found"]) == 0
     out, err = capfd.readouterr()
     assert out == "found/report.json\nfound/sheet.png\n"
@@ -69,7 +69,7 @@ def test_json_goes_to_stdout(checkpoint: Path, capfd: pytest.CaptureFixture[str]
         (["--modes", "t2i"], 2, "--modes are of t2v, i2v, extend, tokenizer, not t2i"),
         (["--modes", "t2v,t2v"], 2, "each once"),
         (["--count", "0"], 2, "at least one scene"),
-        (["--seconds", "1"], 2, "1.5 to"),
+        (["--seconds", "1.5"], 2, "1.75 to"),
         (["--threads", "0"], 2, "--threads is 1 or more"),
         (["-o", "no/such/place"], 1, "cannot make the directory"),
     ],

@@ -172,16 +172,16 @@ def test_a_decoder_that_draws_the_scene_passes_in_every_mode(
 ) -> None:
     """A model that knows the world: what it is given and asked for fits what is measured."""
     asked: list[GenerationRequest] = []
-    test = ShapesTest(count=3, seed=20, seconds=1.5)
+    test = ShapesTest(count=3, seed=20, seconds=1.75)
 
     def draw(self: InfinityStarPipeline, request: GenerationRequest) -> GenerationResult:
         scene = random_scene(request.seed, held_out=True)
         size = picture_size(nearest_template(9 / 16), pipeline.spec)
-        frames = scene.frames(25 if request.mode != "extend" else 49, *size)
+        frames = scene.frames(29 if request.mode != "extend" else 57, *size)
         if isinstance(request.image, Tensor):
             assert torch.equal(request.image, frames[0])
         if isinstance(request.clip, Tensor):
-            assert torch.equal(request.clip, frames[:25])
+            assert torch.equal(request.clip, frames[:29])
         assert request.prompt == scene.caption(request.seed)
         assert request.seconds == test.seconds
         asked.append(request)
@@ -203,7 +203,7 @@ def test_a_decoder_that_draws_the_scene_passes_in_every_mode(
 def test_the_tokenizer_is_given_the_bits_of_every_clip(
     pipeline: InfinityStarPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frames = random_scene(1, held_out=True).frames(25, 32, 48)
+    frames = random_scene(1, held_out=True).frames(29, 32, 48)
     cut: list[tuple[int, int]] = []
 
     def noted(latent: Tensor, steps: tuple[object, ...], *, semantic_bits: int) -> list[Tensor]:
@@ -211,11 +211,11 @@ def test_the_tokenizer_is_given_the_bits_of_every_clip(
         return bits_of_latent(latent, steps, semantic_bits=semantic_bits)
 
     monkeypatch.setattr("istar.evaluation.shapes.bits_of_latent", noted)
-    decoded = reconstructed(pipeline, frames, 1.5)
+    decoded = reconstructed(pipeline, frames, 1.75)
     assert decoded.shape == frames.shape
     assert decoded.dtype == torch.uint8
     scales = len(pipeline.spec.pixel_budget.sides)
-    assert cut == [(1, scales), (6, scales)]
+    assert cut == [(1, scales), (7, scales)]
     latent = pipeline.engine.encode(frames)
     whole = pipeline.engine.decode(latent, FrameHistory())
     assert not torch.equal(decoded, whole)
@@ -224,7 +224,7 @@ def test_the_tokenizer_is_given_the_bits_of_every_clip(
 def test_the_report_says_what_its_records_say(
     pipeline: InfinityStarPipeline, tmp_path: Path
 ) -> None:
-    test = ShapesTest(count=2, seed=5, seconds=1.5)
+    test = ShapesTest(count=2, seed=5, seconds=1.75)
     found = list(outcomes(pipeline, test))
     report = replace(report_of(found, test.modes), test=test, model=pipeline.spec.name)
     target = report.write(tmp_path / "report.json", overwrite=False)
@@ -253,7 +253,7 @@ def test_the_report_says_what_its_records_say(
 
 
 def test_the_same_seed_finds_the_same(pipeline: InfinityStarPipeline) -> None:
-    test = ShapesTest(count=1, seed=9, modes=("t2v",), seconds=1.5)
+    test = ShapesTest(count=1, seed=9, modes=("t2v",), seconds=1.75)
     first, second = (next(outcomes(pipeline, test)) for _ in range(2))
     assert first.record == second.record
     assert torch.equal(first.pictures, second.pictures)
@@ -298,7 +298,7 @@ def test_large_pictures_are_kept_small() -> None:
         ({"modes": ("t2v", "t2v")}, "each once"),
         ({"modes": ("t2i",)}, "not t2i"),
         ({"seed": -1}, "a seed is"),
-        ({"seconds": 1.0}, "1.5 to"),
+        ({"seconds": 1.5}, "1.75 to"),
         ({"seconds": 2.1}, "multiple"),
     ],
 )

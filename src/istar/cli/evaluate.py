@@ -47,7 +47,7 @@ def shapes(
         typer.Option("--modes", metavar="MODE,…", help="What to test, in this order."),
     ] = "t2v,i2v,extend,tokenizer",
     seconds: Annotated[
-        float, typer.Option("--seconds", help="Length of a clip: 1.5 or more, in quarters.")
+        float, typer.Option("--seconds", help="Length of a clip: 1.75 or more, in quarters.")
     ] = 2.0,
     output: Annotated[
         Path,

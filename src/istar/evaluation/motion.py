@@ -2,7 +2,7 @@
 
 The rules, in this order:
 
-- It bounces if it both rises and falls by 0.08 of the frame's height or more.
+- It bounces if it both rises and falls by 0.06 of the frame's height or more.
 - Otherwise its speed, its growth and its spin, each found by a straight line through its whole
   way, are compared with those that the world of shapes has on average: 0.135 of the frame's extent
   along an axis a second, two doublings of the area in four seconds, 0.325 turns a second. The
@@ -25,7 +25,7 @@ USUAL_SPEED = 0.135
 USUAL_GROWTH = 0.5
 USUAL_SPIN = 0.325
 LEAST_SHARE = 0.4
-LEAST_BOUNCE = 0.08
+LEAST_BOUNCE = 0.06
 
 _FASTEST_SPIN = 0.8
 _SPINS = 321

@@ -36,8 +36,8 @@ from istar.video_tokenizer.conv import FrameHistory
 EvaluationMode = Literal["t2v", "i2v", "extend", "tokenizer"]
 MODES: tuple[EvaluationMode, ...] = get_args(EvaluationMode)
 
-LEAST_SECONDS = 1.5
-"""In less than this a bounce is not over and cannot be told from a rise."""
+LEAST_SECONDS = 1.75
+"""In less than this a bounce is not over, wherever it begins, and looks like a rise or a fall."""
 
 PERFECT_PSNR = 100.0
 """Stands for the infinite decibels of equal clips."""
