@@ -91,7 +91,8 @@ def save_encoder(place: Path, target: Path) -> None:
         CheckpointError: as `TextEncoder.from_directory`.
     """
     model, _ = _load(place, torch.float32)
-    model.save_pretrained(target)
+    with _quiet_transformers():
+        model.save_pretrained(target)
     for file in place.iterdir():
         is_text = file.suffix in (".json", ".model", ".txt", ".jinja")
         if is_text and file.name != "config.json" and not file.name.endswith(".index.json"):

@@ -76,6 +76,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         say("interrupted")
         return _INTERRUPTED
     except TyperException as error:
+        if not error.format_message():  # the help was shown in its place
+            return error.exit_code
         return _fail(error, _one_line(error), error.exit_code)
     except IstarError as error:
         return _fail(error, str(error), error.exit_code)
