@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -144,7 +146,57 @@ def test_counting_frames(pictures: int, latents: int) -> None:
     assert picture_frames(latents) == pictures
 
 
-@pytest.mark.parametrize("channels", [(8, 8, 16, 16), (8, 8, 16, 16, 0)])
+@pytest.mark.parametrize(
+    "channels",
+    [
+        (8, 8, 16, 16),
+        (8, 8, 16, 16, 0),
+        (8, 8, 16, 16, "16"),
+        (8, 8, 16, 16, True),
+        (8, 8, 16, 16.0, 16),
+        [8, 8, 16, 16, 16],
+        16,
+        (8, 8, 16, 16, 32),
+        (8, 6, 8, 8, 8),
+        (2, 16, 16, 16, 16),
+        (8, 12, 24, 24, 24),
+        (6, 16, 16, 16, 16),
+    ],
+)
 def test_widths_that_make_no_network(channels: tuple[int, ...]) -> None:
-    with pytest.raises(CheckpointError, match="widths"):
+    with pytest.raises(CheckpointError, match="tokenizer: "):
         VideoTokenizerConfig(channels=channels)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bottleneck", [0, -16, True, 16.0, "16", None])
+def test_bottlenecks_that_are_none(bottleneck: object) -> None:
+    with pytest.raises(CheckpointError, match="bottleneck_channels"):
+        VideoTokenizerConfig(bottleneck_channels=bottleneck)  # type: ignore[arg-type]
+
+
+def runs(channels: tuple[int, ...]) -> bool:
+    """Whether a network of these widths can be built and computes, its sizes not checked."""
+    config = VideoTokenizerConfig(channels=(8, 8, 8, 8, 8), bottleneck_channels=1)
+    object.__setattr__(config, "channels", channels)
+    try:
+        tokenizer = VideoTokenizer(config)
+        with torch.inference_mode():
+            tokenizer.decode(tokenizer.encode(torch.zeros(1, 3, 5, 16, 16)))
+    except (RuntimeError, ZeroDivisionError):
+        return False
+    return True
+
+
+def test_what_is_refused_is_what_cannot_run() -> None:
+    accepted = 0
+    for first, second, third in product((4, 6, 16), repeat=3):
+        for fourth, last in {(third, third), (16, 16), (third, 4)}:
+            channels = (first, second, third, fourth, last)
+            try:
+                VideoTokenizerConfig(channels=channels, bottleneck_channels=1)
+            except CheckpointError:
+                assert not runs(channels), channels
+            else:
+                accepted += 1
+                assert runs(channels), channels
+    assert accepted > 10

@@ -265,6 +265,24 @@ def test_a_tokenizer_comes_back(tokenizer: VideoTokenizer, tmp_path: Path, name:
     assert_same(loaded, tokenizer)
 
 
+def test_a_tokenizer_in_torchs_older_form(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
+    place = tmp_path / "vae.pth"
+    content = {"vae": tokenizer_tensors(tokenizer)}
+    torch.save(content, place, _use_new_zipfile_serialization=False)
+    assert_same(load_video_tokenizer(place), tokenizer)
+    whole = place.read_bytes()
+    for keep in (1, 100, len(whole) // 2, len(whole) - 1):
+        place.write_bytes(whole[:keep])
+        assert_refused(lambda: load_video_tokenizer(place), str(place))
+
+
+def test_widths_that_form_no_network(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
+    tensors = tokenizer_tensors(tokenizer)
+    tensors["encoder.norm_out.gamma"] = torch.zeros(20, 1, 1, 1)
+    place = write_tokenizer(tensors, tmp_path / "vae.pth")
+    assert_refused(lambda: load_video_tokenizer(place), str(place), "equally wide")
+
+
 @pytest.mark.parametrize("name", ["vae.pth", "vae.safetensors"])
 @pytest.mark.parametrize(
     ("change", "said"),

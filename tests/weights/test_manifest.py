@@ -113,6 +113,18 @@ WRONG: dict[str, Changes] = {
     "half a frame": {"clip_frames": 8.5},
     "an unknown size": {"tokenizer": {"path": "v", "sizes": {"color": 3}}},
     "a wrong size": {"transformer": {"path": "t", "sizes": {"width": "64"}}},
+    "a width in words": {"tokenizer": {"path": "v", "sizes": {"channels": [8, 8, 16, 16, "16"]}}},
+    "one width": {"tokenizer": {"path": "v", "sizes": {"channels": 8}}},
+    "widths of half": {"tokenizer": {"path": "v", "sizes": {"channels": [8, 8, 16.5, 16, 16]}}},
+    "a bottleneck in words": {"tokenizer": {"path": "v", "sizes": {"bottleneck_channels": "16"}}},
+    "a bottleneck that is true": {
+        "tokenizer": {"path": "v", "sizes": {"bottleneck_channels": True}}
+    },
+    "no bottleneck": {"tokenizer": {"path": "v", "sizes": {"bottleneck_channels": None}}},
+    "sizes in a row": {"tokenizer": {"path": "v", "sizes": [8, 8, 16, 16, 16]}},
+    "widths that do not follow": {
+        "tokenizer": {"path": "v", "sizes": {"channels": [8, 8, 64, 64, 64]}}
+    },
     "too few widths": {"tokenizer": {"path": "v", "sizes": {"channels": [8, 8]}}},
     "an unknown sub-field": {"text_encoder": {"path": "t", "kind": "t5"}},
     "a context scale past the end": {
@@ -132,6 +144,8 @@ def test_what_is_refused(tmp_path: Path, name: str) -> None:
         read(tmp_path, **WRONG[name])
     assert str(tmp_path / "istar.json") in str(refusal.value)
     assert "\n" not in str(refusal.value)
+    assert "__init__" not in str(refusal.value)
+    assert not isinstance(refusal.value.__cause__, TypeError)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from istar.weights.keys import Naming, tokenizer_naming, transformer_naming
 
 INDEX_NAME = "model.safetensors.index.json"
 _NAMES_SHOWN = 4
+_ZIP = b"PK\x03\x04"
 
 Shapes = dict[str, tuple[int, ...]]
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -77,7 +78,10 @@ class PickledTokenizer:
     def __init__(self, place: Path) -> None:
         self.place = place
         try:
-            content = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
+            with place.open("rb") as file:
+                is_archive = file.read(len(_ZIP)) == _ZIP
+            # Files from before torch 1.6 are no archives and cannot be mapped.
+            content = torch.load(place, map_location="cpu", weights_only=True, mmap=is_archive)
         except FileNotFoundError as error:
             raise CheckpointError(f"{place} is missing") from error
         except pickle.UnpicklingError as error:
@@ -85,7 +89,9 @@ class PickledTokenizer:
                 f"{place} holds something other than tensors; it was refused and nothing in it "
                 "was run. Fetch the file again from where the model was published"
             ) from error
-        except (OSError, RuntimeError, EOFError, ValueError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged pickle fails in any way there is
             raise CheckpointError(f"{place} cannot be read: {_first_line(error)}") from error
         state = content.get("vae") if isinstance(content, dict) else None
         if not isinstance(state, dict) or not all(
@@ -206,16 +212,19 @@ def infer_tokenizer_config(
     """The sizes of a video tokenizer, read off its tensors; as `infer_transformer_config`.
 
     Raises:
-        CheckpointError: a tensor that tells a size is missing.
+        CheckpointError: a tensor that tells a size is missing, or the sizes form no network.
     """
     size = _size_reader(shapes, naming, place)
     first, second, third, fourth = (
         size(f"encoder.levels.{level}.blocks.0.norm1.gain", 0) for level in range(4)
     )
-    return VideoTokenizerConfig(
-        channels=(first, second, third, fourth, size("encoder.norm_out.gain", 0)),
-        bottleneck_channels=size("decoder.conv_in.weight", 1),
-    )
+    channels = (first, second, third, fourth, size("encoder.norm_out.gain", 0))
+    try:
+        return VideoTokenizerConfig(
+            channels=channels, bottleneck_channels=size("decoder.conv_in.weight", 1)
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{place}: {error}") from error
 
 
 def _size_reader(

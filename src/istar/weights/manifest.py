@@ -35,6 +35,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from inspect import signature
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
@@ -220,6 +221,10 @@ class _Fields:
         if key not in self._left:
             return None
         values: Mapping[str, Any] = self.take(key, dict)
+        if unknown := set(values) - set(signature(kind).parameters):
+            raise CheckpointError(
+                f"{key!r} in {self.name} has unknown fields: {', '.join(sorted(unknown))}"
+            )
         return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     def end(self) -> None:
