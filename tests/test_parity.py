@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import parity
 
+PARTS = ("tokenizer", "quantizer", "transformer", "interact")
 _STEP_PARTS = ("cond", "uncond", "guided", "codes")
 NAMES = (
     *(f"schedules {budget}" for budget in ("0.06M", "0.25M", "0.40M", "0.90M")),
@@ -53,23 +54,23 @@ def run_main(directory: Path, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @pytest.mark.parametrize(
-    ("weights", "cases", "tensor"),
+    ("cases", "tensor"),
     [
-        ("videovae.pth", "tokenizer_cases", "encode.T5.latent"),
-        ("transformer.safetensors", "interact_cases", "guided.020"),
-        ("transformer.safetensors", "quantizer_cases", "pt5.bits.030"),
+        ("tokenizer_cases", "encode.T5.latent"),
+        ("interact_cases", "guided.020"),
+        ("quantizer_cases", "pt5.bits.030"),
     ],
 )
 def test_main_exits_1_after_a_change_of_one_number(
     golden: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    weights: str,
     cases: str,
     tensor: str,
 ) -> None:
     file = f"{cases}.safetensors"
-    directory = copy(golden, tmp_path, ["config.json", weights, file])
+    monkeypatch.setattr(parity, "CASES", {file: parity.CASES[file]})
+    directory = copy(golden, tmp_path, [*parity.WEIGHTS, file])
     assert run_main(directory, monkeypatch) == 0
     tensors = load_file(golden / file)
     tensors[tensor].view(-1)[3] += 1
@@ -77,11 +78,32 @@ def test_main_exits_1_after_a_change_of_one_number(
     assert run_main(directory, monkeypatch) == 1
 
 
-def test_main_exits_1_without_cases(
-    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_main_names_files_that_are_missing_or_empty_and_exits_1(
+    golden: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    directory = copy(golden, tmp_path, ["config.json", "transformer.safetensors", "videovae.pth"])
+    directory = copy(golden, tmp_path, [*parity.WEIGHTS, "schedules.json"])
+    save_file({}, directory / "tokenizer_cases.safetensors")
     assert run_main(directory, monkeypatch) == 1
+    printed = capsys.readouterr().out.splitlines()
+    failed = [line.split()[3] for line in printed if line.endswith("FAILED")]
+    assert failed == [f"{part}_cases.safetensors" for part in PARTS]
+    assert printed[-1] == "4 passed, 4 failed"
+
+
+@pytest.mark.parametrize("name", parity.WEIGHTS)
+def test_main_exits_1_without_weights(
+    golden: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    others = [weights for weights in parity.WEIGHTS if weights != name]
+    assert run_main(copy(golden, tmp_path, others), monkeypatch) == 1
+    assert capsys.readouterr().err == f"{tmp_path} lacks {name}\n"
 
 
 def test_the_script_exits_1_for_an_empty_directory(tmp_path: Path) -> None:
