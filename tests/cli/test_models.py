@@ -10,11 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
+import torch
 
 from hub_server import Hub, serving
 from istar.media import read_picture
+from istar.weights.load import load_transformer
 from istar.weights.registry import RELEASED_MODELS
 from random_checkpoint import write_checkpoint
 
@@ -80,6 +83,30 @@ class Person:
         assert "Traceback" not in err
         return subprocess.CompletedProcess(arguments, code, out, err)
 
+    def locate(self, name: str, code: int = 0, **environment: str) -> str:
+        """Where the transformer of a model lies, as generating finds it; or what it says."""
+        script = """
+            import sys
+            from istar.errors import IstarError
+            from istar.weights.locate import locate
+            name, mode, dtype = sys.argv[1:]
+            try:
+                print(locate(name, mode=mode, dtype=dtype)[1].transformer)
+            except IstarError as error:
+                sys.exit(str(error))
+            assert "torch" not in sys.modules
+        """
+        mode = "interact" if name == "interact" else "t2i"
+        done = subprocess.run(
+            [sys.executable, "-c", dedent(script), name, mode, "fp32"],
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        return (done.stderr if code else done.stdout).strip()
+
     def blobs(self) -> list[Path]:
         return sorted(self.home.glob("hf/hub/*/blobs/*"))
 
@@ -99,12 +126,11 @@ def listed(person: Person, name: str = "480p") -> dict[str, object]:
     return dict(found)
 
 
-def test_pull_verify_generate_and_then_without_a_network(person: Person, hub: Hub) -> None:
+def test_pull_verify_generate_in_one_go(person: Person, hub: Hub) -> None:
     done = person.run("t2i", "a cat", "--res", "480p", "--aspect", "1:1", "--seed", "1")
     assert "fetching" in done.stderr
     assert "free" in done.stderr
-    first = read_picture(person.home / done.stdout.strip()).pixels
-    assert first.shape == (640, 640, 3)
+    assert read_picture(person.home / done.stdout.strip()).pixels.shape == (640, 640, 3)
     assert INTERACT.transformer not in " ".join(request.path for request in hub.bodies())
     assert person.run("models", "verify", "480p").stdout == "480p: every file is right\n"
     assert listed(person)["state"] == "ready"
@@ -112,11 +138,10 @@ def test_pull_verify_generate_and_then_without_a_network(person: Person, hub: Hu
     path = Path(person.run("models", "path", "480p").stdout.strip())
     assert path.name == BASE.transformer
     assert (path / "model.safetensors.index.json").is_file()
-    before = len(hub.log)
     # Pinned and here: nothing is asked for, though nobody said that there is no network.
-    done = person.run("t2i", "a cat", "--model", "480p", "--aspect", "1:1", "--seed", "1")
+    before = len(hub.log)
+    assert person.locate("480p") == str(path)
     assert len(hub.log) == before
-    assert (read_picture(person.home / done.stdout.strip()).pixels == first).all()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -168,6 +193,12 @@ def test_the_interactive_model_comes_from_another_revision(person: Person, hub: 
     assert LATER in done.stdout
     assert person.run("models", "path", "interact").stdout == done.stdout
     assert listed(person, "interact")["state"] == "ready"
+    # A branch is asked for by a pull, and by nothing else once the model is here.
+    before = len(hub.log)
+    assert person.locate("interact") == done.stdout.strip()
+    assert len(hub.log) == before
+    person.run("models", "pull", "interact")
+    assert [request.path for request in hub.log[before:]] == [f"/api/models/{REPO}/revision/main"]
     # What both need was fetched once.
     before = len(hub.bodies())
     person.run("models", "pull", "480p")
@@ -178,19 +209,22 @@ def test_the_interactive_model_comes_from_another_revision(person: Person, hub: 
 def test_removing_keeps_what_another_model_needs(person: Person) -> None:
     person.run("models", "pull", "480p", "interact")
     assert "--yes" in person.run("models", "rm", "480p", code=2).stderr
-    assert "freed" in person.run("models", "rm", "480p", "--yes").stderr
+    removed = json.loads(person.run("models", "rm", "480p", "--yes", "--json").stdout)
+    assert removed["name"] == "480p"
+    assert removed["bytes_freed"] > 100_000
     assert listed(person)["state"] == "partial"
     assert listed(person, "interact")["state"] == "ready"
     person.run("models", "verify", "interact")
-    person.run("models", "rm", "interact", "-y")
+    assert "freed" in person.run("models", "rm", "interact", "-y").stderr
     assert not [blob for blob in person.blobs() if blob.stat().st_size > 100_000]
     assert "nothing of" in person.run("models", "rm", "interact", "-y", code=1).stderr
 
 
 def test_a_converted_copy_is_loaded_in_its_place(person: Person, hub: Hub) -> None:
-    make = ("t2i", "a cat", "--model", "480p", "--aspect", "1:1", "--seed", "1", "--dtype", "bf16")
-    before = read_picture(person.home / person.run(*make).stdout.strip()).pixels
-    target = Path(person.run("models", "convert", "480p", "--dtype", "bf16").stdout.strip())
+    original = Path(person.run("models", "pull", "480p").stdout.strip())
+    done = person.run("models", "convert", "480p", "--dtype", "bf16", "--json")
+    assert all(line.startswith("istar: ") for line in done.stderr.splitlines()), done.stderr
+    target = Path(json.loads(done.stdout)["path"])
     assert (target / "istar.json").is_file()
     manifest = json.loads((target / "istar.json").read_text())
     assert manifest["dtype"] == "bf16"
@@ -202,18 +236,30 @@ def test_a_converted_copy_is_loaded_in_its_place(person: Person, hub: Hub) -> No
     }
     (copy,) = listed(person)["copies"]  # type: ignore[misc]
     assert copy["dtype"] == "bf16"
-    # Only the copy is left to load.
+    assert str(target) == copy["path"]
+    one = load_transformer(original, dtype=torch.bfloat16).state_dict()
+    two = load_transformer(target / "transformer", dtype=torch.bfloat16).state_dict()
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    # Only the copy is left to load, and nothing is asked for.
     for blob in person.blobs():
         blob.unlink()
-    offline = person.run(*make, HF_HUB_OFFLINE="1")
-    assert (read_picture(person.home / offline.stdout.strip()).pixels == before).all()
+    before = len(hub.log)
+    make = ("t2i", "a cat", "--model", "480p", "--aspect", "1:1", "--seed", "1", "--dtype", "bf16")
+    picture = read_picture(person.home / person.run(*make).stdout.strip())
+    assert picture.pixels.shape == (640, 640, 3)
+    assert len(hub.log) == before
     # It is not used for another dtype.
-    person.run(*make[:-1], "fp32", code=1, HF_HUB_OFFLINE="1")
+    assert "unset HF_HUB_OFFLINE" in person.locate("480p", code=1, HF_HUB_OFFLINE="1")
     tensors = target / "transformer" / "model-00001.safetensors"
     body = bytearray(tensors.read_bytes())
     body[-1] ^= 1
     tensors.write_bytes(body)
     assert "model-00001" in person.run("models", "verify", "480p", code=1).stdout
+    # It is not made again unasked, but that is said.
+    repaired = person.run("models", "verify", "480p", "--repair")
+    assert "istar models convert 480p --dtype bf16" in repaired.stderr
+    assert not target.exists()
 
 
 def test_a_pickle_with_code_is_refused(
@@ -241,10 +287,11 @@ def test_any_repository(person: Person, hub: Hub, checkpoint: Path) -> None:
     name = f"{REPO}@main:small"
     done = person.run("t2i", "a cat", "--model", name, "--seed", "1")
     assert read_picture(person.home / done.stdout.strip()).pixels.shape == (32, 48, 3)
-    done = person.run("t2i", "a cat", "--model", f"{REPO}@{LATER}", "--seed", "1", code=1)
-    assert "holds no model" in done.stderr
+    assert "holds no model" in person.locate(f"{REPO}@{LATER}", code=1)
     # With the branch known, the same works without a network.
-    person.run("t2i", "a cat", "--model", name, "--seed", "1", HF_HUB_OFFLINE="1")
+    place = person.locate(name, HF_HUB_OFFLINE="1")
+    assert place.endswith("small/transformer")
+    assert Path(place).is_dir()
 
 
 FAILURES = {
@@ -258,11 +305,42 @@ FAILURES = {
 def test_what_the_hub_refuses_is_one_line(person: Person, hub: Hub, name: str) -> None:
     answer, said = FAILURES[name]
     hub.faults.status = {"api": answer, "resolve": answer}
-    done = person.run("t2i", "a cat", "--seed", "1", code=1, HF_TOKEN="hf_secretsecret")
+    asked = ("t2i", "a cat", "--seed", "1") if name == "not allowed" else ("models", "pull", "480p")
+    done = person.run(*asked, code=1, HF_TOKEN="hf_secretsecret")
     assert done.stderr.count("\n") == 1, done.stderr
     assert said in done.stderr
     assert "secretsecret" not in done.stderr + done.stdout
     assert [path.name for path in person.home.glob("istar*")] == []
+
+
+def test_what_is_not_here_says_how_to_get_it(person: Person) -> None:
+    for command in (("verify",), ("verify", "--repair"), ("path",), ("rm", "--yes")):
+        done = person.run("models", command[0], "480p", *command[1:], code=1)
+        assert done.stderr.count("\n") == 1
+        assert "`istar models pull 480p` fetches it" in done.stderr
+        assert done.stdout == ""
+
+
+def test_json_is_everywhere(person: Person) -> None:
+    pulled = json.loads(person.run("models", "pull", "480p", "--json").stdout)
+    path = json.loads(person.run("models", "path", "480p", "--json").stdout)
+    assert pulled == [path]
+    info = json.loads(person.run("models", "info", "480p", "--json").stdout)
+    assert info == listed(person)
+    assert {part["path"] for part in info["files"]} == {
+        f"{BASE.transformer}/",
+        BASE.tokenizer,
+        f"{BASE.text_encoder}/",
+    }
+    assert all(0 < part["bytes_here"] == part["bytes_total"] for part in info["files"])
+    verified = json.loads(person.run("models", "verify", "480p", "--json").stdout)
+    assert verified == [{"name": "480p", "problems": []}]
+
+
+def test_a_bare_group_shows_its_help_and_no_error(person: Person) -> None:
+    done = person.run("models", code=2)
+    assert "pull" in done.stdout + done.stderr
+    assert "error" not in done.stderr
 
 
 def test_names_that_are_none(person: Person) -> None:

@@ -62,15 +62,22 @@ def list_models(as_json: JsonOption = False) -> None:
 @models.command()
 def pull(
     names: Annotated[list[str], typer.Argument(help="Names of models.", metavar="NAME...")],
+    as_json: JsonOption = False,
 ) -> None:
     """Fetch models; what an earlier pull fetched is kept and gone on from.
 
     Example: istar models pull 480p
     """
     specs = [_named(name) for name in names]
+    fetched = []
     with FetchDisplay() as display:
         for spec in specs:
-            print_path(_files(spec, display).transformer)
+            place = _files(spec, display).transformer
+            fetched.append({"name": spec.name, "path": str(place)})
+            if not as_json:
+                print_path(place)
+    if as_json:
+        _print_json(fetched)
 
 
 @models.command()
@@ -95,10 +102,13 @@ def verify(
     found: dict[str, list[str]] = {}
     with FetchDisplay() as display:
         for spec in specs:
+            before, copies = _here(spec), _copies(spec)
             found[spec.name] = verify_model(spec, display, repair=repair)
             if repair and found[spec.name] and not is_bundled(spec):
-                released_files(spec, display)
-                found[spec.name] = verify_model(spec, display)
+                if before.state != "absent":
+                    released_files(spec, display)
+                _say_what_copies_went(spec.name, copies - _copies(spec))
+                found[spec.name] = [] if state_of(spec).is_absent else verify_model(spec, display)
     if as_json:
         _print_json([{"name": name, "problems": problems} for name, problems in found.items()])
     else:
@@ -118,6 +128,7 @@ def verify(
 def rm(
     name: NameArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove a model's files and its converted copies.
 
@@ -125,22 +136,28 @@ def rm(
     """
     spec = _named(name)
     _refuse_bundled(spec, "removed")
-    state = state_of(spec)
-    if state.state == "absent" and not state.copies:
-        raise IstarError(f"nothing of {name} is here")
+    state = _here(spec)
     size = state.bytes_here + sum(copy.bytes_here for copy in state.copies)
     if not asked_yes(f"remove {name}, up to {readable(size)}", yes=yes):
         raise UsageError("nothing was removed; --yes removes without asking")
-    say(f"{readable(remove_model(spec))} freed")
+    freed = remove_model(spec)
+    if as_json:
+        _print_json({"name": name, "bytes_freed": freed})
+    else:
+        say(f"{readable(freed)} freed")
 
 
 @models.command()
-def path(name: NameArgument) -> None:
+def path(name: NameArgument, as_json: JsonOption = False) -> None:
     """Print where a model's transformer lies; exit code 1 if it is not here."""
     state = state_of(_named(name))
-    if state.state != "ready" or state.path is None:
-        raise IstarError(f"{name} is not here; `istar models pull {name}` fetches it")
-    print_path(state.path)
+    if state.path is None:
+        here = "only partly here" if state.state == "partial" else "not here"
+        raise IstarError(f"{name} is {here}; `istar models pull {name}` fetches it")
+    if as_json:
+        _print_json({"name": name, "path": str(state.path)})
+    else:
+        print_path(state.path)
 
 
 @models.command()
@@ -160,6 +177,7 @@ def info(name: NameArgument, as_json: JsonOption = False) -> None:
 def convert(
     name: NameArgument,
     dtype: Annotated[NumberType, typer.Option("--dtype", help="Of the copy.")] = NumberType.BF16,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a local copy of a model in one dtype, which is then loaded in its place.
 
@@ -178,7 +196,10 @@ def convert(
     convert_model(
         spec, files, target, dtype.value, on_progress=lambda what: say(f"converting {what}")
     )
-    print_path(target)
+    if as_json:
+        _print_json({"name": name, "dtype": dtype.value, "path": str(target)})
+    else:
+        print_path(target)
 
 
 def _named(name: str) -> ModelSpec:
@@ -189,6 +210,34 @@ def _named(name: str) -> ModelSpec:
             return spec
     names = ", ".join(spec.name for spec in known_models())
     raise UsageError(f"there is no model {name!r}; there are {names}")
+
+
+def _here(spec: ModelSpec) -> ModelState:
+    """What of a model is here.
+
+    Raises:
+        IstarError: nothing is.
+    """
+    state = state_of(spec)
+    if state.is_absent:
+        raise IstarError(
+            f"nothing of {spec.name} is here; `istar models pull {spec.name}` fetches it"
+        )
+    return state
+
+
+def _copies(spec: ModelSpec) -> set[str]:
+    """The dtypes of which there is a copy, whole or not."""
+    return {kind.value for kind in NumberType if converted_directory(spec, kind.value).exists()}
+
+
+def _say_what_copies_went(name: str, dtypes: set[str]) -> None:
+    """Name the copies that a repair removed; they are not made again unasked."""
+    for dtype in sorted(dtypes):
+        say(
+            f"the damaged {dtype} copy of {name} was removed; `istar models convert {name} "
+            f"--dtype {dtype}` makes it again"
+        )
 
 
 def _files(spec: ModelSpec, display: FetchDisplay) -> ModelFiles:
@@ -231,6 +280,7 @@ def _described(state: ModelState) -> dict[str, Any]:
         "bytes_here": state.bytes_here,
         "bytes_total": state.bytes_total,
         "path": None if state.path is None else str(state.path),
+        "files": [asdict(part) for part in state.parts],
         "copies": [
             {"dtype": copy.dtype, "bytes": copy.bytes_here, "path": str(copy.path)}
             for copy in state.copies

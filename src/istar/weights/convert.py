@@ -11,11 +11,13 @@ from math import prod
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from istar.errors import CheckpointError
-from istar.memory import DTYPES
+from istar.memory import DTYPES, dtype_name
 from istar.text_encoder import save_encoder
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.model import VideoTokenizer
@@ -30,7 +32,7 @@ from istar.weights.load import (
     tokenizer_files,
     transformer_dtype,
 )
-from istar.weights.locate import ModelFiles
+from istar.weights.locate import ModelFiles, working_directory
 from istar.weights.manifest import MANIFEST_NAME, hashes_of, manifest_of
 from istar.weights.registry import ModelSpec
 
@@ -63,31 +65,60 @@ def convert(
         shard_bytes: the largest file of a transformer, unless one tensor is larger.
 
     Raises:
-        CheckpointError: a file is missing or malformed, or the disk has too little room.
+        CheckpointError: a file is missing or malformed, the disk has too little room, or another
+            process does the same.
     """
     number_type = DTYPES[dtype]
-    work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    work = working_directory(target)
     try:
         work.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(files, number_type, work.parent)
-        work.mkdir()
-        on_progress("the transformer")
-        _convert_transformer(files.transformer, work / "transformer", number_type, shard_bytes)
-        on_progress("the tokenizer")
-        _convert_tokenizer(files.tokenizer, work / "tokenizer.safetensors")
-        on_progress("the text encoder")
-        save_encoder(files.text_encoder, work / "text_encoder")
-        manifest = _manifest(spec, dtype, work)
-        (work / MANIFEST_NAME).write_text(manifest, encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        work.rename(target)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CheckpointError(f"{target} cannot be written: {reason}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        with FileLock(work.with_suffix(".lock"), timeout=0):
+            # What a killed conversion left.
+            shutil.rmtree(work, ignore_errors=True)
+            _check_room(files, number_type, work.parent)
+            try:
+                _write(spec, files, work / "new", number_type, on_progress, shard_bytes)
+                if target.exists():
+                    target.rename(work / "old")
+                (work / "new").rename(target)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    except Timeout as error:
+        raise CheckpointError(
+            f"another process is making {target} now; wait for its end, and run the same command "
+            "again if it fails"
+        ) from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise CheckpointError(
+            f"{target} cannot be written: {reason}; free some space, or set XDG_DATA_HOME to a "
+            "directory elsewhere"
+        ) from error
     return target
+
+
+def _write(
+    spec: ModelSpec,
+    files: ModelFiles,
+    directory: Path,
+    dtype: torch.dtype,
+    on_progress: Listener,
+    shard_bytes: int,
+) -> None:
+    """All files of a copy, on the disk when this returns."""
+    directory.mkdir(parents=True)
+    on_progress("the transformer")
+    _convert_transformer(files.transformer, directory / "transformer", dtype, shard_bytes)
+    on_progress("the tokenizer")
+    _convert_tokenizer(files.tokenizer, directory / "tokenizer.safetensors")
+    on_progress("the text encoder")
+    save_encoder(files.text_encoder, directory / "text_encoder")
+    manifest = _manifest(spec, dtype_name(dtype), directory)
+    (directory / MANIFEST_NAME).write_text(manifest, encoding="utf-8")
+    for file in directory.rglob("*"):
+        if file.is_file():
+            with file.open("rb+") as stream:
+                os.fsync(stream.fileno())
 
 
 def _convert_transformer(place: Path, target: Path, dtype: torch.dtype, shard_bytes: int) -> None:

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from istar.errors import CheckpointError
 from istar.weights import bundled, hub
 from istar.weights.hub import Listener, ignore
-from istar.weights.locate import cached_files, converted, converted_directory, wanted_files
+from istar.weights.locate import (
+    cached_files,
+    converted,
+    converted_directory,
+    wanted_files,
+    working_directory,
+)
 from istar.weights.manifest import MANIFEST_NAME, file_hash, read_hashes
 from istar.weights.registry import RELEASED_MODELS, ModelSpec
 
@@ -32,6 +39,23 @@ class CopyState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartState:
+    """What is here of a file of a published model, or of a directory.
+
+    Attributes:
+        path: in its repository; a directory ends in `/`.
+        revision: of the repository.
+        bytes_here: the size of what is here, parts of files included.
+        bytes_total: the size of all; None as long as the Hub was never asked.
+    """
+
+    path: str
+    revision: str
+    bytes_here: int
+    bytes_total: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelState:
     """What of a model is here.
 
@@ -42,6 +66,7 @@ class ModelState:
         path: the transformer's directory, once the model is ready.
         bytes_here: the size of what is here, parts of files included.
         bytes_total: the size of all; None as long as the Hub was never asked.
+        parts: what it consists of on the Hub, the transformer last.
         copies: its converted copies.
     """
 
@@ -51,7 +76,13 @@ class ModelState:
     path: Path | None
     bytes_here: int
     bytes_total: int | None
+    parts: tuple[PartState, ...]
     copies: tuple[CopyState, ...]
+
+    @property
+    def is_absent(self) -> bool:
+        """Nothing of it is here, no converted copy either."""
+        return self.state == "absent" and not self.copies
 
 
 def known_models() -> tuple[ModelSpec, ...]:
@@ -80,30 +111,38 @@ def state_of(spec: ModelSpec) -> ModelState:
             path=bundled.DIRECTORY / spec.transformer,
             bytes_here=size,
             bytes_total=size,
+            parts=(),
             copies=(),
         )
-    found = [
-        hub.holding(where, [path])
+    parts = tuple(
+        PartState(
+            path=path,
+            revision=where.revision,
+            bytes_here=found.bytes_here,
+            bytes_total=found.bytes_total,
+        )
         for where, wanted in wanted_files(spec).items()
         for path in wanted
-    ]
-    bytes_here = sum(part.bytes_here for part in found)
-    totals = [part.bytes_total for part in found]
+        for found in [hub.holding(where, [path])]
+    )
+    bytes_here = sum(part.bytes_here for part in parts)
+    totals = [part.bytes_total for part in parts]
     known = [total for total in totals if total is not None]
     # A part of which nothing is listed may have another name on the Hub by now.
-    files = cached_files(spec) if all(part.bytes_here for part in found) else None
+    files = cached_files(spec) if all(part.bytes_here for part in parts) else None
     return ModelState(
         spec=spec,
         state="ready" if files else "partial" if bytes_here else "absent",
-        has_transformer=found[-1].bytes_here > 0,
+        has_transformer=parts[-1].bytes_here > 0,
         path=files.transformer if files else None,
         bytes_here=bytes_here,
         bytes_total=sum(known) if len(known) == len(totals) else None,
+        parts=parts,
         copies=tuple(
             CopyState(
                 dtype=dtype,
                 path=place,
-                bytes_here=sum(f.stat().st_size for f in place.rglob("*") if f.is_file()),
+                bytes_here=_size_of(place),
             )
             for dtype in _DTYPES
             if converted(spec, dtype) and (place := converted_directory(spec, dtype))
@@ -123,7 +162,7 @@ def verify_model(
             the bundled model nothing is removed.
 
     Raises:
-        HubError, CheckpointError: the files cannot be read.
+        HubError: the cache cannot be read.
     """
     if bundled.is_bundled(spec):
         return _damage(bundled.DIRECTORY)
@@ -132,9 +171,13 @@ def verify_model(
     for where, wanted in wanted_files(spec).items():
         if hub.holding(where, wanted).bytes_here or not _copies(spec):
             problems += [problem.text for problem in check(where, wanted, on_event)]
-    for dtype in _copies(spec):
+    for dtype in _DTYPES:
         place = converted_directory(spec, dtype)
+        if not place.exists():
+            continue
         wrong = _damage(place)
+        if not wrong and converted(spec, dtype) is None:
+            wrong = [f"{place} was made of another revision, or is damaged, and is not used"]
         if wrong and repair:
             shutil.rmtree(place)
         problems += wrong
@@ -164,19 +207,29 @@ def remove_model(spec: ModelSpec) -> int:
         own = [path for path in wanted if (where, path) not in needed]
         if own and hub.holding(where, own).bytes_here:
             freed += hub.remove(where, own)
-    for copy in state_of(spec).copies:
-        shutil.rmtree(copy.path)
-        freed += copy.bytes_here
+    for dtype in _DTYPES:
+        copy = converted_directory(spec, dtype)
+        for place in (copy, working_directory(copy)):
+            freed += _size_of(place)
+            shutil.rmtree(place, ignore_errors=not place.exists())
     return freed
 
 
 def _damage(directory: Path) -> list[str]:
     """Which of the files that a manifest lists are not what it says, a sentence each."""
+    try:
+        hashes = read_hashes(directory / MANIFEST_NAME)
+    except CheckpointError as error:
+        return [str(error)]
     return [
         f"{directory / file} is damaged or missing"
-        for file, expected in read_hashes(directory / MANIFEST_NAME).items()
+        for file, expected in hashes.items()
         if not (directory / file).is_file() or file_hash(directory / file) != expected
     ]
+
+
+def _size_of(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 
 def _copies(spec: ModelSpec) -> list[str]:

@@ -193,6 +193,11 @@ def converted_directory(spec: ModelSpec, dtype: str) -> Path:
     return user_data_path("istar", appauthor=False) / "models" / f"{spec.name}-{dtype}"
 
 
+def working_directory(target: Path) -> Path:
+    """Where a converted copy lies while it is made; what is there after a kill is of no use."""
+    return target.with_name(f".{target.name}.tmp")
+
+
 def converted(spec: ModelSpec, dtype: str | None) -> tuple[ModelSpec, ModelFiles] | None:
     """A model's converted copy, if there is one of this dtype and of the same source."""
     if dtype is None:
@@ -200,7 +205,11 @@ def converted(spec: ModelSpec, dtype: str | None) -> tuple[ModelSpec, ModelFiles
     directory = converted_directory(spec, dtype)
     if not (directory / MANIFEST_NAME).is_file():
         return None
-    copy = read_manifest(directory / MANIFEST_NAME)
+    try:
+        copy = read_manifest(directory / MANIFEST_NAME)
+    except CheckpointError:
+        # `istar models verify` tells; the original serves.
+        return None
     if copy.source != spec.source or copy.dtype != dtype:
         return None
     return copy, ModelFiles.below(directory, copy)
