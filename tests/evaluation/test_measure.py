@@ -153,6 +153,15 @@ def test_a_subject_that_changes_is_not_kept(changed: Tensor, third: int) -> None
     assert not measure(frames).kept
 
 
+def test_a_subject_that_is_gone_for_a_moment_is_not_kept() -> None:
+    """One picture of eleven may be missing, two may not."""
+    frames, gone = clip().clone(), clip(x=9.0)
+    frames[14] = gone[14]
+    assert measure(frames).kept
+    frames[15] = gone[15]
+    assert not measure(frames).kept
+
+
 def test_a_subject_that_is_rarely_there_has_no_motion() -> None:
     frames = clip("right", x=0.2, speed=0.14)
     frames[8:] = clip(x=9.0)[8:]

@@ -29,8 +29,8 @@ from istar.evaluation.shapes import (
     verdict,
 )
 from istar.events import GenerationResult
-from istar.generation.canvas import bits_of_latent
-from istar.generation.schedule import nearest_template
+from istar.generation.canvas import Canvas, bits_of_latent
+from istar.generation.schedule import Step, nearest_template
 from istar.inputs import picture_size
 from istar.pipeline import InfinityStarPipeline
 from istar.request import GenerationRequest
@@ -200,25 +200,33 @@ def test_a_decoder_that_draws_the_scene_passes_in_every_mode(
     assert all(all(o.record.right.values()) for o in found)
 
 
-def test_the_tokenizer_is_given_the_bits_of_every_clip(
+def test_the_tokenizer_decodes_the_sum_of_all_codes(
     pipeline: InfinityStarPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = random_scene(1, held_out=True).frames(29, 32, 48)
-    cut: list[tuple[int, int]] = []
+    cut: list[tuple[Tensor, list[Step], list[Tensor]]] = []
 
-    def noted(latent: Tensor, steps: tuple[object, ...], *, semantic_bits: int) -> list[Tensor]:
-        cut.append((latent.shape[2], len(steps)))
-        return bits_of_latent(latent, steps, semantic_bits=semantic_bits)
+    def noted(latent: Tensor, steps: list[Step], *, semantic_bits: int) -> list[Tensor]:
+        bits = bits_of_latent(latent, steps, semantic_bits=semantic_bits)
+        cut.append((latent, steps, bits))
+        return bits
 
     monkeypatch.setattr("istar.evaluation.shapes.bits_of_latent", noted)
     decoded = reconstructed(pipeline, frames, 1.75)
-    assert decoded.shape == frames.shape
-    assert decoded.dtype == torch.uint8
     scales = len(pipeline.spec.pixel_budget.sides)
-    assert cut == [(1, scales), (7, scales)]
-    latent = pipeline.engine.encode(frames)
-    whole = pipeline.engine.decode(latent, FrameHistory())
-    assert not torch.equal(decoded, whole)
+    assert [(latent.shape[2], len(steps)) for latent, steps, _ in cut] == [(1, scales), (7, scales)]
+    assert torch.equal(
+        torch.cat([latent for latent, _, _ in cut], dim=2), pipeline.engine.encode(frames)
+    )
+    summed = []
+    for latent, steps, bits in cut:
+        canvas = Canvas.blank(steps[-1].full_grid, latent.shape[1])
+        for step, value in zip(steps, bits, strict=True):
+            canvas.add(step, value)
+        summed.append(canvas.total)
+    whole = pipeline.engine.decode(torch.cat(summed, dim=2), FrameHistory())
+    assert decoded.shape == frames.shape
+    assert (decoded.int() - whole.int()).abs().max() <= 1
 
 
 def test_the_report_says_what_its_records_say(
