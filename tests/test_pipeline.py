@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -355,6 +356,22 @@ def test_the_released_layout_is_recognized(tmp_path: Path) -> None:
     assert interactive.spec.name == "interact"
     with pytest.raises(CheckpointError, match="makes 480p, not 720p"):
         InfinityStarPipeline.from_pretrained(root, resolution="720p")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"mode": "nonsense"}, "mode is one of t2i, t2v, i2v, extend, interact, not 'nonsense'"),
+        ({"mode": None}, "mode is one of"),
+        ({"seconds": "5"}, "seconds must be a number"),
+        ({"seconds": float("nan")}, "seconds"),
+    ],
+)
+def test_settings_that_are_none_are_refused_before_anything_is_fetched(
+    settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        InfinityStarPipeline.from_pretrained(**settings)
 
 
 def test_networks_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

@@ -60,12 +60,19 @@ def test_requests_at_the_edge(mode: str, changes: dict[str, Any]) -> None:
     [
         # mode
         ("t2v", {"mode": "v2t"}, "mode is one of t2i, t2v, i2v, extend, interact"),
+        ("t2v", {"mode": ["t2v"]}, "mode is one of"),
+        ("t2v", {"mode": None}, "mode is one of"),
         # prompt
         ("t2i", {"prompt": ""}, "empty"),
         ("t2v", {"prompt": " \n\t"}, "empty"),
         ("t2v", {"prompt": ("a cat",)}, "one prompt"),
         ("interact", {"prompt": "a cat"}, "tuple of prompts"),
         ("interact", {"prompt": ()}, "at least one prompt"),
+        ("interact", {"prompt": ["a cat"]}, "tuple of prompts"),
+        ("interact", {"prompt": ("a cat", 5)}, "a prompt is a text, not 5"),
+        ("t2v", {"prompt": ["a cat"]}, "one prompt"),
+        ("t2v", {"prompt": b"a cat"}, "one prompt"),
+        ("i2v", {"prompt": None}, "one prompt"),
         ("interact", {"prompt": ("a cat", "")}, "empty"),
         ("t2v", {"prompt": "x" * (MAX_PROMPT_CHARACTERS + 1)}, "characters"),
         ("t2v", {"prompt": "a\0b"}, "NUL"),
@@ -73,23 +80,29 @@ def test_requests_at_the_edge(mode: str, changes: dict[str, Any]) -> None:
         ("i2v", {"prompt": "\ud800"}, "UTF-8"),
         # negative prompt
         ("t2v", {"negative_prompt": "a\0b"}, "NUL"),
+        ("t2v", {"negative_prompt": None}, "a prompt is a text"),
         ("t2v", {"negative_prompt": "\ud800"}, "UTF-8"),
         # image and clip
         ("i2v", {"image": None}, "image"),
         *((mode, {"image": PICTURE}, "image") for mode in SOUND if mode != "i2v"),
         ("extend", {"clip": None}, "needs a clip"),
         *((mode, {"clip": CLIP}, "clip") for mode in ("t2i", "t2v", "i2v")),
+        ("i2v", {"image": [[1, 2, 3]]}, "the image is a file or a torch tensor, not list"),
+        ("i2v", {"image": b"a.png"}, "the image is a file"),
+        ("extend", {"clip": 5}, "the clip is a file or a torch tensor, not int"),
         # seconds
+        *(("t2v", {"seconds": value}, "seconds") for value in ("5", True, (5,), 5j)),
         *(("t2v", {"seconds": value}, "seconds") for value in (0, -5, 0.75, 5.1, NAN, INF)),
         *(("i2v", {"seconds": value}, "seconds") for value in (0.5, 1.3)),
         *(("extend", {"seconds": value}, "seconds") for value in (0, 0.1, -1, 0.3, NAN)),
         # seed
-        *(("t2v", {"seed": value}, "seed") for value in (-1, LAST_SEED + 1, 1.0, "1", None)),
+        *(("t2v", {"seed": value}, "seed") for value in (-1, LAST_SEED + 1, 1.0, "1", True, None)),
         # numbers
-        *(("t2v", {"aspect": value}, "aspect") for value in (0, -1.0, NAN, INF)),
-        *(("t2v", {"tau_image": value}, "image") for value in (0, -1.0, NAN, INF)),
-        *(("t2v", {"tau_video": value}, "video") for value in (0, -1.0, NAN, INF)),
-        *(("t2v", {"guidance_scale": value}, "guidance") for value in (NAN, INF, -INF)),
+        *(("t2v", {"aspect": value}, "aspect") for value in (0, -1.0, NAN, INF, "16:9", True)),
+        *(("t2v", {"tau_image": value}, "image") for value in (0, -1.0, NAN, INF, "1", (1, 1))),
+        *(("t2v", {"tau_video": value}, "video") for value in (0, -1.0, NAN, INF, "1", True)),
+        *(("t2v", {"guidance_scale": value}, "guidance") for value in (NAN, INF, -INF, "3", True)),
+        ("t2v", {"suffix": "no"}, "suffix"),
     ],
 )
 def test_requests_that_make_no_sense(mode: str, changes: dict[str, Any], said: str) -> None:

@@ -15,7 +15,7 @@ from istar.errors import CheckpointError
 from istar.events import ClipReady, Event, GenerationResult, Note
 from istar.interaction import InteractiveSession
 from istar.memory import choose_device, choose_dtype, dtype_name, explained_memory_errors
-from istar.request import GenerationRequest, Mode
+from istar.request import SECONDS_STEP, GenerationRequest, Mode, check_mode, check_seconds
 from istar.take import Take
 from istar.weights.hub import Listener, ignore
 from istar.weights.locate import AUTO, locate
@@ -62,10 +62,13 @@ class InfinityStarPipeline:
 
         Raises:
             HubError: something cannot be fetched.
-            UsageError: an unknown device or dtype.
+            UsageError: an unknown mode, device or dtype, or seconds that are no length.
             DeviceError: the device is absent, or memory ran out.
             CheckpointError: a file or tensor is missing or malformed, or no model fits.
         """
+        check_mode(mode)
+        if seconds is not None:
+            check_seconds(seconds, least=SECONDS_STEP)
         place = choose_device(device)
         number_type = choose_dtype(dtype, place)
         spec, files = locate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -61,9 +62,8 @@ class GenerationRequest:
     suffix: bool = True
 
     def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise UsageError(f"mode is one of {', '.join(get_args(Mode))}, not {self.mode!r}")
-        if isinstance(self.prompt, str) == (self.mode == "interact"):
+        check_mode(self.mode)
+        if not isinstance(self.prompt, tuple if self.mode == "interact" else str):
             raise UsageError("interact takes a tuple of prompts, the other modes take one prompt")
         if self.mode == "interact" and not self.prompts:
             raise UsageError("interact needs at least one prompt")
@@ -75,17 +75,21 @@ class GenerationRequest:
                 object.__setattr__(self, name, Path(value).expanduser())
         self._check_inputs()
         check_seconds(self.seconds, least=SECONDS_STEP if self.mode == "extend" else 1)
-        if not isinstance(self.seed, int) or not 0 <= self.seed <= LAST_SEED:
-            raise UsageError(f"a seed is a whole number from 0 to {LAST_SEED}, not {self.seed}")
-        if self.guidance_scale is not None and not isfinite(self.guidance_scale):
-            raise UsageError(f"guidance must be a finite number, not {self.guidance_scale}")
+        whole = isinstance(self.seed, int) and not isinstance(self.seed, bool)
+        if not whole or not 0 <= self.seed <= LAST_SEED:
+            raise UsageError(f"a seed is a whole number from 0 to {LAST_SEED}, not {self.seed!r}")
+        if not isinstance(self.suffix, bool):
+            raise UsageError(f"suffix is true or false, not {self.suffix!r}")
+        scale = self.guidance_scale
+        if scale is not None and not (_is_number(scale) and isfinite(scale)):
+            raise UsageError(f"guidance must be a finite number, not {scale!r}")
         for name, value in (
             ("aspect", self.aspect),
             ("tau (image)", self.tau_image),
             ("tau (video)", self.tau_video),
         ):
-            if value is not None and not (isfinite(value) and value > 0):
-                raise UsageError(f"{name} must be a positive number, not {value}")
+            if value is not None and not (_is_number(value) and isfinite(value) and value > 0):
+                raise UsageError(f"{name} must be a positive number, not {value!r}")
 
     def _check_inputs(self) -> None:
         if (self.image is not None) != (self.mode == "i2v"):
@@ -94,11 +98,30 @@ class GenerationRequest:
             raise UsageError("extend needs a clip")
         if self.clip is not None and self.mode not in ("extend", "interact"):
             raise UsageError("a clip is for extend and interact only")
+        for name, value in (("image", self.image), ("clip", self.clip)):
+            if (
+                value is not None
+                and not isinstance(value, Path)
+                and not hasattr(value, "unsqueeze")
+            ):
+                raise UsageError(
+                    f"the {name} is a file or a torch tensor, not {type(value).__name__}"
+                )
 
     @property
     def prompts(self) -> tuple[str, ...]:
         """All prompts: one, or in `interact` one for every full clip."""
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+
+
+def check_mode(mode: str) -> None:
+    """Refuse what is no mode.
+
+    Raises:
+        UsageError: none of the modes.
+    """
+    if mode not in get_args(Mode):
+        raise UsageError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
 
 
 def check_prompt(
@@ -107,8 +130,10 @@ def check_prompt(
     """Refuse what no text encoder should be given.
 
     Raises:
-        UsageError: empty, too long, or not encodable as UTF-8.
+        UsageError: no text, empty, too long, or not encodable as UTF-8.
     """
+    if not isinstance(prompt, str):
+        raise UsageError(f"a prompt is a text, not {prompt!r:.80}")
     if not may_be_empty and not prompt.strip():
         raise UsageError("the prompt is empty: say what to show")
     if longest is not None and len(prompt) > longest:
@@ -125,11 +150,17 @@ def check_seconds(seconds: float, *, least: float) -> None:
     """Refuse lengths that are not whole latent frames.
 
     Raises:
-        UsageError: not finite, too short, or not a multiple of a quarter second.
+        UsageError: no number, not finite, too short, or not a multiple of a quarter second.
     """
+    if not _is_number(seconds):
+        raise UsageError(f"seconds must be a number, not {seconds!r}")
     if not least <= seconds <= MAX_SECONDS:
         raise UsageError(f"seconds must be {least:g} to {MAX_SECONDS}, not {seconds:g}")
     if seconds % SECONDS_STEP:
         raise UsageError(
             f"seconds must be a multiple of {SECONDS_STEP} (four pictures), not {seconds:g}"
         )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
