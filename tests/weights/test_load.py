@@ -13,7 +13,7 @@ from textwrap import dedent
 
 import pytest
 import torch
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from istar.errors import CheckpointError
@@ -374,58 +374,3 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, form: str, forc
     assert done.stdout.count("\n") == 1
     if form == "torch":
         assert "nothing in it was run" in done.stdout
-
-
-# --- Memory ------------------------------------------------------------------------------------
-
-MEGABYTE = 2**20
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's peak counter")
-def test_loading_holds_the_model_and_one_shard(tmp_path: Path) -> None:
-    config = TransformerConfig(
-        width=1024, depth=4, heads=8, key_value_heads=2, head_size=128, mlp_width=4096,
-        text_channels=16, text_positions=8,
-    )  # fmt: skip
-    with torch.device("meta"):
-        meta = Transformer(config)
-    tensors = {
-        released_transformer_name(name, 1): torch.Size(tensor.shape)
-        for name, tensor in meta.state_dict().items()
-    }
-    place = tmp_path / "transformer"
-    place.mkdir()
-    sizes = []
-    for block in range(config.depth):  # what belongs to no block goes into the first shard
-        prefix = f"block_chunks.{block}."
-        own = {
-            name: torch.ones(shape)
-            for name, shape in tensors.items()
-            if name.startswith(prefix) or (block == 0 and not name.startswith("block_chunks"))
-        }
-        content = save(own)
-        sizes.append(len(content))
-        (place / f"model-{block}.safetensors").write_bytes(content)
-    script = """
-        import sys
-        from pathlib import Path
-        import torch
-        from istar.weights.load import load_transformer
-
-        def peak():
-            lines = Path("/proc/self/status").read_text().splitlines()
-            return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
-
-        before = peak()
-        model = load_transformer(Path(sys.argv[1]), dtype=torch.bfloat16)
-        print(peak() - before)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", dedent(script), str(place)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    model, shard = sum(sizes) / 2, max(sizes)
-    assert 4 * 55 * MEGABYTE < sum(sizes) < 4 * 70 * MEGABYTE
-    assert 0.9 * model < int(done.stdout) <= model + shard + 64 * MEGABYTE
