@@ -140,7 +140,13 @@ def _forced_bits(
 def _notes_on_training(take: Take, windows: Sequence[Window]) -> Iterator[Note]:
     """What is asked of the model that it was not trained for."""
     spec = take.engine.spec
+    mode = take.request.mode
     continued = [window.given_seconds for window in windows if window.given_seconds]
+    if mode != "extend" and mode not in spec.modes:
+        yield Note(
+            text=f"the {spec.name} model was not trained for {mode}, but for "
+            f"{', '.join(spec.modes)}: leave out --model to have one that was"
+        )
     if continued and not spec.extends:
         yield Note(text=f"the {spec.name} model was not trained to go on from given video")
     if continued and min(continued) < spec.clip_seconds:
