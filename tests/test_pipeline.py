@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,14 @@ def test_a_model_of_short_clips_extends_from_one_of_them(
     assert "from 2 s" in note
 
 
+def test_without_seconds_a_video_has_one_clip_of_the_model(pipeline: InfinityStarPipeline) -> None:
+    model = short_clips(pipeline)
+    assert len(model.generate(request(seconds=None)).frames) == 33
+    extended = model.generate(request("extend", clip=pictures(16), seconds=None))
+    assert len(extended.frames) == 48
+    assert json.loads(extended.metadata["comment"])["istar"]["seconds"] == 2
+
+
 def test_pixels_of_the_wrong_kind_are_refused(pipeline: InfinityStarPipeline) -> None:
     for wrong in (pictures(1)[0].float(), pictures(1), torch.zeros(3, 8, 8, dtype=torch.uint8)):
         with pytest.raises(UsageError, match="uint8 pixels"):
@@ -275,6 +284,11 @@ def test_files_are_read_and_written(pipeline: InfinityStarPipeline, tmp_path: Pa
     assert result.seconds == 17 / 16
     comment = json.loads(read_metadata(path)["comment"])
     assert comment["istar"]["seed"] == 5
+    # What was used, though nobody asked for it.
+    sampling = pipeline.spec.sampling
+    assert comment["istar"]["guidance"] == asdict(sampling.guidance)
+    assert comment["istar"]["tau"] == [sampling.tau_image, sampling.tau_video]
+    assert comment["istar"]["seconds"] == 1
     assert comment["istar"]["model"] == "random"
     longer = pipeline.generate(request("extend", clip=path)).frames
     assert len(longer) == 33

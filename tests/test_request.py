@@ -35,6 +35,7 @@ def test_sound_requests(mode: str) -> None:
     ("mode", "changes"),
     [
         ("t2v", {"seconds": 1}),
+        ("t2v", {"seconds": None}),
         ("t2v", {"seconds": 9.75}),
         ("t2v", {"seconds": 3600}),
         ("extend", {"seconds": 0.25}),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from istar.media import write_clip, write_picture
 from istar.request import GenerationRequest
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
+from istar.weights.registry import ModelSpec, SamplingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +69,14 @@ class GenerationResult:
         model: the name of the model that made it.
         frames: `(F, H, W, 3)`, uint8, RGB, on the CPU; a picture is one frame.
         notes: what was worth knowing on the way.
+        metadata: what `save` writes into the file, as `settings` makes it.
     """
 
     request: GenerationRequest
     model: str
     frames: Tensor
     notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -85,26 +90,39 @@ class GenerationResult:
             UsageError: the suffix does not fit.
             MediaError: the file cannot be written, or exists and may not be overwritten.
         """
-        target, metadata = Path(path), settings(self.request, self.model)
+        target, metadata = Path(path), dict(self.metadata)
         if self.request.mode == "t2i":
             return write_picture(self.frames[0], target, overwrite=overwrite, metadata=metadata)
         return write_clip(self.frames, target, overwrite=overwrite, metadata=metadata)
 
 
-def settings(request: GenerationRequest, model: str) -> dict[str, str]:
-    """A file's metadata: the prompts as its title, everything that made it as its comment."""
+def settings(request: GenerationRequest, spec: ModelSpec) -> dict[str, str]:
+    """A file's metadata: the prompts as its title, everything that made it as its comment.
+
+    Length, guidance and temperatures are those that were used, the model's own where the request
+    does not say. An interactive video without a clip to go on from has a start of its own.
+    """
+    own, start = spec.sampling, {}
+    if request.mode == "interact" and spec.interact:
+        own = spec.interact.sampling
+        start = {} if request.clip is not None else {"start": _sampled(spec.sampling, request)}
     made_with = {
         "istar": {
-            "model": model,
+            "model": spec.name,
             "mode": request.mode,
             "prompt": request.prompt,
-            "seconds": request.seconds,
+            "seconds": spec.seconds_for(request),
             "aspect": request.aspect,
             "seed": request.seed,
             "negative_prompt": request.negative_prompt,
-            "guidance_scale": request.guidance_scale,
-            "tau": [request.tau_image, request.tau_video],
+            **_sampled(own, request),
+            **start,
             "suffix": request.suffix,
         }
     }
     return {"title": " / ".join(request.prompts), "comment": json.dumps(made_with)}
+
+
+def _sampled(own: SamplingConfig, request: GenerationRequest) -> dict[str, Any]:
+    used = own.for_request(request)
+    return {"guidance": asdict(used.guidance), "tau": [used.tau_image, used.tau_video]}

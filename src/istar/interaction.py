@@ -46,7 +46,7 @@ class InteractiveSession:
         self._spec = spec
         self._clip_pictures = spec.clip_seconds * FRAMES_PER_SECOND
         self._config = config
-        self._sampling = take.sampling(config.sampling)
+        self._sampling = config.sampling.for_request(take.request)
         self.former: Tensor | None = None
         self.first: Tensor | None = None
 

@@ -12,7 +12,7 @@ import torch
 
 from istar.engine import Engine
 from istar.errors import CheckpointError
-from istar.events import ClipReady, Event, GenerationResult, Note
+from istar.events import ClipReady, Event, GenerationResult, Note, settings
 from istar.interaction import InteractiveSession
 from istar.memory import choose_device, choose_dtype, dtype_name, explained_memory_errors
 from istar.request import SECONDS_STEP, GenerationRequest, Mode, check_mode, check_seconds
@@ -99,6 +99,7 @@ class InfinityStarPipeline:
             model=self.spec.name,
             frames=torch.cat([event.frames for event in events if isinstance(event, ClipReady)]),
             notes=tuple(event.text for event in events if isinstance(event, Note)),
+            metadata=settings(request, self.spec),
         )
 
     def stream(self, request: GenerationRequest) -> Iterator[Event]:

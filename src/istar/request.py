@@ -34,7 +34,8 @@ class GenerationRequest:
         image: `i2v`: a file, or pixels `(H, W, 3)` uint8.
         clip: `extend`, `interact`: a file, or frames `(F, H, W, 3)` uint8 at 16 a second.
         seconds: `t2v`, `i2v`: the video's length; `extend`: the length of what is added. A
-            multiple of 0.25, at least 0.25 to add and at least 1 for a whole video.
+            multiple of 0.25, at least 0.25 to add and at least 1 for a whole video; None for one
+            clip of the model, in the released ones 5.
         aspect: height divided by width, mapped to the nearest template; None follows the input,
             or is 9/16 without one.
         seed: 0 to 2⁶⁴-1.
@@ -52,7 +53,7 @@ class GenerationRequest:
     prompt: str | tuple[str, ...] = ""
     image: str | Path | Tensor | None = None
     clip: str | Path | Tensor | None = None
-    seconds: float = 5.0
+    seconds: float | None = None
     aspect: float | None = None
     seed: int = 0
     negative_prompt: str = ""
@@ -74,7 +75,8 @@ class GenerationRequest:
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, Path(value).expanduser())
         self._check_inputs()
-        check_seconds(self.seconds, least=SECONDS_STEP if self.mode == "extend" else 1)
+        if self.seconds is not None:
+            check_seconds(self.seconds, least=SECONDS_STEP if self.mode == "extend" else 1)
         whole = isinstance(self.seed, int) and not isinstance(self.seed, bool)
         if not whole or not 0 <= self.seed <= LAST_SEED:
             raise UsageError(f"a seed is a whole number from 0 to {LAST_SEED}, not {self.seed!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -59,13 +59,3 @@ class Take:
         # At scale 1 guidance is the conditional branch alone.
         guided = sampling.guidance.scale != 1
         return self.engine.encode_texts(text, self.request.negative_prompt, guided=guided)
-
-    def sampling(self, own: SamplingConfig) -> SamplingConfig:
-        """The model's `own` guidance and temperature, where the request does not say otherwise."""
-        request = self.request
-        scale = own.guidance.scale if request.guidance_scale is None else request.guidance_scale
-        return SamplingConfig(
-            guidance=replace(own.guidance, scale=scale),
-            tau_image=request.tau_image or own.tau_image,
-            tau_video=request.tau_video or own.tau_video,
-        )

@@ -28,10 +28,10 @@ def make_windows(take: Take) -> Iterator[Event]:
         GenerationError: the network's output is not a number.
     """
     request, spec, shown = take.request, take.engine.spec, take.inputs.clip
+    seconds = spec.seconds_for(request)
     if shown is not None:
-        windows = windows_after(len(shown) / FRAMES_PER_SECOND, request.seconds, spec)
+        windows = windows_after(len(shown) / FRAMES_PER_SECOND, seconds, spec)
     else:
-        seconds = 0 if request.mode == "t2i" else request.seconds
         windows = windows_from_start(seconds, spec)
     yield from _notes_on_training(take, windows)
     if shown is not None:
@@ -72,7 +72,7 @@ def run_window(
     engine = take.engine
     steps = window.steps(engine.spec, take.inputs.template)
     before, total = progress or (0, len(steps))
-    sampling = take.sampling(engine.spec.sampling)
+    sampling = engine.spec.sampling.for_request(take.request)
     texts, notes = take.texts(prompt, window.seconds, sampling)
     yield from (Note(text=note) for note in notes)
     given = _given_latents(take, window, shown)

@@ -31,7 +31,7 @@ def t2i(prompt: PromptArgument, options: CommonOptions) -> None:
 
 
 @with_common_options
-def t2v(prompt: PromptArgument, options: CommonOptions, seconds: SecondsOption = 5.0) -> None:
+def t2v(prompt: PromptArgument, options: CommonOptions, seconds: SecondsOption = None) -> None:
     """Make a video from a prompt.
 
     Example: istar t2v "waves roll onto a beach" --seconds 5
@@ -44,7 +44,7 @@ def i2v(
     image: Annotated[Path, typer.Argument(help="The first picture: PNG, JPEG or WebP.")],
     options: CommonOptions,
     prompt: OptionalPromptArgument = "",
-    seconds: SecondsOption = 5.0,
+    seconds: SecondsOption = None,
 ) -> None:
     """Make a video that begins with a picture.
 
@@ -60,8 +60,13 @@ def extend(
     options: CommonOptions,
     prompt: OptionalPromptArgument = "",
     seconds: Annotated[
-        float, typer.Option("--seconds", help="How much to add, a multiple of 0.25.")
-    ] = 5.0,
+        float | None,
+        typer.Option(
+            "--seconds",
+            help="How much to add, a multiple of 0.25.",
+            show_default="5, or one clip of the model",
+        ),
+    ] = None,
 ) -> None:
     """Add new seconds to the end of a video.
 
@@ -79,7 +84,7 @@ def _make(options: CommonOptions, request: GenerationRequest) -> None:
 
         from istar.events import ClipReady, Note, Progress
 
-        with StepDisplay() as display, output.writing(pipeline.spec.name) as writer:
+        with StepDisplay() as display, output.writing(pipeline.spec) as writer:
             for event in pipeline.stream(request):
                 if isinstance(event, Progress):
                     display.show(event.done, event.total)

@@ -46,7 +46,12 @@ OptionalPromptArgument = Annotated[
     str, typer.Argument(help="What happens; - reads it from stdin.", show_default=False)
 ]
 SecondsOption = Annotated[
-    float, typer.Option("--seconds", help="Length of the video, a multiple of 0.25.")
+    float | None,
+    typer.Option(
+        "--seconds",
+        help="Length of the video, a multiple of 0.25.",
+        show_default="5, or one clip of the model",
+    ),
 ]
 
 
@@ -129,7 +134,7 @@ class CommonOptions:
         *,
         image: Path | None = None,
         clip: Path | None = None,
-        seconds: float = 5.0,
+        seconds: float | None = None,
     ) -> GenerationRequest:
         """The request that the options make; a seed is drawn, and told, where none was given.
 

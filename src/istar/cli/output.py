@@ -19,6 +19,8 @@ from istar.request import GenerationRequest
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from istar.weights.registry import ModelSpec
+
 _STDOUT = Path("-")
 
 
@@ -39,11 +41,11 @@ class OutputFile:
         self._overwrite = overwrite
 
     @contextmanager
-    def writing(self, model: str) -> Iterator[Writer]:
+    def writing(self, spec: ModelSpec) -> Iterator[Writer]:
         """Write it piece by piece; it appears under its name when the block ends well.
 
         Args:
-            model: the name of the model, kept in the file with the request's settings.
+            spec: the model, kept in the file with the request's settings.
         """
         from istar.events import settings
 
@@ -52,18 +54,18 @@ class OutputFile:
                 self.target,
                 stack,
                 is_picture=self._request.mode == "t2i",
-                metadata=settings(self._request, model),
+                metadata=settings(self._request, spec),
                 overwrite=self._overwrite,
             )
             yield writer
         self.target = writer.written
 
-    def replace(self, frames: Tensor, model: str, prompts: tuple[str, ...]) -> None:
+    def replace(self, frames: Tensor, spec: ModelSpec, prompts: tuple[str, ...]) -> None:
         """Write all of a clip `(F, H, W, 3)`, in place of what this wrote before.
 
         Args:
             frames: the whole clip.
-            model: the name of the model, kept in the file with the request's settings.
+            spec: the model, kept in the file with the request's settings.
             prompts: all that made it.
         """
         from istar.events import settings
@@ -73,7 +75,7 @@ class OutputFile:
             frames,
             self.target,
             overwrite=self._overwrite,
-            metadata=settings(replace(self._request, prompt=prompts), model),
+            metadata=settings(replace(self._request, prompt=prompts), spec),
         )
         self._overwrite = True
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from istar.interaction import InteractiveSession
+    from istar.weights.registry import ModelSpec
 
 _STDIN = Path("-")
 
@@ -59,7 +60,7 @@ def interact(
         options.check_early(request)
         pipeline = options.load("interact")
         session = pipeline.interact(request)
-        _converse(session, first, prompts, output, pipeline.spec.name)
+        _converse(session, first, prompts, output, pipeline.spec)
 
 
 def _converse(
@@ -67,7 +68,7 @@ def _converse(
     first: str,
     prompts: Iterator[str],
     output: OutputFile,
-    model: str,
+    spec: ModelSpec,
 ) -> None:
     """Say prompt after prompt; what is finished is in the file before the next one is asked."""
     film: list[Tensor] = []
@@ -76,7 +77,7 @@ def _converse(
     while prompt is not None:
         try:
             film += _listen(session, prompt)
-            _write(film, output, model, (*said, prompt))
+            _write(film, output, spec, (*said, prompt))
             said.append(prompt)
             prompt = next(prompts, None)
         except (KeyboardInterrupt, SystemExit, IstarError):
@@ -101,10 +102,12 @@ def _listen(session: InteractiveSession, prompt: str) -> list[Tensor]:
     return clips
 
 
-def _write(film: list[Tensor], output: OutputFile, model: str, prompts: tuple[str, ...]) -> None:
+def _write(
+    film: list[Tensor], output: OutputFile, spec: ModelSpec, prompts: tuple[str, ...]
+) -> None:
     import torch
 
-    output.replace(torch.cat(film), model, prompts)
+    output.replace(torch.cat(film), spec, prompts)
 
 
 def _ask() -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from istar.errors import CheckpointError
 from istar.generation.schedule import LATENT_FRAMES_PER_SECOND, PIXEL_BUDGETS, PixelBudget
-from istar.request import SECONDS_STEP, Mode
+from istar.request import SECONDS_STEP, GenerationRequest, Mode
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.config import VideoTokenizerConfig
 
@@ -61,6 +61,15 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if not (0 < self.tau_image < float("inf") and 0 < self.tau_video < float("inf")):
             raise CheckpointError("temperatures must be positive numbers")
+
+    def for_request(self, request: GenerationRequest) -> SamplingConfig:
+        """These settings, except where a request says otherwise."""
+        scale, image, video = request.guidance_scale, request.tau_image, request.tau_video
+        return SamplingConfig(
+            guidance=self.guidance if scale is None else replace(self.guidance, scale=scale),
+            tau_image=self.tau_image if image is None else image,
+            tau_video=self.tau_video if video is None else video,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +196,12 @@ class ModelSpec:
     def clip_seconds(self) -> int:
         """Length of a full video clip."""
         return self.clip_frames // LATENT_FRAMES_PER_SECOND
+
+    def seconds_for(self, request: GenerationRequest) -> float:
+        """The length that a request asks for, else one clip; a picture has none."""
+        if request.mode == "t2i":
+            return 0
+        return self.clip_seconds if request.seconds is None else request.seconds
 
     def __post_init__(self) -> None:
         scales = len(self.pixel_budget.sides)
