@@ -20,6 +20,7 @@ from istar.weights.keys import released_transformer_name, transformer_naming
 from istar.weights.load import infer_transformer_config, on_meta, transformer_dtype
 
 MEGABYTE, GIGABYTE = 2**20, 10**9
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "checkpoints.md"
 LISTED = Path(__file__).parents[1] / "data" / "transformer_keys.txt"
 
 linux_only = pytest.mark.skipif(
@@ -135,4 +136,10 @@ def test_the_full_size_fits_by_accounting() -> None:
         for name, parameter in on_meta(lambda: Transformer(config)).named_parameters()
     )
     assert model == pytest.approx(17.54 * GIGABYTE, rel=1e-3)
+    table = DOCUMENTED.read_text(encoding="utf-8")
+    for size in (shard, 2 * largest):
+        assert f"| {size / GIGABYTE:.2f} GB |" in table
+    for size in (shard + 2 * largest, model, model + shard + 2 * largest):
+        assert f"{size / GIGABYTE:.1f} GB" in table
+    assert f"{(total + shard + 2 * largest) / GIGABYTE:.1f} GB in float32" in table
     assert sum(map(prod, shapes.values())) == transformer_parameters(config) + config.width
