@@ -1,0 +1,133 @@
+"""What only happens on a CUDA device, held against the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from asking import pictures
+from istar.engine import Engine
+from istar.generation.loop import advance, start
+from istar.generation.plan import windows_from_start
+from istar.generation.schedule import nearest_template
+from istar.generation.state import GenerationState
+from istar.pipeline import InfinityStarPipeline
+from istar.request import GenerationRequest
+from istar.transformer.attention import attend
+from istar.video_tokenizer.conv import FrameHistory
+
+DEVICE = "cuda:0"
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
+
+
+def heads(
+    length: int, seen: int, random: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries of eight heads, keys and values of two that they share."""
+    return (
+        torch.randn(1, 8, length, 64, generator=random),
+        torch.randn(1, 2, seen, 64, generator=random),
+        torch.randn(1, 2, seen, 64, generator=random),
+    )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_bf16_attention_with_shared_heads_equals_float32_on_the_cpu(
+    random: torch.Generator, masked: bool
+) -> None:
+    queries, keys, values = (x.bfloat16() for x in heads(150, 340, random))
+    mask = None
+    if masked:
+        mask = torch.rand(150, 340, generator=random) < 0.5
+        mask[:, 0] = True
+    expected = attend(queries.float(), keys.float(), values.float(), mask)
+    found = attend(
+        queries.to(DEVICE),
+        keys.to(DEVICE),
+        values.to(DEVICE),
+        None if mask is None else mask.to(DEVICE),
+    )
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.cpu().float(), expected, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_attention_never_holds_all_scores(random: torch.Generator, dtype: torch.dtype) -> None:
+    tokens = 8192
+    queries, keys, values = (x.to(DEVICE, dtype) for x in heads(tokens, tokens, random))
+    torch.cuda.reset_peak_memory_stats(DEVICE)
+    before = torch.cuda.memory_allocated(DEVICE)
+    attend(queries, keys, values)
+    scores = 8 * tokens * tokens * dtype.itemsize
+    assert torch.cuda.max_memory_allocated(DEVICE) - before < scores / 4
+
+
+@pytest.fixture(scope="module")
+def engines(checkpoint: Path) -> tuple[Engine, Engine]:
+    """The same model in float32 on the CPU and on the device."""
+    cpu, cuda = (
+        InfinityStarPipeline.from_pretrained(checkpoint, device=device, dtype="fp32").engine
+        for device in ("cpu", DEVICE)
+    )
+    return cpu, cuda
+
+
+def begin(engine: Engine) -> GenerationState:
+    """A second of video before its first step."""
+    (window,) = windows_from_start(1, engine.spec)
+    texts, _ = engine.encode_texts("a red circle", "", guided=True)
+    steps = window.steps(engine.spec, nearest_template(9 / 16))
+    return start(engine.transformer, steps, texts, torch.Generator().manual_seed(5))
+
+
+def finish(engine: Engine, state: GenerationState) -> GenerationState:
+    with torch.inference_mode():
+        while not state.finished:
+            state = advance(engine.transformer, state, engine.spec.sampling)
+    return state
+
+
+def test_a_video_has_the_same_bits_as_on_the_cpu(engines: tuple[Engine, Engine]) -> None:
+    ours, theirs = (finish(engine, begin(engine)) for engine in engines)
+    assert theirs.latents[0].device == torch.device(DEVICE)
+    for step, one, two in zip(ours.steps, ours.bits, theirs.bits, strict=True):
+        assert torch.equal(one, two), step.index
+    frames = []
+    for engine, state in zip(engines, (ours, theirs), strict=True):
+        frames.append(engine.decode(torch.cat(state.latents, dim=2), FrameHistory()).int())
+    # The same levels, but for a rounding at the edge of one.
+    assert (frames[0] - frames[1]).abs().max() <= 1
+
+
+def test_a_state_goes_on_on_the_device(engines: tuple[Engine, Engine], tmp_path: Path) -> None:
+    cpu, cuda = engines
+    whole = finish(cpu, begin(cpu))
+    state = begin(cpu)
+    with torch.inference_mode():
+        while state.next_step.clip == 0:
+            state = advance(cpu.transformer, state, cpu.spec.sampling)
+    state.save(tmp_path / "state")
+    resumed = finish(cuda, GenerationState.load(tmp_path / "state", DEVICE))
+    for one, two in zip(whole.bits, resumed.bits, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_pictures_are_encoded_without_tf32(engines: tuple[Engine, Engine]) -> None:
+    ours, theirs = (engine.encode(pictures(17)).cpu() for engine in engines)
+    # TF32 would be a thousandth off.
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
+
+
+def test_by_default_a_video_is_made_in_bf16(checkpoint: Path) -> None:
+    pipeline = InfinityStarPipeline.from_pretrained(checkpoint, device=DEVICE)
+    assert pipeline.engine.transformer.dtype == torch.bfloat16
+    assert pipeline.engine.tokenizer.latent_scales.dtype == torch.float32
+    request = GenerationRequest(mode="t2v", prompt="a red circle", seconds=1, seed=5)
+    frames = pipeline.generate(request).frames
+    assert frames.shape == (17, 32, 48, 3)
+    assert torch.equal(frames, pipeline.generate(request).frames)
