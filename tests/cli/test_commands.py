@@ -173,7 +173,10 @@ def test_no_model_here_and_no_network(capfd: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.usefixtures("model")
-def test_clips_too_short_are_refused_before_loading(capfd: pytest.CaptureFixture[str]) -> None:
+def test_clips_too_short_are_refused_before_loading(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("istar.pipeline.InfinityStarPipeline", None)
     clip_file("short.mp4", 15)
     clip_file("medium.mp4", 79)
     Path("story.txt").write_text("one\n")

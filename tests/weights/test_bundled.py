@@ -14,7 +14,7 @@ from istar.doctor import examine
 from istar.media import read_metadata, read_picture
 from istar.weights import bundled
 from istar.weights.convert import convert
-from istar.weights.inventory import known_models, verify_model
+from istar.weights.inventory import known_models, remove_model, verify_model
 from istar.weights.locate import ModelFiles, describe
 from istar.weights.manifest import find_models
 from istar.weights.registry import RELEASED_MODELS
@@ -113,6 +113,11 @@ def test_it_is_never_removed_nor_converted(tiny: Path, capfd: pytest.CaptureFixt
         assert f"cannot be {done}" in said(["models", command, "tiny"], capfd, code=2)
     assert "cannot be removed" in said(["models", "rm", "tiny", "--yes"], capfd, code=2)
     assert sorted(tiny.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("tiny")
+def test_removing_another_model_minds_it_not() -> None:
+    assert [remove_model(spec) for spec in RELEASED_MODELS] == [0] * len(RELEASED_MODELS)
 
 
 def test_the_doctor_counts_it_and_judges_without_it(

@@ -7,6 +7,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 
@@ -14,6 +15,7 @@ from istar.errors import CheckpointError
 from istar.weights import convert as module
 from istar.weights.convert import convert
 from istar.weights.inventory import remove_model
+from istar.weights.load import load_transformer, load_video_tokenizer
 from istar.weights.locate import ModelFiles, converted_directory, working_directory
 from istar.weights.manifest import MANIFEST_NAME, hashes_of, read_hashes, read_manifest
 from istar.weights.registry import RELEASED_MODELS, ModelSpec
@@ -99,3 +101,16 @@ def test_removing_a_model_removes_what_a_killed_conversion_left(
     (left / "half").write_bytes(bytes(1000))
     assert remove_model(RELEASED_MODELS[0]) == 1000
     assert not left.exists()
+
+
+def test_a_bf16_copy_keeps_the_tokenizer_whole(
+    spec: ModelSpec, files: ModelFiles, tmp_path: Path
+) -> None:
+    directory = convert(spec, files, tmp_path / "copy", "bf16")
+    copied = ModelFiles.below(directory, read_manifest(directory / MANIFEST_NAME))
+    original = load_video_tokenizer(files.tokenizer).state_dict()
+    for name, tensor in load_video_tokenizer(copied.tokenizer).state_dict().items():
+        assert torch.equal(tensor, original[name]), name
+    rounded = load_transformer(files.transformer, dtype=torch.bfloat16).state_dict()
+    for name, tensor in load_transformer(copied.transformer).state_dict().items():
+        assert torch.equal(tensor, rounded[name].float()), name
