@@ -18,14 +18,15 @@ SOURCE = Path(istar.__file__).parent
 ROWS: tuple[tuple[str, ...], ...] = (
     ("istar.__main__",),
     ("istar.cli", "istar.cli.*"),
-    ("istar.evaluation.*",),
-    ("istar.pipeline", "istar.training", "istar.training.*"),
+    ("istar.evaluation.*", "istar.training.*"),
+    ("istar.pipeline",),
     ("istar.interaction", "istar.take", "istar.windows"),
     ("istar.engine", "istar.events", "istar.inputs", "istar.weights.convert"),
     (
         "istar.generation.loop",
         "istar.generation.state",
         "istar.weights.load",
+        "istar.weights.save",
         "istar.memory",
     ),
     (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from istar.errors import CheckpointError
 
@@ -67,6 +67,66 @@ class TextEncoder:
         """
         model, tokenizer = _load(place, dtype)
         return cls(model.to(device).eval(), tokenizer, max_tokens)
+
+    @classmethod
+    def new(
+        cls, *, channels: int, layers: int, heads: int, width: int, max_tokens: int
+    ) -> TextEncoder:
+        """A small T5 encoder with random weights and a byte-level tokenizer, to be trained.
+
+        Args:
+            channels: features of a token.
+            layers: blocks.
+            heads: of the attention; they share the channels.
+            width: features inside the MLP.
+            max_tokens: the longest text, its end mark included.
+        """
+        from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+
+        tokenizer = ByT5Tokenizer(extra_ids=0)
+        config = T5Config(
+            vocab_size=len(tokenizer),
+            d_model=channels,
+            d_kv=channels // heads,
+            d_ff=width,
+            num_layers=layers,
+            num_heads=heads,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+        )
+        return cls(T5EncoderModel(config), tokenizer, max_tokens)
+
+    @property
+    def module(self) -> nn.Module:
+        """The encoder's weights."""
+        module: nn.Module = self._model
+        return module
+
+    def tokenize(self, text: str) -> Tensor:
+        """The ids `(L,)` of a text, cut at the longest that the model reads."""
+        ids = self._tokenizer(text, truncation=True, max_length=self._max_tokens)["input_ids"]
+        return torch.tensor(ids)
+
+    def features(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """The last hidden states of several texts at once, with gradients.
+
+        Args:
+            ids: `(N, M)`; what follows a text's end is not looked at.
+            lengths: `(N,)`.
+
+        Returns:
+            `(sum of lengths, channels)`, text by text.
+        """
+        real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        states = self._model(input_ids=ids, attention_mask=real.long()).last_hidden_state
+        features: Tensor = states[real]
+        return features
+
+    def save(self, target: Path) -> None:
+        """Write the encoder and its tokenizer as `from_directory` reads them."""
+        with _quiet_transformers():
+            self._model.save_pretrained(target)
+        self._tokenizer.save_pretrained(target)
 
     def encode(self, text: str) -> EncodedText:
         """The last hidden state of a text, cut at the longest that the model reads."""

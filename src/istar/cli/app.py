@@ -22,6 +22,7 @@ from istar.cli.evaluate import evaluate
 from istar.cli.make import extend, i2v, t2i, t2v
 from istar.cli.models import models
 from istar.cli.talk import interact
+from istar.cli.train import prepare, train
 from istar.errors import IstarError
 
 DEBUG_VARIABLE = "ISTAR_DEBUG"
@@ -33,9 +34,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (t2i, t2v, i2v, extend, interact, doctor):
+for command in (t2i, t2v, i2v, extend, interact, prepare, doctor):
     app.command()(command)
 app.add_typer(models, name="models")
+app.add_typer(train, name="train")
 app.add_typer(evaluate, name="eval")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,8 +25,8 @@ from istar.transformer.rope import Rotation, rotation, text_coordinates, visual_
 from istar.video_tokenizer.quantizer import shrink
 from istar.weights.registry import SamplingConfig
 
-_SEMANTIC_CONTEXT = 800
-_DETAIL_CONTEXT = 801
+SEMANTIC_CONTEXT = 800
+DETAIL_CONTEXT = 801
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,25 +175,56 @@ def read_scene(
         first: `(1, C, 1, H, W)`, the first latent frame of the whole video.
         context_grid: rows and columns of the coarse grid.
     """
-    channels, frames = former.shape[1:3]
-    full = (former.shape[3], former.shape[4])
-    detail = torch.cat((first, former[:, :, -2:]), dim=2)
     contexts = []
-    for scale, latents, times, (height, width) in (
-        (_SEMANTIC_CONTEXT, former[:, :, 1:], range(1, frames), context_grid),
-        (_DETAIL_CONTEXT, detail, (0, frames - 2, frames - 1), full),
-    ):
-        tokens = shrink(latents, bits=channels, height=height, width=width)
-        x = transformer.embed_latents(tokens.to(transformer.device, transformer.dtype))
+    for block in scene_blocks(former, first, context_grid):
+        x = transformer.embed_latents(block.tokens.to(transformer.device, transformer.dtype))
         rotated = _visual_rotation(
             transformer,
-            scale,
-            torch.tensor(tuple(times), device=transformer.device),
-            (height, width),
-            full,
+            block.scale,
+            torch.tensor(block.times, device=transformer.device),
+            block.grid,
+            (former.shape[3], former.shape[4]),
         )
         contexts.append(transformer.keys_values(x, rotated))
     return join(contexts)
+
+
+class SceneBlock(NamedTuple):
+    """A run of context tokens from frames shown before.
+
+    Attributes:
+        scale: its scale coordinate, past the text's.
+        times: its frames' time coordinates.
+        grid: rows and columns.
+        tokens: `(1, T·h·w, C)`.
+    """
+
+    scale: int
+    times: tuple[int, ...]
+    grid: tuple[int, int]
+    tokens: Tensor
+
+
+def scene_blocks(
+    former: Tensor, first: Tensor, context_grid: tuple[int, int]
+) -> tuple[SceneBlock, SceneBlock]:
+    """The semantic and the detail block of `read_scene`, whose arguments it takes."""
+    channels, frames = former.shape[1:3]
+    full = (former.shape[3], former.shape[4])
+    detail = torch.cat((first, former[:, :, -2:]), dim=2)
+
+    def tokens(latents: Tensor, grid: tuple[int, int]) -> Tensor:
+        return shrink(latents, bits=channels, height=grid[0], width=grid[1])
+
+    return (
+        SceneBlock(
+            SEMANTIC_CONTEXT,
+            tuple(range(1, frames)),
+            context_grid,
+            tokens(former[:, :, 1:], context_grid),
+        ),
+        SceneBlock(DETAIL_CONTEXT, (0, frames - 2, frames - 1), full, tokens(detail, full)),
+    )
 
 
 def _visual_rotation(

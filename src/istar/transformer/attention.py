@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | BlockMask | None = None
+) -> Tensor:
     """Scaled dot-product attention with shared key and value heads.
 
     Args:
         queries: `(B, H, L, D)`.
         keys, values: `(B, H_kv, M, D)`, H_kv a divisor of H.
-        mask: `(L, M)` booleans, true where a query may look; everywhere when absent.
+        mask: `(L, M)` booleans, true where a query may look, or a block mask, with which
+            FlexAttention skips what nobody sees; everywhere when absent.
 
     Returns:
         `(B, H, L, D)`.
     """
+    if isinstance(mask, BlockMask):
+        blockwise: Any = _fused_flex_attention() if queries.is_cuda else flex_attention
+        attended: Tensor = blockwise(queries, keys, values, block_mask=mask, enable_gqa=True)
+        return attended
     groups = queries.shape[1] // keys.shape[1]
     shares_heads = queries.device.type == "cuda" and queries.dtype != torch.float32
     if groups > 1 and not shares_heads:
@@ -30,6 +40,12 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = 
     return F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=mask, enable_gqa=groups > 1
     )
+
+
+@cache
+def _fused_flex_attention() -> Callable[..., Any]:
+    """FlexAttention as one kernel; without it all scores would be held at once."""
+    return torch.compile(flex_attention)
 
 
 def look_back(contexts: Sequence[Tensor], own: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 
 from istar.transformer.attention import attend, look_back
 from istar.transformer.cache import KeysValues
@@ -59,7 +60,7 @@ class Attention(nn.Module):
         x: Tensor,
         rotation: Rotation,
         contexts: Sequence[KeysValues] = (),
-        mask: Tensor | None = None,
+        mask: Tensor | BlockMask | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """Tokens `(B, L, width)` to the same shape, and their own keys and values.
 
@@ -102,7 +103,7 @@ class Block(nn.Module):
         x: Tensor,
         rotation: Rotation,
         contexts: Sequence[KeysValues] = (),
-        mask: Tensor | None = None,
+        mask: Tensor | BlockMask | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """Tokens `(B, L, width)` to the same shape, and their keys and values."""
         attended, own = self.attention(self.attention_norm(x), rotation, contexts, mask)

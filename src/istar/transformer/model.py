@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
+from torch.utils.checkpoint import checkpoint
 
 from istar.transformer.block import Block, RMSNorm
 from istar.transformer.cache import Context
@@ -55,8 +57,9 @@ class Transformer(nn.Module):
         rotation: Rotation,
         contexts: Sequence[Context] = (),
         *,
-        mask: Tensor | None = None,
+        mask: Tensor | BlockMask | None = None,
         keep: bool = False,
+        recompute: bool = False,
     ) -> tuple[Tensor, Context | None]:
         """Embedded tokens through all blocks.
 
@@ -67,13 +70,18 @@ class Transformer(nn.Module):
                 are put in a row one layer at a time, never as a whole.
             mask: `(L, C + L)` booleans, true where a token may look; everywhere when absent.
             keep: return the tokens' own keys and values.
+            recompute: run each block again in the backward pass instead of remembering it.
 
         Returns:
             `(B, L, width)` after the last block, not normed; the context if kept.
         """
         kept = []
         for i, block in enumerate(self.blocks):
-            x, own = block(x, rotation, [context[i] for context in contexts], mask)
+            looks = [context[i] for context in contexts]
+            if recompute:
+                x, own = checkpoint(block, x, rotation, looks, mask, use_reentrant=False)
+            else:
+                x, own = block(x, rotation, looks, mask)
             if keep:
                 kept.append(own)
         return x, tuple(kept) if keep else None

@@ -1,0 +1,183 @@
+"""`istar prepare` and `istar train`: from clips to a model of one's own."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as RichProgress
+
+from istar.cli.console import SECONDS_BETWEEN_LINES, animated_console, print_path, say
+from istar.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from istar.training.config import RunConfig
+    from istar.training.trainer import StepDone, Task
+
+train = typer.Typer(
+    no_args_is_help=True,
+    help="Train a tokenizer or a transformer.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="What is to be done.")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", help="Of the CPU.", show_default="torch's choice")
+]
+
+_SPEED_OVER = 20
+_SHOWN_LAST = ("gradient", "learning_rate")
+
+
+def prepare(
+    config: ConfigArgument, device: DeviceOption = "auto", threads: ThreadsOption = None
+) -> None:
+    """Encode clips once, so that a transformer can be trained on their latents.
+
+    What is there already is left alone: interrupted, it goes on where it stopped. The directory's
+    path goes to stdout.
+
+    Example: istar prepare configs/tiny-latents.toml
+    """
+    place = _device(device, threads)
+
+    from istar.training.config import PrepareConfig, read_config
+    from istar.training.prepare import prepare as prepared
+
+    settings = read_config(config, PrepareConfig)
+    last = time.monotonic()
+    for event in prepared(settings, place):
+        if event.clips == event.total or time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            skipped = f", {event.skipped} of them skipped" if event.skipped else ""
+            say(f"{event.clips} of {event.total} clips{skipped}")
+    print_path(settings.output)
+
+
+@train.command()
+def tokenizer(
+    config: ConfigArgument, device: DeviceOption = "auto", threads: ThreadsOption = None
+) -> None:
+    """Train a video tokenizer: pictures to bits and back.
+
+    The run's directory is gone on with if it holds a checkpoint. torchrun shards the run over
+    several devices. The model's path goes to stdout.
+
+    Example: istar train tokenizer configs/tiny-tokenizer.toml
+    """
+    place = _device(device, threads)
+
+    from istar.training.config import TokenizerTraining, read_config
+    from istar.training.tokenizer import TokenizerTask
+
+    settings = read_config(config, TokenizerTraining)
+    _run(TokenizerTask(settings), settings.run, place)
+
+
+@train.command()
+def transformer(
+    config: ConfigArgument, device: DeviceOption = "auto", threads: ThreadsOption = None
+) -> None:
+    """Train a transformer on prepared latents, and its text encoder with it.
+
+    The run's directory is gone on with if it holds a checkpoint. torchrun shards the run over
+    several devices. The model's path goes to stdout.
+
+    Example: istar train transformer configs/tiny-transformer.toml
+    """
+    place = _device(device, threads)
+
+    from istar.training.config import TransformerTraining, read_config
+    from istar.training.transformer import TransformerTask
+
+    settings = read_config(config, TransformerTraining)
+    _run(TransformerTask(settings), settings.run, place)
+
+
+def _device(device: str, threads: int | None) -> torch.device:
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads is 1 or more, not {threads}")
+
+    import torch
+
+    from istar.memory import choose_device
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return choose_device(device)
+
+
+def _run(task: Task, run: RunConfig, device: torch.device) -> None:
+    """Run a task to its end; only the first of several processes speaks."""
+    from istar.training.distributed import Share, process_group
+    from istar.training.trainer import Resumed, Saved, StepDone
+    from istar.training.trainer import train as trained
+
+    with process_group(device):
+        speaks = Share.of_this_process().rank == 0
+        with TrainingDisplay(enabled=speaks) as display:
+            for event in trained(task, run, device):
+                if isinstance(event, StepDone):
+                    display.show(event)
+                elif isinstance(event, Resumed) and speaks:
+                    say(f"going on from step {event.step}")
+                elif isinstance(event, Saved) and event.what == "samples" and speaks:
+                    say(f"samples: {event.path}")
+        if speaks:
+            print_path(run.output / "model")
+
+
+class TrainingDisplay:
+    """How far a run is: a bar on a terminal, elsewhere a line now and then."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._bar: RichProgress | None = None
+        if enabled and (console := animated_console()):
+            self._bar = RichProgress(
+                TextColumn("istar:"), BarColumn(), TextColumn("{task.description}"), console=console
+            )
+            self._task = self._bar.add_task("", total=None)
+        self._last_line = 0.0
+        self._seconds: deque[float] = deque(maxlen=_SPEED_OVER)
+
+    def __enter__(self) -> TrainingDisplay:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def show(self, done: StepDone) -> None:
+        """Say what a step measured, how fast it goes and how long it will take."""
+        if not self._enabled:
+            return
+        self._seconds.append(done.seconds)
+        mean = sum(self._seconds) / len(self._seconds)
+        left = time.strftime("%H:%M:%S", time.gmtime(mean * (done.total - done.step)))
+        measures = ", ".join(
+            f"{name} {value:.4g}"
+            for name, value in done.measures.items()
+            if name not in _SHOWN_LAST
+        )
+        line = f"step {done.step} of {done.total}: {measures}; {1 / mean:.2f} steps/s, {left} left"
+        if self._bar:
+            self._bar.update(self._task, completed=done.step, total=done.total, description=line)
+        elif done.step == done.total or time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            say(line)

@@ -1,0 +1,1 @@
+"""Training: of the video tokenizer, and of the transformer with its text encoder."""

@@ -1,0 +1,120 @@
+"""Checkpoints of a run: weights, their average and the optimizer's state, whole or not there.
+
+They are written with `torch.distributed.checkpoint`, by one process or by many, and read back by
+any number of processes.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from istar.errors import StateError
+from istar.training.average import MovingAverage
+
+_NAME = re.compile(r"step-(\d{8})")
+
+
+class Checkpoints:
+    """The checkpoints in a directory, `step-00001000` and so on."""
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        self._directory = directory
+        self._keep = keep
+
+    def steps(self) -> list[int]:
+        """Steps of which there is a whole checkpoint, in order."""
+        if not self._directory.is_dir():
+            return []
+        names = (_NAME.fullmatch(path.name) for path in self._directory.iterdir())
+        return sorted(int(name[1]) for name in names if name)
+
+    def save(
+        self,
+        step: int,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: MovingAverage,
+    ) -> Path:
+        """Write a checkpoint after `step` steps and remove the oldest; every process calls it."""
+        final = self._directory / f"step-{step:08d}"
+        work = self._directory / f".step-{step:08d}.partial"
+        first = not dist.is_initialized() or dist.get_rank() == 0
+        if first:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(work, ignore_errors=True)
+        with _single_process_is_fine():
+            save(_state(network, optimizer, average), checkpoint_id=work)
+        if first:
+            shutil.rmtree(final, ignore_errors=True)
+            work.rename(final)
+            for old in self.steps()[: -self._keep]:
+                shutil.rmtree(self._directory / f"step-{old:08d}")
+        if dist.is_initialized():
+            dist.barrier()
+        return final
+
+    def restore(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage
+    ) -> int:
+        """Load the last checkpoint in place.
+
+        Returns:
+            its step; 0 when there is none, and nothing is changed.
+
+        Raises:
+            StateError: it is damaged or of another network.
+        """
+        steps = self.steps()
+        if not steps:
+            return 0
+        place = self._directory / f"step-{steps[-1]:08d}"
+        state = _state(network, optimizer, average)
+        try:
+            with _single_process_is_fine():
+                load(state, checkpoint_id=place)
+        except (CheckpointException, RuntimeError, ValueError, OSError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise StateError(
+                f"{place} is damaged or of another network ({reason}); remove it to go on from "
+                "the one before, or give the run another output"
+            ) from error
+        set_model_state_dict(network, state["network"])
+        set_optimizer_state_dict(network, optimizer, state["optimizer"])
+        return steps[-1]
+
+
+def _state(
+    network: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage
+) -> dict[str, Any]:
+    return {
+        "network": get_model_state_dict(network),
+        "optimizer": get_optimizer_state_dict(network, optimizer),
+        "average": average.weights,
+    }
+
+
+@contextmanager
+def _single_process_is_fine() -> Iterator[None]:
+    """Keep the library from warning that only one process writes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield

@@ -1,0 +1,97 @@
+"""Local clips listed in a JSON-lines file, one object a line::
+
+    {"path": "boat.mp4", "caption": "a boat leaves the harbour", "begin": 1.5, "end": 6.5}
+
+`begin` and `end` are seconds and may be left out; `captions` may list several wordings; paths are
+relative to the list.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from istar.errors import MediaError, UsageError
+from istar.media import probe_clip, read_clip
+from istar.video_tokenizer.config import FRAMES_PER_SECOND
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedClip:
+    """A piece of a local video and what it shows.
+
+    Attributes:
+        path: the video.
+        captions: wordings of what it shows, at least one.
+        begin, end: the piece, in seconds; no end is the video's.
+    """
+
+    path: Path
+    captions: tuple[str, ...]
+    begin: float = 0.0
+    end: float | None = None
+
+    def aspect(self) -> float:
+        """Height divided by width of the video's pictures.
+
+        Raises:
+            MediaError: it cannot be read.
+        """
+        info = probe_clip(self.path)
+        return info.height / info.width
+
+    def pictures(self, count: int, height: int, width: int) -> Tensor:
+        """Its first `count` pictures `(F, height, width, 3)`, uint8, at 16 a second.
+
+        Raises:
+            MediaError: it cannot be read, or is shorter than that.
+        """
+        clip = read_clip(
+            self.path, begin_seconds=self.begin, end_seconds=self.end, size=(height, width)
+        )
+        if len(clip.frames) < count:
+            raise MediaError(
+                f"{self.path} has {len(clip.frames)} pictures from {self.begin:g} s on, "
+                f"{count} are needed ({count / FRAMES_PER_SECOND:g} s)"
+            )
+        return clip.frames[:count]
+
+
+def read_list(path: Path) -> tuple[list[ListedClip], int]:
+    """The clips of a list, and how many of its lines are not understood.
+
+    Raises:
+        UsageError: the list cannot be read, or no line of it is understood.
+    """
+    clips, skipped = [], 0
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is not a readable list of clips: {error}") from error
+    for line in filter(str.strip, lines):
+        try:
+            clips.append(_clip(json.loads(line), path.parent))
+        except (LookupError, TypeError, ValueError):
+            skipped += 1
+    if not clips:
+        raise UsageError(
+            f'{path} lists no clips: a line is {{"path": "clip.mp4", "caption": "what it shows"}}'
+        )
+    return clips, skipped
+
+
+def _clip(entry: Any, base: Path) -> ListedClip:
+    captions = entry["captions"] if "captions" in entry else [entry["caption"]]
+    path, begin, end = entry["path"], entry.get("begin", 0.0), entry.get("end")
+    if not captions or not all(isinstance(text, str) and text.strip() for text in captions):
+        raise ValueError("captions")
+    if not isfinite(begin) or begin < 0 or not (end is None or begin < end < float("inf")):
+        raise ValueError("begin and end")
+    return ListedClip(
+        path=base / Path(path).expanduser(), captions=tuple(captions), begin=begin, end=end
+    )

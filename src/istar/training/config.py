@@ -1,0 +1,427 @@
+"""Training runs as TOML: what is trained, on what, how long, and where it goes.
+
+A run names a manifest, the `istar.json` of the model to be, which fixes the pyramid and the sizes
+of the networks; the rest of the file is about the training. Unknown and mistyped settings are
+refused. Paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from math import isfinite
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from istar.errors import UsageError
+from istar.video_tokenizer.config import SPATIAL_STRIDE
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_Config = TypeVar("_Config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The course of a run.
+
+    Attributes:
+        output: directory of everything the run writes; what lies there is gone on with.
+        steps: optimizer steps in all.
+        seed: of the initial weights and of every draw.
+        learning_rate: after the warm-up; it then falls along a half cosine.
+        warmup: steps over which the learning rate rises from nothing.
+        last_share: the learning rate of the last step, as a share of the highest.
+        betas: of AdamW.
+        weight_decay: of AdamW, on matrices and kernels only.
+        clip_norm: the largest norm of all gradients together.
+        ema: decay of the moving average of the weights, which is what samples and exports use;
+            it starts faster: min(ema, (1 + step) / (10 + step)).
+        precision: what the forward pass computes in; weights and optimizer are float32.
+        workers: processes that make batches; 0 makes them in the training process.
+        save_every: steps between checkpoints.
+        keep: how many checkpoints stay.
+        sample_every: steps between contact sheets.
+        log_every: steps between lines of the log.
+    """
+
+    output: Path
+    steps: int
+    seed: int = 0
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    last_share: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.97)
+    weight_decay: float = 0.0
+    clip_norm: float = 5.0
+    ema: float = 0.999
+    precision: Literal["fp32", "bf16"] = "fp32"
+    workers: int = 0
+    save_every: int = 500
+    keep: int = 2
+    sample_every: int = 500
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "steps", "save_every", "sample_every", "log_every", "keep")
+        at_least(self, 0, "seed", "warmup", "workers", "weight_decay")
+        positive(self, "learning_rate", "clip_norm")
+        share(self, "ema", "last_share")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError("run: betas must be from 0 up to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipsConfig:
+    """Pictures to train a tokenizer on, or to prepare latents of.
+
+    Attributes:
+        source: `shapes` for the procedural world, or a JSON-lines file of local clips.
+        lengths: pictures of a clip, each 4n + 1; a batch draws one of them.
+        aspects: heights divided by widths; a batch draws one of them.
+        pictures: how many pictures a batch holds, about.
+        crop: shapes only: the share of clips that are crops of larger pictures.
+        window: shapes only, and only as long as there is no quantizer: pixels of a side of the
+            square that is cut out of each clip; 0 takes all of it.
+    """
+
+    source: str = "shapes"
+    lengths: tuple[int, ...] = (1, 5, 9)
+    aspects: tuple[float, ...] = (1.0,)
+    pictures: int = 36
+    crop: float = 0.5
+    window: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "pictures")
+        if self.window < 0 or self.window % SPATIAL_STRIDE:
+            raise UsageError(f"data: a window is a multiple of {SPATIAL_STRIDE}, not {self.window}")
+        share(self, "crop")
+        if not self.lengths or any(count < 1 or count % 4 != 1 for count in self.lengths):
+            raise UsageError(f"data: lengths must be 4n + 1 pictures, not {self.lengths}")
+        if not self.aspects or any(not 0.2 <= aspect <= 5 for aspect in self.aspects):
+            raise UsageError(f"data: aspects must be from 0.2 to 5, not {self.aspects}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerConfig:
+    """What the quantizer adds to a tokenizer's loss.
+
+    Attributes:
+        from_step: before it the autoencoder is trained without bits, as a continuous one.
+        commitment: weight of the squared distance between a latent and the sum of its codes.
+        entropy: weight of the entropy of single bits, which is to be low.
+        diversity: weight of the entropy of bits over the batch, which is to be high.
+        sharpness: how steeply the probability of a bit rises with the residual, in units of the
+            code's own length.
+        drop_probability: stochastic quantizer depth: the chance that a clip loses its last steps.
+        drop_most: how many steps it loses at most.
+    """
+
+    from_step: int = 0
+    commitment: float = 0.25
+    entropy: float = 0.02
+    diversity: float = 0.02
+    sharpness: float = 2.0
+    drop_probability: float = 0.3
+    drop_most: int = 3
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "from_step", "commitment", "entropy", "diversity", "drop_most")
+        positive(self, "sharpness")
+        share(self, "drop_probability")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionConfig:
+    """What a tokenizer's pictures are judged by.
+
+    Attributes:
+        absolute: weight of the mean absolute error.
+        squared: weight of the mean squared error.
+        perceptual: weight of LPIPS, which needs the package `lpips`.
+        adversarial: weight of what the discriminator says; 0 trains none.
+        adversarial_from: the step from which it counts.
+    """
+
+    absolute: float = 1.0
+    squared: float = 0.0
+    perceptual: float = 0.0
+    adversarial: float = 0.0
+    adversarial_from: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "absolute", "squared", "perceptual", "adversarial", "adversarial_from")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InheritanceConfig:
+    """Knowledge inheritance: a tokenizer that starts from another's weights.
+
+    Attributes:
+        weights: a tokenizer file; empty for none.
+        rescale: it was trained without bits: scale its latents to the length of a code.
+        freeze: parts that do not learn at first: `encoder`, `decoder`.
+        until: the step at which they are set free.
+    """
+
+    weights: str = ""
+    rescale: bool = False
+    freeze: tuple[Literal["encoder", "decoder"], ...] = ()
+    until: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "until")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerTraining:
+    """A run of `istar train tokenizer`.
+
+    Attributes:
+        model: the manifest of the model to be.
+    """
+
+    model: Path
+    run: RunConfig
+    data: ClipsConfig = field(default_factory=ClipsConfig)
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    inherit: InheritanceConfig = field(default_factory=InheritanceConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.window and self.quantizer.from_step < self.run.steps:
+            raise UsageError("data: a window is for runs without a quantizer (from_step = steps)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetConfig:
+    """Clips to encode.
+
+    Attributes:
+        name: directory of the set, below the output.
+        source: `shapes`.
+        count: how many clips.
+        length: pictures of a clip, 4n + 1.
+        aspects: heights divided by widths; the clips take turns.
+        captions: wordings of what a clip shows.
+    """
+
+    name: str
+    source: str = "shapes"
+    count: int
+    length: int
+    aspects: tuple[float, ...] = (1.0,)
+    captions: int = 4
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "count", "length", "captions")
+        if self.length % 4 != 1:
+            raise UsageError(f"sets: a length must be 4n + 1 pictures, not {self.length}")
+        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
+            raise UsageError(f"sets: {self.name!r} is no plain directory name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """A run of `istar prepare`.
+
+    Attributes:
+        model: the manifest of the model to be.
+        tokenizer: the file of the tokenizer that encodes.
+        output: directory of the sets.
+        sets: what to encode.
+        seed: of procedural clips.
+        shard: clips of a file.
+    """
+
+    model: Path
+    tokenizer: Path
+    output: Path
+    sets: tuple[SetConfig, ...]
+    seed: int = 0
+    shard: int = 256
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "shard")
+        names = [one.name for one in self.sets]
+        if not names or len(set(names)) < len(names):
+            raise UsageError("sets: there must be some, of different names")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixConfig:
+    """A kind of example and how often it is drawn.
+
+    Attributes:
+        kind: `start`, a video from its first picture on, or `interact`, a clip that goes on from
+            the one before.
+        seconds: `start`: its length; 0 is a picture.
+        weight: how often, among all kinds.
+    """
+
+    kind: Literal["start", "interact"] = "start"
+    seconds: float = 0
+    weight: float = 1
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "seconds", "weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentsConfig:
+    """Prepared latents as training sequences.
+
+    Attributes:
+        sets: directories of prepared sets.
+        mix: kinds of examples.
+        rows: lengths of packed rows in tokens; a batch draws one.
+        tokens: of a batch, about.
+        text_dropout: how often the learned unconditional features stand in for the text.
+        most_flips: bitwise self-correction: a step's bits flip with a chance of 0 up to this.
+        scene_noise: standard deviations of noise on what an interactive clip looks back at.
+    """
+
+    sets: tuple[Path, ...]
+    mix: tuple[MixConfig, ...]
+    rows: tuple[int, ...] = (1024,)
+    tokens: int = 8192
+    text_dropout: float = 0.1
+    most_flips: float = 0.3
+    scene_noise: tuple[float, ...] = (0.0, 0.15, 0.3)
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "tokens")
+        share(self, "text_dropout", "most_flips")
+        if not self.rows or min(self.rows) < 1 or not self.sets or not self.scene_noise:
+            raise UsageError("data: sets, rows and scene_noise cannot be empty")
+        if sum(kind.weight for kind in self.mix) <= 0:
+            raise UsageError("data: the weights of mix must have a sum above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The text encoder.
+
+    Attributes:
+        start: directory of an encoder to start from; empty for a small new T5 with a byte-level
+            tokenizer.
+        train: it learns along.
+        layers, heads, width: of a new one; its features are the transformer's text channels.
+    """
+
+    start: str = ""
+    train: bool = True
+    layers: int = 3
+    heads: int = 4
+    width: int = 256
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "layers", "heads", "width")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerTraining:
+    """A run of `istar train transformer`.
+
+    Attributes:
+        model: the manifest of the model to be.
+        tokenizer: the file of its tokenizer, which is not trained.
+        start: a transformer's weights to start from; empty for new ones.
+        recompute: gradient checkpointing, block by block.
+    """
+
+    model: Path
+    tokenizer: Path
+    run: RunConfig
+    data: LatentsConfig
+    text: TextConfig = field(default_factory=TextConfig)
+    start: str = ""
+    recompute: bool = False
+
+
+def read_config(path: Path, kind: type[_Config]) -> _Config:
+    """The configuration that a TOML file holds.
+
+    Raises:
+        UsageError: unreadable, not TOML, or a setting is missing, unknown, of the wrong kind or
+            out of range.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is not readable TOML: {error}") from error
+    try:
+        return _from_table(kind, content, "", path.absolute().parent)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _from_table(kind: type[_Config], table: object, name: str, base: Path) -> _Config:
+    """A configuration class from a TOML table, its paths relative to `base`."""
+    if not isinstance(table, dict):
+        raise UsageError(f"{name} must be a table")
+    hints = get_type_hints(kind)
+    assert is_dataclass(kind)
+    known = {f.name: f for f in fields(kind)}
+    where = f"[{name}]" if name else "the file"
+    if unknown := sorted(set(table) - set(known)):
+        raise UsageError(f"{where} has an unknown setting: {unknown[0]}")
+    values: dict[str, Any] = {}
+    for key, declared in known.items():
+        if key in table:
+            values[key] = _value(hints[key], table[key], f"{name}.{key}".lstrip("."), base)
+        elif declared.default is MISSING and declared.default_factory is MISSING:
+            raise UsageError(f"{where} lacks {key}")
+    return kind(**values)
+
+
+def _value(hint: Any, value: Any, name: str, base: Path) -> Any:
+    """A value of the hinted type."""
+    if is_dataclass(hint):
+        assert isinstance(hint, type)
+        return _from_table(hint, value, name, base)
+    origin = get_origin(hint)
+    if origin is UnionType:
+        return _value(get_args(hint)[0], value, name, base)
+    if origin is tuple:
+        inner = get_args(hint)
+        if isinstance(value, list) and (inner[-1] is ... or len(inner) == len(value)):
+            return tuple(_value(inner[0], item, name, base) for item in value)
+    elif origin is Literal:
+        if value in get_args(hint):
+            return value
+        raise UsageError(f"{name} is one of {', '.join(get_args(hint))}, not {value!r}")
+    elif hint is Path and isinstance(value, str):
+        return base / Path(value).expanduser()
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if isfinite(value):
+            return float(value)
+    elif type(value) is hint:
+        return value
+    raise UsageError(f"{name} has the wrong kind of value: {value!r}")
+
+
+def at_least(config: Any, least: float, *names: str) -> None:
+    """Refuse settings below `least`."""
+    for name in names:
+        if getattr(config, name) < least:
+            raise UsageError(f"{name} must be at least {least}, not {getattr(config, name)}")
+
+
+def positive(config: Any, *names: str) -> None:
+    """Refuse settings that are not above zero."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise UsageError(f"{name} must be above 0, not {getattr(config, name)}")
+
+
+def share(config: Any, *names: str) -> None:
+    """Refuse settings outside 0 to 1."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise UsageError(f"{name} must be from 0 to 1, not {getattr(config, name)}")

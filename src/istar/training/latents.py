@@ -1,0 +1,111 @@
+"""Prepared latents: clips encoded once, read many times.
+
+A prepared set is a directory of safetensors shards, each with its own line-by-line index: what a
+clip shows, in one or more wordings, and how its latent is shaped. A shard is there whole or not at
+all, so that preparing goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from istar.errors import CheckpointError
+from istar.output_files import PendingFile
+
+_SHARD = "latents-{:05d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedClip:
+    """One clip of a prepared set.
+
+    Attributes:
+        shard: its file.
+        name: of its tensor.
+        frames, height, width: of its latent.
+        captions: what it shows, each a wording of its own.
+    """
+
+    shard: Path
+    name: str
+    frames: int
+    height: int
+    width: int
+    captions: tuple[str, ...]
+
+    def latent(self) -> Tensor:
+        """`(C, T, h, w)`, float32, before quantization.
+
+        Raises:
+            CheckpointError: the file cannot be read.
+        """
+        try:
+            with safe_open(self.shard, framework="pt") as file:
+                value: Tensor = file.get_tensor(self.name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{self.shard} cannot be read: {error}") from error
+        return value.float()
+
+
+def shard_path(directory: Path, number: int) -> Path:
+    """Where a shard lies."""
+    return directory / f"{_SHARD.format(number)}.safetensors"
+
+
+def write_shard(
+    directory: Path, number: int, latents: Sequence[Tensor], captions: Sequence[Sequence[str]]
+) -> None:
+    """Write latents `(C, T, h, w)` and what they show; the tensors' file comes last.
+
+    Raises:
+        MediaError: a file cannot be written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = shard_path(directory, number)
+    index = [
+        {"name": str(n), "shape": list(latent.shape[1:]), "captions": list(texts)}
+        for n, (latent, texts) in enumerate(zip(latents, captions, strict=True))
+    ]
+    with PendingFile(path.with_suffix(".jsonl"), overwrite=True) as pending:
+        pending.temporary.write_text("".join(json.dumps(line) + "\n" for line in index))
+    tensors = {str(n): latent.to(torch.float16).contiguous() for n, latent in enumerate(latents)}
+    with PendingFile(path, overwrite=True) as pending:
+        save_file(tensors, pending.temporary)
+
+
+def read_prepared(directory: Path) -> list[PreparedClip]:
+    """Every clip of a prepared set.
+
+    Raises:
+        CheckpointError: nothing was prepared there, or an index is malformed.
+    """
+    clips = []
+    for shard in sorted(directory.glob("latents-*.safetensors")):
+        index = shard.with_suffix(".jsonl")
+        try:
+            for line in index.read_text(encoding="utf-8").splitlines():
+                entry = json.loads(line)
+                frames, height, width = entry["shape"]
+                clips.append(
+                    PreparedClip(
+                        shard=shard,
+                        name=str(entry["name"]),
+                        frames=int(frames),
+                        height=int(height),
+                        width=int(width),
+                        captions=tuple(map(str, entry["captions"])),
+                    )
+                )
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise CheckpointError(f"{index} is not the index of prepared clips") from error
+    if not clips:
+        raise CheckpointError(f"{directory} holds no prepared clips; `istar prepare` makes them")
+    return clips

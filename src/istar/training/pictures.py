@@ -1,0 +1,70 @@
+"""Batches of clips to train a tokenizer on."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+from istar.generation.schedule import PixelBudget, nearest_template
+from istar.shapes.world import random_scene
+from istar.training.config import ClipsConfig
+from istar.training.distributed import Share
+from istar.video_tokenizer.config import SPATIAL_STRIDE
+
+_LATEST_START = 48
+_LARGEST_CROP = 1.6
+
+
+def seed_of(*numbers: int | str) -> int:
+    """A seed made of numbers and names, the same everywhere and always."""
+    digest = sha256("/".join(map(str, numbers)).encode()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def picture_size(budget: PixelBudget, aspect: float) -> tuple[int, int]:
+    """Height and width in pixels of a budget's pictures of an aspect, height divided by width."""
+    height, width = budget.scales(nearest_template(aspect))[-1]
+    return SPATIAL_STRIDE * height, SPATIAL_STRIDE * width
+
+
+def clip_batch(
+    config: ClipsConfig, budget: PixelBudget, seed: int, step: int, share: Share
+) -> Tensor:
+    """This process's clips `(B, F, H, W, 3)`, uint8, of one step's batch.
+
+    All of a batch have one length and size; there is at least one for every process.
+    """
+    generator = torch.Generator().manual_seed(seed_of(seed, "batch", step))
+    length = config.lengths[_draw(len(config.lengths), generator)]
+    aspect = config.aspects[_draw(len(config.aspects), generator)]
+    count = max(share.processes, config.pictures // length)
+    height, width = picture_size(budget, aspect)
+    return torch.stack(
+        [
+            _shapes_clip(seed_of(seed, step, number), length, height, width, config)
+            for number in share.of(count)
+        ]
+    )
+
+
+def _shapes_clip(seed: int, length: int, height: int, width: int, config: ClipsConfig) -> Tensor:
+    """A piece of a scene, perhaps cut out of a larger picture, from any moment of it."""
+    generator = torch.Generator().manual_seed(seed)
+    scene = random_scene(seed)
+    first = _draw(_LATEST_START, generator)
+    if torch.rand((), generator=generator) < config.crop:
+        larger = 1 + (_LARGEST_CROP - 1) * float(torch.rand((), generator=generator))
+        frames = scene.frames(length, int(height * larger), int(width * larger), first=first)
+    else:
+        frames = scene.frames(length, height, width, first=first)
+    if config.window:
+        height, width = min(height, config.window), min(width, config.window)
+    top = _draw(frames.shape[1] - height + 1, generator)
+    left = _draw(frames.shape[2] - width + 1, generator)
+    return frames[:, top : top + height, left : left + width]
+
+
+def _draw(below: int, generator: torch.Generator) -> int:
+    return int(torch.randint(below, (), generator=generator))

@@ -1,0 +1,92 @@
+"""The pyramid's quantizer with gradients: what a tokenizer learns through.
+
+The forward pass is the one that generation uses: residual, shrink, sign, code, grow, add. Signs
+have no slope, so the gradient of the pictures passes straight through to the latent, and what is
+to shape the bits themselves (commitment, entropy, diversity) is smooth in the latent. Source:
+binary spherical quantization (arXiv 2406.07548); InfinityStar paper, stochastic quantizer depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from istar.generation.schedule import Step
+from istar.video_tokenizer.quantizer import grow, shrink, to_bits, to_codes
+
+
+class Quantized(NamedTuple):
+    """One clip's latent after the quantizer.
+
+    Attributes:
+        latent: `(B, C, T, H, W)`: the sum of the codes, with the latent's own gradient.
+        commitment: mean squared distance of the latent from the sum of all its codes.
+        entropy: mean entropy, in bits, of every single bit.
+        diversity: entropy, in bits, of each place's mean bit, averaged over places and steps.
+    """
+
+    latent: Tensor
+    commitment: Tensor
+    entropy: Tensor
+    diversity: Tensor
+
+
+def quantize(
+    latent: Tensor,
+    steps: Sequence[Step],
+    *,
+    semantic_bits: int,
+    sharpness: float,
+    dropped: Tensor | None = None,
+) -> Quantized:
+    """Quantize the latents of a batch of clips over one clip's steps.
+
+    Args:
+        latent: `(B, C, T, H, W)`.
+        steps: all steps of that clip.
+        semantic_bits: bits of a token on semantic scales.
+        sharpness: of the bits' probabilities, see `bit_probabilities`.
+        dropped: `(B,)`, how many of the last steps each clip goes without; none when absent.
+    """
+    total = torch.zeros_like(latent)
+    kept = torch.zeros_like(latent)
+    entropies, diversities = [], []
+    for number, step in enumerate(steps):
+        bits = semantic_bits if step.semantic else latent.shape[1]
+        frames, height, width = step.grid
+        residual = shrink(latent - total, bits=bits, height=height, width=width)
+        probabilities = bit_probabilities(residual, sharpness)
+        entropies.append(bit_entropy(probabilities).mean())
+        diversities.append(bit_entropy(probabilities.flatten(0, 1).mean(0)).mean())
+        codes = to_codes(to_bits(residual.detach()), latent.dtype)
+        part = grow(codes, frames=frames, height=height, width=width, size=latent.shape)
+        total = total + part
+        if dropped is not None:
+            stays = (number < len(steps) - dropped).to(latent.dtype)
+            kept = kept + part * stays.view(-1, 1, 1, 1, 1)
+    shown = total if dropped is None else kept
+    return Quantized(
+        latent=latent + (shown - latent).detach(),
+        commitment=F.mse_loss(latent, total),
+        entropy=torch.stack(entropies).mean(),
+        diversity=torch.stack(diversities).mean(),
+    )
+
+
+def bit_probabilities(residual: Tensor, sharpness: float) -> Tensor:
+    """The soft counterpart of a sign: the probability that each of `(…, d)` numbers is a one.
+
+    A logistic of the number in units of the code's length 1/√d; at `sharpness` 2 a number as
+    long as its own code is a one with probability 0.98.
+    """
+    return torch.sigmoid(2 * sharpness * residual * residual.shape[-1] ** 0.5)
+
+
+def bit_entropy(probabilities: Tensor) -> Tensor:
+    """The entropy in bits of independent binary draws, elementwise."""
+    p = probabilities.clamp(1e-6, 1 - 1e-6)
+    return -(p * p.log2() + (1 - p) * (1 - p).log2())

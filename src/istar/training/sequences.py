@@ -1,0 +1,411 @@
+"""Training sequences: examples as runs of tokens, and runs packed into rows.
+
+Every scale of every clip stands in a run once, as one of its repetitions; all repetitions are
+simulated in the running sum. A token belongs to a group (a step, a text, a block of context) and
+sees its own group and up to three others: that is the whole of the spacetime sparse attention.
+Source: InfinityStar paper (arXiv 2511.04675); released reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from istar.generation.canvas import Canvas
+from istar.generation.loop import DETAIL_CONTEXT, scene_blocks
+from istar.generation.schedule import Step
+from istar.transformer.config import TransformerConfig
+from istar.transformer.rope import text_coordinates, visual_coordinates
+from istar.video_tokenizer.quantizer import shrink, to_bits
+
+NO_LOSS, SEMANTIC, DETAIL = range(3)
+"""What a token predicts."""
+
+_LOOKS = 3
+_NOWHERE, _PADDING = -2, -1
+_SMALL_SCALES_COUNT_MORE, _AT_MOST = 0.2, 40.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One video to learn from.
+
+    Attributes:
+        text: ids of the text's tokens.
+        unconditional: the learned unconditional features stand in for the text.
+        steps: the schedule of all clips.
+        latents: `(C, T, H, W)` of every clip, before quantization.
+        scene: for a clip that goes on interactively, the latents `(C, n, H, W)` before it and
+            `(C, 1, H, W)` of the video's first frame, and the rows and columns of the coarse grid.
+    """
+
+    text: Tensor
+    unconditional: bool
+    steps: tuple[Step, ...]
+    latents: tuple[Tensor, ...]
+    scene: tuple[Tensor, Tensor, tuple[int, int]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceConfig:
+    """How examples become tokens.
+
+    Attributes:
+        most_flips: self-correction: each step's bits flip with a probability drawn from 0 to
+            this in hundredths; 0 flips none.
+        scene_noise: the standard deviations of noise on an interactive clip's context, of which
+            one is drawn.
+    """
+
+    most_flips: float = 0.3
+    scene_noise: tuple[float, ...] = (0.0, 0.15, 0.3)
+
+
+class Lesson(NamedTuple):
+    """One step with its bits given.
+
+    Attributes:
+        step: which.
+        inputs: `(t·h·w, C)`: the running sum before it, at its size.
+        targets: `(t·h·w, d)` booleans: the bits to predict.
+    """
+
+    step: Step
+    inputs: Tensor
+    targets: Tensor
+
+
+class Run(NamedTuple):
+    """The tokens of one example, text first; all but `text` have one entry a token.
+
+    Attributes:
+        text: ids of the text's tokens.
+        unconditional: a single boolean.
+        inputs: `(L, C)`, zero for texts.
+        coordinates: `(L, 4)`.
+        group: `(L,)`.
+        looks_at: `(L, 3)`: groups that a token sees beside its own; `_NOWHERE` fills up.
+        targets: `(L, C)` booleans; a semantic token's are the first few.
+        kind: `(L,)`: `NO_LOSS`, `SEMANTIC` or `DETAIL`.
+        weight: `(L,)`: of the token in the loss.
+        scale: `(L,)`: the scale's number.
+    """
+
+    text: Tensor
+    unconditional: Tensor
+    inputs: Tensor
+    coordinates: Tensor
+    group: Tensor
+    looks_at: Tensor
+    targets: Tensor
+    kind: Tensor
+    weight: Tensor
+    scale: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has."""
+        return len(self.group)
+
+
+def lessons(
+    latent: Tensor,
+    steps: Sequence[Step],
+    *,
+    semantic_bits: int,
+    most_flips: float,
+    generator: torch.Generator,
+) -> list[Lesson]:
+    """Teacher forcing of one clip with bitwise self-correction.
+
+    On every step but the last some bits flip on their way into the running sum, so that later
+    steps' targets make up for them; a step's own targets are its true bits.
+
+    Args:
+        latent: `(1, C, T, H, W)`.
+        steps: all steps of the clip.
+        semantic_bits: bits of a token on semantic scales.
+        most_flips: see `SequenceConfig`.
+        generator: of the flips.
+    """
+    canvas = Canvas(torch.zeros_like(latent))
+    result = []
+    for step in steps:
+        residual = shrink(
+            latent - canvas.total,
+            bits=semantic_bits if step.semantic else latent.shape[1],
+            height=step.grid.height,
+            width=step.grid.width,
+        )
+        bits = to_bits(residual)[0]
+        inputs = torch.zeros_like if step.starts_clip else torch.clone
+        result.append(Lesson(step, inputs(canvas.tokens(step)[0]), bits))
+        if not step.ends_clip and most_flips > 0:
+            chance = _draw(round(100 * most_flips) + 1, generator) / 100
+            bits = bits ^ (torch.rand(bits.shape, generator=generator) < chance)
+        canvas.add(step, bits)
+    return result
+
+
+def run_of(
+    example: Example,
+    transformer: TransformerConfig,
+    config: SequenceConfig,
+    generator: torch.Generator,
+    *,
+    longest: int | None = None,
+) -> Run:
+    """An example's tokens.
+
+    Args:
+        example: what to learn from.
+        transformer: sizes of the network.
+        config: how.
+        generator: of flips, noise and the choice of repetitions and scales.
+        longest: with more tokens than that, scales are left out at random, but never one that a
+            later clip looks at.
+    """
+    parts = [_text_part(example, transformer)]
+    looks: tuple[int, ...] = (0,)
+    if example.scene is not None:
+        parts += _scene_parts(example, transformer, config, generator)
+        looks = (0, 1, 2)
+    chosen = _chosen_lessons(example, transformer, config, generator)
+    if longest is not None:
+        chosen = _short_enough(chosen, longest - sum(part.tokens for part in parts), generator)
+    clip = 0
+    scene = looks
+    for group, lesson in enumerate(chosen, start=len(parts)):
+        if lesson.step.clip != clip:
+            clip = lesson.step.clip
+            before = [n for n, other in enumerate(chosen) if other.step.clip == clip - 1]
+            scene = (0, len(looks) + before[-1])
+        parts.append(_lesson_part(lesson, group, scene, transformer))
+    columns = zip(*(part[2:] for part in parts), strict=True)
+    return Run(parts[0].text, parts[0].unconditional, *map(torch.cat, columns))
+
+
+def _chosen_lessons(
+    example: Example,
+    transformer: TransformerConfig,
+    config: SequenceConfig,
+    generator: torch.Generator,
+) -> list[Lesson]:
+    """One repetition of every scale; of a scale that the next clip looks at, the last."""
+    chosen = []
+    for number, latent in enumerate(example.latents):
+        own = [step for step in example.steps if step.clip == number]
+        taught = lessons(
+            latent.unsqueeze(0),
+            own,
+            semantic_bits=transformer.semantic_bits,
+            most_flips=config.most_flips,
+            generator=generator,
+        )
+        for scale in range(own[-1].scale + 1):
+            repeated = [lesson for lesson in taught if lesson.step.scale == scale]
+            pick = _draw(len(repeated), generator)
+            chosen.append(repeated[-1] if repeated[-1].step.read_later else repeated[pick])
+    return chosen
+
+
+def _short_enough(chosen: list[Lesson], room: int, generator: torch.Generator) -> list[Lesson]:
+    """Leave steps out until the rest fits."""
+    kept = list(chosen)
+    while sum(lesson.step.grid.tokens for lesson in kept) > room:
+        dispensable = [n for n, lesson in enumerate(kept) if not lesson.step.read_later]
+        if len(dispensable) <= 1:
+            break
+        del kept[dispensable[_draw(len(dispensable), generator)]]
+    return kept
+
+
+def _text_part(example: Example, transformer: TransformerConfig) -> Run:
+    length = len(example.text)
+    return _part(
+        transformer,
+        group=0,
+        looks_at=(),
+        coordinates=text_coordinates(length),
+        inputs=torch.zeros(length, transformer.latent_channels),
+        text=example.text,
+        unconditional=example.unconditional,
+    )
+
+
+def _scene_parts(
+    example: Example,
+    transformer: TransformerConfig,
+    config: SequenceConfig,
+    generator: torch.Generator,
+) -> list[Run]:
+    """The two blocks of context of an interactive clip, perhaps noisy.
+
+    The noise spares the video's first frame.
+    """
+    assert example.scene is not None
+    former, first, grid = example.scene
+    noise = config.scene_noise[_draw(len(config.scene_noise), generator)]
+    parts = []
+    for group, block in enumerate(scene_blocks(former[None], first[None], grid), start=1):
+        frames = len(block.times)
+        clean = first.shape[1] if block.scale == DETAIL_CONTEXT else 0
+        spread = torch.full((frames, 1), noise * float(block.tokens.std()))
+        spread[:clean] = 0
+        spread = spread.repeat_interleave(block.tokens.shape[1] // frames, dim=0)
+        tokens = block.tokens[0]
+        coordinates = visual_coordinates(
+            scale=transformer.text_positions + block.scale,
+            times=torch.tensor(block.times),
+            grid=block.grid,
+            full_grid=(former.shape[2], former.shape[3]),
+        )
+        parts.append(
+            _part(
+                transformer,
+                group=group,
+                looks_at=(),
+                coordinates=coordinates,
+                inputs=tokens + spread * torch.randn(tokens.shape, generator=generator),
+            )
+        )
+    return parts
+
+
+def _lesson_part(
+    lesson: Lesson, group: int, looks_at: tuple[int, ...], transformer: TransformerConfig
+) -> Run:
+    step = lesson.step
+    coordinates = visual_coordinates(
+        scale=transformer.text_positions + step.index,
+        times=torch.arange(step.first_frame, step.first_frame + step.grid.frames),
+        grid=step.grid[1:],
+        full_grid=step.full_grid[1:],
+    )
+    return _part(
+        transformer,
+        group=group,
+        looks_at=looks_at,
+        coordinates=coordinates,
+        inputs=lesson.inputs,
+        lesson=lesson,
+    )
+
+
+def _part(
+    transformer: TransformerConfig,
+    *,
+    group: int,
+    looks_at: tuple[int, ...],
+    coordinates: Tensor,
+    inputs: Tensor,
+    lesson: Lesson | None = None,
+    text: Tensor | None = None,
+    unconditional: bool = False,
+) -> Run:
+    """One group's tokens."""
+    length = len(coordinates)
+    targets = torch.zeros(length, transformer.latent_channels, dtype=torch.bool)
+    kind, weight, scale = NO_LOSS, 0.0, 0
+    if lesson is not None:
+        step = lesson.step
+        targets[:, : lesson.targets.shape[1]] = lesson.targets
+        kind = SEMANTIC if step.semantic else DETAIL
+        weight = step_weight(step)
+        scale = step.scale
+    looks = torch.tensor([*looks_at, *[_NOWHERE] * (_LOOKS - len(looks_at))])
+    return Run(
+        text=torch.zeros(0, dtype=torch.long) if text is None else text,
+        unconditional=torch.tensor(unconditional),
+        inputs=inputs,
+        coordinates=coordinates,
+        group=torch.full((length,), group),
+        looks_at=looks.expand(length, -1),
+        targets=targets,
+        kind=torch.full((length,), kind),
+        weight=torch.full((length,), weight),
+        scale=torch.full((length,), scale),
+    )
+
+
+def step_weight(step: Step) -> float:
+    """The weight of each of a step's tokens: more on small scales, on which much hangs."""
+    return min(_AT_MOST, (step.full_grid.tokens / step.grid.tokens) ** _SMALL_SCALES_COUNT_MORE)
+
+
+class PackedBatch(NamedTuple):
+    """Rows of runs; R rows of L tokens with N texts of at most M tokens.
+
+    Attributes:
+        texts: `(N, M)` ids, zero after a text's end.
+        text_lengths: `(N,)`.
+        unconditional: `(N,)` booleans.
+        text_places: `(sum of lengths,)`: where each text token stands among the R·L, text by text.
+        inputs: `(R, L, C)`.
+        coordinates: `(R, L, 4)`.
+        group: `(R, L)`, unlike in a run, unique within a row; -1 is padding.
+        looks_at: `(R, L, 3)`.
+        targets: `(R, L, C)` booleans.
+        kind, scale: `(R, L)`.
+        weight: `(R, L)`.
+    """
+
+    texts: Tensor
+    text_lengths: Tensor
+    unconditional: Tensor
+    text_places: Tensor
+    inputs: Tensor
+    coordinates: Tensor
+    group: Tensor
+    looks_at: Tensor
+    targets: Tensor
+    kind: Tensor
+    weight: Tensor
+    scale: Tensor
+
+
+_FILL = {"group": _PADDING, "looks_at": _NOWHERE}
+
+
+def pack(rows: Sequence[Sequence[Run]], length: int) -> PackedBatch:
+    """Rows of runs, each filled up to `length` tokens; none may be longer."""
+    texts, unconditional, places = [], [], []
+    columns: dict[str, list[Tensor]] = {name: [] for name in Run._fields[2:]}
+    for number, runs in enumerate(rows):
+        at, groups = number * length, 0
+        joined = []
+        for run in runs:
+            texts.append(run.text)
+            unconditional.append(run.unconditional)
+            places.append(torch.arange(at, at + len(run.text)))
+            at += run.tokens
+            looks = torch.where(run.looks_at == _NOWHERE, _NOWHERE, run.looks_at + groups)
+            joined.append(run._replace(group=run.group + groups, looks_at=looks))
+            groups += int(run.group.max()) + 1
+        for name, values in columns.items():
+            value = torch.cat([getattr(run, name) for run in joined])
+            rest = value.new_full((length - len(value), *value.shape[1:]), _FILL.get(name, 0))
+            values.append(torch.cat((value, rest)))
+    return PackedBatch(
+        torch.nn.utils.rnn.pad_sequence(texts, batch_first=True),
+        torch.tensor([len(text) for text in texts]),
+        torch.stack(unconditional),
+        torch.cat(places),
+        **{name: torch.stack(values) for name, values in columns.items()},
+    )
+
+
+def visible(group: Tensor, looks_at: Tensor) -> Tensor:
+    """The mask `(R, 1, L, L)` of packed rows, true where a token (next to last axis) looks."""
+    seen = group[:, :, None] == group[:, None, :]
+    for other in looks_at.unbind(-1):
+        seen |= other[:, :, None] == group[:, None, :]
+    return seen.unsqueeze(1)
+
+
+def _draw(below: int, generator: torch.Generator) -> int:
+    return int(torch.randint(below, (), generator=generator))

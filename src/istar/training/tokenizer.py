@@ -1,0 +1,274 @@
+"""Training the video tokenizer: pictures to latents to bits to pictures.
+
+The loss is of the reconstruction after quantization, with what keeps latents near their codes and
+their bits decided and used. Source: InfinityStar paper, section on the tokenizer; binary spherical
+quantization (arXiv 2406.07548).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from istar.errors import UsageError
+from istar.generation.plan import Window
+from istar.generation.schedule import Step, Template, nearest_template
+from istar.training.config import TokenizerTraining
+from istar.training.discriminator import Discriminator, adversarial_terms
+from istar.training.distributed import Share
+from istar.training.pictures import clip_batch, seed_of
+from istar.training.quantization import Quantized, quantize
+from istar.training.trainer import Loss
+from istar.video_tokenizer.config import FRAMES_PER_SECOND, VideoTokenizerConfig
+from istar.video_tokenizer.decoder import ConditionedNorm, ConditionedResidualBlock
+from istar.video_tokenizer.encoder import ResidualBlock
+from istar.video_tokenizer.model import VideoTokenizer
+from istar.weights.load import load_video_tokenizer, on_meta
+from istar.weights.manifest import read_manifest
+from istar.weights.registry import ModelSpec
+from istar.weights.save import save_video_tokenizer
+
+_SHEET_CLIPS = 6
+_RESIDUAL_START = 0.3
+
+
+class ClipBatch(NamedTuple):
+    """One step's clips.
+
+    Attributes:
+        pictures: `(B, F, H, W, 3)`, uint8.
+        dropped: `(B,)`, how many of its last quantizer steps each clip goes without.
+    """
+
+    pictures: Tensor
+    dropped: Tensor
+
+
+class TokenizerNetwork(nn.Module):
+    """What a tokenizer run trains: the tokenizer and, where asked for, its discriminator."""
+
+    def __init__(self, config: VideoTokenizerConfig, *, adversarial: bool) -> None:
+        super().__init__()
+        self.tokenizer = VideoTokenizer(config)
+        if adversarial:
+            self.discriminator = Discriminator()
+
+    def forward(
+        self, x: Tensor, spec: ModelSpec, dropped: Tensor | None, sharpness: float | None
+    ) -> tuple[Tensor, list[Quantized]]:
+        """Pictures `(B, 3, F, H, W)` in [-1, 1] through latents and back.
+
+        Without a `sharpness` there is no quantizer.
+
+        Returns:
+            pictures of the same shape, and what the quantizer made of every clip.
+        """
+        latent = self.tokenizer.encode(x)
+        if sharpness is None:
+            return self.tokenizer.decode(latent), []
+        quantized = [
+            quantize(
+                part,
+                steps,
+                semantic_bits=semantic_bits_of(spec),
+                sharpness=sharpness,
+                dropped=dropped,
+            )
+            for part, steps in clips_of(latent, spec, x.shape[3] / x.shape[4])
+        ]
+        return self.tokenizer.decode(torch.cat([q.latent for q in quantized], dim=2)), quantized
+
+
+class TokenizerTask:
+    """A tokenizer run, see `istar.training.trainer.Task`."""
+
+    def __init__(self, config: TokenizerTraining) -> None:
+        self.config = config
+        self.spec = read_manifest(config.model)
+        self._sizes = self.spec.tokenizer_config or VideoTokenizerConfig()
+        torch.manual_seed(config.run.seed)
+        self.network: nn.Module = TokenizerNetwork(
+            self._sizes, adversarial=config.reconstruction.adversarial > 0
+        )
+        initialize(self.network.get_submodule("tokenizer"))
+        lay_channels_last(self.network)
+        inherit = config.inherit
+        if inherit.weights:
+            inherited = load_video_tokenizer(config.model.parent / inherit.weights, self._sizes)
+            self.network.get_submodule("tokenizer").load_state_dict(inherited.state_dict())
+            if inherit.rescale:
+                self._rescale_latents()
+        self.frozen_until: Mapping[str, int] = {
+            f"tokenizer.{part}.": inherit.until for part in inherit.freeze
+        }
+        self._perceptual = _perceptual() if config.reconstruction.perceptual else None
+
+    def batch(self, step: int, share: Share) -> ClipBatch:
+        """This process's clips of a step, and how deep each is quantized."""
+        config = self.config
+        pictures = clip_batch(config.data, self.spec.pixel_budget, config.run.seed, step, share)
+        generator = torch.Generator().manual_seed(
+            seed_of(config.run.seed, "depth", step, share.rank)
+        )
+        count = len(pictures)
+        drops = torch.rand(count, generator=generator) < config.quantizer.drop_probability
+        depth = torch.randint(
+            1, max(1, config.quantizer.drop_most) + 1, (count,), generator=generator
+        )
+        return ClipBatch(pictures, torch.where(drops, depth, 0))
+
+    def loss(self, batch: ClipBatch, step: int, device: torch.device) -> Loss:
+        """Reconstruction, commitment and the bits' entropies."""
+        weights, quantizer = self.config.reconstruction, self.config.quantizer
+        x = batch.pictures.to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # B 3 F H W
+        bits = step >= quantizer.from_step
+        y, quantized = self.network(
+            x, self.spec, batch.dropped.to(device), quantizer.sharpness if bits else None
+        )
+        absolute, squared = F.l1_loss(y, x), F.mse_loss(y, x)
+        total = weights.absolute * absolute + weights.squared * squared
+        measures = {"absolute": absolute, "psnr": -10 * (squared / 4).log10()}
+        if quantized:
+            means = [
+                torch.stack(values).mean()
+                for values in zip(*(q[1:] for q in quantized), strict=True)
+            ]
+            commitment, entropy, diversity = means
+            total = total + quantizer.commitment * commitment
+            total = total + quantizer.entropy * entropy - quantizer.diversity * diversity
+            measures |= {"commitment": commitment, "entropy": entropy, "diversity": diversity}
+        if self._perceptual is not None:
+            perceptual = self._perceptual.to(device)(
+                *(z.transpose(1, 2).flatten(0, 1) for z in (y, x))
+            ).mean()
+            total = total + weights.perceptual * perceptual
+            measures["perceptual"] = perceptual
+        if weights.adversarial and step >= weights.adversarial_from:
+            fooled, told_apart = adversarial_terms(
+                self.network.get_submodule("discriminator"), x, y
+            )
+            total = total + weights.adversarial * fooled + told_apart
+            measures |= {"fooled": fooled, "told_apart": told_apart}
+        return Loss(total, {name: value.detach() for name, value in measures.items()})
+
+    def export(self, weights: Mapping[str, Tensor], directory: Path) -> None:
+        """Write the tokenizer where the manifest says, with the released names."""
+        path = directory / self.spec.tokenizer
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_video_tokenizer(path, self._built(weights))
+
+    def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> Tensor:
+        """Two rows: pictures of clips nobody trains on, and what becomes of them."""
+        tokenizer = self._built(weights).to(device).eval()
+        clips = clip_batch(self.config.data, self.spec.pixel_budget, seed_of("sheet"), 0, Share())[
+            :_SHEET_CLIPS
+        ]
+        x = clips.to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        with torch.inference_mode():
+            y = reconstruct(tokenizer, x, self.spec)
+        rows = [z[:, :, -1].permute(2, 0, 3, 1).flatten(1, 2) for z in (x, y)]  # H B·W 3
+        return ((torch.cat(rows) + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8).cpu()
+
+    def _rescale_latents(self) -> None:
+        """Scale latents so that their spread is the length of a detail token's code."""
+        tokenizer = self.network.get_submodule("tokenizer")
+        assert isinstance(tokenizer, VideoTokenizer)
+        clips = clip_batch(
+            self.config.data, self.spec.pixel_budget, self.config.run.seed, 0, Share()
+        )
+        x = clips.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        with torch.no_grad():
+            spread = tokenizer.encode(x).std() * self._sizes.latent_channels**0.5
+            tokenizer.latent_scales[0] /= spread
+
+    def _built(self, weights: Mapping[str, Tensor]) -> VideoTokenizer:
+        tokenizer = on_meta(partial(VideoTokenizer, self._sizes))
+        own = {
+            name.removeprefix("tokenizer."): value
+            for name, value in weights.items()
+            if name.startswith("tokenizer.")
+        }
+        tokenizer.load_state_dict(own, assign=True)
+        return tokenizer
+
+
+def reconstruct(tokenizer: VideoTokenizer, x: Tensor, spec: ModelSpec) -> Tensor:
+    """Pictures `(B, 3, F, H, W)` in [-1, 1] after latents, bits and back, not clamped."""
+    latent = tokenizer.encode(x)
+    clips = [
+        quantize(part, steps, semantic_bits=semantic_bits_of(spec), sharpness=1.0).latent
+        for part, steps in clips_of(latent, spec, x.shape[3] / x.shape[4])
+    ]
+    return tokenizer.decode(torch.cat(clips, dim=2))
+
+
+def clips_of(
+    latent: Tensor, spec: ModelSpec, aspect: float
+) -> list[tuple[Tensor, tuple[Step, ...]]]:
+    """A video's latent `(B, C, T, h, w)` clip by clip, each with its steps."""
+    template = nearest_template(aspect)
+    steps = _steps_of_start(latent.shape[2], spec, template)
+    clips = []
+    for number in range(steps[-1].clip + 1):
+        own = tuple(step for step in steps if step.clip == number)
+        first, frames = own[0].first_frame, own[0].full_grid.frames
+        clips.append((latent[:, :, first : first + frames], own))
+    return clips
+
+
+def semantic_bits_of(spec: ModelSpec) -> int:
+    """Bits of a token on the semantic scales of a model whose sizes its manifest states."""
+    assert spec.transformer_config is not None
+    return spec.transformer_config.semantic_bits
+
+
+def _steps_of_start(frames: int, spec: ModelSpec, template: Template) -> tuple[Step, ...]:
+    seconds = 4 * (frames - 1) / FRAMES_PER_SECOND
+    return Window(given_seconds=0, new_seconds=seconds).steps(spec, template)
+
+
+def lay_channels_last(network: nn.Module) -> None:
+    """Lay kernels out so that convolutions run on channels-last clips: the same, but faster."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            weight = module.weight.data
+            module.weight.data = weight.contiguous(memory_format=torch.channels_last_3d)
+
+
+def initialize(tokenizer: nn.Module) -> None:
+    """Starting weights under which pictures pass: conditioned norms begin as plain ones.
+
+    The last convolution of every residual block starts small.
+    """
+    for module in tokenizer.modules():
+        if isinstance(module, ConditionedNorm):
+            nn.init.zeros_(module.gain.weight)
+            nn.init.zeros_(module.bias.weight)
+            for convolution, start in ((module.gain, 1.0), (module.bias, 0.0)):
+                assert convolution.bias is not None
+                nn.init.constant_(convolution.bias, start)
+        elif isinstance(module, ResidualBlock | ConditionedResidualBlock):
+            with torch.no_grad():
+                module.conv2.weight.mul_(_RESIDUAL_START)
+
+
+def _perceptual() -> nn.Module:
+    """LPIPS, frozen.
+
+    Raises:
+        UsageError: the package is not installed.
+    """
+    try:
+        import lpips
+    except ImportError as error:
+        raise UsageError(
+            "a perceptual weight needs the package lpips: pip install lpips, or set it to 0"
+        ) from error
+    network: nn.Module = lpips.LPIPS(net="vgg", verbose=False)
+    return network.requires_grad_(False)

@@ -1,0 +1,227 @@
+"""The course of a run: batches, losses, optimizer steps, and what is kept of them on the way.
+
+`train` yields what happens as it happens. A batch is a function of the run's seed and the step,
+so that a run that was killed goes on from its last checkpoint as if nothing had been.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import cos, isfinite, pi
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from istar.errors import GenerationError
+from istar.training.average import MovingAverage
+from istar.training.checkpoints import Checkpoints
+from istar.training.config import RunConfig
+from istar.training.distributed import Share, full_weights, shard_network
+from istar.training.log import RunLog
+
+
+class Loss(NamedTuple):
+    """What one batch says.
+
+    Attributes:
+        total: to be minimized.
+        measures: single numbers to log, detached.
+    """
+
+    total: Tensor
+    measures: dict[str, Tensor]
+
+
+class Task(Protocol):
+    """What is trained.
+
+    Attributes:
+        network: all that learns, in one module.
+        frozen_until: by the prefix of parameters' names, the step at which they begin to learn.
+    """
+
+    network: nn.Module
+    frozen_until: Mapping[str, int]
+
+    def batch(self, step: int, share: Share) -> Any:
+        """This process's share of the batch of a step: tensors on the CPU, in any nesting."""
+
+    def loss(self, batch: Any, step: int, device: torch.device) -> Loss:
+        """The loss of a batch, averaged over the whole batch of all processes."""
+
+    def export(self, weights: Mapping[str, Tensor], directory: Path) -> None:
+        """Write the network in the form that istar loads."""
+
+    def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> Tensor:
+        """A contact sheet `(H, W, 3)`, uint8, of what the network can do now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone:
+    """An optimizer step.
+
+    Attributes:
+        step: how many were done, this one included.
+        total: how many there will be.
+        measures: the loss and what else the task measures.
+        seconds: since the step before.
+    """
+
+    step: int
+    total: int
+    measures: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """Something was written.
+
+    Attributes:
+        what: `checkpoint`, `model` or `samples`.
+        path: where.
+    """
+
+    what: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """The run goes on from a checkpoint of this step."""
+
+    step: int
+
+
+TrainingEvent = StepDone | Saved | Resumed
+
+
+def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[TrainingEvent]:
+    """Run a task to its last step, from its last checkpoint if there is one.
+
+    Raises:
+        GenerationError: the loss is not finite.
+        StateError: the last checkpoint cannot be read.
+    """
+    share = Share.of_this_process()
+    network = shard_network(task.network.to(device))
+    optimizer = torch.optim.AdamW(_groups(network, config), betas=config.betas)
+    average = MovingAverage(network, config.ema)
+    checkpoints = Checkpoints(config.output / "checkpoints", config.keep)
+    done = checkpoints.restore(network, optimizer, average)
+    if done:
+        yield Resumed(step=done)
+    with RunLog(config.output, done, enabled=share.rank == 0) as log:
+        clock = time.monotonic()
+        for batch in _batches(task, config, share, done):
+            measures = _step(task, network, optimizer, config, batch, done, device)
+            average.follow(network, done)
+            done += 1
+            now = time.monotonic()
+            if done % config.log_every == 0 or done == config.steps:
+                log.write(done, measures)
+            yield StepDone(step=done, total=config.steps, measures=measures, seconds=now - clock)
+            clock = now
+            last = done == config.steps
+            if last or done % config.save_every == 0:
+                path = checkpoints.save(done, network, optimizer, average)
+                yield Saved(what="checkpoint", path=path)
+            sampled = last or done % config.sample_every == 0
+            if sampled or done % config.save_every == 0:
+                weights = full_weights(network, average)
+                if share.rank == 0:
+                    task.export(weights, config.output / "model")
+                    yield Saved(what="model", path=config.output / "model")
+                    if sampled:
+                        sheet = task.sample(weights, device)
+                        yield Saved(what="samples", path=log.picture(done, sheet))
+                clock = time.monotonic()
+
+
+def learning_rate(config: RunConfig, step: int) -> float:
+    """The learning rate of the step after `step` others: a line up, then half a cosine down."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    way = (step - config.warmup) / max(1, config.steps - config.warmup)
+    fall = (1 + cos(pi * min(1.0, way))) / 2
+    return config.learning_rate * (config.last_share + (1 - config.last_share) * fall)
+
+
+def _step(
+    task: Task,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: RunConfig,
+    batch: Any,
+    step: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """One optimizer step; what it measured."""
+    network.train()
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(
+            all(step >= until for part, until in task.frozen_until.items() if name.startswith(part))
+        )
+    rate = learning_rate(config, step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        loss = task.loss(batch, step, device)
+    loss.total.backward()
+    norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    measures = {"loss": loss.total.detach(), **loss.measures}
+    values = torch.stack([value.detach().float().cpu() for value in measures.values()])
+    if dist.is_initialized():
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    numbers = dict(zip(measures, values.tolist(), strict=True))
+    if not isfinite(numbers["loss"]):
+        raise GenerationError(
+            f"the loss is not a number at step {step + 1}; lower learning_rate and start again, "
+            "the run goes on from its last checkpoint"
+        )
+    return {**numbers, "gradient": float(norm), "learning_rate": rate}
+
+
+def _groups(network: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
+    """Parameters with weight decay (matrices and kernels) and without (gains, biases)."""
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.ndim <= 1]
+    return [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+class _Batches(Dataset[Any]):
+    """The batches of a task, by step; workers make them ahead."""
+
+    def __init__(self, task: Task, share: Share) -> None:
+        self._task = task
+        self._share = share
+
+    def __getitem__(self, step: int) -> Any:
+        return self._task.batch(step, self._share)
+
+
+def _batches(task: Task, config: RunConfig, share: Share, done: int) -> DataLoader[Any]:
+    return DataLoader(
+        _Batches(task, share),
+        batch_size=None,
+        sampler=range(done, config.steps),
+        num_workers=config.workers,
+        worker_init_fn=_leave_interrupts_to_the_parent,
+    )
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

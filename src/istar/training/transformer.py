@@ -1,0 +1,332 @@
+"""Training the transformer, with a text encoder beside it.
+
+A batch is rows of packed examples (`istar.training.sequences`); a row is a function of the run's
+seed, the step and the row's number, so that neither workers nor processes change what is learned.
+Source: InfinityStar paper (arXiv 2511.04675); released reference.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from shutil import copyfile
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+from istar.errors import UsageError
+from istar.generation.plan import Window
+from istar.generation.schedule import ClipPlan, Step, nearest_template, steps
+from istar.request import Mode
+from istar.text_encoder import TextEncoder
+from istar.training.config import MixConfig, TransformerTraining
+from istar.training.distributed import Share
+from istar.training.latents import PreparedClip, read_prepared
+from istar.training.losses import bit_loss
+from istar.training.pictures import seed_of
+from istar.training.sequences import (
+    DETAIL,
+    SEMANTIC,
+    Example,
+    PackedBatch,
+    Run,
+    SequenceConfig,
+    pack,
+    run_of,
+    visible,
+)
+from istar.training.show import generated_sheet
+from istar.training.trainer import Loss
+from istar.transformer.config import TransformerConfig
+from istar.transformer.model import Transformer
+from istar.transformer.rope import Rotation, rotation
+from istar.weights.load import load_transformer, load_video_tokenizer, on_meta
+from istar.weights.manifest import MANIFEST_NAME, read_manifest
+from istar.weights.registry import ModelSpec
+from istar.weights.save import save_transformer
+
+_MISFITS = 4
+
+
+class Outcome(NamedTuple):
+    """Logits of a batch's visual tokens.
+
+    Attributes:
+        semantic: `(S, d, 2)`, float32, of the semantic tokens in row order.
+        detail: `(D, C, 2)` of the detail tokens.
+    """
+
+    semantic: Tensor
+    detail: Tensor
+
+
+class TransformerNetwork(nn.Module):
+    """What a transformer run trains: the transformer and the text encoder."""
+
+    def __init__(self, transformer: Transformer, text_encoder: TextEncoder) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.text_module = text_encoder.module
+        self._text_encoder = (text_encoder,)
+
+    def forward(self, batch: PackedBatch, *, train_text: bool, recompute: bool) -> Outcome:
+        """Logits of a packed batch on the network's device."""
+        transformer = self.transformer
+        rows, length, _ = batch.inputs.shape
+        x = transformer.embed_latents(batch.inputs)
+        with torch.set_grad_enabled(train_text and torch.is_grad_enabled()):
+            features = self._text_encoder[0].features(batch.texts, batch.text_lengths)
+        texts = transformer.embed_text(self._with_unconditional(features, batch))
+        x = x.flatten(0, 1).index_copy(0, batch.text_places, texts.to(x.dtype))
+        x = x.unflatten(0, (rows, length))
+        turned = rotation(batch.coordinates.flatten(0, 1), transformer.config.head_size)
+        turned = Rotation(*(value.unflatten(0, (rows, 1, length)) for value in turned))
+        y, _ = transformer(x, turned, mask=mask_of(batch), recompute=recompute)
+        return Outcome(
+            transformer.logits(y[batch.kind == SEMANTIC][None], semantic=True)[0],
+            transformer.logits(y[batch.kind == DETAIL][None], semantic=False)[0],
+        )
+
+    def _with_unconditional(self, features: Tensor, batch: PackedBatch) -> Tensor:
+        """Text features `(sum of lengths, channels)`, the learned ones where a text is dropped."""
+        lengths = batch.text_lengths
+        starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        place = torch.arange(len(features), device=features.device) - starts
+        learned = self.transformer.unconditional[place].to(features.dtype)
+        dropped = batch.unconditional.repeat_interleave(lengths).unsqueeze(-1)
+        return torch.where(dropped, learned, features)
+
+
+def mask_of(batch: PackedBatch) -> Tensor | BlockMask:
+    """Who sees whom in packed rows: a block mask on CUDA, elsewhere the same as booleans."""
+    if batch.group.device.type != "cuda":
+        return visible(batch.group, batch.looks_at)
+    return block_mask(batch)
+
+
+def block_mask(batch: PackedBatch) -> BlockMask:
+    """The mask of packed rows for FlexAttention."""
+    group, looks_at = batch.group, batch.looks_at
+
+    def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        seen = group[row, query] == group[row, key]
+        for number in range(looks_at.shape[-1]):
+            seen = seen | (looks_at[row, query, number] == group[row, key])
+        return seen
+
+    rows, length = group.shape
+    return create_block_mask(sees, rows, None, length, length, device=group.device)
+
+
+class TransformerTask:
+    """A transformer run, see `istar.training.trainer.Task`."""
+
+    def __init__(self, config: TransformerTraining) -> None:
+        self.config = config
+        self.spec = read_manifest(config.model)
+        self._tokenizer = load_video_tokenizer(config.tokenizer, self.spec.tokenizer_config)
+        self._sizes = self.spec.transformer_config or TransformerConfig()
+        torch.manual_seed(config.run.seed)
+        self._text_encoder = _text_encoder(config, self._sizes)
+        transformer = Transformer(self._sizes)
+        initialize(transformer)
+        if config.start:
+            started = load_transformer(config.model.parent / config.start, self._sizes)
+            transformer.load_state_dict(started.state_dict())
+        self.network: nn.Module = TransformerNetwork(transformer, self._text_encoder)
+        frozen = {} if config.text.train else {"text_module.": config.run.steps}
+        self.frozen_until: Mapping[str, int] = frozen
+        self._examples = ExampleSource(config, self.spec, self._sizes, self._text_encoder)
+
+    def batch(self, step: int, share: Share) -> PackedBatch:
+        """This process's rows of a step."""
+        return self._examples.batch(step, share)
+
+    def loss(self, batch: PackedBatch, step: int, device: torch.device) -> Loss:
+        """The bits' cross-entropy, and how many of each scale's bits are right."""
+        batch = PackedBatch(*(value.to(device) for value in batch))
+        outcome = self.network(
+            batch, train_text=self.config.text.train, recompute=self.config.recompute
+        )
+        scales = len(self.spec.pixel_budget.sides)
+        result = bit_loss(outcome.semantic, outcome.detail, batch, scales=scales)
+        weight, processes = result.weight.detach().clone(), 1
+        if dist.is_initialized():
+            dist.all_reduce(weight)
+            processes = dist.get_world_size()
+        right = result.right / result.bits.clamp_min(1)
+        measures = {f"right_{scale}": right[scale] for scale in range(scales)}
+        measures["right"] = result.right.sum() / result.bits.sum()
+        return Loss(result.weighted * processes / weight, measures)
+
+    def export(self, weights: Mapping[str, Tensor], directory: Path) -> None:
+        """Write a whole checkpoint directory, with the tokenizer and the manifest."""
+        transformer, text_encoder = self._built(weights)
+        save_transformer(directory / self.spec.transformer, transformer)
+        text_encoder.save(directory / self.spec.text_encoder)
+        tokenizer = directory / self.spec.tokenizer
+        tokenizer.parent.mkdir(parents=True, exist_ok=True)
+        copyfile(self.config.tokenizer, tokenizer)
+        copyfile(self.config.model, directory / MANIFEST_NAME)
+
+    def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> Tensor:
+        """Generated clips, a row each: pictures from the first to the last."""
+        transformer, text_encoder = self._built(weights)
+        return generated_sheet(self.spec, transformer, self._tokenizer, text_encoder, device)
+
+    def _built(self, weights: Mapping[str, Tensor]) -> tuple[Transformer, TextEncoder]:
+        transformer = on_meta(partial(Transformer, self._sizes))
+        transformer.load_state_dict(_below(weights, "transformer."), assign=True)
+        text_encoder = _text_encoder(self.config, self._sizes)
+        text_encoder.module.load_state_dict(_below(weights, "text_module."), strict=False)
+        return transformer.eval(), text_encoder
+
+
+class ExampleSource:
+    """Rows of examples drawn from prepared clips."""
+
+    def __init__(
+        self,
+        config: TransformerTraining,
+        spec: ModelSpec,
+        sizes: TransformerConfig,
+        text_encoder: TextEncoder,
+    ) -> None:
+        self._config = config
+        self._spec = spec
+        self._sizes = sizes
+        self._text_encoder = text_encoder
+        self._sequence = SequenceConfig(
+            most_flips=config.data.most_flips, scene_noise=config.data.scene_noise
+        )
+        clips = [clip for place in config.data.sets for clip in read_prepared(place)]
+        self._clips = sorted(clips, key=lambda clip: clip.frames)
+        self._frames = [clip.frames for clip in self._clips]
+        for kind in config.data.mix:
+            if self._frames[-1] < self._needed(kind):
+                raise UsageError(
+                    f"data: no prepared clip has the {self._needed(kind)} latent frames that "
+                    f"{kind.kind} of {kind.seconds:g} s needs"
+                )
+
+    def batch(self, step: int, share: Share) -> PackedBatch:
+        """The rows of a step that are this process's."""
+        data, seed = self._config.data, self._config.run.seed
+        generator = torch.Generator().manual_seed(seed_of(seed, "rows", step))
+        length = data.rows[_draw(len(data.rows), generator)]
+        count = max(share.processes, data.tokens // length)
+        rows = [self._row(seed_of(seed, step, number), length) for number in share.of(count)]
+        return pack(rows, length)
+
+    def _row(self, seed: int, length: int) -> list[Run]:
+        """Examples until no more fit; a row has at least one, cut to it if need be."""
+        generator = torch.Generator().manual_seed(seed)
+        row: list[Run] = []
+        room, misfits = length, 0
+        while misfits < _MISFITS:
+            run = run_of(
+                self._example(generator), self._sizes, self._sequence, generator, longest=length
+            )
+            if run.tokens <= room:
+                row.append(run)
+                room -= run.tokens
+            else:
+                misfits += 1
+                if misfits == _MISFITS and not row:
+                    raise UsageError(f"data: no example fits into a row of {length} tokens")
+        return row
+
+    def _needed(self, kind: MixConfig) -> int:
+        """Latent frames of a kind of example."""
+        if kind.kind == "interact":
+            return 1 + 2 * self._spec.clip_frames
+        return 1 + int(4 * kind.seconds)
+
+    def _example(self, generator: torch.Generator) -> Example:
+        mix = self._config.data.mix
+        weights = torch.tensor([kind.weight for kind in mix])
+        kind = mix[int(torch.multinomial(weights, 1, generator=generator))]
+        frames = self._needed(kind)
+        first = bisect_left(self._frames, frames)
+        clip = self._clips[first + _draw(len(self._clips) - first, generator)]
+        caption = clip.captions[_draw(len(clip.captions), generator)]
+        dropped = float(torch.rand((), generator=generator)) < self._config.data.text_dropout
+        latent = clip.latent()[:, :frames]
+        if kind.kind == "interact":
+            return self._interactive(clip, latent, caption, dropped)
+        window = Window(given_seconds=0, new_seconds=kind.seconds)
+        schedule = window.steps(self._spec, nearest_template(clip.height / clip.width))
+        lengths = [step.grid.frames for step in schedule if step.starts_clip]
+        mode: Mode = "t2v" if kind.seconds else "t2i"
+        text = self._spec.prompt.apply(caption, mode, kind.seconds, suffix=True)
+        return Example(
+            text=self._text_encoder.tokenize(text),
+            unconditional=dropped,
+            steps=schedule,
+            latents=latent.split(lengths, dim=1),
+        )
+
+    def _interactive(
+        self, clip: PreparedClip, latent: Tensor, caption: str, dropped: bool
+    ) -> Example:
+        """A clip that goes on from the one before it."""
+        interact = self._spec.interact
+        if interact is None:
+            raise UsageError("data: the manifest's model does not interact")
+        frames = self._spec.clip_frames
+        scales = self._spec.pixel_budget.scales(nearest_template(clip.height / clip.width))
+        plan = ClipPlan(frames=frames, repeats=interact.repeats)
+        seconds = frames / 4
+        text = self._spec.prompt.apply(caption, "interact", seconds, suffix=False)
+        schedule: tuple[Step, ...] = steps(
+            [plan], scales, semantic_scales=self._spec.semantic_scales
+        )
+        return Example(
+            text=self._text_encoder.tokenize(text),
+            unconditional=dropped,
+            steps=schedule,
+            latents=(latent[:, frames + 1 :],),
+            scene=(latent[:, : frames + 1], latent[:, :1], scales[interact.context_scale]),
+        )
+
+
+def initialize(transformer: nn.Module) -> None:
+    """Starting weights: normal with a spread of 0.02, smaller where a block adds to the stream."""
+    depth = sum(1 for name, _ in transformer.named_modules() if name.endswith(".attention"))
+    for name, parameter in transformer.named_parameters():
+        if parameter.ndim == 2:
+            adds = name.endswith(("output.weight", "down.weight"))
+            nn.init.normal_(parameter, std=0.02 / (2 * depth) ** 0.5 if adds else 0.02)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+
+
+def _text_encoder(config: TransformerTraining, sizes: TransformerConfig) -> TextEncoder:
+    if config.text.start:
+        return TextEncoder.from_directory(
+            config.model.parent / config.text.start, max_tokens=sizes.text_positions
+        )
+    return TextEncoder.new(
+        channels=sizes.text_channels,
+        layers=config.text.layers,
+        heads=config.text.heads,
+        width=config.text.width,
+        max_tokens=sizes.text_positions,
+    )
+
+
+def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
+
+
+def _draw(below: int, generator: torch.Generator) -> int:
+    return int(torch.randint(below, (), generator=generator))

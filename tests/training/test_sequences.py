@@ -1,0 +1,243 @@
+"""Training sequences: they are what the generation loop would go through."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from istar.generation.canvas import bits_of_latent
+from istar.generation.loop import commit, predict, read_scene, start
+from istar.generation.schedule import ClipPlan, Step, steps
+from istar.training.sequences import (
+    DETAIL,
+    NO_LOSS,
+    SEMANTIC,
+    Example,
+    PackedBatch,
+    SequenceConfig,
+    lessons,
+    pack,
+    run_of,
+    step_weight,
+    visible,
+)
+from istar.training.transformer import Outcome, block_mask
+from istar.transformer.model import Transformer
+from istar.transformer.rope import Rotation, rotation
+
+SCALES = ((1, 1), (2, 3), (4, 6))
+PLAIN = SequenceConfig(most_flips=0.0, scene_noise=(0.0,))
+
+
+def schedule(*frames: int, repeats: tuple[int, ...] = (1, 1, 1)) -> tuple[Step, ...]:
+    clips = [ClipPlan(frames=count, repeats=repeats) for count in frames]
+    return steps(clips, SCALES, semantic_scales=1)
+
+
+def latents(clips: tuple[Step, ...], random: torch.Generator) -> tuple[Tensor, ...]:
+    grids = [step.full_grid for step in clips if step.starts_clip]
+    return tuple(torch.randn(64, *grid, generator=random) / 4 for grid in grids)
+
+
+def example(random: torch.Generator, *frames: int, length: int = 5) -> Example:
+    clips = schedule(*frames)
+    return Example(
+        text=torch.arange(1, length + 1),
+        unconditional=False,
+        steps=clips,
+        latents=latents(clips, random),
+    )
+
+
+def features(texts: list[Tensor], channels: int) -> Tensor:
+    """Stand-ins for a text encoder's features, a function of the ids."""
+    angles = torch.cat(texts).float()[:, None] * torch.arange(1, channels + 1)
+    return angles.sin()
+
+
+def teacher_forced(transformer: Transformer, batch: PackedBatch, **others: object) -> Outcome:
+    """Logits of packed rows, computed without the training network."""
+    rows, length, _ = batch.inputs.shape
+    texts = [t[:n] for t, n in zip(batch.texts, batch.text_lengths.tolist(), strict=True)]
+    x = transformer.embed_latents(batch.inputs).flatten(0, 1)
+    text = transformer.embed_text(features(texts, transformer.config.text_channels))
+    x = x.index_copy(0, batch.text_places, text).unflatten(0, (rows, length))
+    turned = rotation(batch.coordinates.flatten(0, 1), transformer.config.head_size)
+    turned = Rotation(*(value.unflatten(0, (rows, 1, length)) for value in turned))
+    mask = others.get("mask", visible(batch.group, batch.looks_at))
+    y, _ = transformer(x, turned, mask=mask)
+    return Outcome(
+        transformer.logits(y[batch.kind == SEMANTIC][None], semantic=True)[0],
+        transformer.logits(y[batch.kind == DETAIL][None], semantic=False)[0],
+    )
+
+
+def stepwise(transformer: Transformer, one: Example) -> Outcome:
+    """Logits of the same example out of the generation loop, every step's bits given late."""
+    scene = None
+    if one.scene is not None:
+        former, first, grid = one.scene
+        scene = read_scene(transformer, former[None], first[None], grid)
+    text = features([one.text], transformer.config.text_channels)
+    state = start(transformer, one.steps, [text], torch.Generator(), scene=scene)
+    logits: dict[bool, list[Tensor]] = {True: [], False: []}
+    for clip, latent in enumerate(one.latents):
+        own = [step for step in one.steps if step.clip == clip]
+        bits = bits_of_latent(latent[None], own, semantic_bits=transformer.config.semantic_bits)
+        for step, value in zip(own, bits, strict=True):
+            prediction = predict(transformer, state)
+            logits[step.semantic].append(prediction.logits[0])
+            commit(state, value, prediction.contexts)
+    return Outcome(torch.cat(logits[True]), torch.cat(logits[False]))
+
+
+@pytest.mark.parametrize("frames", [(1,), (1, 2), (1, 4, 3), (1, 2, 2, 1)])
+def test_teacher_forced_logits_are_the_loops(
+    transformer: Transformer, random: torch.Generator, frames: tuple[int, ...]
+) -> None:
+    one = example(random, *frames)
+    run = run_of(one, transformer.config, PLAIN, random)
+    together = teacher_forced(transformer, pack([[run]], run.tokens))
+    alone = stepwise(transformer, one)
+    assert torch.allclose(together.semantic, alone.semantic, atol=1e-5, rtol=1e-5)
+    assert torch.allclose(together.detail, alone.detail, atol=1e-5, rtol=1e-5)
+
+
+def test_so_are_those_of_an_interactive_clip(
+    transformer: Transformer, random: torch.Generator
+) -> None:
+    clip = schedule(4)
+    (latent,) = latents(clip, random)
+    former = torch.randn(64, 5, 4, 6, generator=random) / 4
+    one = Example(
+        text=torch.arange(3),
+        unconditional=False,
+        steps=clip,
+        latents=(latent,),
+        scene=(former, former[:, :1] * 2, SCALES[1]),
+    )
+    run = run_of(one, transformer.config, PLAIN, random)
+    together = teacher_forced(transformer, pack([[run]], run.tokens))
+    alone = stepwise(transformer, one)
+    assert torch.allclose(together.semantic, alone.semantic, atol=1e-5, rtol=1e-5)
+    assert torch.allclose(together.detail, alone.detail, atol=1e-5, rtol=1e-5)
+
+
+def test_packing_changes_no_logits(transformer: Transformer, random: torch.Generator) -> None:
+    examples = [example(random, 1, 2, length=4), example(random, 1), example(random, 1, 3)]
+    runs = [run_of(one, transformer.config, PLAIN, random) for one in examples]
+    length = max(runs[0].tokens + runs[1].tokens, runs[2].tokens) + 7
+    packed = teacher_forced(transformer, pack([runs[:2], runs[2:]], length))
+    alone = [teacher_forced(transformer, pack([[run]], run.tokens)) for run in runs]
+    for packed_logits, kind in zip(packed, ("semantic", "detail"), strict=True):
+        wanted = torch.cat([getattr(outcome, kind) for outcome in alone])
+        assert torch.allclose(packed_logits, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_the_block_mask_is_the_mask(transformer: Transformer, random: torch.Generator) -> None:
+    runs = [run_of(example(random, 1, 2), transformer.config, PLAIN, random) for _ in range(2)]
+    batch = pack([runs[:1], runs[1:]], 128)
+    dense = teacher_forced(transformer, batch)
+    with torch.no_grad():
+        blocks = teacher_forced(transformer, batch, mask=block_mask(batch))
+    assert torch.allclose(dense.detail, blocks.detail, atol=1e-5)
+    assert torch.allclose(dense.semantic, blocks.semantic, atol=1e-5)
+
+
+def test_the_mask_of_a_packed_row_is_this_one(
+    transformer: Transformer, random: torch.Generator
+) -> None:
+    scales = ((1, 1), (1, 2))
+    clips = [ClipPlan(frames=1, repeats=(1, 1))] * 2
+    own = steps(clips, scales, semantic_scales=1)
+    one = Example(
+        text=torch.tensor([7, 8]), unconditional=False, steps=own, latents=latents(own, random)
+    )
+    run = run_of(one, transformer.config, PLAIN, random)
+    seen = visible(*(value[None] for value in (run.group, run.looks_at)))[0, 0].int().tolist()
+    assert seen == [
+        [1, 1, 0, 0, 0, 0, 0, 0],  # text
+        [1, 1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0, 0],  # first clip: the text and the step itself
+        [1, 1, 0, 1, 1, 0, 0, 0],
+        [1, 1, 0, 1, 1, 0, 0, 0],
+        [1, 1, 0, 1, 1, 1, 0, 0],  # second clip: also the first one's largest scale
+        [1, 1, 0, 1, 1, 0, 1, 1],
+        [1, 1, 0, 1, 1, 0, 1, 1],
+    ]
+
+
+def test_without_flips_lessons_are_the_bits_of_the_latent(random: torch.Generator) -> None:
+    own = schedule(3, repeats=(2, 2, 1))
+    (latent,) = latents(own, random)
+    taught = lessons(latent[None], own, semantic_bits=16, most_flips=0.0, generator=random)
+    wanted = bits_of_latent(latent[None], own, semantic_bits=16)
+    assert all(torch.equal(a.targets, b) for a, b in zip(taught, wanted, strict=True))
+    assert not taught[0].inputs.any()
+    assert taught[1].inputs.any()
+
+
+def test_flips_are_corrected_by_later_targets(random: torch.Generator) -> None:
+    """With flips the next step starts from another sum; its targets still lead to the latent."""
+    own = schedule(2, repeats=(1, 1, 8))
+    (latent,) = latents(own, random)
+    taught = lessons(latent[None], own, semantic_bits=16, most_flips=0.3, generator=random)
+    plain = lessons(latent[None], own, semantic_bits=16, most_flips=0.0, generator=random)
+    assert torch.equal(taught[0].targets, plain[0].targets)
+    assert any(not torch.equal(a.targets, b.targets) for a, b in zip(taught, plain, strict=True))
+    last = taught[-1]
+    residual = latent.flatten(1).T - last.inputs
+    assert torch.equal(last.targets, residual > 0)
+
+
+def test_one_repetition_of_every_scale_is_learned(
+    transformer: Transformer, random: torch.Generator
+) -> None:
+    own = schedule(1, 2, repeats=(3, 3, 2))
+    one = Example(
+        text=torch.arange(2), unconditional=False, steps=own, latents=latents(own, random)
+    )
+    seen = set()
+    for _ in range(40):
+        run = run_of(one, transformer.config, PLAIN, random)
+        indices = tuple(
+            int(run.coordinates[run.group == group][0, 0]) - transformer.config.text_positions
+            for group in range(1, 7)
+        )
+        assert [own[index].clip * 3 + own[index].scale for index in indices] == list(range(6))
+        assert own[indices[2]].read_later  # what the next clip looks at is the last repetition
+        seen.add(indices)
+    assert len({indices[0] for indices in seen}) == 3
+    assert len({indices[5] for indices in seen}) == 2
+
+
+def test_a_long_example_loses_scales_but_not_what_is_looked_at(
+    transformer: Transformer, random: torch.Generator
+) -> None:
+    one = example(random, 1, 4)
+    whole = run_of(one, transformer.config, PLAIN, random)
+    short = run_of(one, transformer.config, PLAIN, random, longest=whole.tokens - 1)
+    assert short.tokens < whole.tokens
+    wanted = transformer.config.text_positions + one.steps[2].index
+    assert (short.coordinates[:, 0] == wanted).sum() == one.steps[2].grid.tokens
+
+
+def test_weights_follow_the_paper(random: torch.Generator) -> None:
+    small, *_, large = schedule(4)
+    assert step_weight(large) == 1
+    assert step_weight(small) == pytest.approx(24**0.2)
+    enormous = replace(small, full_grid=small.full_grid._replace(height=40_000, width=40_000))
+    assert step_weight(enormous) == 40
+
+
+def test_texts_and_padding_have_no_loss(transformer: Transformer, random: torch.Generator) -> None:
+    run = run_of(example(random, 1, 2), transformer.config, PLAIN, random)
+    batch = pack([[run]], run.tokens + 3)
+    silent = batch.kind == NO_LOSS
+    assert silent.sum() == 5 + 3
+    assert not batch.weight[silent].any()
+    assert (batch.weight[~silent] >= 1).all()
