@@ -6,7 +6,7 @@ Pixels are torch uint8 tensors in RGB: `(H, W, 3)` for a picture, `(F, H, W, 3)`
 
 from __future__ import annotations
 
-from istar.media.clip_reader import Clip, ClipInfo, probe_clip, read_clip
+from istar.media.clip_reader import Clip, ClipInfo, probe_clip, read_clip, read_piece
 from istar.media.clip_writer import ClipWriter, write_clip
 from istar.media.metadata import read_metadata
 from istar.media.pictures import Picture, cover_and_crop, read_picture, write_picture
@@ -21,6 +21,7 @@ __all__ = [
     "read_clip",
     "read_metadata",
     "read_picture",
+    "read_piece",
     "write_clip",
     "write_picture",
 ]

@@ -145,6 +145,37 @@ def read_clip(
     return Clip(frames=torch.stack([sample.pixels for sample in samples]), notes=notes)
 
 
+def read_piece(
+    source: Path | BinaryIO, *, begin: float, pictures: int, size: tuple[int, int] | None = None
+) -> Tensor:
+    """Read a few pictures from the middle of a video, without reading through the rest.
+
+    They are the very pictures that `read_clip` gives there.
+
+    Args:
+        source: a local file, or an open binary file read from its start.
+        begin: seconds from the first picture on.
+        pictures: how many.
+        size: height and width to cover and crop every picture to.
+
+    Returns:
+        `(pictures, H, W, 3)`, uint8, RGB.
+
+    Raises:
+        MediaError: missing, no video, damaged, or it ends before that.
+    """
+    name = source_name(source)
+    first = round(begin * FRAMES_PER_SECOND)
+    with open_source(source) as file:
+        view, origin = _opening(file, name, size)
+        since = origin + Fraction(first, FRAMES_PER_SECOND) - _SEEK_MARGIN
+        for place in (since, None) if since > origin else (None,):
+            piece = _piece(file, name, view, origin, range(first, first + pictures), place)
+            if piece is not None:
+                return torch.stack(piece)
+    raise MediaError(f"{name} does not have {pictures} pictures from {begin:g} s on")
+
+
 def clip_metadata(file: BinaryIO, name: str) -> dict[str, str]:
     """The texts in the video `file`, called `name` in messages.
 
@@ -233,6 +264,38 @@ def _samples(
     if latest is None or survey.end - latest.end > survey.tolerance:
         raise damaged(name)
     return list(kept)
+
+
+def _piece(
+    file: BinaryIO,
+    name: str,
+    view: FrameView,
+    origin: Fraction,
+    wanted: range,
+    since: Fraction | None,
+) -> list[Tensor] | None:
+    """The pictures of `wanted` numbers, as `_samples` numbers them; None if any is not found."""
+    found: list[Tensor] = []
+    latest: _Shown | None = None
+    with open_clip(file, name) as (container, stream):
+        if since is not None:
+            try:
+                container.seek(floor(since / (stream.time_base or 1)), stream=stream)
+            except av.FFmpegError:
+                return None
+        shown_frames = _shown(container, stream, resumed=since is not None)
+        for index, shown in _sampled(shown_frames, origin, _slack(stream)):
+            if index < wanted.start:
+                continue
+            if index != wanted.start + len(found):
+                return None
+            if shown is not latest:
+                pixels = view.pixels(shown.frame, name)
+                latest = shown
+            found.append(pixels)
+            if len(found) == len(wanted):
+                return found
+    return None
 
 
 def _shown(container: InputContainer, stream: VideoStream, *, resumed: bool) -> Iterator[_Shown]:

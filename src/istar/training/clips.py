@@ -14,10 +14,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from istar.errors import MediaError, UsageError
-from istar.media import probe_clip, read_clip
+from istar.media import probe_clip, read_piece
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
 
@@ -45,21 +46,30 @@ class ListedClip:
         info = probe_clip(self.path)
         return info.height / info.width
 
-    def pictures(self, count: int, height: int, width: int) -> Tensor:
-        """Its first `count` pictures `(F, height, width, 3)`, uint8, at 16 a second.
+    def pictures(
+        self, count: int, height: int, width: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Some of its pictures `(F, height, width, 3)`, uint8, at 16 a second.
+
+        Args:
+            count: how many.
+            height, width: each is scaled to cover this and cropped at the centre.
+            generator: draws where the piece begins, as far as `end` leaves a choice; without one
+                it begins at `begin`.
 
         Raises:
             MediaError: it cannot be read, or is shorter than that.
         """
-        clip = read_clip(
-            self.path, begin_seconds=self.begin, end_seconds=self.end, size=(height, width)
-        )
-        if len(clip.frames) < count:
-            raise MediaError(
-                f"{self.path} has {len(clip.frames)} pictures from {self.begin:g} s on, "
-                f"{count} are needed ({count / FRAMES_PER_SECOND:g} s)"
-            )
-        return clip.frames[:count]
+        begin = self.begin
+        if self.end is not None:
+            spare = self.end - begin - count / FRAMES_PER_SECOND
+            if spare < -1 / FRAMES_PER_SECOND:
+                raise MediaError(
+                    f"{self.path}: {self.begin:g} to {self.end:g} s do not hold {count} pictures"
+                )
+            if generator is not None:
+                begin += max(0.0, spare) * float(torch.rand((), generator=generator))
+        return read_piece(self.path, begin=begin, pictures=count, size=(height, width))
 
 
 def read_list(path: Path) -> tuple[list[ListedClip], int]:

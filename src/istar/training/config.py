@@ -80,7 +80,8 @@ class ClipsConfig:
     """Pictures to train a tokenizer on, or to prepare latents of.
 
     Attributes:
-        source: `shapes` for the procedural world, or a JSON-lines file of local clips.
+        source: `shapes`, the procedural world, or `list`, local clips.
+        list: the JSON-lines file that lists them, see `istar.training.clips`.
         lengths: pictures of a clip, each 4n + 1; a batch draws one of them.
         aspects: heights divided by widths; a batch draws one of them.
         pictures: how many pictures a batch holds, about.
@@ -89,7 +90,8 @@ class ClipsConfig:
             square that is cut out of each clip; 0 takes all of it.
     """
 
-    source: str = "shapes"
+    source: Literal["shapes", "list"] = "shapes"
+    list: Path | None = None
     lengths: tuple[int, ...] = (1, 5, 9)
     aspects: tuple[float, ...] = (1.0,)
     pictures: int = 36
@@ -98,6 +100,7 @@ class ClipsConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "pictures")
+        check_source(self)
         if self.window < 0 or self.window % SPATIAL_STRIDE:
             raise UsageError(f"data: a window is a multiple of {SPATIAL_STRIDE}, not {self.window}")
         share(self, "crop")
@@ -204,22 +207,26 @@ class SetConfig:
 
     Attributes:
         name: directory of the set, below the output.
-        source: `shapes`.
-        count: how many clips.
+        source: `shapes`, the procedural world, or `list`, local clips.
+        list: the JSON-lines file that lists them, see `istar.training.clips`.
+        count: how many clips; 0 takes the whole list.
         length: pictures of a clip, 4n + 1.
-        aspects: heights divided by widths; the clips take turns.
-        captions: wordings of what a clip shows.
+        aspects: heights divided by widths; scenes take turns, a listed clip takes the nearest.
+        captions: shapes only: wordings of what a clip shows.
     """
 
     name: str
-    source: str = "shapes"
-    count: int
+    source: Literal["shapes", "list"] = "shapes"
+    list: Path | None = None
+    count: int = 0
     length: int
     aspects: tuple[float, ...] = (1.0,)
     captions: int = 4
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "count", "length", "captions")
+        at_least(self, 1, "length", "captions")
+        at_least(self, 1 if self.source == "shapes" else 0, "count")
+        check_source(self)
         if self.length % 4 != 1:
             raise UsageError(f"sets: a length must be 4n + 1 pictures, not {self.length}")
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
@@ -237,6 +244,7 @@ class PrepareConfig:
         sets: what to encode.
         seed: of procedural clips.
         shard: clips of a file.
+        workers: processes that decode or draw clips; 0 leaves it to the encoding one.
     """
 
     model: Path
@@ -245,9 +253,11 @@ class PrepareConfig:
     sets: tuple[SetConfig, ...]
     seed: int = 0
     shard: int = 256
+    workers: int = 0
 
     def __post_init__(self) -> None:
         at_least(self, 1, "shard")
+        at_least(self, 0, "workers")
         names = [one.name for one in self.sets]
         if not names or len(set(names)) < len(names):
             raise UsageError("sets: there must be some, of different names")
@@ -404,6 +414,12 @@ def _value(hint: Any, value: Any, name: str, base: Path) -> Any:
     elif type(value) is hint:
         return value
     raise UsageError(f"{name} has the wrong kind of value: {value!r}")
+
+
+def check_source(config: ClipsConfig | SetConfig) -> None:
+    """Refuse a list that is missing or not asked for."""
+    if (config.list is not None) != (config.source == "list"):
+        raise UsageError('a list is what source = "list" needs, and no other')
 
 
 def at_least(config: Any, least: float, *names: str) -> None:

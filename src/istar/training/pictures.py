@@ -7,12 +7,15 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
+from istar.errors import MediaError
 from istar.generation.schedule import PixelBudget, nearest_template
 from istar.shapes.world import random_scene
+from istar.training.clips import read_list
 from istar.training.config import ClipsConfig
 from istar.training.distributed import Share
 from istar.video_tokenizer.config import SPATIAL_STRIDE
 
+_MOST_FAILURES = 20
 _LATEST_START = 48
 _LARGEST_CROP = 1.6
 
@@ -29,24 +32,61 @@ def picture_size(budget: PixelBudget, aspect: float) -> tuple[int, int]:
     return SPATIAL_STRIDE * height, SPATIAL_STRIDE * width
 
 
-def clip_batch(
-    config: ClipsConfig, budget: PixelBudget, seed: int, step: int, share: Share
-) -> Tensor:
-    """This process's clips `(B, F, H, W, 3)`, uint8, of one step's batch.
+class ClipSource:
+    """Where clips to train a tokenizer on come from.
 
-    All of a batch have one length and size; there is at least one for every process.
+    Attributes:
+        config: what is asked for.
+        budget: the size of the pictures.
+
+    Raises:
+        UsageError: a list of clips cannot be read.
     """
-    generator = torch.Generator().manual_seed(seed_of(seed, "batch", step))
-    length = config.lengths[_draw(len(config.lengths), generator)]
-    aspect = config.aspects[_draw(len(config.aspects), generator)]
-    count = max(share.processes, config.pictures // length)
-    height, width = picture_size(budget, aspect)
-    return torch.stack(
-        [
-            _shapes_clip(seed_of(seed, step, number), length, height, width, config)
-            for number in share.of(count)
-        ]
-    )
+
+    def __init__(self, config: ClipsConfig, budget: PixelBudget) -> None:
+        self.config = config
+        self.budget = budget
+        self._listed = [] if config.list is None else read_list(config.list)[0]
+
+    def batch(self, seed: int, step: int, share: Share) -> tuple[Tensor, int]:
+        """This process's clips of one step's batch, and how many could not be read.
+
+        All of a batch have one length and size; there is at least one for every process. What
+        cannot be read is replaced by another draw.
+
+        Returns:
+            `(B, F, H, W, 3)`, uint8, and the count.
+
+        Raises:
+            MediaError: nothing that was drawn can be read.
+        """
+        config = self.config
+        generator = torch.Generator().manual_seed(seed_of(seed, "batch", step))
+        length = config.lengths[_draw(len(config.lengths), generator)]
+        aspect = config.aspects[_draw(len(config.aspects), generator)]
+        count = max(share.processes, config.pictures // length)
+        height, width = picture_size(self.budget, aspect)
+        clips, skipped = [], 0
+        for number in share.of(count):
+            own = seed_of(seed, step, number)
+            if config.source == "shapes":
+                clips.append(_shapes_clip(own, length, height, width, config))
+                continue
+            clip, failures = self._listed_clip(own, length, height, width)
+            clips.append(clip)
+            skipped += failures
+        return torch.stack(clips), skipped
+
+    def _listed_clip(self, seed: int, length: int, height: int, width: int) -> tuple[Tensor, int]:
+        """A piece of a listed clip, and how many others could not be read before it."""
+        generator = torch.Generator().manual_seed(seed)
+        for failures in range(_MOST_FAILURES):
+            clip = self._listed[_draw(len(self._listed), generator)]
+            try:
+                return clip.pictures(length, height, width, generator), failures
+            except MediaError as error:
+                last = error
+        raise MediaError(f"{_MOST_FAILURES} clips in a row cannot be read, the last: {last}")
 
 
 def _shapes_clip(seed: int, length: int, height: int, width: int, config: ClipsConfig) -> Tensor:

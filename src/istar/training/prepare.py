@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import log
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from istar.errors import UsageError
+from istar.errors import MediaError
 from istar.shapes.world import random_scene
+from istar.training.clips import ListedClip, read_list
 from istar.training.config import PrepareConfig, SetConfig
 from istar.training.latents import shard_path, write_shard
 from istar.training.pictures import picture_size, seed_of
+from istar.video_tokenizer.conv import lay_channels_last
 from istar.video_tokenizer.model import VideoTokenizer
 from istar.weights.load import load_video_tokenizer
 from istar.weights.manifest import read_manifest
@@ -24,9 +29,9 @@ class Prepared:
     """A shard was written, or found.
 
     Attributes:
-        clips: how many clips are done, of all sets.
+        clips: how many clips are done, of all sets, those skipped included.
         total: how many there will be.
-        skipped: clips that could not be read.
+        skipped: clips of this run that could not be read.
         path: the shard.
     """
 
@@ -36,43 +41,85 @@ class Prepared:
     path: Path
 
 
+class _Drawn(NamedTuple):
+    """A clip to encode: pictures `(F, H, W, 3)`, uint8, or None if unreadable; its captions."""
+
+    pictures: Tensor | None
+    captions: tuple[str, ...]
+
+
 def prepare(config: PrepareConfig, device: torch.device) -> Iterator[Prepared]:
     """Encode every set of a configuration; shards that are there are left alone.
 
+    Clips that cannot be read are skipped and counted.
+
     Raises:
         CheckpointError: the tokenizer cannot be loaded.
-        MediaError: a shard cannot be written.
+        UsageError: a list of clips cannot be read.
+        MediaError: a shard cannot be written, or no clip of it can be read.
     """
     spec = read_manifest(config.model)
     tokenizer = load_video_tokenizer(config.tokenizer, spec.tokenizer_config, device=device)
-    total = sum(one.count for one in config.sets)
-    done = 0
+    lay_channels_last(tokenizer)
+    sets = []
     for one in config.sets:
-        for number, first in enumerate(range(0, one.count, config.shard)):
-            count = min(config.shard, one.count - first)
-            path = shard_path(config.output / one.name, number)
+        sizes = [picture_size(spec.pixel_budget, aspect) for aspect in one.aspects]
+        listed = [] if one.list is None else read_list(one.list)[0]
+        sets.append(_Clips(one, config.seed, sizes, listed))
+    total = sum(map(len, sets))
+    done = skipped = 0
+    for clips in sets:
+        for number, first in enumerate(range(0, len(clips), config.shard)):
+            wanted = range(first, min(first + config.shard, len(clips)))
+            path = shard_path(config.output / clips.config.name, number)
             if not path.exists():
-                clips = [
-                    _shapes_clip(one, config, picture_size(spec.pixel_budget, aspect), index)
-                    for index in range(first, first + count)
-                    for aspect in [one.aspects[index % len(one.aspects)]]
-                ]
-                latents = [_encoded(tokenizer, pictures, device) for pictures, _ in clips]
-                captions = [texts for _, texts in clips]
-                write_shard(config.output / one.name, number, latents, captions)
-            done += count
-            yield Prepared(clips=done, total=total, skipped=0, path=path)
+                loader = DataLoader(
+                    clips, batch_size=None, sampler=wanted, num_workers=config.workers
+                )
+                drawn = [one for one in loader if one.pictures is not None]
+                if not drawn:
+                    raise MediaError(
+                        f"none of clips {wanted.start + 1} to {wanted.stop} of set "
+                        f"{clips.config.name} can be read; is its list right?"
+                    )
+                latents = [_encoded(tokenizer, one.pictures, device) for one in drawn]
+                write_shard(path.parent, number, latents, [one.captions for one in drawn])
+                skipped += len(wanted) - len(drawn)
+            done += len(wanted)
+            yield Prepared(clips=done, total=total, skipped=skipped, path=path)
 
 
-def _shapes_clip(
-    one: SetConfig, config: PrepareConfig, size: tuple[int, int], index: int
-) -> tuple[Tensor, list[str]]:
-    """A scene's pictures `(F, H, W, 3)` and captions."""
-    if one.source != "shapes":
-        raise UsageError(f"a set's source is shapes, not {one.source!r}")
-    seed = seed_of(config.seed, one.name, index)
-    scene = random_scene(seed)
-    return scene.frames(one.length, *size), [scene.caption(seed + n) for n in range(one.captions)]
+class _Clips(Dataset[_Drawn]):
+    """The clips of a set, by number; worker processes decode them ahead."""
+
+    def __init__(
+        self,
+        config: SetConfig,
+        seed: int,
+        sizes: Sequence[tuple[int, int]],
+        listed: Sequence[ListedClip],
+    ) -> None:
+        self.config = config
+        self._seed = seed
+        self._sizes = sizes
+        self._listed = listed
+
+    def __len__(self) -> int:
+        return self.config.count or len(self._listed)
+
+    def __getitem__(self, index: int) -> _Drawn:
+        if self.config.source == "shapes":
+            seed = seed_of(self._seed, self.config.name, index)
+            scene = random_scene(seed)
+            captions = tuple(scene.caption(seed + n) for n in range(self.config.captions))
+            size = self._sizes[index % len(self._sizes)]
+            return _Drawn(scene.frames(self.config.length, *size), captions)
+        clip = self._listed[index % len(self._listed)]
+        try:
+            size = min(self._sizes, key=lambda size: abs(log(size[0] / size[1] / clip.aspect())))
+            return _Drawn(clip.pictures(self.config.length, *size), clip.captions)
+        except MediaError:
+            return _Drawn(None, clip.captions)
 
 
 def _encoded(tokenizer: VideoTokenizer, pictures: Tensor, device: torch.device) -> Tensor:

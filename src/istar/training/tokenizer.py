@@ -22,10 +22,11 @@ from istar.generation.schedule import Step, Template, nearest_template
 from istar.training.config import TokenizerTraining
 from istar.training.discriminator import Discriminator, adversarial_terms
 from istar.training.distributed import Share
-from istar.training.pictures import clip_batch, seed_of
+from istar.training.pictures import ClipSource, seed_of
 from istar.training.quantization import Quantized, quantize
 from istar.training.trainer import Loss
 from istar.video_tokenizer.config import FRAMES_PER_SECOND, VideoTokenizerConfig
+from istar.video_tokenizer.conv import lay_channels_last
 from istar.video_tokenizer.decoder import ConditionedNorm, ConditionedResidualBlock
 from istar.video_tokenizer.encoder import ResidualBlock
 from istar.video_tokenizer.model import VideoTokenizer
@@ -44,10 +45,12 @@ class ClipBatch(NamedTuple):
     Attributes:
         pictures: `(B, F, H, W, 3)`, uint8.
         dropped: `(B,)`, how many of its last quantizer steps each clip goes without.
+        skipped: clips that could not be read on the way.
     """
 
     pictures: Tensor
     dropped: Tensor
+    skipped: int
 
 
 class TokenizerNetwork(nn.Module):
@@ -92,6 +95,7 @@ class TokenizerTask:
         self.config = config
         self.spec = read_manifest(config.model)
         self._sizes = self.spec.tokenizer_config or VideoTokenizerConfig()
+        self._clips = ClipSource(config.data, self.spec.pixel_budget)
         torch.manual_seed(config.run.seed)
         self.network: nn.Module = TokenizerNetwork(
             self._sizes, adversarial=config.reconstruction.adversarial > 0
@@ -112,7 +116,7 @@ class TokenizerTask:
     def batch(self, step: int, share: Share) -> ClipBatch:
         """This process's clips of a step, and how deep each is quantized."""
         config = self.config
-        pictures = clip_batch(config.data, self.spec.pixel_budget, config.run.seed, step, share)
+        pictures, skipped = self._clips.batch(config.run.seed, step, share)
         generator = torch.Generator().manual_seed(
             seed_of(config.run.seed, "depth", step, share.rank)
         )
@@ -121,7 +125,7 @@ class TokenizerTask:
         depth = torch.randint(
             1, max(1, config.quantizer.drop_most) + 1, (count,), generator=generator
         )
-        return ClipBatch(pictures, torch.where(drops, depth, 0))
+        return ClipBatch(pictures, torch.where(drops, depth, 0), skipped)
 
     def loss(self, batch: ClipBatch, step: int, device: torch.device) -> Loss:
         """Reconstruction, commitment and the bits' entropies."""
@@ -134,6 +138,8 @@ class TokenizerTask:
         absolute, squared = F.l1_loss(y, x), F.mse_loss(y, x)
         total = weights.absolute * absolute + weights.squared * squared
         measures = {"absolute": absolute, "psnr": -10 * (squared / 4).log10()}
+        if self.config.data.source == "list":
+            measures["skipped"] = torch.tensor(float(batch.skipped))
         if quantized:
             means = [
                 torch.stack(values).mean()
@@ -166,9 +172,7 @@ class TokenizerTask:
     def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> Tensor:
         """Two rows: pictures of clips nobody trains on, and what becomes of them."""
         tokenizer = self._built(weights).to(device).eval()
-        clips = clip_batch(self.config.data, self.spec.pixel_budget, seed_of("sheet"), 0, Share())[
-            :_SHEET_CLIPS
-        ]
+        clips = self._clips.batch(seed_of("sheet"), 0, Share())[0][:_SHEET_CLIPS]
         x = clips.to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
         with torch.inference_mode():
             y = reconstruct(tokenizer, x, self.spec)
@@ -179,9 +183,7 @@ class TokenizerTask:
         """Scale latents so that their spread is the length of a detail token's code."""
         tokenizer = self.network.get_submodule("tokenizer")
         assert isinstance(tokenizer, VideoTokenizer)
-        clips = clip_batch(
-            self.config.data, self.spec.pixel_budget, self.config.run.seed, 0, Share()
-        )
+        clips, _ = self._clips.batch(self.config.run.seed, 0, Share())
         x = clips.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
         with torch.no_grad():
             spread = tokenizer.encode(x).std() * self._sizes.latent_channels**0.5
@@ -231,14 +233,6 @@ def semantic_bits_of(spec: ModelSpec) -> int:
 def _steps_of_start(frames: int, spec: ModelSpec, template: Template) -> tuple[Step, ...]:
     seconds = 4 * (frames - 1) / FRAMES_PER_SECOND
     return Window(given_seconds=0, new_seconds=seconds).steps(spec, template)
-
-
-def lay_channels_last(network: nn.Module) -> None:
-    """Lay kernels out so that convolutions run on channels-last clips: the same, but faster."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv3d):
-            weight = module.weight.data
-            module.weight.data = weight.contiguous(memory_format=torch.channels_last_3d)
 
 
 def initialize(tokenizer: nn.Module) -> None:
