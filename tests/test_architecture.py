@@ -21,7 +21,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("istar.evaluation.*", "istar.training.*"),
     ("istar.pipeline",),
     ("istar.interaction", "istar.take", "istar.windows"),
-    ("istar.engine", "istar.events", "istar.inputs", "istar.weights.convert"),
+    ("istar.engine", "istar.events", "istar.inputs", "istar.weights.convert", "istar.weights.pack"),
     (
         "istar.generation.loop",
         "istar.generation.state",

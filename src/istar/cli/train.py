@@ -102,6 +102,20 @@ def transformer(
     _run(TransformerTask(settings), settings.run, place)
 
 
+@train.command()
+def pack(
+    model: Annotated[Path, typer.Argument(help="A checkpoint directory with an istar.json.")],
+    target: Annotated[Path, typer.Argument(help="The directory to make.")],
+) -> None:
+    """Make a trained model small: float16 numbers and hashes, ready to be handed on.
+
+    Example: istar train pack out/tiny-transformer/model tiny
+    """
+    from istar.weights.pack import pack as packed
+
+    print_path(packed(model, target))
+
+
 def _device(device: str, threads: int | None) -> torch.device:
     if threads is not None and threads < 1:
         raise UsageError(f"--threads is 1 or more, not {threads}")

@@ -1,0 +1,59 @@
+"""Packed checkpoints: half the size, and the same model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from istar.errors import UsageError
+from istar.pipeline import InfinityStarPipeline
+from istar.request import GenerationRequest
+from istar.weights.manifest import MANIFEST_NAME, hashes_of, read_hashes
+from istar.weights.pack import pack
+
+
+@pytest.fixture(scope="module")
+def packed(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pack(checkpoint, tmp_path_factory.mktemp("packed") / "small")
+
+
+def test_a_packed_model_is_the_model_in_half_precision(checkpoint: Path, packed: Path) -> None:
+    whole, half = map(InfinityStarPipeline.from_pretrained, (checkpoint, packed))
+    for network in ("transformer", "tokenizer"):
+        rounded = dict(getattr(half.engine, network).named_parameters())
+        for name, value in getattr(whole.engine, network).named_parameters():
+            assert torch.equal(value.half().float(), rounded[name])
+    text = "a red circle"
+    encoders = (whole.engine.text_encoder, half.engine.text_encoder)
+    features, rounded_features = (encoder.encode(text).features for encoder in encoders)
+    assert torch.allclose(features, rounded_features, atol=0.02)
+    assert not torch.equal(features, rounded_features)
+
+
+def test_it_generates(packed: Path) -> None:
+    pipeline = InfinityStarPipeline.from_pretrained(packed)
+    result = pipeline.generate(GenerationRequest(mode="t2i", prompt="a red circle"))
+    assert result.frames.shape[0] == 1
+
+
+def test_its_manifest_has_the_hash_of_every_file(packed: Path) -> None:
+    assert read_hashes(packed / MANIFEST_NAME) == hashes_of(packed)
+    assert {"tokenizer.safetensors", "transformer/model.safetensors"} <= set(hashes_of(packed))
+
+
+def test_every_number_takes_two_bytes(packed: Path) -> None:
+    for file in packed.rglob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            assert {tensors.get_tensor(name).dtype for name in list(tensors.keys())} == {
+                torch.float16
+            }
+
+
+def test_nothing_is_written_over(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UsageError, match="there already"):
+        pack(checkpoint, tmp_path / "taken")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
