@@ -47,7 +47,9 @@ def pack(directory: Path, target: Path) -> Path:
         save_transformer(work / small.transformer, transformer, half)
         tokenizer = load_video_tokenizer(files.tokenizer, spec.tokenizer_config)
         save_video_tokenizer(work / small.tokenizer, tokenizer, half)
-        TextEncoder.from_directory(files.text_encoder, dtype=half).save(work / small.text_encoder)
+        text_encoder = TextEncoder.from_directory(files.text_encoder)
+        text_encoder.module.to(half)
+        text_encoder.save(work / small.text_encoder)
         described = manifest_of(small) | {"hashes": hashes_of(work)}
         (work / MANIFEST_NAME).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         work.rename(target)
