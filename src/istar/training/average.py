@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 class MovingAverage:
@@ -24,4 +25,9 @@ class MovingAverage:
         """Move towards the network's weights; in early steps by more, so as to forget the start."""
         decay = min(self._decay, (1 + step) / (10 + step))
         for name, parameter in network.named_parameters():
-            self.weights[name].lerp_(parameter.detach(), 1 - decay)
+            _own_part(self.weights[name]).lerp_(_own_part(parameter.detach()), 1 - decay)
+
+
+def _own_part(value: Tensor) -> Tensor:
+    """The part of a sharded tensor that this process holds."""
+    return value.to_local() if isinstance(value, DTensor) else value

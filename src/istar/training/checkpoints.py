@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -60,7 +61,8 @@ class Checkpoints:
         first = not dist.is_initialized() or dist.get_rank() == 0
         if first:
             self._directory.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(work, ignore_errors=True)
+            for left_behind in self._directory.glob(".step-*.partial"):
+                shutil.rmtree(left_behind, ignore_errors=True)
         with _single_process_is_fine():
             save(_state(network, optimizer, average), checkpoint_id=work)
         if first:
@@ -87,19 +89,36 @@ class Checkpoints:
         if not steps:
             return 0
         place = self._directory / f"step-{steps[-1]:08d}"
-        state = _state(network, optimizer, average)
         try:
             with _single_process_is_fine():
+                _expect_states_of(place, network)
+                state = _state(network, optimizer, average)
                 load(state, checkpoint_id=place)
-        except (CheckpointException, RuntimeError, ValueError, OSError) as error:
-            reason = str(error).strip().splitlines()[-1]
+            set_model_state_dict(network, state["network"])
+            set_optimizer_state_dict(network, optimizer, state["optimizer"])
+        except (CheckpointException, Exception) as error:
+            cause: BaseException = error
+            if isinstance(error, CheckpointException):
+                cause, _ = next(iter(error.failures.values()))
+            if not isinstance(cause, Exception):
+                raise cause from error
+            reason = " ".join(str(cause).split()) or type(cause).__name__
             raise StateError(
                 f"{place} is damaged or of another network ({reason}); remove it to go on from "
                 "the one before, or give the run another output"
             ) from error
-        set_model_state_dict(network, state["network"])
-        set_optimizer_state_dict(network, optimizer, state["optimizer"])
         return steps[-1]
+
+
+def _expect_states_of(place: Path, network: nn.Module) -> None:
+    """Let only those parameters learn whose optimizer's state a checkpoint holds.
+
+    The others were frozen, or not yet used, when it was written; an optimizer that is asked for
+    its state makes one up for every parameter that learns.
+    """
+    stored = FileSystemReader(place).read_metadata().state_dict_metadata
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(f"optimizer.state.{name}.exp_avg" in stored)
 
 
 def _state(

@@ -8,13 +8,14 @@ refused. Paths are relative to the file.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from math import isfinite
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from istar.errors import UsageError
+from istar.request import SECONDS_STEP
 from istar.video_tokenizer.config import SPATIAL_STRIDE
 
 if sys.version_info >= (3, 11):
@@ -23,6 +24,7 @@ else:
     import tomli as tomllib
 
 _Config = TypeVar("_Config")
+_SEEDS = 2**63
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "steps", "save_every", "sample_every", "log_every", "keep")
         at_least(self, 0, "seed", "warmup", "workers", "weight_decay")
+        below_seed_limit(self.seed)
         positive(self, "learning_rate", "clip_norm")
         share(self, "ema", "last_share")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -106,8 +109,7 @@ class ClipsConfig:
         share(self, "crop")
         if not self.lengths or any(count < 1 or count % 4 != 1 for count in self.lengths):
             raise UsageError(f"data: lengths must be 4n + 1 pictures, not {self.lengths}")
-        if not self.aspects or any(not 0.2 <= aspect <= 5 for aspect in self.aspects):
-            raise UsageError(f"data: aspects must be from 0.2 to 5, not {self.aspects}")
+        check_aspects("data", self.aspects)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,13 +168,13 @@ class InheritanceConfig:
     """Knowledge inheritance: a tokenizer that starts from another's weights.
 
     Attributes:
-        weights: a tokenizer file; empty for none.
+        weights: a tokenizer file.
         rescale: it was trained without bits: scale its latents to the length of a code.
         freeze: parts that do not learn at first: `encoder`, `decoder`.
         until: the step at which they are set free.
     """
 
-    weights: str = ""
+    weights: Path | None = None
     rescale: bool = False
     freeze: tuple[Literal["encoder", "decoder"], ...] = ()
     until: int = 0
@@ -229,6 +231,7 @@ class SetConfig:
         check_source(self)
         if self.length % 4 != 1:
             raise UsageError(f"sets: a length must be 4n + 1 pictures, not {self.length}")
+        check_aspects("sets", self.aspects)
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
             raise UsageError(f"sets: {self.name!r} is no plain directory name")
 
@@ -257,7 +260,8 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "shard")
-        at_least(self, 0, "workers")
+        at_least(self, 0, "workers", "seed")
+        below_seed_limit(self.seed)
         names = [one.name for one in self.sets]
         if not names or len(set(names)) < len(names):
             raise UsageError("sets: there must be some, of different names")
@@ -280,6 +284,8 @@ class MixConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "seconds", "weight")
+        if self.seconds % SECONDS_STEP:
+            raise UsageError(f"mix: seconds must be a multiple of {SECONDS_STEP}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,6 +315,8 @@ class LatentsConfig:
         share(self, "text_dropout", "most_flips")
         if not self.rows or min(self.rows) < 1 or not self.sets or not self.scene_noise:
             raise UsageError("data: sets, rows and scene_noise cannot be empty")
+        if min(self.scene_noise) < 0:
+            raise UsageError("data: scene_noise must be at least 0")
         if sum(kind.weight for kind in self.mix) <= 0:
             raise UsageError("data: the weights of mix must have a sum above 0")
 
@@ -318,13 +326,13 @@ class TextConfig:
     """The text encoder.
 
     Attributes:
-        start: directory of an encoder to start from; empty for a small new T5 with a byte-level
-            tokenizer.
+        start: directory of an encoder to start from; without one there is a small new T5 with a
+            byte-level tokenizer.
         train: it learns along.
         layers, heads, width: of a new one; its features are the transformer's text channels.
     """
 
-    start: str = ""
+    start: Path | None = None
     train: bool = True
     layers: int = 3
     heads: int = 4
@@ -341,7 +349,7 @@ class TransformerTraining:
     Attributes:
         model: the manifest of the model to be.
         tokenizer: the file of its tokenizer, which is not trained.
-        start: a transformer's weights to start from; empty for new ones.
+        start: a transformer's weights to start from.
         recompute: gradient checkpointing, block by block.
     """
 
@@ -350,7 +358,7 @@ class TransformerTraining:
     run: RunConfig
     data: LatentsConfig
     text: TextConfig = field(default_factory=TextConfig)
-    start: str = ""
+    start: Path | None = None
     recompute: bool = False
 
 
@@ -407,13 +415,35 @@ def _value(hint: Any, value: Any, name: str, base: Path) -> Any:
             return value
         raise UsageError(f"{name} is one of {', '.join(get_args(hint))}, not {value!r}")
     elif hint is Path and isinstance(value, str):
-        return base / Path(value).expanduser()
+        return _path(value, name, base)
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if isfinite(value):
+        if abs(value) <= sys.float_info.max:
             return float(value)
     elif type(value) is hint:
         return value
     raise UsageError(f"{name} has the wrong kind of value: {value!r}")
+
+
+def _path(value: str, name: str, base: Path) -> Path:
+    """A path relative to `base`."""
+    try:
+        if value and "\0" not in value:
+            return base / Path(value).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{name} names a home directory that is unknown: {value!r}") from error
+    raise UsageError(f"{name} is no path: {value!r}")
+
+
+def check_aspects(name: str, aspects: Sequence[float]) -> None:
+    """Refuse ratios that no template is near to."""
+    if not aspects or any(not 0.2 <= aspect <= 5 for aspect in aspects):
+        raise UsageError(f"{name}: aspects must be from 0.2 to 5, not {aspects}")
+
+
+def below_seed_limit(seed: int) -> None:
+    """Refuse seeds that torch does not take."""
+    if seed >= _SEEDS:
+        raise UsageError(f"seed must be below {_SEEDS}, not {seed}")
 
 
 def check_source(config: ClipsConfig | SetConfig) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -49,7 +50,10 @@ def process_group(device: torch.device) -> Iterator[None]:
     if "WORLD_SIZE" not in os.environ:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # What is logged is averaged on the CPU.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:
@@ -57,24 +61,46 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def shard_network(network: nn.Module) -> nn.Module:
-    """Shard a network over all processes, block by block; alone, leave it."""
+    """Shard a network over all processes; alone, leave it.
+
+    Where the network names its blocks, `sharded_blocks`, each is put together only while it runs;
+    all else is whole from the network's forward pass to the end of its backward pass.
+    """
     if not dist.is_initialized():
         return network
-    for module in network.modules():
-        if isinstance(module, nn.ModuleList):
-            for block in module:
-                if any(True for _ in block.parameters()):
-                    fully_shard(block)
-    fully_shard(network)
+    for parameter in network.parameters():
+        parameter.data = parameter.data.contiguous()
+    device = next(network.parameters()).device
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    for block in getattr(network, "sharded_blocks", ()):
+        fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh, reshard_after_forward=False)
     return network
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor put together from all processes' parts; every process must call it."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def summed(value: Tensor) -> Tensor:
+    """The sum of all processes' values, without gradient."""
+    value = value.detach().clone()
+    if dist.is_initialized():
+        dist.all_reduce(value)
+    return value
+
+
+def averaged(value: Tensor) -> Tensor:
+    """The mean of all processes' values; each gets the gradient of its own."""
+    if not dist.is_initialized():
+        return value
+    return value + (summed(value) / dist.get_world_size() - value).detach()
 
 
 def full_weights(network: nn.Module, average: MovingAverage) -> dict[str, Tensor]:
     """The averaged weights, whole, on the CPU; every process must call it."""
-    whole = {}
+    weights = {}
     for name, _ in network.named_parameters():
-        weight = average.weights[name]
-        if isinstance(weight, DTensor):
-            weight = weight.full_tensor()
-        whole[name] = weight.detach().cpu().clone()
-    return whole
+        weights[name] = whole(average.weights[name]).detach().cpu().clone()
+    return weights

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -92,20 +93,27 @@ def read_prepared(directory: Path) -> list[PreparedClip]:
         index = shard.with_suffix(".jsonl")
         try:
             for line in index.read_text(encoding="utf-8").splitlines():
-                entry = json.loads(line)
-                frames, height, width = entry["shape"]
-                clips.append(
-                    PreparedClip(
-                        shard=shard,
-                        name=str(entry["name"]),
-                        frames=int(frames),
-                        height=int(height),
-                        width=int(width),
-                        captions=tuple(map(str, entry["captions"])),
-                    )
-                )
+                clips.append(_clip(shard, json.loads(line)))
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise CheckpointError(f"{index} is not the index of prepared clips") from error
     if not clips:
         raise CheckpointError(f"{directory} holds no prepared clips; `istar prepare` makes them")
     return clips
+
+
+def _clip(shard: Path, entry: Any) -> PreparedClip:
+    """A line of an index."""
+    name, captions = entry["name"], entry["captions"]
+    frames, height, width = entry["shape"]
+    numbers = all(type(size) is int and size > 0 for size in (frames, height, width))
+    texts = isinstance(captions, list) and captions and all(isinstance(t, str) for t in captions)
+    if not numbers or not texts or not isinstance(name, str):
+        raise ValueError("name, shape or captions")
+    return PreparedClip(
+        shard=shard,
+        name=name,
+        frames=frames,
+        height=height,
+        width=width,
+        captions=tuple(captions),
+    )

@@ -8,7 +8,7 @@ binary spherical quantization (arXiv 2406.07548); InfinityStar paper, stochastic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,6 +42,7 @@ def quantize(
     semantic_bits: int,
     sharpness: float,
     dropped: Tensor | None = None,
+    pooled: Callable[[Tensor], Tensor] | None = None,
 ) -> Quantized:
     """Quantize the latents of a batch of clips over one clip's steps.
 
@@ -51,6 +52,8 @@ def quantize(
         semantic_bits: bits of a token on semantic scales.
         sharpness: of the bits' probabilities, see `bit_probabilities`.
         dropped: `(B,)`, how many of the last steps each clip goes without; none when absent.
+        pooled: the mean over the whole batch of a mean over these clips, where they are but one
+            process's; it is what `diversity` is the entropy of.
     """
     total = torch.zeros_like(latent)
     kept = torch.zeros_like(latent)
@@ -61,7 +64,8 @@ def quantize(
         residual = shrink(latent - total, bits=bits, height=height, width=width)
         probabilities = bit_probabilities(residual, sharpness)
         entropies.append(bit_entropy(probabilities).mean())
-        diversities.append(bit_entropy(probabilities.flatten(0, 1).mean(0)).mean())
+        mean = probabilities.flatten(0, 1).mean(0)
+        diversities.append(bit_entropy(mean if pooled is None else pooled(mean)).mean())
         codes = to_codes(to_bits(residual.detach()), latent.dtype)
         part = grow(codes, frames=frames, height=height, width=width, size=latent.shape)
         total = total + part

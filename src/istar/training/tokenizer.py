@@ -7,7 +7,7 @@ quantization (arXiv 2406.07548).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +21,11 @@ from istar.generation.plan import Window
 from istar.generation.schedule import Step, Template, nearest_template
 from istar.training.config import TokenizerTraining
 from istar.training.discriminator import Discriminator, adversarial_terms
-from istar.training.distributed import Share
+from istar.training.distributed import Share, averaged, summed
 from istar.training.pictures import ClipSource, seed_of
 from istar.training.quantization import Quantized, quantize
 from istar.training.trainer import Loss
+from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.config import FRAMES_PER_SECOND, VideoTokenizerConfig
 from istar.video_tokenizer.conv import lay_channels_last
 from istar.video_tokenizer.decoder import ConditionedNorm, ConditionedResidualBlock
@@ -63,11 +64,16 @@ class TokenizerNetwork(nn.Module):
             self.discriminator = Discriminator()
 
     def forward(
-        self, x: Tensor, spec: ModelSpec, dropped: Tensor | None, sharpness: float | None
+        self,
+        x: Tensor,
+        spec: ModelSpec,
+        dropped: Tensor | None,
+        sharpness: float | None,
+        pooled: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, list[Quantized]]:
         """Pictures `(B, 3, F, H, W)` in [-1, 1] through latents and back.
 
-        Without a `sharpness` there is no quantizer.
+        Without a `sharpness` there is no quantizer; of `pooled` see there.
 
         Returns:
             pictures of the same shape, and what the quantizer made of every clip.
@@ -82,6 +88,7 @@ class TokenizerNetwork(nn.Module):
                 semantic_bits=semantic_bits_of(spec),
                 sharpness=sharpness,
                 dropped=dropped,
+                pooled=pooled,
             )
             for part, steps in clips_of(latent, spec, x.shape[3] / x.shape[4])
         ]
@@ -95,6 +102,12 @@ class TokenizerTask:
         self.config = config
         self.spec = read_manifest(config.model)
         self._sizes = self.spec.tokenizer_config or VideoTokenizerConfig()
+        least = min(map(sum, (self.spec.image_repeats, self.spec.video_repeats)))
+        if config.quantizer.drop_most >= least:
+            raise UsageError(
+                f"quantizer: drop_most must be below {least}, the steps of a clip, not "
+                f"{config.quantizer.drop_most}"
+            )
         self._clips = ClipSource(config.data, self.spec.pixel_budget)
         torch.manual_seed(config.run.seed)
         self.network: nn.Module = TokenizerNetwork(
@@ -104,7 +117,7 @@ class TokenizerTask:
         lay_channels_last(self.network)
         inherit = config.inherit
         if inherit.weights:
-            inherited = load_video_tokenizer(config.model.parent / inherit.weights, self._sizes)
+            inherited = load_video_tokenizer(inherit.weights, self._sizes)
             self.network.get_submodule("tokenizer").load_state_dict(inherited.state_dict())
             if inherit.rescale:
                 self._rescale_latents()
@@ -117,48 +130,61 @@ class TokenizerTask:
         """This process's clips of a step, and how deep each is quantized."""
         config = self.config
         pictures, skipped = self._clips.batch(config.run.seed, step, share)
-        generator = torch.Generator().manual_seed(
-            seed_of(config.run.seed, "depth", step, share.rank)
-        )
-        count = len(pictures)
-        drops = torch.rand(count, generator=generator) < config.quantizer.drop_probability
-        depth = torch.randint(
-            1, max(1, config.quantizer.drop_most) + 1, (count,), generator=generator
-        )
-        return ClipBatch(pictures, torch.where(drops, depth, 0), skipped)
+        numbers = range(share.rank, share.rank + share.processes * len(pictures), share.processes)
+        dropped = [self._dropped(seed_of(config.run.seed, "depth", step, n)) for n in numbers]
+        return ClipBatch(pictures, torch.tensor(dropped), skipped)
+
+    def _dropped(self, seed: int) -> int:
+        """How many of its last quantizer steps a clip goes without."""
+        generator = torch.Generator().manual_seed(seed)
+        quantizer = self.config.quantizer
+        if quantizer.drop_most < 1 or (
+            float(torch.rand((), generator=generator)) >= quantizer.drop_probability
+        ):
+            return 0
+        return int(torch.randint(1, quantizer.drop_most + 1, (), generator=generator))
 
     def loss(self, batch: ClipBatch, step: int, device: torch.device) -> Loss:
-        """Reconstruction, commitment and the bits' entropies."""
+        """Reconstruction, commitment and the bits' entropies.
+
+        A process's means weigh as many clips as they are of.
+        """
         weights, quantizer = self.config.reconstruction, self.config.quantizer
         x = batch.pictures.to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # B 3 F H W
         bits = step >= quantizer.from_step
+        clips = torch.tensor(float(len(x)), device=device)
+        share = clips * Share.of_this_process().processes / summed(clips)
         y, quantized = self.network(
-            x, self.spec, batch.dropped.to(device), quantizer.sharpness if bits else None
+            x,
+            self.spec,
+            batch.dropped.to(device),
+            quantizer.sharpness if bits else None,
+            lambda mean: averaged(share * mean),
         )
-        absolute, squared = F.l1_loss(y, x), F.mse_loss(y, x)
+        absolute, squared = share * F.l1_loss(y, x), share * F.mse_loss(y, x)
         total = weights.absolute * absolute + weights.squared * squared
-        measures = {"absolute": absolute, "psnr": -10 * (squared / 4).log10()}
+        measures = {"absolute": absolute, "psnr": -10 * (averaged(squared) / 4).log10()}
         if self.config.data.source == "list":
-            measures["skipped"] = torch.tensor(float(batch.skipped))
+            measures["skipped"] = summed(torch.tensor(float(batch.skipped)))
         if quantized:
             means = [
                 torch.stack(values).mean()
                 for values in zip(*(q[1:] for q in quantized), strict=True)
             ]
-            commitment, entropy, diversity = means
+            commitment, entropy, diversity = share * means[0], share * means[1], means[2]
             total = total + quantizer.commitment * commitment
             total = total + quantizer.entropy * entropy - quantizer.diversity * diversity
             measures |= {"commitment": commitment, "entropy": entropy, "diversity": diversity}
         if self._perceptual is not None:
-            perceptual = self._perceptual.to(device)(
+            distances = self._perceptual.to(device)(
                 *(z.transpose(1, 2).flatten(0, 1) for z in (y, x))
-            ).mean()
+            )
+            perceptual = share * distances.mean()
             total = total + weights.perceptual * perceptual
             measures["perceptual"] = perceptual
         if weights.adversarial and step >= weights.adversarial_from:
-            fooled, told_apart = adversarial_terms(
-                self.network.get_submodule("discriminator"), x, y
-            )
+            terms = adversarial_terms(self.network.get_submodule("discriminator"), x, y)
+            fooled, told_apart = (share * term for term in terms)
             total = total + weights.adversarial * fooled + told_apart
             measures |= {"fooled": fooled, "told_apart": told_apart}
         return Loss(total, {name: value.detach() for name, value in measures.items()})
@@ -225,9 +251,8 @@ def clips_of(
 
 
 def semantic_bits_of(spec: ModelSpec) -> int:
-    """Bits of a token on the semantic scales of a model whose sizes its manifest states."""
-    assert spec.transformer_config is not None
-    return spec.transformer_config.semantic_bits
+    """Bits of a token on the semantic scales of a model."""
+    return (spec.transformer_config or TransformerConfig()).semantic_bits
 
 
 def _steps_of_start(frames: int, spec: ModelSpec, template: Template) -> tuple[Step, ...]:

@@ -19,11 +19,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from istar.errors import GenerationError
+from istar.errors import GenerationError, IstarError
 from istar.training.average import MovingAverage
 from istar.training.checkpoints import Checkpoints
 from istar.training.config import RunConfig
-from istar.training.distributed import Share, full_weights, shard_network
+from istar.training.distributed import Share, full_weights, shard_network, whole
 from istar.training.log import RunLog
 
 
@@ -119,8 +119,12 @@ def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Train
     if done:
         yield Resumed(step=done)
     with RunLog(config.output, done, enabled=share.rank == 0) as log:
+        if done >= config.steps:
+            yield from _results(task, network, average, config, done, device, log, sampled=True)
         clock = time.monotonic()
         for batch in _batches(task, config, share, done):
+            if isinstance(batch, IstarError):
+                raise batch
             measures = _step(task, network, optimizer, config, batch, done, device)
             average.follow(network, done)
             done += 1
@@ -135,21 +139,38 @@ def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Train
                 yield Saved(what="checkpoint", path=path)
             sampled = last or done % config.sample_every == 0
             if sampled or done % config.save_every == 0:
-                weights = full_weights(network, average)
-                if share.rank == 0:
-                    task.export(weights, config.output / "model")
-                    yield Saved(what="model", path=config.output / "model")
-                    if sampled:
-                        sheet = task.sample(weights, device)
-                        yield Saved(what="samples", path=log.picture(done, sheet))
+                yield from _results(
+                    task, network, average, config, done, device, log, sampled=sampled
+                )
                 clock = time.monotonic()
+
+
+def _results(
+    task: Task,
+    network: nn.Module,
+    average: MovingAverage,
+    config: RunConfig,
+    done: int,
+    device: torch.device,
+    log: RunLog,
+    *,
+    sampled: bool,
+) -> Iterator[Saved]:
+    """Write what the averaged weights are good for; every process must call it."""
+    weights = full_weights(network, average)
+    if Share.of_this_process().rank == 0:
+        task.export(weights, config.output / "model")
+        yield Saved(what="model", path=config.output / "model")
+        if sampled:
+            sheet = task.sample(weights, device)
+            yield Saved(what="samples", path=log.picture(done, sheet))
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
     """The learning rate of the step after `step` others: a line up, then half a cosine down."""
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
-    way = (step - config.warmup) / max(1, config.steps - config.warmup)
+    way = (step - config.warmup) / max(1, config.steps - 1 - config.warmup)
     fall = (1 + cos(pi * min(1.0, way))) / 2
     return config.learning_rate * (config.last_share + (1 - config.last_share) * fall)
 
@@ -175,21 +196,22 @@ def _step(
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         loss = task.loss(batch, step, device)
     loss.total.backward()
-    norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    norm = whole(nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)).item()
     measures = {"loss": loss.total.detach(), **loss.measures}
     values = torch.stack([value.detach().float().cpu() for value in measures.values()])
     if dist.is_initialized():
         dist.all_reduce(values)
         values /= dist.get_world_size()
     numbers = dict(zip(measures, values.tolist(), strict=True))
-    if not isfinite(numbers["loss"]):
+    if not isfinite(numbers["loss"]) or not isfinite(norm):
+        what = "gradient" if isfinite(numbers["loss"]) else "loss"
         raise GenerationError(
-            f"the loss is not a number at step {step + 1}; lower learning_rate and start again, "
+            f"the {what} is not a number at step {step + 1}; lower learning_rate and start again, "
             "the run goes on from its last checkpoint"
         )
-    return {**numbers, "gradient": float(norm), "learning_rate": rate}
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {**numbers, "gradient": norm, "learning_rate": rate}
 
 
 def _groups(network: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
@@ -210,7 +232,10 @@ class _Batches(Dataset[Any]):
         self._share = share
 
     def __getitem__(self, step: int) -> Any:
-        return self._task.batch(step, self._share)
+        try:
+            return self._task.batch(step, self._share)
+        except IstarError as error:
+            return error  # a worker's exceptions would arrive with its traceback as their text
 
 
 def _batches(task: Task, config: RunConfig, share: Share, done: int) -> DataLoader[Any]:

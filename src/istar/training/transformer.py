@@ -15,7 +15,6 @@ from shutil import copyfile
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
@@ -25,7 +24,7 @@ from istar.generation.schedule import ClipPlan, Step, nearest_template, steps
 from istar.request import Mode
 from istar.text_encoder import TextEncoder
 from istar.training.config import MixConfig, TransformerTraining
-from istar.training.distributed import Share
+from istar.training.distributed import Share, summed
 from istar.training.latents import PreparedClip, read_prepared
 from istar.training.losses import bit_loss
 from istar.training.pictures import seed_of
@@ -48,7 +47,7 @@ from istar.transformer.rope import Rotation, rotation
 from istar.weights.load import load_transformer, load_video_tokenizer, on_meta
 from istar.weights.manifest import MANIFEST_NAME, read_manifest
 from istar.weights.registry import ModelSpec
-from istar.weights.save import save_transformer
+from istar.weights.save import save_transformer, save_video_tokenizer
 
 _MISFITS = 4
 
@@ -74,6 +73,21 @@ class TransformerNetwork(nn.Module):
         self.text_module = text_encoder.module
         self._text_encoder = (text_encoder,)
 
+    @property
+    def sharded_blocks(self) -> list[nn.Module]:
+        """What is sharded apart from the rest where there are several processes."""
+        text_blocks = self.text_module.get_submodule("encoder.block")
+        return [*self.transformer.blocks, *text_blocks.children()]
+
+    def train(self, mode: bool = True) -> TransformerNetwork:
+        """As ever; but without the dropout of a text encoder that was trained elsewhere.
+
+        It draws from a generator that no checkpoint holds.
+        """
+        super().train(mode)
+        self.text_module.eval()
+        return self
+
     def forward(self, batch: PackedBatch, *, train_text: bool, recompute: bool) -> Outcome:
         """Logits of a packed batch on the network's device."""
         transformer = self.transformer
@@ -87,10 +101,11 @@ class TransformerNetwork(nn.Module):
         turned = rotation(batch.coordinates.flatten(0, 1), transformer.config.head_size)
         turned = Rotation(*(value.unflatten(0, (rows, 1, length)) for value in turned))
         y, _ = transformer(x, turned, mask=mask_of(batch), recompute=recompute)
-        return Outcome(
-            transformer.logits(y[batch.kind == SEMANTIC][None], semantic=True)[0],
-            transformer.logits(y[batch.kind == DETAIL][None], semantic=False)[0],
-        )
+        with torch.autocast(y.device.type, enabled=False):
+            return Outcome(
+                transformer.logits(y[batch.kind == SEMANTIC][None], semantic=True)[0],
+                transformer.logits(y[batch.kind == DETAIL][None], semantic=False)[0],
+            )
 
     def _with_unconditional(self, features: Tensor, batch: PackedBatch) -> Tensor:
         """Text features `(sum of lengths, channels)`, the learned ones where a text is dropped."""
@@ -136,7 +151,7 @@ class TransformerTask:
         transformer = Transformer(self._sizes)
         initialize(transformer)
         if config.start:
-            started = load_transformer(config.model.parent / config.start, self._sizes)
+            started = load_transformer(config.start, self._sizes)
             transformer.load_state_dict(started.state_dict())
         self.network: nn.Module = TransformerNetwork(transformer, self._text_encoder)
         frozen = {} if config.text.train else {"text_module.": config.run.steps}
@@ -155,13 +170,11 @@ class TransformerTask:
         )
         scales = len(self.spec.pixel_budget.sides)
         result = bit_loss(outcome.semantic, outcome.detail, batch, scales=scales)
-        weight, processes = result.weight.detach().clone(), 1
-        if dist.is_initialized():
-            dist.all_reduce(weight)
-            processes = dist.get_world_size()
-        right = result.right / result.bits.clamp_min(1)
-        measures = {f"right_{scale}": right[scale] for scale in range(scales)}
-        measures["right"] = result.right.sum() / result.bits.sum()
+        weight, processes = summed(result.weight), Share.of_this_process().processes
+        right, bits = summed(result.right), summed(result.bits)
+        shares = right / bits.clamp_min(1)
+        measures = {f"right_{scale}": shares[scale] for scale in range(scales)}
+        measures["right"] = right.sum() / bits.sum()
         return Loss(result.weighted * processes / weight, measures)
 
     def export(self, weights: Mapping[str, Tensor], directory: Path) -> None:
@@ -171,7 +184,7 @@ class TransformerTask:
         text_encoder.save(directory / self.spec.text_encoder)
         tokenizer = directory / self.spec.tokenizer
         tokenizer.parent.mkdir(parents=True, exist_ok=True)
-        copyfile(self.config.tokenizer, tokenizer)
+        save_video_tokenizer(tokenizer, self._tokenizer)
         copyfile(self.config.model, directory / MANIFEST_NAME)
 
     def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> Tensor:
@@ -207,6 +220,12 @@ class ExampleSource:
         clips = [clip for place in config.data.sets for clip in read_prepared(place)]
         self._clips = sorted(clips, key=lambda clip: clip.frames)
         self._frames = [clip.frames for clip in self._clips]
+        for height, width in {(clip.height, clip.width) for clip in clips}:
+            if spec.pixel_budget.scales(nearest_template(height / width))[-1] != (height, width):
+                raise UsageError(
+                    f"data: latents of {height} by {width} are not of the manifest's pixel budget; "
+                    "prepare the sets again"
+                )
         for kind in config.data.mix:
             if self._frames[-1] < self._needed(kind):
                 raise UsageError(
@@ -308,9 +327,7 @@ def initialize(transformer: nn.Module) -> None:
 
 def _text_encoder(config: TransformerTraining, sizes: TransformerConfig) -> TextEncoder:
     if config.text.start:
-        return TextEncoder.from_directory(
-            config.model.parent / config.text.start, max_tokens=sizes.text_positions
-        )
+        return TextEncoder.from_directory(config.text.start, max_tokens=sizes.text_positions)
     return TextEncoder.new(
         channels=sizes.text_channels,
         layers=config.text.layers,
