@@ -91,7 +91,7 @@ class Checkpoints:
         place = self._directory / f"step-{steps[-1]:08d}"
         try:
             with _single_process_is_fine():
-                _expect_states_of(place, network)
+                _expect(place, network)
                 state = _state(network, optimizer, average)
                 load(state, checkpoint_id=place)
             set_model_state_dict(network, state["network"])
@@ -110,13 +110,21 @@ class Checkpoints:
         return steps[-1]
 
 
-def _expect_states_of(place: Path, network: nn.Module) -> None:
+def _expect(place: Path, network: nn.Module) -> None:
     """Let only those parameters learn whose optimizer's state a checkpoint holds.
 
     The others were frozen, or not yet used, when it was written; an optimizer that is asked for
     its state makes one up for every parameter that learns.
+
+    Raises:
+        ValueError: it holds a weight that the network does not have.
     """
     stored = FileSystemReader(place).read_metadata().state_dict_metadata
+    own = {f"network.{name}" for name in get_model_state_dict(network)}
+    if strange := sorted(
+        name for name in stored if name.startswith("network.") and name not in own
+    ):
+        raise ValueError(f"unknown weight {strange[0].removeprefix('network.')}")
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(f"optimizer.state.{name}.exp_avg" in stored)
 

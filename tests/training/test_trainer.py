@@ -1,0 +1,356 @@
+"""The course of a run: cut off and gone on with, it is the run that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from istar.errors import GenerationError, StateError, UsageError
+from istar.training.average import MovingAverage
+from istar.training.checkpoints import Checkpoints
+from istar.training.config import RunConfig
+from istar.training.distributed import Share
+from istar.training.log import LOG_NAME, read_log
+from istar.training.trainer import Loss, Resumed, StepDone, learning_rate, train
+from small_training import CPU, losses, run_config, write_manifest, written
+
+
+class Line(nn.Module):
+    """Two layers, and a third that is not used before its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.early = nn.Linear(3, 4)
+        self.late = nn.Linear(4, 1)
+        self.extra = nn.Linear(4, 1)
+
+
+class LineTask:
+    """A task of microseconds."""
+
+    def __init__(self, frozen: Mapping[str, int] | None = None, extra_from: int = 0) -> None:
+        self.network: nn.Module = Line()
+        self.frozen_until = frozen or {}
+        self.extra_from = extra_from
+        self.spoilt_at: int | None = None
+
+    def batch(self, step: int, share: Share) -> Tensor:
+        if step == 4 and self.spoilt_at == -1:
+            raise UsageError("there is nothing to learn from")
+        return torch.randn(5, 3, generator=torch.Generator().manual_seed(step))
+
+    def loss(self, batch: Tensor, step: int, device: torch.device) -> Loss:
+        hidden = self.network.early(batch)
+        made = self.network.late(hidden)
+        if step >= self.extra_from:
+            made = made + self.network.extra(hidden)
+        total = (made - batch.sum(1, keepdim=True)).square().mean()
+        if step == self.spoilt_at:
+            total = total * float("nan")
+        return Loss(total, {"half": total.detach() / 2})
+
+    def export(self, weights: Mapping[str, Tensor], directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        torch.save(dict(weights), directory / "weights.pt")
+
+    def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> Tensor:
+        return torch.zeros(8, 8, 3, dtype=torch.uint8)
+
+
+def weights_of(run: RunConfig) -> dict[str, Tensor]:
+    return torch.load(run.output / "model" / "weights.pt")
+
+
+def test_the_learning_rate_rises_then_falls() -> None:
+    run = run_config(Path("out"), steps=100, warmup=10, learning_rate=2.0, last_share=0.1)
+    rates = [learning_rate(run, step) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.2 * (n + 1) for n in range(10)])
+    assert rates[10] == 2.0
+    assert rates[-1] == pytest.approx(0.2)
+    assert all(a > b for a, b in pairwise(rates[10:]))
+    assert (rates[10] + rates[-1]) / 2 == pytest.approx((rates[54] + rates[55]) / 2)
+
+
+def test_a_run_of_nothing_but_warm_up(tmp_path: Path) -> None:
+    run = run_config(tmp_path, steps=3, warmup=3)
+    assert learning_rate(run, 2) == run.learning_rate
+    assert learning_rate(run_config(tmp_path, steps=1, warmup=0), 0) == run.learning_rate
+
+
+def test_the_average_follows_faster_at_first() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(network.weight, 0.0)
+    average = MovingAverage(network, 0.9)
+    nn.init.constant_(network.weight, 1.0)
+    wanted = 0.0
+    for step in (0, 1, 2, 80, 81, 500):
+        average.follow(network, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        wanted = decay * wanted + (1 - decay)
+        assert float(average.weights["weight"]) == pytest.approx(wanted)
+
+
+TASKS = {
+    "plain": {},
+    "frozen": {"frozen": {"early.": 3}},
+    "frozen beyond its end": {"frozen": {"early.": 100}},
+    "unused at first": {"extra_from": 4},
+}
+
+
+@pytest.mark.parametrize("kind", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
+def test_a_run_cut_off_and_started_again_is_one_that_was_not(
+    tmp_path: Path, kind: dict[str, Any], stop_after: int
+) -> None:
+    whole = run_config(tmp_path / "whole")
+    assert list(losses(LineTask(**kind), whole)) == [1, 2, 3, 4, 5, 6]
+    cut = run_config(tmp_path / "cut")
+    first = losses(LineTask(**kind), cut, stop_after=stop_after)
+    assert list(first) == list(range(1, stop_after + 1))
+    losses(LineTask(**kind), cut)
+    logs = [(run.output / LOG_NAME).read_bytes() for run in (whole, cut)]
+    assert len(logs[0].splitlines()) == 6
+    assert logs[0] == logs[1]
+    one, other = weights_of(whole), weights_of(cut)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_it_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    run = run_config(tmp_path)
+    losses(LineTask(), run, stop_after=5)
+    events = list(train(LineTask(), run, CPU))
+    assert events[0] == Resumed(step=4)
+    assert [e.step for e in events if isinstance(e, StepDone)] == [5, 6]
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
+    run = run_config(tmp_path, steps=8, keep=3)
+    losses(LineTask(), run)
+    assert Checkpoints(tmp_path / "checkpoints", 3).steps() == [4, 6, 8]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "step-00000004",
+        "step-00000006",
+        "step-00000008",
+    ]
+
+
+def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
+    run = run_config(tmp_path)
+    losses(LineTask(), run, stop_after=3)
+    checkpoints = tmp_path / "checkpoints"
+    shutil.copytree(checkpoints / "step-00000002", checkpoints / ".step-00000004.partial")
+    (checkpoints / "notes").mkdir()
+    assert Checkpoints(checkpoints, 2).steps() == [2]
+    losses(LineTask(), run)
+    assert not list(checkpoints.glob(".*"))
+
+
+def damaged_files(place: Path) -> Iterator[Path]:
+    yield place / ".metadata"
+    yield next(place.glob("*.distcp"))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "garbage"])
+def test_a_damaged_checkpoint_is_said_in_a_line(tmp_path: Path, which: int, damage: str) -> None:
+    run = run_config(tmp_path)
+    losses(LineTask(), run, stop_after=3)
+    file = list(damaged_files(tmp_path / "checkpoints" / "step-00000002"))[which]
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        damaged = {"empty": b"", "cut": content[: len(content) // 2], "garbage": b"x" * 1000}
+        file.write_bytes(damaged[damage])
+    with pytest.raises(StateError, match="step-00000002 is damaged or of another") as caught:
+        losses(LineTask(), run)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("other", [nn.Linear(3, 5), nn.Linear(3, 4, bias=False)])
+def test_so_is_one_of_another_network(tmp_path: Path, other: nn.Module) -> None:
+    run = run_config(tmp_path)
+    losses(LineTask(), run, stop_after=3)
+    task = LineTask()
+    task.network.early = other
+    with pytest.raises(StateError, match="step-00000002 is damaged or of another") as caught:
+        losses(task, run)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_frozen_part_learns_from_its_step_on(tmp_path: Path) -> None:
+    task = LineTask(frozen={"early.": 3})
+    start = {name: value.clone() for name, value in task.network.state_dict().items()}
+    run = run_config(tmp_path, weight_decay=0.1)
+    for event in train(task, run, CPU):
+        if isinstance(event, StepDone):
+            now = task.network.state_dict()
+            assert torch.equal(now["early.weight"], start["early.weight"]) == (event.step <= 3)
+            assert not torch.equal(now["late.weight"], start["late.weight"])
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    task = LineTask()
+    task.spoilt_at = 4
+    with pytest.raises(GenerationError, match="the loss is not a number at step 5"):
+        losses(task, run_config(tmp_path))
+    assert losses(LineTask(), run_config(tmp_path)).keys() == {5, 6}
+
+
+def test_so_does_a_gradient_and_it_spoils_no_weights(tmp_path: Path) -> None:
+    class Steep(LineTask):
+        def loss(self, batch: Tensor, step: int, device: torch.device) -> Loss:
+            loss = super().loss(batch, step, device)
+            if step == 1:  # a root has no slope at zero, but a value
+                loss = loss._replace(total=loss.total + (loss.total * 0).sqrt())
+            return loss
+
+    task = Steep()
+    with pytest.raises(GenerationError, match="the gradient is not a number at step 2"):
+        losses(task, run_config(tmp_path))
+    assert all(value.isfinite().all() for value in task.network.state_dict().values())
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    alone = losses(LineTask(), run_config(tmp_path / "0"))
+    helped = losses(LineTask(), run_config(tmp_path / "1", workers=1))
+    assert alone == helped
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_batch_keeps_its_words(tmp_path: Path, workers: int) -> None:
+    task = LineTask()
+    task.spoilt_at = -1
+    with pytest.raises(UsageError) as caught:
+        losses(task, run_config(tmp_path, workers=workers))
+    assert str(caught.value) == "there is nothing to learn from"
+
+
+def test_what_is_written_and_when(tmp_path: Path) -> None:
+    assert written(LineTask(), run_config(tmp_path, sample_every=3)) == [
+        "checkpoint step-00000002",
+        "model model",
+        "model model",
+        "samples step-00000003.png",
+        "checkpoint step-00000004",
+        "model model",
+        "checkpoint step-00000006",
+        "model model",
+        "samples step-00000006.png",
+    ]
+    assert (tmp_path / "samples" / "step-00000006.png").is_file()
+
+
+def test_a_finished_run_that_was_killed_before_its_model_was_written_writes_it(
+    tmp_path: Path,
+) -> None:
+    run = run_config(tmp_path)
+    losses(LineTask(), run)
+    wanted = weights_of(run)
+    log = (tmp_path / LOG_NAME).read_bytes()
+    shutil.rmtree(tmp_path / "model")
+    assert written(LineTask(), run) == ["model model", "samples step-00000006.png"]
+    assert all(torch.equal(weights_of(run)[name], value) for name, value in wanted.items())
+    assert (tmp_path / LOG_NAME).read_bytes() == log
+
+
+def test_what_is_exported_is_the_average(tmp_path: Path) -> None:
+    run = run_config(tmp_path, ema=0.5)
+    task = LineTask()
+    average = MovingAverage(task.network, 0.5)
+    for event in train(task, run, CPU):
+        if isinstance(event, StepDone):
+            average.follow(task.network, event.step - 1)
+    found = weights_of(run)
+    assert found.keys() == average.weights.keys()
+    for name, value in average.weights.items():
+        assert torch.allclose(found[name], value)
+    assert not torch.equal(found["late.weight"], task.network.state_dict()["late.weight"])
+
+
+def test_a_log_line_that_a_kill_cut_off_is_forgotten(tmp_path: Path) -> None:
+    run = run_config(tmp_path)
+    losses(LineTask(), run, stop_after=3)
+    with (tmp_path / LOG_NAME).open("a") as log:
+        log.write('{"step": 4, "lo')
+    assert [line["step"] for line in read_log(tmp_path / LOG_NAME)] == [1, 2, 3]
+    losses(LineTask(), run)
+    assert [line["step"] for line in read_log(tmp_path / LOG_NAME)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_log_tells_what_was_measured(tmp_path: Path) -> None:
+    losses(LineTask(), run_config(tmp_path, log_every=4))
+    lines = read_log(tmp_path / LOG_NAME)
+    assert [line["step"] for line in lines] == [4, 6]
+    assert lines[0].keys() == {"step", "loss", "half", "gradient", "learning_rate"}
+    assert lines[0]["half"] == pytest.approx(lines[0]["loss"] / 2, rel=1e-5)
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_tokenizer_run_killed_after_its_first_checkpoint_goes_on(tmp_path: Path) -> None:
+    write_manifest(tmp_path)
+    recipe = """
+        model = "istar.json"
+        [run]
+        output = "{output}"
+        steps = 4
+        warmup = 2
+        save_every = 2
+        log_every = 1
+        [data]
+        lengths = [1]
+        pictures = 4
+        [quantizer]
+        drop_most = 2
+    """
+
+    def start(output: str) -> subprocess.Popen[bytes]:
+        config = tmp_path / f"{output}.toml"
+        config.write_text(recipe.format(output=output))
+        command = [sys.executable, "-m", "istar", "train", "tokenizer", str(config)]
+        return subprocess.Popen(
+            [*command, "--device", "cpu", "--threads", "1"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def finish(process: subprocess.Popen[bytes]) -> str:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err.decode()
+        return err.decode()
+
+    whole = start("whole")
+    finish(whole)
+    killed = start("killed")
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "killed" / "checkpoints" / "step-00000002").exists():
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "checkpoints" / "step-00000004").exists()
+    assert "going on from step 2" in finish(start("killed"))
+    one, other = ((tmp_path / name / LOG_NAME).read_bytes() for name in ("whole", "killed"))
+    assert one == other
+    assert [json.loads(line)["step"] for line in one.splitlines()] == [1, 2, 3, 4]
+    files = [tmp_path / name / "model" / "tokenizer.safetensors" for name in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
