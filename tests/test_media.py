@@ -33,6 +33,7 @@ from istar.media import (
     read_clip,
     read_metadata,
     read_picture,
+    read_piece,
     write_clip,
     write_picture,
 )
@@ -341,6 +342,32 @@ def test_a_seek_that_lands_too_late_is_made_good(
     whole = read_clip(path).frames
     monkeypatch.setattr(clip_reader, "_SEEK_MARGIN", Fraction(-1))
     assert torch.equal(read_clip(path, last_seconds=2).frames, whole[-32:])
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts", "clip.h264"])
+@pytest.mark.parametrize(("begin", "pictures"), [(0, 5), (0.25, 1), (2.0, 20), (3.0, 16)])
+def test_a_piece_is_a_piece_of_the_whole(
+    tmp_path: Path, name: str, begin: float, pictures: int
+) -> None:
+    path = encode(tmp_path / name, grey_clip([2 * i for i in range(120)]), gop=30)
+    whole = read_clip(path).frames
+    first = round(16 * begin)
+    piece = read_piece(path, begin=begin, pictures=pictures)
+    assert torch.equal(piece, whole[first : first + pictures])
+
+
+def test_a_piece_is_sought_and_read_no_further_than_needed(tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.mp4", smooth_clip(180), gop=30)
+    expected = read_clip(path).frames[64:72]
+    spoil_packet(path, 20)
+    spoil_packet(path, 170)
+    assert torch.equal(read_piece(path, begin=4, pictures=8), expected)
+
+
+def test_a_piece_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.mp4", smooth_clip(20), gop=30)
+    with pytest.raises(MediaError, match=r"does not have 40 pictures from 0\.5 s on"):
+        read_piece(path, begin=0.5, pictures=40)
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])

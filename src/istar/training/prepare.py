@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
@@ -22,6 +22,8 @@ from istar.video_tokenizer.conv import lay_channels_last
 from istar.video_tokenizer.model import VideoTokenizer
 from istar.weights.load import load_video_tokenizer
 from istar.weights.manifest import read_manifest
+
+_PICTURES_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +78,14 @@ def prepare(config: PrepareConfig, device: torch.device) -> Iterator[Prepared]:
                 loader = DataLoader(
                     clips, batch_size=None, sampler=wanted, num_workers=config.workers
                 )
-                drawn = [one for one in loader if one.pictures is not None]
-                if not drawn:
+                latents, captions = _encoded(tokenizer, loader, device)
+                if not latents:
                     raise MediaError(
                         f"none of clips {wanted.start + 1} to {wanted.stop} of set "
                         f"{clips.config.name} can be read; is its list right?"
                     )
-                latents = [_encoded(tokenizer, one.pictures, device) for one in drawn]
-                write_shard(path.parent, number, latents, [one.captions for one in drawn])
-                skipped += len(wanted) - len(drawn)
+                write_shard(path.parent, number, latents, captions)
+                skipped += len(wanted) - len(latents)
             done += len(wanted)
             yield Prepared(clips=done, total=total, skipped=skipped, path=path)
 
@@ -122,7 +123,28 @@ class _Clips(Dataset[_Drawn]):
             return _Drawn(None, clip.captions)
 
 
-def _encoded(tokenizer: VideoTokenizer, pictures: Tensor, device: torch.device) -> Tensor:
-    x = pictures.to(device).permute(3, 0, 1, 2).unsqueeze(0).float() / 127.5 - 1
-    with torch.inference_mode():
-        return tokenizer.encode(x)[0].cpu()
+def _encoded(
+    tokenizer: VideoTokenizer, clips: Iterable[_Drawn], device: torch.device
+) -> tuple[list[Tensor], list[tuple[str, ...]]]:
+    """Latents `(C, T, h, w)` and captions of the readable clips, in batches of one shape."""
+    latents: list[Tensor] = []
+    captions: list[tuple[str, ...]] = []
+    waiting: dict[torch.Size, list[_Drawn]] = {}
+
+    def encode(batch: list[_Drawn]) -> None:
+        pictures = torch.stack([one.pictures for one in batch if one.pictures is not None])
+        x = pictures.to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        with torch.inference_mode():
+            latents.extend(tokenizer.encode(x).cpu())
+        captions.extend(one.captions for one in batch)
+
+    for one in clips:
+        if one.pictures is None:
+            continue
+        batch = waiting.setdefault(one.pictures.shape, [])
+        batch.append(one)
+        if len(batch) * len(one.pictures) >= _PICTURES_AT_ONCE:
+            encode(waiting.pop(one.pictures.shape))
+    for batch in waiting.values():
+        encode(batch)
+    return latents, captions

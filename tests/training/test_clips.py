@@ -1,0 +1,126 @@
+"""Lists of local clips: what is understood, what is read, what is skipped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from istar.errors import MediaError, UsageError
+from istar.generation.schedule import PixelBudget
+from istar.media import read_clip, write_clip
+from istar.shapes.world import random_scene
+from istar.training.clips import read_list
+from istar.training.config import ClipsConfig
+from istar.training.distributed import Share
+from istar.training.pictures import ClipSource
+
+BUDGET = PixelBudget(name="test", resolution="32p", sides=(1, 2))
+ALONE = Share()
+
+
+def write_list(path: Path, *entries: object) -> Path:
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return path
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """A list of two clips of 33 pictures, one that is no video and one that is missing."""
+    for seed in range(2):
+        write_clip(random_scene(seed).frames(33, 32, 48), tmp_path / f"{seed}.mp4")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    return write_list(
+        tmp_path / "clips.jsonl",
+        {"path": "0.mp4", "caption": "one", "begin": 0.5, "end": 2},
+        {"path": "broken.mp4", "caption": "broken"},
+        {"path": str(tmp_path / "1.mp4"), "captions": ["two", "zwei"]},
+        {"path": "missing.mp4", "caption": "missing"},
+    )
+
+
+def test_lines_that_make_no_sense_are_counted(tmp_path: Path) -> None:
+    path = write_list(
+        tmp_path / "clips.jsonl",
+        {"path": "a.mp4", "caption": "a"},
+        {"path": "a.mp4"},
+        {"caption": "a"},
+        {"path": "a.mp4", "caption": ""},
+        {"path": "a.mp4", "captions": []},
+        {"path": "a.mp4", "caption": "a", "begin": -1},
+        {"path": "a.mp4", "caption": "a", "begin": 2, "end": 1},
+        {"path": "a.mp4", "caption": "a", "begin": "soon"},
+        ["a.mp4", "a"],
+        3,
+    )
+    path.write_text(path.read_text() + "{not json\n\n")
+    clips, skipped = read_list(path)
+    assert [clip.captions for clip in clips] == [("a",)]
+    assert clips[0].path == tmp_path / "a.mp4"
+    assert skipped == 10
+
+
+def test_a_list_without_clips_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a readable list"):
+        read_list(tmp_path / "absent.jsonl")
+    with pytest.raises(UsageError, match="lists no clips"):
+        read_list(write_list(tmp_path / "clips.jsonl", {}))
+
+
+def test_a_piece_lies_between_begin_and_end(videos: Path) -> None:
+    clip = read_list(videos)[0][0]
+    whole = read_clip(clip.path, size=(32, 32)).frames
+    assert torch.equal(clip.pictures(9, 32, 32), whole[8:17])
+    generator = torch.Generator().manual_seed(1)
+    starts = set()
+    for _ in range(20):
+        piece = clip.pictures(9, 32, 32, generator)
+        starts |= {n for n in range(25) if torch.equal(whole[n : n + 9], piece)}
+    assert min(starts) >= 8
+    assert max(starts) <= 32 - 9
+    assert len(starts) > 5
+
+
+def test_pieces_longer_than_the_clip_are_refused(videos: Path) -> None:
+    clips, _ = read_list(videos)
+    with pytest.raises(MediaError, match=r"0.5 to 2 s do not hold 33 pictures"):
+        clips[0].pictures(33, 32, 32)
+    with pytest.raises(MediaError, match="does not have 65 pictures"):
+        clips[2].pictures(65, 32, 32)
+
+
+def test_unreadable_clips_are_replaced_and_counted(videos: Path) -> None:
+    config = ClipsConfig(source="list", list=videos, lengths=(5,), aspects=(1.0,), pictures=40)
+    source = ClipSource(config, BUDGET)
+    batch, skipped = source.batch(seed=0, step=0, share=ALONE)
+    assert batch.shape == (8, 5, 32, 32, 3)
+    assert skipped > 0
+    again, _ = source.batch(seed=0, step=0, share=ALONE)
+    assert torch.equal(batch, again)
+
+
+def test_a_list_of_which_nothing_can_be_read_is_refused(tmp_path: Path) -> None:
+    path = write_list(tmp_path / "clips.jsonl", {"path": "missing.mp4", "caption": "missing"})
+    source = ClipSource(ClipsConfig(source="list", list=path), BUDGET)
+    with pytest.raises(MediaError, match=r"20 clips in a row .*missing\.mp4"):
+        source.batch(seed=0, step=0, share=ALONE)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_a_batch(processes: int) -> None:
+    source = ClipSource(ClipsConfig(lengths=(5,), pictures=30), BUDGET)
+    whole, _ = source.batch(seed=3, step=7, share=ALONE)
+    parts = [
+        source.batch(seed=3, step=7, share=Share(rank=rank, processes=processes))[0]
+        for rank in range(processes)
+    ]
+    for number, clip in enumerate(whole):
+        assert torch.equal(clip, parts[number % processes][number // processes])
+
+
+def test_windows_are_cut_out(videos: Path) -> None:
+    config = ClipsConfig(lengths=(1,), pictures=4, window=16)
+    batch, _ = ClipSource(config, BUDGET).batch(seed=0, step=0, share=ALONE)
+    assert batch.shape == (4, 1, 16, 16, 3)
