@@ -1,0 +1,170 @@
+"""Prepared latents: shards are there whole or not at all, and a run of `prepare` goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from istar.errors import CheckpointError, MediaError, UsageError
+from istar.shapes.world import random_scene
+from istar.training import prepare as module
+from istar.training.latents import read_prepared, shard_path, write_shard
+from istar.training.pictures import seed_of
+from istar.training.prepare import prepare
+from istar.weights.load import load_video_tokenizer
+from small_training import CPU, prepare_run
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything that one undisturbed run prepares."""
+    config = prepare_run(tmp_path_factory.mktemp("whole"), count=4)
+    events = list(prepare(config, CPU))
+    assert [(event.clips, event.total, event.skipped) for event in events] == [
+        (3, 10, 0),
+        (4, 10, 0),
+        (7, 10, 0),
+        (8, 10, 0),
+        (10, 10, 0),
+    ]
+    return config.output
+
+
+def test_what_is_read_back_is_what_the_tokenizer_makes(whole: Path) -> None:
+    tokenizer = load_video_tokenizer(whole.parent / "start.safetensors")
+    clips = read_prepared(whole / "clips")
+    assert [(clip.frames, clip.height, clip.width) for clip in clips] == [(5, 2, 2)] * 4
+    for number, clip in enumerate(clips):
+        seed = seed_of(0, "clips", number)
+        scene = random_scene(seed)
+        x = scene.frames(17, 32, 32).permute(3, 0, 1, 2).unsqueeze(0).float() / 127.5 - 1
+        with torch.inference_mode():
+            wanted = tokenizer.encode(x)[0]
+        assert torch.allclose(clip.latent(), wanted, atol=2e-3)
+        assert clip.captions == (scene.caption(seed), scene.caption(seed + 1))
+
+
+def test_interrupted_it_goes_on_where_it_stopped(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = prepare_run(tmp_path, count=4)
+    events = prepare(config, CPU)
+    next(events)
+    next(events)
+    events.close()
+    done = files(config.output)
+    assert len(done) == 4
+
+    written: list[int] = []
+
+    def remember(
+        directory: Path, number: int, latents: list[Tensor], captions: list[tuple[str, ...]]
+    ) -> None:
+        written.append(number)
+        write_shard(directory, number, latents, captions)
+
+    monkeypatch.setattr(module, "write_shard", remember)
+    assert [event.clips for event in prepare(config, CPU)] == [3, 4, 7, 8, 10]
+    assert written == [0, 1, 0]
+    assert files(config.output) == files(whole)
+    assert [event.clips for event in prepare(config, CPU)] == [3, 4, 7, 8, 10]
+    assert written == [0, 1, 0]
+
+
+@pytest.mark.parametrize("fails_at", ["index", "tensors"])
+def test_a_shard_that_could_not_be_written_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: str
+) -> None:
+    latents, captions = [torch.zeros(64, 1, 2, 2)], [["a circle"]]
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    target = "json.dumps" if fails_at == "index" else "save_file"
+    with monkeypatch.context() as patched:
+        patched.setattr(f"istar.training.latents.{target}", fail)
+        with pytest.raises((OSError, MediaError)):
+            write_shard(tmp_path, 0, latents, captions)
+    assert not shard_path(tmp_path, 0).exists()
+    assert not [path for path in tmp_path.iterdir() if ".tmp" in path.name]
+    with pytest.raises(CheckpointError, match="holds no prepared clips"):
+        read_prepared(tmp_path)
+    write_shard(tmp_path, 0, latents, captions)
+    assert len(read_prepared(tmp_path)) == 1
+
+
+GOOD = {"name": "0", "shape": [1, 2, 2], "captions": ["a circle"]}
+BAD_LINES = {
+    "no JSON": "{",
+    "no object": "[1]",
+    "a number": "3",
+    "no name": json.dumps(GOOD | {"name": None}),
+    "no shape": json.dumps({"name": "0", "captions": ["a"]}),
+    "two sizes": json.dumps(GOOD | {"shape": [1, 2]}),
+    "size of nothing": json.dumps(GOOD | {"shape": [0, 2, 2]}),
+    "infinite size": '{"name": "0", "shape": [Infinity, 2, 2], "captions": ["a"]}',
+    "no captions": json.dumps(GOOD | {"captions": []}),
+    "one caption": json.dumps(GOOD | {"captions": "a circle"}),
+    "captions of numbers": json.dumps(GOOD | {"captions": [3]}),
+}
+
+
+@pytest.mark.parametrize("line", BAD_LINES.values(), ids=BAD_LINES)
+def test_a_malformed_index_is_said_in_a_line(tmp_path: Path, line: str) -> None:
+    write_shard(tmp_path, 0, [torch.zeros(64, 1, 2, 2)] * 2, [["a circle"]] * 2)
+    index = shard_path(tmp_path, 0).with_suffix(".jsonl")
+    index.write_text(json.dumps(GOOD) + "\n" + line + "\n")
+    with pytest.raises(CheckpointError, match=r"latents-00000.jsonl is not the index") as caught:
+        read_prepared(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_so_is_one_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
+    write_shard(tmp_path, 0, [torch.zeros(64, 1, 2, 2)], [["a circle"]])
+    index = shard_path(tmp_path, 0).with_suffix(".jsonl")
+    index.unlink()
+    if content:
+        index.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"latents-00000.jsonl is not the index"):
+        read_prepared(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "another name"])
+def test_so_are_damaged_tensors(tmp_path: Path, damage: str) -> None:
+    write_shard(tmp_path, 0, [torch.zeros(64, 1, 2, 2)], [["a circle"]])
+    path = shard_path(tmp_path, 0)
+    (clip,) = read_prepared(tmp_path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:40])
+    elif damage == "missing":
+        path.unlink()
+    else:
+        index = path.with_suffix(".jsonl")
+        index.write_text(json.dumps(GOOD | {"name": "7"}))
+        (clip,) = read_prepared(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"latents-00000.safetensors cannot be read"
+    ) as caught:
+        clip.latent()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_that_is_not_there(tmp_path: Path) -> None:
+    config = prepare_run(tmp_path)
+    config.tokenizer.unlink()
+    with pytest.raises((CheckpointError, UsageError), match=r"start.safetensors"):
+        next(iter(prepare(config, CPU)))
+    assert not config.output.exists()
