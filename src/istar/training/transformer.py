@@ -268,7 +268,7 @@ class ExampleSource:
 
     def _example(self, generator: torch.Generator) -> Example:
         mix = self._config.data.mix
-        weights = torch.tensor([kind.weight for kind in mix])
+        weights = torch.tensor([float(kind.weight) for kind in mix])
         kind = mix[int(torch.multinomial(weights, 1, generator=generator))]
         frames = self._needed(kind)
         first = bisect_left(self._frames, frames)

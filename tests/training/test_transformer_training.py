@@ -1,0 +1,458 @@
+"""Training the transformer: what it sees is what the generation loop sees."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from istar.errors import UsageError
+from istar.generation.canvas import bits_of_latent
+from istar.generation.loop import commit, predict, read_scene, start
+from istar.generation.plan import Window
+from istar.generation.schedule import ClipPlan, nearest_template, steps
+from istar.pipeline import InfinityStarPipeline
+from istar.request import GenerationRequest
+from istar.text_encoder import TextEncoder
+from istar.training.config import MixConfig, TextConfig, TransformerTraining
+from istar.training.distributed import Share
+from istar.training.latents import read_prepared
+from istar.training.log import LOG_NAME, read_log
+from istar.training.losses import bit_loss
+from istar.training.sequences import (
+    DETAIL,
+    NO_LOSS,
+    SEMANTIC,
+    Example,
+    PackedBatch,
+    SequenceConfig,
+    pack,
+    run_of,
+)
+from istar.training.transformer import Outcome, TransformerNetwork, TransformerTask
+from istar.weights.registry import ModelSpec
+from random_checkpoint import write_text_encoder
+from small_training import CPU, losses, prepared, run_config, transformer_run, write_manifest
+
+PLAIN = SequenceConfig(most_flips=0.0, scene_noise=(0.0,))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest, a tokenizer and prepared sets."""
+    directory = tmp_path_factory.mktemp("place")
+    prepared(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def sets(place: Path) -> tuple[Path, ...]:
+    return tuple(place / "latents" / name for name in ("pictures", "clips", "long"))
+
+
+@pytest.fixture
+def config(place: Path, sets: tuple[Path, ...], tmp_path: Path) -> TransformerTraining:
+    """A run of a few steps."""
+    return transformer_run(place, sets, run=run_config(tmp_path / "run", steps=4))
+
+
+def weights_of(task: TransformerTask) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in task.network.named_parameters()}
+
+
+def network_of(task: TransformerTask) -> TransformerNetwork:
+    assert isinstance(task.network, TransformerNetwork)
+    return task.network
+
+
+def rows_of(batch: PackedBatch) -> list[tuple[Any, ...]]:
+    """A batch as rows that can be compared, whatever stands beside them."""
+    length = batch.group.shape[1]
+    columns = ("inputs", "coordinates", "group", "looks_at", "targets", "kind", "weight", "scale")
+    texts: list[list[Any]] = [[] for _ in batch.group]
+    at = 0
+    for text, size, dropped in zip(
+        batch.texts, batch.text_lengths.tolist(), batch.unconditional.tolist(), strict=True
+    ):
+        places = batch.text_places[at : at + size]
+        row = int(places[0]) // length
+        texts[row].append((text[:size].tolist(), (places - row * length).tolist(), dropped))
+        at += size
+    return [
+        (text, *(getattr(batch, name)[row].tolist() for name in columns))
+        for row, text in enumerate(texts)
+    ]
+
+
+def test_a_batch_follows_from_the_step_alone(config: TransformerTraining) -> None:
+    one, other = TransformerTask(config), TransformerTask(config)
+    batches = [one.batch(step, Share()) for step in range(4)]
+    for step in (3, 0, 2, 1):
+        assert rows_of(other.batch(step, Share())) == rows_of(batches[step])
+    assert {batch.group.shape for batch in batches} == {(4, 128), (2, 192)}
+    assert rows_of(batches[0]) != rows_of(batches[1])
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_one_batch(config: TransformerTraining, processes: int) -> None:
+    config = replace(config, data=replace(config.data, rows=(128,)))
+    task = TransformerTask(config)
+    whole = rows_of(task.batch(0, Share()))
+    for rank in range(processes):
+        part = rows_of(task.batch(0, Share(rank=rank, processes=processes)))
+        assert part == whole[rank::processes]
+
+
+def test_every_process_has_a_row(config: TransformerTraining) -> None:
+    task = TransformerTask(replace(config, data=replace(config.data, rows=(128,), tokens=128)))
+    assert len(task.batch(0, Share(rank=4, processes=5)).group) == 1
+
+
+def test_every_kind_of_example_is_drawn(config: TransformerTraining) -> None:
+    task = TransformerTask(config)
+    kinds = set()
+    for step in range(6):
+        for row in rows_of(task.batch(step, Share())):
+            kinds |= {"".join(chr(n - 3) for n in text[:-1])[:3] for text, _, _ in row[0]}
+    assert {"1s:", "2s:"} < kinds  # clips have a prefix, pictures have none
+
+
+def test_workers_change_nothing(config: TransformerTraining, tmp_path: Path) -> None:
+    helped = replace(config, run=run_config(tmp_path / "helped", steps=4, workers=1))
+    assert losses(TransformerTask(config), config.run) == losses(
+        TransformerTask(helped), helped.run
+    )
+
+
+def test_a_run_cut_off_goes_on_as_if_nothing_had_been(
+    config: TransformerTraining, tmp_path: Path
+) -> None:
+    config = replace(config, run=replace(config.run, steps=5))
+    losses(TransformerTask(config), config.run)
+    cut = replace(config, run=replace(config.run, output=tmp_path / "cut"))
+    losses(TransformerTask(cut), cut.run, stop_after=3)
+    losses(TransformerTask(cut), cut.run)
+    whole, resumed = (one.run.output for one in (config, cut))
+    assert (whole / LOG_NAME).read_bytes() == (resumed / LOG_NAME).read_bytes()
+    model = Path("model", "transformer", "model.safetensors")
+    assert (whole / model).read_bytes() == (resumed / model).read_bytes()
+    line = read_log(whole / LOG_NAME)[-1]
+    assert {"loss", "right", "right_0", "right_1", "gradient", "learning_rate"} < line.keys()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.safetensors", "tokenizer.pth"])
+def test_what_is_exported_generates(config: TransformerTraining, tmp_path: Path, name: str) -> None:
+    manifest = write_manifest(tmp_path / "other")
+    manifest.write_text(manifest.read_text().replace("tokenizer.safetensors", name))
+    task = TransformerTask(replace(config, model=manifest))
+    weights = {name: value + 0.01 for name, value in weights_of(task).items()}
+    task.export(weights, tmp_path / "model")
+    pipeline = InfinityStarPipeline.from_pretrained(tmp_path / "model", device="cpu")
+    found = pipeline.engine.transformer.state_dict()
+    for key, value in found.items():
+        assert torch.equal(value, weights[f"transformer.{key}"])
+    task.network.load_state_dict(
+        {k: weights.get(k, v) for k, v in task.network.state_dict().items()}
+    )
+    text = network_of(task).text_module.get_submodule("encoder.block.0.layer.1")
+    loaded = pipeline.engine.text_encoder.module.get_submodule("encoder.block.0.layer.1")
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(value, text.state_dict()[key])
+    picture = pipeline.generate(GenerationRequest(mode="t2i", prompt="a circle", seed=1))
+    assert picture.frames.shape == (1, 32, 48, 3)
+    clip = pipeline.generate(GenerationRequest(mode="t2v", prompt="a circle", seconds=2, seed=1))
+    assert clip.frames.shape[1:] == (32, 48, 3)
+    assert len(clip.frames) in (32, 33)
+
+
+def example_of(
+    spec: ModelSpec, clip: Tensor, encoder: TextEncoder, text: str, *, dropped: bool = False
+) -> Example:
+    """A video out of a prepared latent."""
+    window = Window(given_seconds=0, new_seconds=(clip.shape[1] - 1) / 4)
+    own = window.steps(spec, nearest_template(1.0))
+    lengths = [step.grid.frames for step in own if step.starts_clip]
+    return Example(
+        text=encoder.tokenize(text),
+        unconditional=dropped,
+        steps=own,
+        latents=clip.split(lengths, dim=1),
+    )
+
+
+def interactive_of(spec: ModelSpec, clip: Tensor, encoder: TextEncoder, text: str) -> Example:
+    """The second half of a prepared latent as a clip that goes on from the first."""
+    assert spec.interact is not None
+    scales = spec.pixel_budget.scales(nearest_template(1.0))
+    plan = ClipPlan(frames=4, repeats=spec.interact.repeats)
+    return Example(
+        text=encoder.tokenize(text),
+        unconditional=False,
+        steps=steps([plan], scales, semantic_scales=spec.semantic_scales),
+        latents=(clip[:, 5:],),
+        scene=(clip[:, :5], clip[:, :1], scales[0]),
+    )
+
+
+def stepwise(network: TransformerNetwork, one: Example, features: Tensor) -> dict[int, Tensor]:
+    """The loop's logits of every step, by its index, each step's true bits given afterwards."""
+    transformer = network.transformer
+    scene = None
+    if one.scene is not None:
+        former, first, grid = one.scene
+        scene = read_scene(transformer, former[None], first[None], grid)
+    state = start(transformer, one.steps, [features], torch.Generator(), scene=scene)
+    logits = {}
+    for number, latent in enumerate(one.latents):
+        own = [step for step in one.steps if step.clip == number]
+        bits = bits_of_latent(latent[None], own, semantic_bits=16)
+        for step, value in zip(own, bits, strict=True):
+            prediction = predict(transformer, state)
+            logits[step.index] = prediction.logits[0]
+            commit(state, value, prediction.contexts)
+    return logits
+
+
+def assert_agree(outcome: Outcome, batch: PackedBatch, wanted: dict[int, Tensor]) -> None:
+    """Compare a packed row's logits with those of steps by their index; both copies of a step."""
+    positions = 96
+    for kind, logits in ((SEMANTIC, outcome.semantic), (DETAIL, outcome.detail)):
+        index = batch.coordinates[batch.kind == kind][:, 0] - positions
+        for number in index.unique().tolist():
+            copies = logits[index == number].split(len(wanted[number]))
+            for copy in copies:
+                assert torch.allclose(copy, wanted[number], atol=1e-5, rtol=1e-5)
+    assert len(outcome.semantic)
+    assert len(outcome.detail)
+
+
+@pytest.mark.parametrize("kind", ["picture", "1 s", "2 s", "interactive", "text dropped"])
+@torch.no_grad()
+def test_training_sees_what_the_loop_sees(
+    config: TransformerTraining, random: torch.Generator, kind: str
+) -> None:
+    """The same logits, step by step, from the packed row and from the loop with its cache."""
+    task = TransformerTask(config)
+    network = network_of(task)
+    for parameter in network.transformer.parameters():
+        parameter += 0.1 * torch.randn(parameter.shape, generator=random)
+    network.train()
+    clip = read_prepared(config.data.sets[2])[1].latent()
+    encoder = TextEncoder(network.text_module, _tokenizer(), 96)
+    text = "2s: a red circle moves right"
+    if kind == "interactive":
+        one = interactive_of(task.spec, clip, encoder, text)
+    else:
+        frames = {"picture": 1, "1 s": 5}.get(kind, 9)
+        one = example_of(task.spec, clip[:, :frames], encoder, text, dropped=kind == "text dropped")
+    features = encoder.encode(text).features
+    if kind == "text dropped":
+        features = network.transformer.unconditional[: len(features)]
+    run = run_of(one, network.transformer.config, PLAIN, random)
+    other = run_of(one, network.transformer.config, PLAIN, random)
+    batch = pack([[other, run]], 2 * run.tokens + 5)
+    outcome = network(batch, train_text=True, recompute=False)
+    assert_agree(outcome, batch, stepwise(network, one, features))
+
+
+def _tokenizer() -> Any:
+    from transformers import ByT5Tokenizer
+
+    return ByT5Tokenizer(extra_ids=0)
+
+
+def test_dropped_texts_teach_the_unconditional_features_and_no_encoder(
+    config: TransformerTraining,
+) -> None:
+    gradients = {}
+    for share in (0.0, 1.0):
+        task = TransformerTask(replace(config, data=replace(config.data, text_dropout=share)))
+        batch = task.batch(0, Share())
+        assert batch.unconditional.all() if share else not batch.unconditional.any()
+        task.loss(batch, 0, CPU).total.backward()
+        network = network_of(task)
+        learned = network.transformer.unconditional.grad
+        assert learned is not None
+        encoder = network.text_module.get_submodule("encoder.block.0.layer.0").parameters()
+        gradients[share] = [
+            float(learned.abs().sum()),
+            float(sum(p.grad.abs().sum() for p in encoder if p.grad is not None)),
+        ]
+        if share:
+            longest = int(batch.text_lengths.max())
+            assert learned[:longest].abs().sum(1).all()
+            assert not learned[longest:].any()
+    assert gradients[0.0][0] == 0
+    assert gradients[0.0][1] > 0
+    assert gradients[1.0][0] > 0
+    assert gradients[1.0][1] == 0
+
+
+def test_recomputing_gives_the_same_gradients(config: TransformerTraining) -> None:
+    found = []
+    for recompute in (False, True):
+        task = TransformerTask(replace(config, recompute=recompute))
+        loss = task.loss(task.batch(0, Share()), 0, CPU).total
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in task.network.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_an_encoder_that_does_not_learn_stays_as_it_is(
+    config: TransformerTraining, place: Path, tmp_path: Path
+) -> None:
+    write_text_encoder(tmp_path / "t5", 16, seed=1)
+    text = TextConfig(start=tmp_path / "t5", train=False)
+    config = replace(config, text=text)
+    task = TransformerTask(config)
+    start_weights = weights_of(task)
+    losses(task, config.run)
+    for name, value in weights_of(task).items():
+        assert torch.equal(value, start_weights[name]) == name.startswith("text_module."), name
+    exported = TextEncoder.from_directory(config.run.output / "model" / "text_encoder")
+    original = TextEncoder.from_directory(tmp_path / "t5")
+    texts = [encoder.encode("a star").features for encoder in (exported, original)]
+    assert torch.equal(texts[0], texts[1])
+
+
+def test_a_given_encoder_learns_without_its_dropout(
+    config: TransformerTraining, tmp_path: Path
+) -> None:
+    write_text_encoder(tmp_path / "t5", 16, seed=1)
+    settings = json.loads((tmp_path / "t5" / "config.json").read_text())
+    assert settings["dropout_rate"] > 0
+    config = replace(config, text=TextConfig(start=tmp_path / "t5"))
+    task = TransformerTask(config)
+    task.network.train()
+    batch = task.batch(0, Share())
+    assert task.loss(batch, 0, CPU).total.item() == task.loss(batch, 0, CPU).total.item()
+    losses(task, config.run, stop_after=1)
+    moved = weights_of(task)["text_module.encoder.block.0.layer.1.DenseReluDense.wi.weight"]
+    given = weights_of(TransformerTask(config))
+    assert not torch.equal(
+        moved, given["text_module.encoder.block.0.layer.1.DenseReluDense.wi.weight"]
+    )
+
+
+def test_a_transformer_can_start_from_another(config: TransformerTraining) -> None:
+    losses(TransformerTask(config), config.run)
+    model = config.run.output / "model"
+    started = TransformerTask(
+        replace(
+            config,
+            start=model / "transformer",
+            text=replace(config.text, start=model / "text_encoder"),
+        )
+    )
+    trained = InfinityStarPipeline.from_pretrained(model, device="cpu").engine.transformer
+    for name, value in trained.state_dict().items():
+        assert torch.equal(weights_of(started)[f"transformer.{name}"], value)
+
+
+def test_heads_are_float32_whatever_the_rest_is(config: TransformerTraining) -> None:
+    task = TransformerTask(replace(config, data=replace(config.data, rows=(192,), tokens=1536)))
+    batch = task.batch(0, Share())
+    exact = task.loss(batch, 0, CPU)
+    with torch.autocast("cpu", torch.bfloat16):
+        outcome = task.network(batch, train_text=True, recompute=False)
+        rounded = task.loss(batch, 0, CPU)
+    assert outcome.semantic.dtype == outcome.detail.dtype == torch.float32
+    assert rounded.total.item() == pytest.approx(exact.total.item(), rel=1e-2)
+    assert float(rounded.measures["right"]) == pytest.approx(
+        float(exact.measures["right"]), abs=0.03
+    )
+
+
+def test_bf16_runs(config: TransformerTraining) -> None:
+    config = replace(config, run=replace(config.run, precision="bf16"))
+    found = losses(TransformerTask(config), config.run)
+    assert all(0.3 < loss < 1.5 for loss in found.values())
+
+
+def test_the_loss_weighs_tokens_as_their_steps(config: TransformerTraining) -> None:
+    """Per step: the mean over bits and tokens; then a mean, weighted by tokens times weight."""
+    task = TransformerTask(config)
+    batch = task.batch(0, Share())
+    with torch.no_grad():
+        outcome = task.network(batch, train_text=True, recompute=False)
+        loss = bit_loss(outcome.semantic, outcome.detail, batch, scales=2)
+        found = task.loss(batch, 0, CPU)
+    total, weights = torch.zeros(()), torch.zeros(())
+    right, count = torch.zeros(2), torch.zeros(2)
+    for kind, logits in ((SEMANTIC, outcome.semantic), (DETAIL, outcome.detail)):
+        own = batch.kind == kind
+        row = torch.arange(len(own))[:, None].expand_as(own)[own]
+        targets = batch.targets[own][:, : logits.shape[1]].long()
+        steps_in_batch = torch.stack([row, batch.group[own]], dim=1)
+        for one in steps_in_batch.unique(dim=0):
+            here = (steps_in_batch == one).all(1)
+            entropy = F.cross_entropy(logits[here].flatten(0, 1), targets[here].flatten())
+            weight = here.sum() * batch.weight[own][here][0]
+            total, weights = total + weight * entropy, weights + weight
+            scale = int(batch.scale[own][here][0])
+            right[scale] += (logits[here].argmax(-1) == targets[here]).sum()
+            count[scale] += targets[here].numel()
+    assert float(found.total) == pytest.approx(float(total / weights), rel=1e-5)
+    assert loss.bits.tolist() == count.tolist()
+    assert loss.right.tolist() == right.tolist()
+    assert float(found.measures["right"]) == pytest.approx(float(right.sum() / count.sum()))
+    assert float(found.measures["right_1"]) == pytest.approx(float(right[1] / count[1]))
+    assert (batch.kind == NO_LOSS).any()
+
+
+def test_training_reduces_the_loss(config: TransformerTraining, sets: tuple[Path, ...]) -> None:
+    run = replace(config.run, steps=40, learning_rate=5e-3, save_every=100, warmup=5)
+    data = replace(config.data, sets=sets[1:2], mix=(MixConfig(seconds=1),), tokens=384)
+    found = losses(TransformerTask(replace(config, data=data)), run)
+    first, last = (sum(found[n] for n in numbers) / 5 for numbers in (range(1, 6), range(36, 41)))
+    assert last < 0.85 * first
+
+
+def test_sets_that_are_too_short_are_refused(
+    config: TransformerTraining, sets: tuple[Path, ...]
+) -> None:
+    data = replace(config.data, sets=sets[:2])
+    with pytest.raises(UsageError, match="no prepared clip has the 9 latent frames"):
+        TransformerTask(replace(config, data=data))
+
+
+def test_rows_that_are_too_short_are_refused(config: TransformerTraining) -> None:
+    task = TransformerTask(replace(config, data=replace(config.data, rows=(20,))))
+    with pytest.raises(UsageError, match="no example fits into a row of 20 tokens"):
+        task.batch(0, Share())
+
+
+def test_latents_of_another_size_are_refused(config: TransformerTraining, tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path / "larger", sides=(1, 3))
+    with pytest.raises(UsageError, match="2 by 2 are not of the manifest's pixel budget"):
+        TransformerTask(replace(config, model=manifest))
+
+
+@pytest.mark.slow
+def test_eight_clips_can_be_learned_by_heart(tmp_path: Path) -> None:
+    sets = prepared(tmp_path)
+    run = run_config(
+        tmp_path / "run",
+        steps=400,
+        learning_rate=5e-3,
+        warmup=20,
+        save_every=1000,
+        clip_norm=1.0,
+        ema=0.98,
+    )
+    mix = (MixConfig(seconds=1),)
+    data = {"sets": sets[1:2], "mix": mix, "rows": (256,), "tokens": 1024}
+    data |= {"most_flips": 0.0, "text_dropout": 0.0}
+    config = transformer_run(tmp_path, sets, run=run, data=data)
+    assert len(read_prepared(sets[1])) == 8
+    losses(TransformerTask(config), run)
+    lines = read_log(run.output / LOG_NAME)
+    assert sum(line["right"] for line in lines[-10:]) / 10 > 0.95
