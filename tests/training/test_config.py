@@ -123,7 +123,6 @@ WRONG = {
     "lengths": (TOKENIZER + "[data]\nlengths = [4]\n", "lengths"),
     "aspects": (TOKENIZER + "[data]\naspects = [0.1]\n", "aspects"),
     "window": (TOKENIZER + "[data]\nwindow = 20\n", "window"),
-    "window with a quantizer": (TOKENIZER + "[data]\nwindow = 32\n", "window"),
     "source": (TOKENIZER + '[data]\nsource = "films"\n', "data.source"),
     "source without a list": (TOKENIZER + '[data]\nsource = "list"\n', "list"),
     "sharpness": (TOKENIZER + "[quantizer]\nsharpness = 0\n", "sharpness"),

@@ -6,6 +6,7 @@ A run started by torchrun is sharded with FSDP2; one without is left as it is.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +56,10 @@ def process_group(device: torch.device) -> Iterator[None]:
     # What is logged is averaged on the CPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
-        yield
+        with warnings.catch_warnings():
+            # It warns of blocks whose output may be changed in place; nobody does.
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module")
+            yield
     finally:
         dist.destroy_process_group()
 

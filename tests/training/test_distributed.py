@@ -1,0 +1,115 @@
+"""Two processes learn what one learns; torchrun, gloo and FSDP2 on the CPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from distributed_run import STEPS, task_of
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from istar.training.distributed import Share, averaged, shard_network, summed, whole
+from istar.training.log import LOG_NAME, read_log
+from small_training import losses, prepared, run_config
+
+SCRIPT = Path(__file__).with_name("distributed_run.py")
+TESTS = Path(__file__).parents[1]
+
+
+def by_two(directory: Path, output: Path, kind: str, stop_after: int = STEPS) -> str:
+    """Run in two processes; what they wrote to stderr."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(SCRIPT), str(directory), str(output), kind]
+    done = subprocess.run(
+        [*command, str(stop_after)],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def by_one(directory: Path, output: Path, kind: str) -> None:
+    losses(task_of(kind, directory), run_config(output, steps=STEPS))
+
+
+def assert_same_log(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+    lines = [read_log(output / LOG_NAME) for output in (one, other)]
+    assert [line["step"] for line in lines[0]] == list(range(1, STEPS + 1))
+    for a, b in zip(*lines, strict=True):
+        assert b == pytest.approx(a, rel=tolerance, abs=1e-6)
+
+
+def model_of(output: Path, file: str) -> dict[str, Tensor]:
+    return load_file(output / "model" / file)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest, a tokenizer and prepared sets."""
+    directory = tmp_path_factory.mktemp("place")
+    prepared(directory)
+    return directory
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        ("tokenizer", "tokenizer.safetensors"),
+        ("transformer", "transformer/model.safetensors"),
+    ],
+)
+def test_two_processes_are_as_one(place: Path, tmp_path: Path, kind: str, file: str) -> None:
+    by_one(place, tmp_path / "one", kind)
+    assert "UserWarning" not in by_two(place, tmp_path / "two", kind)
+    assert_same_log(tmp_path / "one", tmp_path / "two")
+    one, two = (model_of(tmp_path / name, file) for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert torch.allclose(two[name], value, rtol=1e-3, atol=1e-5), name
+
+    by_two(place, tmp_path / "passed-on", kind, stop_after=3)
+    by_one(place, tmp_path / "passed-on", kind)
+    assert_same_log(tmp_path / "one", tmp_path / "passed-on")
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_ones_checkpoint_with_a_critic(
+    place: Path, tmp_path: Path
+) -> None:
+    """After a critic's first step its output bias hangs on rounding: the hinges pull it evenly."""
+    by_one(place, tmp_path / "one", "adversarial")
+    task = task_of("adversarial", place)
+    losses(task, run_config(tmp_path / "two", steps=STEPS), stop_after=2)
+    by_two(place, tmp_path / "two", "adversarial")
+    first, second = (read_log(tmp_path / name / LOG_NAME) for name in ("one", "two"))
+    assert "told_apart" in first[2]
+    for a, b in zip(first[:3], second[:3], strict=True):
+        assert b == pytest.approx(a, rel=1e-5, abs=1e-6)
+    for a, b in zip(first[3:], second[3:], strict=True):
+        assert b == pytest.approx(a, rel=1e-3, abs=3e-3)
+
+
+def test_shares_are_all_of_the_work() -> None:
+    for processes in (1, 2, 3):
+        parts = [Share(rank=rank, processes=processes).of(7) for rank in range(processes)]
+        assert sorted(number for part in parts for number in part) == list(range(7))
+
+
+def test_alone_everything_is_whole() -> None:
+    assert Share.of_this_process() == Share(rank=0, processes=1)
+    network = nn.Linear(2, 2)
+    assert shard_network(network) is network
+    value = torch.ones(3, requires_grad=True)
+    assert averaged(value) is value
+    assert whole(value) is value
+    assert summed(value).tolist() == [1, 1, 1]
+    assert not summed(value).requires_grad
