@@ -38,6 +38,7 @@ format: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/generate_cli.py
+	$(BIN)/python docs/generate_training.py
 
 clean:
 	rm -rf out build dist

@@ -270,6 +270,37 @@ def test_a_finished_run_that_was_killed_before_its_model_was_written_writes_it(
     assert (tmp_path / LOG_NAME).read_bytes() == log
 
 
+def test_the_model_is_the_last_whole_one(tmp_path: Path) -> None:
+    class Failing(LineTask):
+        exports = 0
+
+        def export(self, weights: Mapping[str, Tensor], directory: Path) -> None:
+            self.exports += 1
+            directory.mkdir(parents=True)
+            if self.exports == 2:
+                (directory / "half").touch()
+                raise KeyboardInterrupt
+            super().export(weights, directory)
+
+    run = run_config(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        losses(Failing(), run)
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["weights.pt"]
+    losses(LineTask(), run)
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["weights.pt"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_optimizers_settings_are_the_files_after_going_on_too(tmp_path: Path) -> None:
+    changed = {"betas": (0.5, 0.6), "weight_decay": 0.3}
+    losses(LineTask(), run_config(tmp_path / "one"), stop_after=3)
+    losses(LineTask(), run_config(tmp_path / "other"), stop_after=3)
+    one = losses(LineTask(), run_config(tmp_path / "one"))
+    other = losses(LineTask(), run_config(tmp_path / "other", **changed))
+    assert one[3] == other[3]
+    assert one[5] != other[5]
+
+
 def test_what_is_exported_is_the_average(tmp_path: Path) -> None:
     run = run_config(tmp_path, ema=0.5)
     task = LineTask()

@@ -6,6 +6,7 @@ so that a run that was killed goes on from its last checkpoint as if nothing had
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -117,6 +118,8 @@ def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Train
     checkpoints = Checkpoints(config.output / "checkpoints", config.keep)
     done = checkpoints.restore(network, optimizer, average)
     if done:
+        for group, wanted in zip(optimizer.param_groups, _groups(network, config), strict=True):
+            group |= {"betas": config.betas, "weight_decay": wanted["weight_decay"]}
         yield Resumed(step=done)
     with RunLog(config.output, done, enabled=share.rank == 0) as log:
         if done >= config.steps:
@@ -159,11 +162,23 @@ def _results(
     """Write what the averaged weights are good for; every process must call it."""
     weights = full_weights(network, average)
     if Share.of_this_process().rank == 0:
-        task.export(weights, config.output / "model")
-        yield Saved(what="model", path=config.output / "model")
+        yield Saved(what="model", path=_export(task, weights, config.output))
         if sampled:
             sheet = task.sample(weights, device)
             yield Saved(what="samples", path=log.picture(done, sheet))
+
+
+def _export(task: Task, weights: Mapping[str, Tensor], output: Path) -> Path:
+    """Write the model beside the last one, which it replaces once it is whole."""
+    final, work, former = (output / name for name in ("model", ".model.partial", ".model.former"))
+    for left_behind in (work, former):
+        shutil.rmtree(left_behind, ignore_errors=True)
+    task.export(weights, work)
+    if final.exists():
+        final.rename(former)
+    work.rename(final)
+    shutil.rmtree(former, ignore_errors=True)
+    return final
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
