@@ -75,8 +75,9 @@ def write_manifest(directory: Path, *, sides: tuple[int, ...] = SIDES) -> Path:
             "context_scale": 0,
         },
     }
-    path = directory / MANIFEST_NAME
-    path.write_text(json.dumps(content))
+    path, text = directory / MANIFEST_NAME, json.dumps(content)
+    if not path.exists() or path.read_text() != text:  # another process may be reading it
+        path.write_text(text)
     return path
 
 
