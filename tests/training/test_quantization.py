@@ -116,6 +116,12 @@ def test_each_clip_loses_exactly_its_own_last_steps(random: torch.Generator) -> 
         assert torch.allclose(quantized.latent[number], alone.latent[0], atol=1e-12)
 
 
+def test_the_first_step_is_never_dropped(latent: Tensor) -> None:
+    own = schedule(1, 1)
+    shallow = quantize(latent, own, dropped=torch.tensor([2, 9]), **SETTINGS)
+    assert torch.allclose(shallow.latent, quantize(latent, own[:1], **SETTINGS).latent)
+
+
 def test_dropped_steps_change_nothing_but_what_is_shown(latent: Tensor) -> None:
     whole = quantize(latent, schedule(2, 2), **SETTINGS)
     shallow = quantize(latent, schedule(2, 2), dropped=torch.tensor([2, 1]), **SETTINGS)

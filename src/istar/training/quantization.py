@@ -51,7 +51,8 @@ def quantize(
         steps: all steps of that clip.
         semantic_bits: bits of a token on semantic scales.
         sharpness: of the bits' probabilities, see `bit_probabilities`.
-        dropped: `(B,)`, how many of the last steps each clip goes without; none when absent.
+        dropped: `(B,)`, how many of the last steps each clip goes without; none when absent. The
+            first always stays.
         pooled: the mean over the whole batch of a mean over these clips, where they are but one
             process's; it is what `diversity` is the entropy of.
     """
@@ -70,7 +71,7 @@ def quantize(
         part = grow(codes, frames=frames, height=height, width=width, size=latent.shape)
         total = total + part
         if dropped is not None:
-            stays = (number < len(steps) - dropped).to(latent.dtype)
+            stays = (number < (len(steps) - dropped).clamp_min(1)).to(latent.dtype)
             kept = kept + part * stays.view(-1, 1, 1, 1, 1)
     shown = total if dropped is None else kept
     return Quantized(

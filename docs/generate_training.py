@@ -1,0 +1,99 @@
+"""Write the tables of `docs/training.md` from the settings themselves; a test checks them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from istar.training import config
+
+TARGET = Path(__file__).with_name("training.md")
+TABLES: dict[str, type[Any]] = {
+    "tokenizer": config.TokenizerTraining,
+    "run": config.RunConfig,
+    "clips": config.ClipsConfig,
+    "quantizer": config.QuantizerConfig,
+    "reconstruction": config.ReconstructionConfig,
+    "inherit": config.InheritanceConfig,
+    "prepare": config.PrepareConfig,
+    "sets": config.SetConfig,
+    "transformer": config.TransformerTraining,
+    "latents": config.LatentsConfig,
+    "mix": config.MixConfig,
+    "text": config.TextConfig,
+}
+_KINDS = {Path: "path", str: "text", int: "whole number", float: "number", bool: "true or false"}
+
+
+def generated(text: str) -> str:
+    """The page with every table as it should be."""
+    for name, kind in TABLES.items():
+        start, end = f"<!-- settings: {name} -->\n", "<!-- end -->"
+        before, found, rest = text.partition(start)
+        assert found, f"no table {name}"
+        text = before + start + table(kind) + end + rest.partition(end)[2]
+    return text
+
+
+def table(kind: type[Any]) -> str:
+    """The settings of one table of a file, as Markdown."""
+    meanings, hints = dict(attributes(kind)), get_type_hints(kind)
+    lines = ["", "| setting | kind | without it | meaning |", "|---|---|---|---|"]
+    for field in fields(kind):
+        hint = hints[field.name]
+        if is_table(hint):
+            continue
+        meaning = meanings[field.name].replace("|", "\\|")
+        lines.append(f"| `{field.name}` | {kind_of(hint)} | {default_of(field)} | {meaning} |")
+    return "\n".join([*lines, "", ""])
+
+
+def attributes(kind: type[Any]) -> Iterator[tuple[str, str]]:
+    """What a class's docstring says of each attribute."""
+    _, _, text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
+    for entry in re.split(r"\n {4}(?=\S)", "\n" + text):
+        names, _, meaning = entry.partition(": ")
+        for name in filter(None, names.strip().split(", ")):
+            yield name, " ".join(meaning.split())
+
+
+def is_table(hint: Any) -> bool:
+    """A setting is a table of its own, or a list of them."""
+    return is_dataclass(get_args(hint)[0] if get_origin(hint) is tuple else hint)
+
+
+def kind_of(hint: Any) -> str:
+    """A type in words."""
+    arguments = get_args(hint)
+    if get_origin(hint) is UnionType:
+        return kind_of(arguments[0])
+    if get_origin(hint) is Literal:
+        return " or ".join(f"`{argument}`" for argument in arguments)
+    if get_origin(hint) is tuple:
+        return f"list of {kind_of(arguments[0])}".replace("number", "numbers").replace(
+            "path", "paths"
+        )
+    return _KINDS[hint]
+
+
+def default_of(field: Field[Any]) -> str:
+    """A default as TOML writes it."""
+    value = field.default
+    if value is MISSING:
+        return "**needed**"
+    if value is None or value == ():
+        return "–"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(map(str, value))}]`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`" if not isinstance(value, str) else f'`"{value}"`'
+
+
+if __name__ == "__main__":
+    TARGET.write_text(generated(TARGET.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,66 @@
+"""What docs/training.md shows is what there is."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from istar.training import config
+from istar.training.config import (
+    PrepareConfig,
+    TokenizerTraining,
+    TransformerTraining,
+    read_config,
+)
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "training.md"
+
+
+@pytest.fixture(scope="module")
+def generator() -> dict[str, Any]:
+    return runpy.run_path(str(DOCS / "generate_training.py"))
+
+
+def test_the_tables_are_the_settings(generator: dict[str, Any]) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert generator["generated"](text) == text
+
+
+def test_every_setting_is_in_a_table(generator: dict[str, Any]) -> None:
+    reached = set()
+    waiting: list[Any] = [TokenizerTraining, PrepareConfig, TransformerTraining]
+    while waiting:
+        kind = waiting.pop()
+        if is_dataclass(kind) and kind not in reached:
+            reached.add(kind)
+            hints = get_type_hints(kind).values()
+            waiting += [part for hint in hints for part in (hint, *get_args(hint))]
+    assert reached == set(generator["TABLES"].values())
+    declared = {kind for kind in vars(config).values() if is_dataclass(kind)}
+    assert reached == declared
+    text = PAGE.read_text(encoding="utf-8")
+    for kind in reached:
+        for field in fields(kind):
+            assert f"| `{field.name}` |" in text or generator["is_table"](
+                get_type_hints(kind)[field.name]
+            )
+
+
+def test_the_recipes_that_are_shown_can_be_read(tmp_path: Path) -> None:
+    shown = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    assert len(shown) == 5
+    for text in shown:
+        kind: type[Any] = TokenizerTraining
+        if "[[sets]]" in text:
+            kind = PrepareConfig
+        elif "[[data.mix]]" in text:
+            kind = TransformerTraining
+        path = tmp_path / "shown.toml"
+        path.write_text(text, encoding="utf-8")
+        assert read_config(path, kind).model == tmp_path / "mine" / "istar.json"
