@@ -124,3 +124,12 @@ def test_windows_are_cut_out(videos: Path) -> None:
     config = ClipsConfig(lengths=(1,), pictures=4, window=16)
     batch, _ = ClipSource(config, BUDGET).batch(seed=0, step=0, share=ALONE)
     assert batch.shape == (4, 1, 16, 16, 3)
+
+
+def test_a_window_has_a_subject_in_it() -> None:
+    """On the background alone there would be nothing to learn."""
+    config = ClipsConfig(lengths=(5,), pictures=100, window=48, crop=0.0)
+    budget = PixelBudget(name="test", resolution="64p", sides=(1, 4))
+    batch, _ = ClipSource(config, budget).batch(seed=1, step=0, share=ALONE)
+    busy = [clip for clip in batch if len(clip.flatten(0, 2).unique(dim=0)) > 1]
+    assert len(busy) == len(batch)

@@ -133,12 +133,29 @@ def test_a_depth_at_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
 def test_clips_are_those_of_generation(config: TokenizerTraining, frames: int) -> None:
     spec = TokenizerTask(config).spec
     latent = torch.arange(frames).view(1, 1, -1, 1, 1).expand(2, 64, -1, 2, 2).float()
-    clips = clips_of(latent, spec, 1.0)
+    clips = clips_of(latent, spec)
     window = Window(given_seconds=0, new_seconds=(frames - 1) / 4)
     assert [step for _, own in clips for step in own] == list(
         window.steps(spec, nearest_template(1.0))
     )
     assert torch.equal(torch.cat([part for part, _ in clips], dim=2), latent)
+
+
+def test_a_window_has_the_pyramid_up_to_its_own_size(tmp_path: Path) -> None:
+    data = ClipsConfig(lengths=(5,), pictures=10, window=32)
+    config = tokenizer_run(tmp_path, data=data)
+    write_manifest(tmp_path, sides=(1, 2, 3))
+    task = TokenizerTask(config)
+    batch = task.batch(0, Share())
+    assert batch.pictures.shape == (2, 5, 32, 32, 3)
+    clips = clips_of(torch.zeros(2, 64, 2, 2, 2), task.spec)
+    for number, (_, own) in enumerate(clips):
+        assert [(step.clip, step.grid[1:], step.semantic) for step in own] == [
+            (number, (1, 1), True),
+            (number, (1, 1), True),
+            (number, (2, 2), False),
+        ]
+    assert task.loss(batch, 0, CPU).total.isfinite()
 
 
 def test_reconstruction_is_what_generation_would_draw(config: TokenizerTraining) -> None:
@@ -148,7 +165,7 @@ def test_reconstruction_is_what_generation_would_draw(config: TokenizerTraining)
     with torch.no_grad():
         latent = tokenizer.encode(x)
         drawn = []
-        for part, own in clips_of(latent, task.spec, 1.0):
+        for part, own in clips_of(latent, task.spec):
             canvas = Canvas(torch.zeros_like(part))
             for step, bits in zip(own, bits_of_latent(part, own, semantic_bits=16), strict=True):
                 canvas.add(step, bits)

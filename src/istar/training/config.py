@@ -89,8 +89,8 @@ class ClipsConfig:
         aspects: heights divided by widths; a batch draws one of them.
         pictures: how many pictures a batch holds, about.
         crop: shapes only: the share of clips that are crops of larger pictures.
-        window: shapes only, and only as long as there is no quantizer: pixels of a side of the
-            square that is cut out of each clip; 0 takes all of it.
+        window: shapes only: pixels of a side of the square around a subject that is cut out of
+            each clip and quantized by a pyramid of its own; 0 takes all of it.
     """
 
     source: Literal["shapes", "list"] = "shapes"
@@ -197,10 +197,6 @@ class TokenizerTraining:
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     inherit: InheritanceConfig = field(default_factory=InheritanceConfig)
-
-    def __post_init__(self) -> None:
-        if self.data.window and self.quantizer.from_step < self.run.steps:
-            raise UsageError("data: a window is for runs without a quantizer (from_step = steps)")
 
 
 @dataclass(frozen=True, kw_only=True)

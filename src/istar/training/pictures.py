@@ -9,11 +9,11 @@ from torch import Tensor
 
 from istar.errors import MediaError
 from istar.generation.schedule import PixelBudget, nearest_template
-from istar.shapes.world import random_scene
+from istar.shapes.world import Scene, random_scene
 from istar.training.clips import read_list
 from istar.training.config import ClipsConfig
 from istar.training.distributed import Share
-from istar.video_tokenizer.config import SPATIAL_STRIDE
+from istar.video_tokenizer.config import FRAMES_PER_SECOND, SPATIAL_STRIDE
 
 _MOST_FAILURES = 20
 _LATEST_START = 48
@@ -100,10 +100,25 @@ def _shapes_clip(seed: int, length: int, height: int, width: int, config: ClipsC
     else:
         frames = scene.frames(length, height, width, first=first)
     if config.window:
-        height, width = min(height, config.window), min(width, config.window)
+        return _around_subject(scene, frames, first, config.window, generator)
     top = _draw(frames.shape[1] - height + 1, generator)
     left = _draw(frames.shape[2] - width + 1, generator)
     return frames[:, top : top + height, left : left + width]
+
+
+def _around_subject(
+    scene: Scene, frames: Tensor, first: int, window: int, generator: torch.Generator
+) -> Tensor:
+    """The square of a clip's pictures in which a subject is half way through, off its centre."""
+    count, height, width = frames.shape[:3]
+    subject = scene.subjects[_draw(len(scene.subjects), generator)]
+    pose = subject.pose((first + count // 2) / FRAMES_PER_SECOND)
+    corner = []
+    for centre, extent in ((pose.y, height), (pose.x, width)):
+        shift = _draw(window // 2 + 1, generator) - window // 4
+        corner.append(min(max(round(centre * extent) - window // 2 + shift, 0), extent - window))
+    top, left = corner
+    return frames[:, top : top + window, left : left + window]
 
 
 def _draw(below: int, generator: torch.Generator) -> int:

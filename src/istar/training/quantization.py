@@ -24,7 +24,8 @@ class Quantized(NamedTuple):
 
     Attributes:
         latent: `(B, C, T, H, W)`: the sum of the codes, with the latent's own gradient.
-        commitment: mean squared distance of the latent from the sum of all its codes.
+        commitment: mean squared distance of the latent from the sum of all its codes, in units of
+            a detail code's number, 1/√C.
         entropy: mean entropy, in bits, of every single bit.
         diversity: entropy, in bits, of each place's mean bit, averaged over places and steps.
     """
@@ -76,7 +77,7 @@ def quantize(
     shown = total if dropped is None else kept
     return Quantized(
         latent=latent + (shown - latent).detach(),
-        commitment=F.mse_loss(latent, total),
+        commitment=F.mse_loss(latent, total) * latent.shape[1],
         entropy=torch.stack(entropies).mean(),
         diversity=torch.stack(diversities).mean(),
     )

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from istar.errors import UsageError
-from istar.generation.plan import Window
-from istar.generation.schedule import Step, Template, nearest_template
+from istar.generation.schedule import ClipPlan, Step, clip_lengths, nearest_template, steps
 from istar.training.config import TokenizerTraining
 from istar.training.discriminator import Discriminator, adversarial_terms
 from istar.training.distributed import Share, averaged, summed
@@ -26,7 +25,7 @@ from istar.training.pictures import ClipSource, seed_of
 from istar.training.quantization import Quantized, quantize
 from istar.training.trainer import Loss
 from istar.transformer.config import TransformerConfig
-from istar.video_tokenizer.config import FRAMES_PER_SECOND, VideoTokenizerConfig
+from istar.video_tokenizer.config import VideoTokenizerConfig
 from istar.video_tokenizer.conv import lay_channels_last
 from istar.video_tokenizer.decoder import ConditionedNorm, ConditionedResidualBlock
 from istar.video_tokenizer.encoder import ResidualBlock
@@ -84,13 +83,13 @@ class TokenizerNetwork(nn.Module):
         quantized = [
             quantize(
                 part,
-                steps,
+                own,
                 semantic_bits=semantic_bits_of(spec),
                 sharpness=sharpness,
                 dropped=dropped,
                 pooled=pooled,
             )
-            for part, steps in clips_of(latent, spec, x.shape[3] / x.shape[4])
+            for part, own in clips_of(latent, spec)
         ]
         return self.tokenizer.decode(torch.cat([q.latent for q in quantized], dim=2)), quantized
 
@@ -230,34 +229,51 @@ def reconstruct(tokenizer: VideoTokenizer, x: Tensor, spec: ModelSpec) -> Tensor
     """Pictures `(B, 3, F, H, W)` in [-1, 1] after latents, bits and back, not clamped."""
     latent = tokenizer.encode(x)
     clips = [
-        quantize(part, steps, semantic_bits=semantic_bits_of(spec), sharpness=1.0).latent
-        for part, steps in clips_of(latent, spec, x.shape[3] / x.shape[4])
+        quantize(part, own, semantic_bits=semantic_bits_of(spec), sharpness=1.0).latent
+        for part, own in clips_of(latent, spec)
     ]
     return tokenizer.decode(torch.cat(clips, dim=2))
 
 
-def clips_of(
-    latent: Tensor, spec: ModelSpec, aspect: float
-) -> list[tuple[Tensor, tuple[Step, ...]]]:
-    """A video's latent `(B, C, T, h, w)` clip by clip, each with its steps."""
-    template = nearest_template(aspect)
-    steps = _steps_of_start(latent.shape[2], spec, template)
+def clips_of(latent: Tensor, spec: ModelSpec) -> list[tuple[Tensor, tuple[Step, ...]]]:
+    """A video's latent `(B, C, T, h, w)` clip by clip, each with its steps.
+
+    A grid that is not one of the model's gets the same pyramid, cut off at its own size.
+    """
+    frames, height, width = latent.shape[2:]
+    scales, repeats, semantic = _pyramid(spec, height, width)
+    plans = [
+        ClipPlan(frames=count, repeats=repeats[bool(number)])
+        for number, count in enumerate(clip_lengths(frames, spec.clip_frames))
+    ]
+    schedule = steps(plans, scales, semantic_scales=semantic)
     clips = []
-    for number in range(steps[-1].clip + 1):
-        own = tuple(step for step in steps if step.clip == number)
-        first, frames = own[0].first_frame, own[0].full_grid.frames
-        clips.append((latent[:, :, first : first + frames], own))
+    for number in range(len(plans)):
+        own = tuple(step for step in schedule if step.clip == number)
+        first, count = own[0].first_frame, own[0].full_grid.frames
+        clips.append((latent[:, :, first : first + count], own))
     return clips
+
+
+def _pyramid(
+    spec: ModelSpec, height: int, width: int
+) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, ...], tuple[int, ...]], int]:
+    """Scales, repeats of image and video clips, and the number of semantic scales for a grid."""
+    scales = spec.pixel_budget.scales(nearest_template(height / width))
+    repeats = (spec.image_repeats, spec.video_repeats)
+    semantic = spec.semantic_scales
+    if scales[-1] != (height, width):
+        smaller = tuple(scale for scale in scales if scale[0] < height and scale[1] < width)
+        scales = (*smaller, (height, width))
+        image, video = ((*counts[: len(smaller)], counts[-1]) for counts in repeats)
+        repeats = (image, video)
+        semantic = min(semantic, len(smaller))
+    return scales, repeats, semantic
 
 
 def semantic_bits_of(spec: ModelSpec) -> int:
     """Bits of a token on the semantic scales of a model."""
     return (spec.transformer_config or TransformerConfig()).semantic_bits
-
-
-def _steps_of_start(frames: int, spec: ModelSpec, template: Template) -> tuple[Step, ...]:
-    seconds = 4 * (frames - 1) / FRAMES_PER_SECOND
-    return Window(given_seconds=0, new_seconds=seconds).steps(spec, template)
 
 
 def initialize(tokenizer: nn.Module) -> None:
