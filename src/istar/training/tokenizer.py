@@ -35,6 +35,12 @@ from istar.weights.manifest import read_manifest
 from istar.weights.registry import ModelSpec
 from istar.weights.save import save_video_tokenizer
 
+_PARTS = {
+    "encoder": ("encoder.", "project_in.", "latent_scales"),
+    "decoder": ("decoder.", "project_out."),
+}
+"""What stays as it is when a part is frozen: latents, or what becomes of them."""
+
 _SHEET_CLIPS = 6
 _RESIDUAL_START = 0.3
 
@@ -121,7 +127,7 @@ class TokenizerTask:
             if inherit.rescale:
                 self._rescale_latents()
         self.frozen_until: Mapping[str, int] = {
-            f"tokenizer.{part}.": inherit.until for part in inherit.freeze
+            f"tokenizer.{name}": inherit.until for part in inherit.freeze for name in _PARTS[part]
         }
         self._perceptual = _perceptual() if config.reconstruction.perceptual else None
 

@@ -231,8 +231,8 @@ def _step(
 
 def _groups(network: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
     """Parameters with weight decay (matrices and kernels) and without (gains, biases)."""
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
+    matrices = [p for p in network.parameters() if p.numel() > len(p)]
+    vectors = [p for p in network.parameters() if p.numel() == len(p)]
     return [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
