@@ -7,6 +7,7 @@ refused. Paths are relative to the file.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -424,7 +425,7 @@ def _path(value: str, name: str, base: Path) -> Path:
     """A path relative to `base`."""
     try:
         if value and "\0" not in value:
-            return base / Path(value).expanduser()
+            return Path(os.path.normpath(base / Path(value).expanduser()))
     except RuntimeError as error:
         raise UsageError(f"{name} names a home directory that is unknown: {value!r}") from error
     raise UsageError(f"{name} is no path: {value!r}")
