@@ -15,7 +15,7 @@ from istar.text_encoder import TextEncoder
 from istar.transformer.cache import Context
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.conv import FrameHistory
-from istar.video_tokenizer.model import VideoTokenizer
+from istar.video_tokenizer.model import VideoTokenizer, to_range
 from istar.weights.load import load_transformer, load_video_tokenizer
 from istar.weights.locate import ModelFiles
 from istar.weights.registry import ModelSpec, SamplingConfig
@@ -130,9 +130,9 @@ class Engine:
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Latents `(1, C, T, h, w)` of pictures `(F, H, W, 3)`, uint8."""
-        x = pictures.to(self.transformer.device).permute(3, 0, 1, 2).unsqueeze(0)  # 1 3 F H W
+        x = to_range(pictures.to(self.transformer.device).unsqueeze(0))
         with torch.inference_mode(), exact_convolutions():
-            return self.tokenizer.encode(x.float() / 127.5 - 1)
+            return self.tokenizer.encode(x)
 
     def decode(self, latent: Tensor, history: FrameHistory) -> Tensor:
         """Pictures `(F, H, W, 3)`, uint8, on the CPU, of the next piece of a video's latents.

@@ -12,8 +12,8 @@ from torch import Tensor
 from istar.errors import CheckpointError, MediaError, UsageError
 from istar.shapes.world import random_scene
 from istar.training import prepare as module
+from istar.training.draws import seed_of
 from istar.training.latents import read_prepared, shard_path, write_shard
-from istar.training.pictures import seed_of
 from istar.training.prepare import prepare
 from istar.weights.load import load_video_tokenizer
 from small_training import CPU, prepare_run

@@ -124,7 +124,8 @@ class GenerationState:
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 header = json.loads((file.metadata() or {}).get("state", "null"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                names = list(file.keys())
+                tensors = {name: file.get_tensor(name) for name in names}
         except (OSError, SafetensorError, ValueError) as error:
             raise StateError(f"{path} is not a readable generation state: {error}") from error
         if not isinstance(header, dict) or header.get("format") != _FORMAT:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
-
 import torch
 from torch import Tensor
 
@@ -13,17 +11,12 @@ from istar.shapes.world import Scene, random_scene
 from istar.training.clips import read_list
 from istar.training.config import ClipsConfig
 from istar.training.distributed import Share
+from istar.training.draws import draw, seed_of
 from istar.video_tokenizer.config import FRAMES_PER_SECOND, SPATIAL_STRIDE
 
 _MOST_FAILURES = 20
 _LATEST_START = 48
 _LARGEST_CROP = 1.6
-
-
-def seed_of(*numbers: int | str) -> int:
-    """A seed made of numbers and names, the same everywhere and always."""
-    digest = sha256("/".join(map(str, numbers)).encode()).digest()
-    return int.from_bytes(digest[:6], "big")
 
 
 def picture_size(budget: PixelBudget, aspect: float) -> tuple[int, int]:
@@ -62,8 +55,8 @@ class ClipSource:
         """
         config = self.config
         generator = torch.Generator().manual_seed(seed_of(seed, "batch", step))
-        length = config.lengths[_draw(len(config.lengths), generator)]
-        aspect = config.aspects[_draw(len(config.aspects), generator)]
+        length = config.lengths[draw(len(config.lengths), generator)]
+        aspect = config.aspects[draw(len(config.aspects), generator)]
         count = max(share.processes, config.pictures // length)
         height, width = picture_size(self.budget, aspect)
         clips, skipped = [], 0
@@ -81,7 +74,7 @@ class ClipSource:
         """A piece of a listed clip, and how many others could not be read before it."""
         generator = torch.Generator().manual_seed(seed)
         for failures in range(_MOST_FAILURES):
-            clip = self._listed[_draw(len(self._listed), generator)]
+            clip = self._listed[draw(len(self._listed), generator)]
             try:
                 return clip.pictures(length, height, width, generator), failures
             except MediaError as error:
@@ -93,7 +86,7 @@ def _shapes_clip(seed: int, length: int, height: int, width: int, config: ClipsC
     """A piece of a scene, perhaps cut out of a larger picture, from any moment of it."""
     generator = torch.Generator().manual_seed(seed)
     scene = random_scene(seed)
-    first = _draw(_LATEST_START, generator)
+    first = draw(_LATEST_START, generator)
     if torch.rand((), generator=generator) < config.crop:
         larger = 1 + (_LARGEST_CROP - 1) * float(torch.rand((), generator=generator))
         frames = scene.frames(length, int(height * larger), int(width * larger), first=first)
@@ -101,8 +94,8 @@ def _shapes_clip(seed: int, length: int, height: int, width: int, config: ClipsC
         frames = scene.frames(length, height, width, first=first)
     if config.window:
         return _around_subject(scene, frames, first, config.window, generator)
-    top = _draw(frames.shape[1] - height + 1, generator)
-    left = _draw(frames.shape[2] - width + 1, generator)
+    top = draw(frames.shape[1] - height + 1, generator)
+    left = draw(frames.shape[2] - width + 1, generator)
     return frames[:, top : top + height, left : left + width]
 
 
@@ -111,15 +104,11 @@ def _around_subject(
 ) -> Tensor:
     """The square of a clip's pictures in which a subject is half way through, off its centre."""
     count, height, width = frames.shape[:3]
-    subject = scene.subjects[_draw(len(scene.subjects), generator)]
+    subject = scene.subjects[draw(len(scene.subjects), generator)]
     pose = subject.pose((first + count // 2) / FRAMES_PER_SECOND)
     corner = []
     for centre, extent in ((pose.y, height), (pose.x, width)):
-        shift = _draw(window // 2 + 1, generator) - window // 4
+        shift = draw(window // 2 + 1, generator) - window // 4
         corner.append(min(max(round(centre * extent) - window // 2 + shift, 0), extent - window))
     top, left = corner
     return frames[:, top : top + window, left : left + window]
-
-
-def _draw(below: int, generator: torch.Generator) -> int:
-    return int(torch.randint(below, (), generator=generator))

@@ -16,10 +16,11 @@ from istar.errors import MediaError
 from istar.shapes.world import random_scene
 from istar.training.clips import ListedClip, read_list
 from istar.training.config import PrepareConfig, SetConfig
+from istar.training.draws import seed_of
 from istar.training.latents import shard_path, write_shard
-from istar.training.pictures import picture_size, seed_of
+from istar.training.pictures import picture_size
 from istar.video_tokenizer.conv import lay_channels_last
-from istar.video_tokenizer.model import VideoTokenizer
+from istar.video_tokenizer.model import VideoTokenizer, to_range
 from istar.weights.load import load_video_tokenizer
 from istar.weights.manifest import read_manifest
 
@@ -133,9 +134,8 @@ def _encoded(
 
     def encode(batch: list[_Drawn]) -> None:
         pictures = torch.stack([one.pictures for one in batch if one.pictures is not None])
-        x = pictures.to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
         with torch.inference_mode():
-            latents.extend(tokenizer.encode(x).cpu())
+            latents.extend(tokenizer.encode(to_range(pictures.to(device))).cpu())
         captions.extend(one.captions for one in batch)
 
     for one in clips:

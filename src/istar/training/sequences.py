@@ -18,6 +18,7 @@ from torch import Tensor
 from istar.generation.canvas import Canvas
 from istar.generation.loop import DETAIL_CONTEXT, scene_blocks
 from istar.generation.schedule import Step
+from istar.training.draws import draw
 from istar.transformer.config import TransformerConfig
 from istar.transformer.rope import text_coordinates, visual_coordinates
 from istar.video_tokenizer.quantizer import shrink, to_bits
@@ -145,7 +146,7 @@ def lessons(
         inputs = torch.zeros_like if step.starts_clip else torch.clone
         result.append(Lesson(step, inputs(canvas.tokens(step)[0]), bits))
         if not step.ends_clip and most_flips > 0:
-            chance = _draw(round(100 * most_flips) + 1, generator) / 100
+            chance = draw(round(100 * most_flips) + 1, generator) / 100
             bits = bits ^ (torch.rand(bits.shape, generator=generator) < chance)
         canvas.add(step, bits)
     return result
@@ -208,7 +209,7 @@ def _chosen_lessons(
         )
         for scale in range(own[-1].scale + 1):
             repeated = [lesson for lesson in taught if lesson.step.scale == scale]
-            pick = _draw(len(repeated), generator)
+            pick = draw(len(repeated), generator)
             chosen.append(repeated[-1] if repeated[-1].step.read_later else repeated[pick])
     return chosen
 
@@ -220,7 +221,7 @@ def _short_enough(chosen: list[Lesson], room: int, generator: torch.Generator) -
         dispensable = [n for n, lesson in enumerate(kept) if not lesson.step.read_later]
         if len(dispensable) <= 1:
             break
-        del kept[dispensable[_draw(len(dispensable), generator)]]
+        del kept[dispensable[draw(len(dispensable), generator)]]
     return kept
 
 
@@ -249,7 +250,7 @@ def _scene_parts(
     """
     assert example.scene is not None
     former, first, grid = example.scene
-    noise = config.scene_noise[_draw(len(config.scene_noise), generator)]
+    noise = config.scene_noise[draw(len(config.scene_noise), generator)]
     parts = []
     for group, block in enumerate(scene_blocks(former[None], first[None], grid), start=1):
         frames = len(block.times)
@@ -405,7 +406,3 @@ def visible(group: Tensor, looks_at: Tensor) -> Tensor:
     for other in looks_at.unbind(-1):
         seen |= other[:, :, None] == group[:, None, :]
     return seen.unsqueeze(1)
-
-
-def _draw(below: int, generator: torch.Generator) -> int:
-    return int(torch.randint(below, (), generator=generator))

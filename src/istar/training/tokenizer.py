@@ -21,7 +21,8 @@ from istar.generation.schedule import ClipPlan, Step, clip_lengths, nearest_temp
 from istar.training.config import TokenizerTraining
 from istar.training.discriminator import Discriminator, adversarial_terms
 from istar.training.distributed import Share, averaged, summed
-from istar.training.pictures import ClipSource, seed_of
+from istar.training.draws import seed_of
+from istar.training.pictures import ClipSource
 from istar.training.quantization import Quantized, quantize
 from istar.training.trainer import Loss
 from istar.transformer.config import TransformerConfig
@@ -29,7 +30,7 @@ from istar.video_tokenizer.config import VideoTokenizerConfig
 from istar.video_tokenizer.conv import lay_channels_last
 from istar.video_tokenizer.decoder import ConditionedNorm, ConditionedResidualBlock
 from istar.video_tokenizer.encoder import ResidualBlock
-from istar.video_tokenizer.model import VideoTokenizer
+from istar.video_tokenizer.model import VideoTokenizer, to_range
 from istar.weights.load import load_video_tokenizer, on_meta
 from istar.weights.manifest import read_manifest
 from istar.weights.registry import ModelSpec
@@ -155,7 +156,7 @@ class TokenizerTask:
         A process's means weigh as many clips as they are of.
         """
         weights, quantizer = self.config.reconstruction, self.config.quantizer
-        x = batch.pictures.to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # B 3 F H W
+        x = to_range(batch.pictures.to(device))
         bits = step >= quantizer.from_step
         clips = torch.tensor(float(len(x)), device=device)
         share = clips * Share.of_this_process().processes / summed(clips)
@@ -204,7 +205,7 @@ class TokenizerTask:
         """Two rows: pictures of clips nobody trains on, and what becomes of them."""
         tokenizer = self._built(weights).to(device).eval()
         clips = self._clips.batch(seed_of("sheet"), 0, Share())[0][:_SHEET_CLIPS]
-        x = clips.to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        x = to_range(clips.to(device))
         with torch.inference_mode():
             y = reconstruct(tokenizer, x, self.spec)
         rows = [z[:, :, -1].permute(2, 0, 3, 1).flatten(1, 2) for z in (x, y)]  # H B·W 3
@@ -215,9 +216,8 @@ class TokenizerTask:
         tokenizer = self.network.get_submodule("tokenizer")
         assert isinstance(tokenizer, VideoTokenizer)
         clips, _ = self._clips.batch(self.config.run.seed, 0, Share())
-        x = clips.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
         with torch.no_grad():
-            spread = tokenizer.encode(x).std() * self._sizes.latent_channels**0.5
+            spread = tokenizer.encode(to_range(clips)).std() * self._sizes.latent_channels**0.5
             tokenizer.latent_scales[0] /= spread
 
     def _built(self, weights: Mapping[str, Tensor]) -> VideoTokenizer:

@@ -25,9 +25,9 @@ from istar.request import Mode
 from istar.text_encoder import TextEncoder
 from istar.training.config import MixConfig, TransformerTraining
 from istar.training.distributed import Share, summed
+from istar.training.draws import draw, seed_of
 from istar.training.latents import PreparedClip, read_prepared
 from istar.training.losses import bit_loss
-from istar.training.pictures import seed_of
 from istar.training.sequences import (
     DETAIL,
     SEMANTIC,
@@ -237,7 +237,7 @@ class ExampleSource:
         """The rows of a step that are this process's."""
         data, seed = self._config.data, self._config.run.seed
         generator = torch.Generator().manual_seed(seed_of(seed, "rows", step))
-        length = data.rows[_draw(len(data.rows), generator)]
+        length = data.rows[draw(len(data.rows), generator)]
         count = max(share.processes, data.tokens // length)
         rows = [self._row(seed_of(seed, step, number), length) for number in share.of(count)]
         return pack(rows, length)
@@ -272,8 +272,8 @@ class ExampleSource:
         kind = mix[int(torch.multinomial(weights, 1, generator=generator))]
         frames = self._needed(kind)
         first = bisect_left(self._frames, frames)
-        clip = self._clips[first + _draw(len(self._clips) - first, generator)]
-        caption = clip.captions[_draw(len(clip.captions), generator)]
+        clip = self._clips[first + draw(len(self._clips) - first, generator)]
+        caption = clip.captions[draw(len(clip.captions), generator)]
         dropped = float(torch.rand((), generator=generator)) < self._config.data.text_dropout
         latent = clip.latent()[:, :frames]
         if kind.kind == "interact":
@@ -343,7 +343,3 @@ def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         for name, value in weights.items()
         if name.startswith(prefix)
     }
-
-
-def _draw(below: int, generator: torch.Generator) -> int:
-    return int(torch.randint(below, (), generator=generator))

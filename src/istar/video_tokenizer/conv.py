@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 _PAST_FRAMES = 2
+_LEAST_LENGTH = 1e-12
 
 
 class FrameHistory:
@@ -73,7 +73,12 @@ class ChannelRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, T, h, w)`, the same shape."""
-        return F.normalize(x, dim=1) * (x.shape[1] ** 0.5) * self.gain
+        return self.scaled(x) * self.gain.to(x.dtype)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """`x` with a root mean square of one over its channels, before the gain."""
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        return x * (x.shape[1] ** 0.5 / length.clamp_min(_LEAST_LENGTH)).to(x.dtype)
 
 
 def space_to_depth(x: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ def resize_like(z: Tensor, x: Tensor) -> Tensor:
 class ConditionedNorm(nn.Module):
     """A channel norm whose gain and bias at each place come from the latent there.
 
-    The two 1×1×1 convolutions run at the latent's size, before it is resized: the same numbers,
-    for a fraction of the arithmetic.
+    The two 1×1×1 convolutions, and the norm's own gain, run at the latent's size, before it is
+    resized: the same numbers, for a fraction of the arithmetic.
     """
 
     def __init__(self, channels: int, latent_channels: int) -> None:
@@ -47,7 +47,8 @@ class ConditionedNorm(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """`x` `(B, C, T', h', w')` conditioned on `z` `(B, C_z, T, h, w)`."""
-        return self.norm(x) * resize_like(self.gain(z), x) + resize_like(self.bias(z), x)
+        gain = resize_like(self.gain(z) * self.norm.gain.to(x.dtype), x)
+        return torch.addcmul(resize_like(self.bias(z), x), self.norm.scaled(x), gain)
 
 
 class ConditionedResidualBlock(nn.Module):

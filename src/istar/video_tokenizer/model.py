@@ -80,6 +80,11 @@ class VideoTokenizer(nn.Module):
             yield pictures
 
 
+def to_range(pictures: Tensor) -> Tensor:
+    """Pictures `(B, F, H, W, 3)`, uint8, as the tokenizer takes them: `(B, 3, F, H, W)`, ±1."""
+    return pictures.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
 def _over_channels(linear: nn.Linear, x: Tensor) -> Tensor:
     """A linear layer over the channels of `(B, C, T, h, w)`."""
     return linear(x.movedim(1, -1)).movedim(-1, 1)
