@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from asking import HEIGHT, WIDTH, frames_of, pictures, request, short_clips
+from asking import HEIGHT, WIDTH, frames_of, pictures, request, short_clips, with_spec
 from istar import (
     CheckpointError,
     ClipReady,
@@ -39,6 +39,11 @@ def test_a_picture_is_one_frame_of_the_templates_size(pipeline: InfinityStarPipe
     assert pipeline.generate(request("t2i")).frames.shape == (1, HEIGHT, WIDTH, 3)
     tall = pipeline.generate(request("t2i", aspect=16 / 9)).frames
     assert tall.shape == (1, WIDTH, HEIGHT, 3)
+
+
+def test_a_ratio_nobody_asked_for_is_the_models(pipeline: InfinityStarPipeline) -> None:
+    upright = with_spec(pipeline, replace(pipeline.spec, aspect=16 / 9))
+    assert upright.generate(request("t2i", aspect=None)).frames.shape == (1, WIDTH, HEIGHT, 3)
 
 
 @pytest.mark.parametrize("seconds", [1, 1.25, 5, 6])

@@ -15,8 +15,6 @@ from istar.request import GenerationRequest
 from istar.video_tokenizer.config import FRAMES_PER_SECOND, SPATIAL_STRIDE
 from istar.weights.registry import ModelSpec
 
-_WIDE_SCREEN = 9 / 16
-
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
@@ -69,7 +67,7 @@ def check_length(pictures: int, request: GenerationRequest, spec: ModelSpec | No
 def read_inputs(request: GenerationRequest, spec: ModelSpec) -> Inputs:
     """Read and fit what a request brings along.
 
-    The template is the one asked for, else the nearest to the input, else 16:9.
+    The template is the one asked for, else the nearest to the input, else the model's own.
 
     Raises:
         UsageError: pixels given directly have the wrong shape or dtype; a clip is too short.
@@ -90,7 +88,7 @@ def read_inputs(request: GenerationRequest, spec: ModelSpec) -> Inputs:
         pixels, notes = _checked(request.clip, "a clip (F, H, W, 3)"), ()
         check_length(len(pixels), request, spec)
     else:
-        return Inputs(template=_template(request, _WIDE_SCREEN), image=None, clip=None, notes=())
+        return Inputs(template=_template(request, spec.aspect), image=None, clip=None, notes=())
     template = _template(request, pixels.shape[1] / pixels.shape[2])
     pixels = cover_and_crop(pixels, *picture_size(template, spec))
     if request.clip is None:

@@ -29,7 +29,7 @@ def read(directory: Path, **changes: Any) -> ModelSpec:
 
 
 def test_everything_in_it_is_used(tmp_path: Path) -> None:
-    spec = read(tmp_path, max_seconds=7, clip_frames=8, extends=False)
+    spec = read(tmp_path, max_seconds=7, clip_frames=8, aspect=1, extends=False)
     assert spec.name == "random"
     assert spec.pixel_budget == PIXEL_BUDGETS["0.06M"]
     assert spec.semantic_scales == 8
@@ -39,6 +39,7 @@ def test_everything_in_it_is_used(tmp_path: Path) -> None:
     assert spec.prompt.apply("a cat", "t2v", 5, suffix=True) == "<<<t=5s>>>a cat, in detail"
     assert spec.max_seconds == 7
     assert (spec.clip_frames, spec.clip_seconds) == (8, 2)
+    assert spec.aspect == 1
     assert not spec.extends
     assert spec.interact is not None
     assert spec.interact.sampling.guidance == GuidanceConfig(kind="cfg", scale=3)
@@ -111,6 +112,8 @@ WRONG: dict[str, Changes] = {
     "no seconds": {"max_seconds": 0},
     "a clip of no whole seconds": {"clip_frames": 6},
     "half a frame": {"clip_frames": 8.5},
+    "no height": {"aspect": 0},
+    "a ratio in words": {"aspect": "16:9"},
     "an unknown size": {"tokenizer": {"path": "v", "sizes": {"color": 3}}},
     "a wrong size": {"transformer": {"path": "t", "sizes": {"width": "64"}}},
     "a width in words": {"tokenizer": {"path": "v", "sizes": {"channels": [8, 8, 16, 16, "16"]}}},

@@ -157,6 +157,8 @@ INTERACT = MODELS["interact"].interact
         ({"interact": replace(INTERACT, context_scale=-1)}, "context scale"),
         ({"semantic_scales": 15}, "semantic scales"),
         ({"semantic_scales": -1}, "semantic scales"),
+        ({"aspect": -1.0}, "aspect"),
+        ({"aspect": float("nan")}, "aspect"),
         ({"clip_frames": 0}, "clip_frames"),
         ({"clip_frames": -4}, "clip_frames"),
         ({"clip_frames": 10}, "clip_frames"),

@@ -44,7 +44,6 @@ PERFECT_PSNR = 100.0
 
 THUMBNAIL_WIDTH = 128
 
-_RATIO = 9 / 16
 """Height by width of every clip."""
 
 _NEAR = 0.1
@@ -234,7 +233,7 @@ def reconstructed(pipeline: InfinityStarPipeline, frames: Tensor, seconds: float
     """
     engine = pipeline.engine
     window = Window(given_seconds=0, new_seconds=seconds)
-    steps = window.steps(engine.spec, nearest_template(_RATIO))
+    steps = window.steps(engine.spec, nearest_template(engine.spec.aspect))
     latent = engine.encode(frames)
     history = FrameHistory()
     pieces = []
@@ -255,7 +254,7 @@ def _made(
     pipeline: InfinityStarPipeline, test: ShapesTest, mode: EvaluationMode, seed: int, scene: Scene
 ) -> Tensor:
     """The clip `(F, H, W, 3)` to measure, uint8."""
-    size = picture_size(nearest_template(_RATIO), pipeline.spec)
+    size = picture_size(nearest_template(pipeline.spec.aspect), pipeline.spec)
     given = scene.frames(test.pictures, *size)
     if mode == "tokenizer":
         return reconstructed(pipeline, given, test.seconds)
@@ -265,7 +264,7 @@ def _made(
         image=given[0] if mode == "i2v" else None,
         clip=given if mode == "extend" else None,
         seconds=test.seconds,
-        aspect=_RATIO,
+        aspect=pipeline.spec.aspect,
         seed=seed,
     )
     frames = pipeline.generate(request).frames

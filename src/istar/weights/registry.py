@@ -147,6 +147,7 @@ class ModelSpec:
         video_repeats: predictions of each scale of a video clip.
         sampling: guidance and temperature.
         prompt: what stands around prompts.
+        aspect: height divided by width of what it makes where nothing else is asked for.
         clip_frames: latent frames of a full video clip, a multiple of 4: whole seconds. The
             released five seconds are 20.
         max_seconds: the longest video it makes in one pass.
@@ -172,6 +173,7 @@ class ModelSpec:
     video_repeats: tuple[int, ...]
     sampling: SamplingConfig
     prompt: PromptForm = field(default_factory=PromptForm)
+    aspect: float = 9 / 16
     clip_frames: int = 20
     max_seconds: float = 5
     extends: bool = True
@@ -224,6 +226,8 @@ class ModelSpec:
                 f"{self.name}: clip_frames must be a positive multiple of "
                 f"{LATENT_FRAMES_PER_SECOND}, not {self.clip_frames}"
             )
+        if not 0 < self.aspect < float("inf"):
+            raise CheckpointError(f"{self.name}: aspect must be a positive number")
         if not 1 <= self.max_seconds < float("inf"):
             raise CheckpointError(f"{self.name}: max_seconds must be 1 or more")
         if self.max_seconds % SECONDS_STEP:
