@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -40,6 +41,9 @@ from istar.media import (
 from istar.output_files import output_path
 
 LEVELS_APART = 4
+C_LIBRARY = ctypes.CDLL(None)
+M_PERTURB = -6
+"""glibc's option that fills fresh memory with a byte, and freed memory with its complement."""
 
 
 def smooth_clip(frames: int, height: int = 64, width: int = 96, seed: int = 0) -> Tensor:
@@ -193,6 +197,21 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     whole = write_clip(frames, tmp_path / "whole.mp4", metadata=metadata)
     assert writer.target.read_bytes() == whole.read_bytes()
     assert write_clip(frames, tmp_path / "other.mp4").read_bytes() != whole.read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(C_LIBRARY, "mallopt"), reason="the C library is not glibc")
+@pytest.mark.parametrize("width", [32, 96, 144])
+def test_the_bytes_do_not_depend_on_what_memory_held(tmp_path: Path, width: int) -> None:
+    frames = smooth_clip(20, width=width)
+    written = set()
+    try:
+        for filler in (1, 85, 170):
+            C_LIBRARY.mallopt(M_PERTURB, filler)
+            path = write_clip(frames, tmp_path / f"{filler}.mp4")
+            written.add(path.read_bytes())
+    finally:
+        C_LIBRARY.mallopt(M_PERTURB, 0)
+    assert len(written) == 1
 
 
 def test_odd_sizes_and_wrong_frames_are_refused(tmp_path: Path) -> None:

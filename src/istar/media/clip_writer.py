@@ -20,7 +20,14 @@ from istar.media.files import clean_text
 from istar.output_files import CLIP_SUFFIXES, PendingFile, check_suffix, writing_failed
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
-_X264_OPTIONS = {"crf": "16", "preset": "medium"}
+_X264_OPTIONS = {
+    "crf": "16",
+    "preset": "medium",
+    # x264's AVX-512 macroblock tree handles eight blocks at a time and, at a width that is no
+    # multiple of 128, lets the memory behind a row into the choice of the bits; its plain C, which
+    # this option asks for, does not, and is the same on every processor.
+    "x264-params": "cpu-independent=1",
+}
 _X264_THREADS = 4  # the bytes depend on the number, so it cannot follow the machine
 _BT709 = 1  # ITU-T H.273: primaries, transfer and matrix alike
 _LIMITED_RANGE = 1
