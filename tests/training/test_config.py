@@ -13,8 +13,8 @@ from istar.training.config import (
     PrepareConfig,
     TokenizerTraining,
     TransformerTraining,
-    read_config,
 )
+from istar.training.run_file import read_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TOKENIZER = 'model = "m.json"\n[run]\noutput = "out"\nsteps = 10\n'

@@ -15,8 +15,8 @@ from istar.training.config import (
     PrepareConfig,
     TokenizerTraining,
     TransformerTraining,
-    read_config,
 )
+from istar.training.run_file import read_config
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "training.md"

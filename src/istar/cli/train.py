@@ -49,8 +49,9 @@ def prepare(
     """
     place = _device(device, threads)
 
-    from istar.training.config import PrepareConfig, read_config
+    from istar.training.config import PrepareConfig
     from istar.training.prepare import prepare as prepared
+    from istar.training.run_file import read_config
 
     settings = read_config(config, PrepareConfig)
     last = time.monotonic()
@@ -75,7 +76,8 @@ def tokenizer(
     """
     place = _device(device, threads)
 
-    from istar.training.config import TokenizerTraining, read_config
+    from istar.training.config import TokenizerTraining
+    from istar.training.run_file import read_config
     from istar.training.tokenizer import TokenizerTask
 
     settings = read_config(config, TokenizerTraining)
@@ -95,7 +97,8 @@ def transformer(
     """
     place = _device(device, threads)
 
-    from istar.training.config import TransformerTraining, read_config
+    from istar.training.config import TransformerTraining
+    from istar.training.run_file import read_config
     from istar.training.transformer import TransformerTask
 
     settings = read_config(config, TransformerTraining)
