@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node 2 distributed_run.py DIRECTORY OUTPUT KIND STOP_AFTER
 
-`KIND` is `tokenizer`, `adversarial` or `transformer`, `DIRECTORY` holds the prepared sets.
+`KIND` is `tokenizer`, `adversarial`, `transformer` or `muon`, which trains a transformer too;
+`DIRECTORY` holds the prepared sets.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from istar.training.config import (
     InheritanceConfig,
     QuantizerConfig,
     ReconstructionConfig,
+    RunConfig,
 )
 from istar.training.distributed import process_group
 from istar.training.tokenizer import TokenizerTask
@@ -27,7 +29,7 @@ STEPS = 5
 
 def task_of(kind: str, directory: Path) -> Task:
     """What is trained: clips of odd counts, parts frozen, a critic that comes late."""
-    if kind == "transformer":
+    if kind in ("transformer", "muon"):
         sets = tuple(directory / "latents" / name for name in ("pictures", "clips", "long"))
         return TransformerTask(transformer_run(directory, sets, recompute=True))
     inherit = InheritanceConfig(
@@ -47,11 +49,16 @@ def task_of(kind: str, directory: Path) -> Task:
     )
 
 
+def run_of(kind: str, output: Path) -> RunConfig:
+    """Its course."""
+    return run_config(output, steps=STEPS, optimizer="muon" if kind == "muon" else "adamw")
+
+
 def main(directory: Path, output: Path, kind: str, stop_after: int) -> None:
     """Run, and stop where the test wants it."""
     task = task_of(kind, directory)
     with process_group(CPU):
-        run = run_config(output, steps=STEPS)
+        run = run_of(kind, output)
         losses(task, run, stop_after=stop_after if stop_after < STEPS else None)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_run import STEPS, task_of
+from distributed_run import STEPS, run_of, task_of
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -37,7 +37,7 @@ def by_two(directory: Path, output: Path, kind: str, stop_after: int = STEPS) ->
 
 
 def by_one(directory: Path, output: Path, kind: str) -> None:
-    losses(task_of(kind, directory), run_config(output, steps=STEPS))
+    losses(task_of(kind, directory), run_of(kind, output))
 
 
 def assert_same_log(one: Path, other: Path, tolerance: float = 1e-5) -> None:
@@ -96,6 +96,22 @@ def test_two_processes_go_on_from_ones_checkpoint_with_a_critic(
         assert b == pytest.approx(a, rel=1e-5, abs=1e-6)
     for a, b in zip(first[3:], second[3:], strict=True):
         assert b == pytest.approx(a, rel=1e-3, abs=3e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_muon(place: Path, tmp_path: Path) -> None:
+    """It rounds a matrix to bfloat16 before its step, so that two are one only nearly."""
+    by_one(place, tmp_path / "one", "muon")
+    by_two(place, tmp_path / "two", "muon")
+    by_two(place, tmp_path / "cut", "muon", stop_after=3)
+    by_two(place, tmp_path / "cut", "muon")
+    one, two = (read_log(tmp_path / name / LOG_NAME) for name in ("one", "two"))
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-4)
+    assert read_log(tmp_path / "cut" / LOG_NAME) == two
+    whole, cut = (
+        model_of(tmp_path / name, "transformer/model.safetensors") for name in ("two", "cut")
+    )
+    assert all(torch.equal(cut[name], value) for name, value in whole.items())
 
 
 def test_shares_are_all_of_the_work() -> None:

@@ -11,18 +11,16 @@ from torch import Tensor
 from istar.generation.canvas import bits_of_latent
 from istar.generation.loop import commit, predict, read_scene, start
 from istar.generation.schedule import ClipPlan, Step, steps
+from istar.training.packing import PackedBatch, pack, visible
 from istar.training.sequences import (
     DETAIL,
     NO_LOSS,
     SEMANTIC,
     Example,
-    PackedBatch,
     SequenceConfig,
     lessons,
-    pack,
     run_of,
     step_weight,
-    visible,
 )
 from istar.training.transformer import Outcome, block_mask
 from istar.transformer.model import Transformer

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,9 @@ class LineTask:
         self.frozen_until = frozen or {}
         self.extra_from = extra_from
         self.spoilt_at: int | None = None
+
+    def hidden_matrices(self) -> Sequence[Tensor]:
+        return [self.network.early.weight, self.network.extra.weight]
 
     def batch(self, step: int, share: Share) -> Tensor:
         if step == 4 and self.spoilt_at == -1:
@@ -114,12 +117,13 @@ TASKS = {
 
 @pytest.mark.parametrize("kind", TASKS.values(), ids=TASKS)
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_run_cut_off_and_started_again_is_one_that_was_not(
-    tmp_path: Path, kind: dict[str, Any], stop_after: int
+    tmp_path: Path, kind: dict[str, Any], stop_after: int, optimizer: str
 ) -> None:
-    whole = run_config(tmp_path / "whole")
+    whole = run_config(tmp_path / "whole", optimizer=optimizer)
     assert list(losses(LineTask(**kind), whole)) == [1, 2, 3, 4, 5, 6]
-    cut = run_config(tmp_path / "cut")
+    cut = run_config(tmp_path / "cut", optimizer=optimizer)
     first = losses(LineTask(**kind), cut, stop_after=stop_after)
     assert list(first) == list(range(1, stop_after + 1))
     losses(LineTask(**kind), cut)

@@ -25,14 +25,13 @@ from istar.training.distributed import Share
 from istar.training.latents import read_prepared
 from istar.training.log import LOG_NAME, read_log
 from istar.training.losses import bit_loss
+from istar.training.packing import PackedBatch, pack
 from istar.training.sequences import (
     DETAIL,
     NO_LOSS,
     SEMANTIC,
     Example,
-    PackedBatch,
     SequenceConfig,
-    pack,
     run_of,
 )
 from istar.training.transformer import Outcome, TransformerNetwork, TransformerTask

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: weights, their average and the optimizer's state, whole or not there.
+"""Checkpoints of a run: weights, their average and the optimizers' state, whole or not there.
 
 They are written with `torch.distributed.checkpoint`, by one process or by many, and read back by
 any number of processes.
@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -30,6 +29,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from istar.errors import StateError
 from istar.training.average import MovingAverage
+from istar.training.optimizers import Optimizers
 
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -52,7 +52,7 @@ class Checkpoints:
         self,
         step: int,
         network: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Optimizers,
         average: MovingAverage,
     ) -> Path:
         """Write a checkpoint after `step` steps and remove the oldest; every process calls it."""
@@ -64,7 +64,7 @@ class Checkpoints:
             for left_behind in self._directory.glob(".step-*.partial"):
                 shutil.rmtree(left_behind, ignore_errors=True)
         with _single_process_is_fine():
-            save(_state(network, optimizer, average), checkpoint_id=work)
+            save(_state(network, optimizers, average), checkpoint_id=work)
         if first:
             shutil.rmtree(final, ignore_errors=True)
             work.rename(final)
@@ -74,28 +74,29 @@ class Checkpoints:
             dist.barrier()
         return final
 
-    def restore(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage
-    ) -> int:
-        """Load the last checkpoint in place.
+    def restore(self, network: nn.Module, optimizers: Optimizers, average: MovingAverage) -> int:
+        """Load the last checkpoint in place; the optimizers' settings stay as they are.
 
         Returns:
             its step; 0 when there is none, and nothing is changed.
 
         Raises:
-            StateError: it is damaged or of another network.
+            StateError: it is damaged, of another network or of other optimizers.
         """
         steps = self.steps()
         if not steps:
             return 0
         place = self._directory / f"step-{steps[-1]:08d}"
+        settings = [dict(group) for group in _groups(optimizers)]
         try:
             with _single_process_is_fine():
                 _expect(place, network)
-                state = _state(network, optimizer, average)
+                state = _state(network, optimizers, average)
                 load(state, checkpoint_id=place)
             set_model_state_dict(network, state["network"])
-            set_optimizer_state_dict(network, optimizer, state["optimizer"])
+            set_optimizer_state_dict(network, optimizers, state["optimizer"])
+            for group, wanted in zip(_groups(optimizers), settings, strict=True):
+                group |= wanted
         except (CheckpointException, Exception) as error:
             cause: BaseException = error
             if isinstance(error, CheckpointException):
@@ -104,8 +105,8 @@ class Checkpoints:
                 raise cause from error
             reason = " ".join(str(cause).split()) or type(cause).__name__
             raise StateError(
-                f"{place} is damaged or of another network ({reason}); remove it to go on from "
-                "the one before, or give the run another output"
+                f"{place} is damaged or of another network or optimizer ({reason}); "
+                "remove it to go on from the one before, or give the run another output"
             ) from error
         return steps[-1]
 
@@ -126,15 +127,19 @@ def _expect(place: Path, network: nn.Module) -> None:
     ):
         raise ValueError(f"unknown weight {strange[0].removeprefix('network.')}")
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(f"optimizer.state.{name}.exp_avg" in stored)
+        prefix = f"optimizer.state.{name}."
+        parameter.requires_grad_(any(key.startswith(prefix) for key in stored))
 
 
-def _state(
-    network: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage
-) -> dict[str, Any]:
+def _groups(optimizers: Optimizers) -> list[dict[str, Any]]:
+    """Weights and settings of all optimizers; to change one is to change theirs."""
+    return [group for optimizer in optimizers for group in optimizer.param_groups]
+
+
+def _state(network: nn.Module, optimizers: Optimizers, average: MovingAverage) -> dict[str, Any]:
     return {
         "network": get_model_state_dict(network),
-        "optimizer": get_optimizer_state_dict(network, optimizer),
+        "optimizer": get_optimizer_state_dict(network, optimizers),
         "average": average.weights,
     }
 

@@ -29,8 +29,10 @@ class RunConfig:
         learning_rate: after the warm-up; it then falls along a half cosine.
         warmup: steps over which the learning rate rises from nothing.
         last_share: the learning rate of the last step, as a share of the highest.
+        optimizer: `adamw` for all weights, or `muon` for the matrices of transformer blocks and
+            AdamW for the rest, at one learning rate; not for tokenizers.
         betas: of AdamW.
-        weight_decay: of AdamW, on matrices and kernels only.
+        weight_decay: of either optimizer, on matrices and kernels only.
         clip_norm: the largest norm of all gradients together.
         ema: decay of the moving average of the weights, which is what samples and exports use;
             it starts faster: min(ema, (1 + step) / (10 + step)).
@@ -48,6 +50,7 @@ class RunConfig:
     learning_rate: float = 1e-3
     warmup: int = 100
     last_share: float = 0.02
+    optimizer: Literal["adamw", "muon"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.97)
     weight_decay: float = 0.0
     clip_norm: float = 5.0

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from istar.training.sequences import DETAIL, SEMANTIC, PackedBatch
+from istar.training.packing import PackedBatch
+from istar.training.sequences import DETAIL, SEMANTIC
 
 
 class BitLoss(NamedTuple):

@@ -1,4 +1,4 @@
-"""Training sequences: examples as runs of tokens, and runs packed into rows.
+"""Training sequences: examples as runs of tokens.
 
 Every scale of every clip stands in a run once, as one of its repetitions; all repetitions are
 simulated in the running sum. A token belongs to a group (a step, a text, a block of context) and
@@ -26,8 +26,10 @@ from istar.video_tokenizer.quantizer import shrink, to_bits
 NO_LOSS, SEMANTIC, DETAIL = range(3)
 """What a token predicts."""
 
+NOWHERE = -2
+"""The group that a token looks at in place of one that it lacks."""
+
 _LOOKS = 3
-_NOWHERE, _PADDING = -2, -1
 _SMALL_SCALES_COUNT_MORE, _AT_MOST = 0.2, 40.0
 
 
@@ -89,7 +91,7 @@ class Run(NamedTuple):
         inputs: `(L, C)`, zero for texts.
         coordinates: `(L, 4)`.
         group: `(L,)`.
-        looks_at: `(L, 3)`: groups that a token sees beside its own; `_NOWHERE` fills up.
+        looks_at: `(L, 3)`: groups that a token sees beside its own; `NOWHERE` fills up.
         targets: `(L, C)` booleans; a semantic token's are the first few.
         kind: `(L,)`: `NO_LOSS`, `SEMANTIC` or `DETAIL`.
         weight: `(L,)`: of the token in the loss.
@@ -318,7 +320,7 @@ def _part(
         kind = SEMANTIC if step.semantic else DETAIL
         weight = step_weight(step)
         scale = step.scale
-    looks = torch.tensor([*looks_at, *[_NOWHERE] * (_LOOKS - len(looks_at))])
+    looks = torch.tensor([*looks_at, *[NOWHERE] * (_LOOKS - len(looks_at))])
     return Run(
         text=torch.zeros(0, dtype=torch.long) if text is None else text,
         unconditional=torch.tensor(unconditional),
@@ -336,73 +338,3 @@ def _part(
 def step_weight(step: Step) -> float:
     """The weight of each of a step's tokens: more on small scales, on which much hangs."""
     return min(_AT_MOST, (step.full_grid.tokens / step.grid.tokens) ** _SMALL_SCALES_COUNT_MORE)
-
-
-class PackedBatch(NamedTuple):
-    """Rows of runs; R rows of L tokens with N texts of at most M tokens.
-
-    Attributes:
-        texts: `(N, M)` ids, zero after a text's end.
-        text_lengths: `(N,)`.
-        unconditional: `(N,)` booleans.
-        text_places: `(sum of lengths,)`: where each text token stands among the R·L, text by text.
-        inputs: `(R, L, C)`.
-        coordinates: `(R, L, 4)`.
-        group: `(R, L)`, unlike in a run, unique within a row; -1 is padding.
-        looks_at: `(R, L, 3)`.
-        targets: `(R, L, C)` booleans.
-        kind, scale: `(R, L)`.
-        weight: `(R, L)`.
-    """
-
-    texts: Tensor
-    text_lengths: Tensor
-    unconditional: Tensor
-    text_places: Tensor
-    inputs: Tensor
-    coordinates: Tensor
-    group: Tensor
-    looks_at: Tensor
-    targets: Tensor
-    kind: Tensor
-    weight: Tensor
-    scale: Tensor
-
-
-_FILL = {"group": _PADDING, "looks_at": _NOWHERE}
-
-
-def pack(rows: Sequence[Sequence[Run]], length: int) -> PackedBatch:
-    """Rows of runs, each filled up to `length` tokens; none may be longer."""
-    texts, unconditional, places = [], [], []
-    columns: dict[str, list[Tensor]] = {name: [] for name in Run._fields[2:]}
-    for number, runs in enumerate(rows):
-        at, groups = number * length, 0
-        joined = []
-        for run in runs:
-            texts.append(run.text)
-            unconditional.append(run.unconditional)
-            places.append(torch.arange(at, at + len(run.text)))
-            at += run.tokens
-            looks = torch.where(run.looks_at == _NOWHERE, _NOWHERE, run.looks_at + groups)
-            joined.append(run._replace(group=run.group + groups, looks_at=looks))
-            groups += int(run.group.max()) + 1
-        for name, values in columns.items():
-            value = torch.cat([getattr(run, name) for run in joined])
-            rest = value.new_full((length - len(value), *value.shape[1:]), _FILL.get(name, 0))
-            values.append(torch.cat((value, rest)))
-    return PackedBatch(
-        torch.nn.utils.rnn.pad_sequence(texts, batch_first=True),
-        torch.tensor([len(text) for text in texts]),
-        torch.stack(unconditional),
-        torch.cat(places),
-        **{name: torch.stack(values) for name, values in columns.items()},
-    )
-
-
-def visible(group: Tensor, looks_at: Tensor) -> Tensor:
-    """The mask `(R, 1, L, L)` of packed rows, true where a token (next to last axis) looks."""
-    seen = group[:, :, None] == group[:, None, :]
-    for other in looks_at.unbind(-1):
-        seen |= other[:, :, None] == group[:, None, :]
-    return seen.unsqueeze(1)

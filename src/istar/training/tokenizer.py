@@ -7,7 +7,7 @@ quantization (arXiv 2406.07548).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -131,6 +131,10 @@ class TokenizerTask:
             f"tokenizer.{name}": inherit.until for part in inherit.freeze for name in _PARTS[part]
         }
         self._perceptual = _perceptual() if config.reconstruction.perceptual else None
+
+    def hidden_matrices(self) -> Sequence[Tensor]:
+        """None: its matrices project into and out of latents, all else are convolutions."""
+        return ()
 
     def batch(self, step: int, share: Share) -> ClipBatch:
         """This process's clips of a step, and how deep each is quantized."""

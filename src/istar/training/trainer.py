@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import cos, isfinite, pi
 from pathlib import Path
@@ -26,6 +26,7 @@ from istar.training.checkpoints import Checkpoints
 from istar.training.config import RunConfig
 from istar.training.distributed import Share, full_weights, shard_network, whole
 from istar.training.log import RunLog
+from istar.training.optimizers import Optimizers, build_optimizers
 
 
 class Loss(NamedTuple):
@@ -50,6 +51,9 @@ class Task(Protocol):
 
     network: nn.Module
     frozen_until: Mapping[str, int]
+
+    def hidden_matrices(self) -> Sequence[Tensor]:
+        """The network's matrices `(out, in)` between hidden states, which Muon may step."""
 
     def batch(self, step: int, share: Share) -> Any:
         """This process's share of the batch of a step: tensors on the CPU, in any nesting."""
@@ -110,16 +114,15 @@ def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Train
     Raises:
         GenerationError: the loss is not finite.
         StateError: the last checkpoint cannot be read.
+        UsageError: the optimizer does not suit the task.
     """
     share = Share.of_this_process()
     network = shard_network(task.network.to(device))
-    optimizer = torch.optim.AdamW(_groups(network, config), betas=config.betas)
+    optimizers = build_optimizers(network, task.hidden_matrices(), config)
     average = MovingAverage(network, config.ema)
     checkpoints = Checkpoints(config.output / "checkpoints", config.keep)
-    done = checkpoints.restore(network, optimizer, average)
+    done = checkpoints.restore(network, optimizers, average)
     if done:
-        for group, wanted in zip(optimizer.param_groups, _groups(network, config), strict=True):
-            group |= {"betas": config.betas, "weight_decay": wanted["weight_decay"]}
         yield Resumed(step=done)
     with RunLog(config.output, done, enabled=share.rank == 0) as log:
         if done >= config.steps:
@@ -128,7 +131,7 @@ def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Train
         for batch in _batches(task, config, share, done):
             if isinstance(batch, IstarError):
                 raise batch
-            measures = _step(task, network, optimizer, config, batch, done, device)
+            measures = _step(task, network, optimizers, config, batch, done, device)
             average.follow(network, done)
             done += 1
             now = time.monotonic()
@@ -138,7 +141,7 @@ def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Train
             clock = now
             last = done == config.steps
             if last or done % config.save_every == 0:
-                path = checkpoints.save(done, network, optimizer, average)
+                path = checkpoints.save(done, network, optimizers, average)
                 yield Saved(what="checkpoint", path=path)
             sampled = last or done % config.sample_every == 0
             if sampled or done % config.save_every == 0:
@@ -193,7 +196,7 @@ def learning_rate(config: RunConfig, step: int) -> float:
 def _step(
     task: Task,
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Optimizers,
     config: RunConfig,
     batch: Any,
     step: int,
@@ -206,8 +209,9 @@ def _step(
             all(step >= until for part, until in task.frozen_until.items() if name.startswith(part))
         )
     rate = learning_rate(config, step)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         loss = task.loss(batch, step, device)
     loss.total.backward()
@@ -224,19 +228,10 @@ def _step(
             f"the {what} is not a number at step {step + 1}; lower learning_rate and start again, "
             "the run goes on from its last checkpoint"
         )
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     return {**numbers, "gradient": norm, "learning_rate": rate}
-
-
-def _groups(network: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
-    """Parameters with weight decay (matrices and kernels) and without (gains, biases)."""
-    matrices = [p for p in network.parameters() if p.numel() > len(p)]
-    vectors = [p for p in network.parameters() if p.numel() == len(p)]
-    return [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
 
 
 class _Batches(Dataset[Any]):

@@ -1,6 +1,6 @@
 """Training the transformer, with a text encoder beside it.
 
-A batch is rows of packed examples (`istar.training.sequences`); a row is a function of the run's
+A batch is rows of packed examples (`istar.training.packing`); a row is a function of the run's
 seed, the step and the row's number, so that neither workers nor processes change what is learned.
 Source: InfinityStar paper (arXiv 2511.04675); released reference.
 """
@@ -8,7 +8,7 @@ Source: InfinityStar paper (arXiv 2511.04675); released reference.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
@@ -28,17 +28,9 @@ from istar.training.distributed import Share, summed
 from istar.training.draws import draw, seed_of
 from istar.training.latents import PreparedClip, read_prepared
 from istar.training.losses import bit_loss
-from istar.training.sequences import (
-    DETAIL,
-    SEMANTIC,
-    Example,
-    PackedBatch,
-    Run,
-    SequenceConfig,
-    pack,
-    run_of,
-    visible,
-)
+from istar.training.optimizers import linear_weights
+from istar.training.packing import PackedBatch, pack, visible
+from istar.training.sequences import DETAIL, SEMANTIC, Example, Run, SequenceConfig, run_of
 from istar.training.show import generated_sheet
 from istar.training.trainer import Loss
 from istar.transformer.config import TransformerConfig
@@ -157,6 +149,11 @@ class TransformerTask:
         frozen = {} if config.text.train else {"text_module.": config.run.steps}
         self.frozen_until: Mapping[str, int] = frozen
         self._examples = ExampleSource(config, self.spec, self._sizes, self._text_encoder)
+
+    def hidden_matrices(self) -> Sequence[Tensor]:
+        """The linear weights of all blocks, the text encoder's too."""
+        assert isinstance(self.network, TransformerNetwork)
+        return linear_weights(self.network.sharded_blocks)
 
     def batch(self, step: int, share: Share) -> PackedBatch:
         """This process's rows of a step."""

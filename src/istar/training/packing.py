@@ -1,0 +1,83 @@
+"""Runs of tokens packed into rows, as the transformer learns from them, and who sees whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from istar.training.sequences import NOWHERE, Run
+
+_PADDING = -1
+
+
+class PackedBatch(NamedTuple):
+    """Rows of runs; R rows of L tokens with N texts of at most M tokens.
+
+    Attributes:
+        texts: `(N, M)` ids, zero after a text's end.
+        text_lengths: `(N,)`.
+        unconditional: `(N,)` booleans.
+        text_places: `(sum of lengths,)`: where each text token stands among the R·L, text by text.
+        inputs: `(R, L, C)`.
+        coordinates: `(R, L, 4)`.
+        group: `(R, L)`, unlike in a run, unique within a row; -1 is padding.
+        looks_at: `(R, L, 3)`.
+        targets: `(R, L, C)` booleans.
+        kind, scale: `(R, L)`.
+        weight: `(R, L)`.
+    """
+
+    texts: Tensor
+    text_lengths: Tensor
+    unconditional: Tensor
+    text_places: Tensor
+    inputs: Tensor
+    coordinates: Tensor
+    group: Tensor
+    looks_at: Tensor
+    targets: Tensor
+    kind: Tensor
+    weight: Tensor
+    scale: Tensor
+
+
+_FILL = {"group": _PADDING, "looks_at": NOWHERE}
+
+
+def pack(rows: Sequence[Sequence[Run]], length: int) -> PackedBatch:
+    """Rows of runs, each filled up to `length` tokens; none may be longer."""
+    texts, unconditional, places = [], [], []
+    columns: dict[str, list[Tensor]] = {name: [] for name in Run._fields[2:]}
+    for number, runs in enumerate(rows):
+        at, groups = number * length, 0
+        joined = []
+        for run in runs:
+            texts.append(run.text)
+            unconditional.append(run.unconditional)
+            places.append(torch.arange(at, at + len(run.text)))
+            at += run.tokens
+            looks = torch.where(run.looks_at == NOWHERE, NOWHERE, run.looks_at + groups)
+            joined.append(run._replace(group=run.group + groups, looks_at=looks))
+            groups += int(run.group.max()) + 1
+        for name, values in columns.items():
+            value = torch.cat([getattr(run, name) for run in joined])
+            rest = value.new_full((length - len(value), *value.shape[1:]), _FILL.get(name, 0))
+            values.append(torch.cat((value, rest)))
+    return PackedBatch(
+        torch.nn.utils.rnn.pad_sequence(texts, batch_first=True),
+        torch.tensor([len(text) for text in texts]),
+        torch.stack(unconditional),
+        torch.cat(places),
+        **{name: torch.stack(values) for name, values in columns.items()},
+    )
+
+
+def visible(group: Tensor, looks_at: Tensor) -> Tensor:
+    """The mask `(R, 1, L, L)` of packed rows, true where a token (next to last axis) looks."""
+    seen = group[:, :, None] == group[:, None, :]
+    for other in looks_at.unbind(-1):
+        seen |= other[:, :, None] == group[:, None, :]
+    return seen.unsqueeze(1)
