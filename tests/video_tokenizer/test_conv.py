@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -129,3 +130,14 @@ def test_up_shortcut_tiles_channels(random: torch.Generator) -> None:
     expected = depth_to_space(torch.cat([x] * 4, dim=1), time_factor=2)
     torch.testing.assert_close(up(x, later), expected)
     torch.testing.assert_close(up(x, FrameHistory()), average_first_two_frames(expected))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 9])
+def test_the_cpus_fast_convolution_is_the_same(random: torch.Generator, frames: int) -> None:
+    conv = CausalConv3d(6, 8)
+    x = torch.randn(1, 6, frames, 12, 10, generator=random)
+    trained = conv(x, FrameHistory())
+    with torch.inference_mode():
+        generated = conv(x, FrameHistory())
+    assert trained.requires_grad
+    assert torch.allclose(generated, trained, atol=1e-6)
