@@ -20,7 +20,13 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from istar.errors import UsageError
 from istar.generation.plan import Window
-from istar.generation.schedule import ClipPlan, Step, nearest_template, steps
+from istar.generation.schedule import (
+    LATENT_FRAMES_PER_SECOND,
+    ClipPlan,
+    Step,
+    nearest_template,
+    steps,
+)
 from istar.request import Mode
 from istar.text_encoder import TextEncoder
 from istar.training.config import MixConfig, TransformerTraining
@@ -261,7 +267,7 @@ class ExampleSource:
         """Latent frames of a kind of example."""
         if kind.kind == "interact":
             return 1 + 2 * self._spec.clip_frames
-        return 1 + int(4 * kind.seconds)
+        return 1 + int(kind.seconds * LATENT_FRAMES_PER_SECOND)
 
     def _example(self, generator: torch.Generator) -> Example:
         mix = self._config.data.mix
@@ -297,8 +303,7 @@ class ExampleSource:
         frames = self._spec.clip_frames
         scales = self._spec.pixel_budget.scales(nearest_template(clip.height / clip.width))
         plan = ClipPlan(frames=frames, repeats=interact.repeats)
-        seconds = frames / 4
-        text = self._spec.prompt.apply(caption, "interact", seconds, suffix=False)
+        text = self._spec.prompt.apply(caption, "interact", self._spec.clip_seconds, suffix=False)
         schedule: tuple[Step, ...] = steps(
             [plan], scales, semantic_scales=self._spec.semantic_scales
         )
