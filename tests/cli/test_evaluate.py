@@ -44,6 +44,7 @@ def test_a_report_and_a_sheet_are_written(
             hits = sum(record["right"][name] for record in result["records"])
             assert (rate["hits"], rate["count"]) == (hits, 2)
     assert (report["model"], report["device"], report["dtype"]) == ("random", "cpu", "fp32")
+    assert report["complete"]
     assert torch.get_num_threads() == 1
     assert "psnr" in err
     assert read_picture(Path("found/sheet.png")).pixels.shape[0] == 4 * (32 + 4 + 6)
@@ -61,6 +62,26 @@ def test_json_goes_to_stdout(checkpoint: Path, capfd: pytest.CaptureFixture[str]
     assert shown == written
     assert list(shown["results"]) == ["tokenizer"]
     assert run([*command, "--overwrite"]) == 0
+
+
+def test_what_was_found_is_kept_when_it_is_stopped(checkpoint: Path) -> None:
+    command = [sys.executable, "-m", "istar", "eval", "shapes", "--model", str(checkpoint)]
+    command += ["--modes", "tokenizer,t2v", "--count", "5000", "--seconds", "1.75"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert any(b" of 10000" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == b"eval-shapes/report.json\neval-shapes/sheet.png\n"
+    report = json.loads(Path("eval-shapes/report.json").read_text(encoding="utf-8"))
+    assert (report["complete"], report["count"], list(report["results"])) == (
+        False,
+        5000,
+        ["tokenizer"],
+    )
+    done = len(report["results"]["tokenizer"]["records"])
+    assert f"stopped after {done} of 10000 clips" in err.decode()
 
 
 @pytest.mark.parametrize(

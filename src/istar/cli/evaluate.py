@@ -10,10 +10,10 @@ import typer
 
 from istar.cli.console import StepDisplay, print_lines, print_path, say
 from istar.cli.options import CommonOptions, NumberType
-from istar.errors import MediaError, UsageError
+from istar.errors import IstarError, MediaError, UsageError
 
 if TYPE_CHECKING:
-    from istar.evaluation.shapes import ShapesTest
+    from istar.evaluation.shapes import Outcome, ShapesTest
 
 evaluate = typer.Typer(
     no_args_is_help=True,
@@ -74,6 +74,7 @@ def shapes(
 
     Clips are made and measured by plain image analysis: colour, shape, motion, background. Exit
     code 0 whatever the quality. The report's and the sheet's path go to stdout, or the report.
+    Stopped early, it reports on the clips that it has.
 
     Example: istar eval shapes --model ./shapes --count 50
     """
@@ -92,27 +93,37 @@ def shapes(
     if threads is not None:
         torch.set_num_threads(threads)
     pipeline = CommonOptions(model=model, device=device, dtype=dtype).load("t2v", seconds)
-    found = []
-    with StepDisplay() as display:
-        for outcome in outcomes(pipeline, test):
-            found.append(outcome)
-            display.show(len(found), test.count * len(test.modes))
-    report = ShapesReport(
-        model=pipeline.spec.name,
-        device=str(pipeline.device),
-        dtype=dtype_name(pipeline.engine.transformer.unconditional.dtype),
-        test=test,
-        records=tuple(outcome.record for outcome in found),
-    )
-    report_file = report.write(report_file, overwrite=overwrite)
-    sheet_file = write_picture(contact_sheet(found), sheet_file, overwrite=overwrite)
-    for line in report.lines():
-        say(line)
-    if as_json:
-        print_lines([json.dumps(report.as_json(), indent=2)])
-        return
-    print_path(report_file)
-    print_path(sheet_file)
+    found: list[Outcome] = []
+
+    def tell() -> None:
+        report = ShapesReport(
+            model=pipeline.spec.name,
+            device=str(pipeline.device),
+            dtype=dtype_name(pipeline.engine.transformer.unconditional.dtype),
+            test=test,
+            records=tuple(outcome.record for outcome in found),
+        )
+        written = report.write(report_file, overwrite=overwrite)
+        sheet = write_picture(contact_sheet(found), sheet_file, overwrite=overwrite)
+        for line in report.lines():
+            say(line)
+        if as_json:
+            print_lines([json.dumps(report.as_json(), indent=2)])
+            return
+        print_path(written)
+        print_path(sheet)
+
+    try:
+        with StepDisplay() as display:
+            for outcome in outcomes(pipeline, test):
+                found.append(outcome)
+                display.show(len(found), test.count * len(test.modes))
+    except (KeyboardInterrupt, SystemExit, IstarError):
+        if found:
+            say(f"stopped after {len(found)} of {test.count * len(test.modes)} clips")
+            tell()
+        raise
+    tell()
 
 
 def _targets(directory: Path, *, overwrite: bool) -> tuple[Path, Path]:

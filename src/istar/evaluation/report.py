@@ -31,7 +31,7 @@ class ShapesReport:
         device: where it computed.
         dtype: `bf16` or `fp32`, in which it did.
         test: what was tested.
-        records: every clip's verdict, in order.
+        records: the clips' verdicts, in order; fewer than the test has where it was stopped.
     """
 
     model: str
@@ -39,6 +39,16 @@ class ShapesReport:
     dtype: str
     test: ShapesTest
     records: tuple[Record, ...]
+
+    @property
+    def modes(self) -> tuple[EvaluationMode, ...]:
+        """The test's modes of which there are records."""
+        return tuple(mode for mode in self.test.modes if self._own(mode))
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the test is in it."""
+        return len(self.records) == self.test.count * len(self.test.modes)
 
     def rates(self, mode: EvaluationMode) -> dict[str, Rate]:
         """How often what was right in one mode, by name."""
@@ -70,12 +80,13 @@ class ShapesReport:
             "device": self.device,
             "dtype": self.dtype,
             **asdict(self.test),
-            "results": {mode: self._result(mode) for mode in self.test.modes},
+            "complete": self.complete,
+            "results": {mode: self._result(mode) for mode in self.modes},
         }
 
     def lines(self) -> Iterator[str]:
         """The rates, for a person to read."""
-        for mode in self.test.modes:
+        for mode in self.modes:
             for name, rate in self.rates(mode).items():
                 low, high = rate.interval
                 yield (
