@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
-RANDOM_CHECKPOINT = out/random-checkpoint
 
 .PHONY: demo test check check-slow format docs clean
 
@@ -12,12 +11,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
-# A video from a prompt, with a checkpoint of random weights: it shows noise, and says so.
+# A video from a prompt, made by the small model inside the package.
 demo: $(READY)
-	@test -f $(RANDOM_CHECKPOINT)/istar.json || \
-		$(BIN)/python tests/random_checkpoint.py $(RANDOM_CHECKPOINT) > /dev/null
 	@$(BIN)/istar t2v "a red circle moves right on a blue background" \
-		--model $(RANDOM_CHECKPOINT) --seconds 1 --seed 1 --output out/demo.mp4 --overwrite
+		--model tiny --seed 1 --output out/demo.mp4 --overwrite
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -44,8 +44,6 @@ PERFECT_PSNR = 100.0
 
 THUMBNAIL_WIDTH = 128
 
-"""Height by width of every clip."""
-
 _NEAR = 0.1
 
 

@@ -1,0 +1,82 @@
+"""The bundled model: it is there, whole and small, and does what its card says in all modes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from istar import GenerationRequest, InfinityStarPipeline
+from istar.cli.app import run
+from istar.evaluation.measure import measure
+from istar.evaluation.report import ShapesReport
+from istar.evaluation.shapes import ShapesTest, outcomes
+from istar.media import read_clip
+from istar.shapes.world import Scene, random_scene
+from istar.weights.bundled import bundled_bytes
+
+SIDE = 80
+MOST_BYTES = 12_000_000
+
+
+@pytest.fixture(scope="module")
+def tiny() -> InfinityStarPipeline:
+    return InfinityStarPipeline.from_pretrained("tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return random_scene(1, held_out=True)
+
+
+def test_it_is_whole_and_small(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "verify", "tiny"]) == 0
+    assert capfd.readouterr().out == "tiny: every file is right\n"
+    assert bundled_bytes() <= MOST_BYTES
+
+
+def test_the_command_makes_two_seconds(tmp_path: Path) -> None:
+    target = tmp_path / "circle.mp4"
+    prompt = "a red circle moves right on a blue background"
+    assert run(["t2v", prompt, "--model", "tiny", "--seed", "1", "-o", str(target)]) == 0
+    assert read_clip(target).frames.shape == (33, SIDE, SIDE, 3)
+
+
+def test_backgrounds_are_those_of_prompts_it_never_saw(tiny: InfinityStarPipeline) -> None:
+    test = ShapesTest(count=12, seed=7, modes=("t2v",), seconds=2)
+    records = tuple(outcome.record for outcome in outcomes(tiny, test))
+    report = ShapesReport(model="tiny", device="cpu", dtype="fp32", test=test, records=records)
+    assert report.rates("t2v")["background"].hits >= 10
+
+
+def test_a_picture_shows_the_background(tiny: InfinityStarPipeline, scene: Scene) -> None:
+    request = GenerationRequest(mode="t2i", prompt=scene.canonical_caption(), seed=1)
+    frames = tiny.generate(request).frames
+    assert frames.shape == (1, SIDE, SIDE, 3)
+    assert measure(frames.expand(3, -1, -1, -1)).background == scene.background
+
+
+def test_a_picture_given_is_the_first(tiny: InfinityStarPipeline, scene: Scene) -> None:
+    image = scene.frames(1, SIDE, SIDE)[0]
+    request = GenerationRequest(mode="i2v", image=image, prompt=scene.canonical_caption(), seed=1)
+    frames = tiny.generate(request).frames
+    assert torch.equal(frames[0], image)
+    assert measure(frames).background == scene.background
+
+
+def test_a_clip_given_goes_on(tiny: InfinityStarPipeline, scene: Scene) -> None:
+    clip = scene.frames(33, SIDE, SIDE)
+    prompt = scene.canonical_caption()
+    request = GenerationRequest(mode="extend", clip=clip, prompt=prompt, seconds=1, seed=1)
+    frames = tiny.generate(request).frames
+    assert torch.equal(frames[:33], clip)
+    assert len(frames) == 33 + 16
+    assert measure(frames[33:]).background == scene.background
+
+
+def test_it_goes_on_prompt_by_prompt(tiny: InfinityStarPipeline, scene: Scene) -> None:
+    prompts = (scene.canonical_caption(),) * 2
+    frames = tiny.generate(GenerationRequest(mode="interact", prompt=prompts, seed=1)).frames
+    assert frames.shape == (65, SIDE, SIDE, 3)
+    assert measure(frames[33:]).background == scene.background
