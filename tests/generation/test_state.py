@@ -142,7 +142,8 @@ def rewrite(path: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], No
     """Write a saved state again with its tensors and its header changed."""
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["state"])
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        names = list(file.keys())
+        tensors = {name: file.get_tensor(name).clone() for name in names}
     change(tensors, header)
     save_file(tensors, path, metadata={"state": json.dumps(header)})
 

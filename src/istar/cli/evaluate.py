@@ -117,10 +117,10 @@ def shapes(
         with StepDisplay() as display:
             for outcome in outcomes(pipeline, test):
                 found.append(outcome)
-                display.show(len(found), test.count * len(test.modes))
+                display.show(len(found), test.clips)
     except (KeyboardInterrupt, SystemExit, IstarError):
         if found:
-            say(f"stopped after {len(found)} of {test.count * len(test.modes)} clips")
+            say(f"stopped after {len(found)} of {test.clips} clips")
             tell()
         raise
     tell()

@@ -93,7 +93,7 @@ class CommonOptions:
             "--aspect",
             metavar="W:H",
             help="Width to height; the nearest of 15 ratios is taken.",
-            show_default="the input's, else the model's: 16:9",
+            show_default="the input's, else the model's",
         ),
     ] = None
     seed: Annotated[

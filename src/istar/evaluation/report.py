@@ -48,7 +48,7 @@ class ShapesReport:
     @property
     def complete(self) -> bool:
         """Whether all of the test is in it."""
-        return len(self.records) == self.test.count * len(self.test.modes)
+        return len(self.records) == self.test.clips
 
     def rates(self, mode: EvaluationMode) -> dict[str, Rate]:
         """How often what was right in one mode, by name."""

@@ -84,6 +84,11 @@ class ShapesTest:
         """Of a clip of `seconds`."""
         return round(self.seconds * FRAMES_PER_SECOND) + 1
 
+    @property
+    def clips(self) -> int:
+        """How many are made in all."""
+        return self.count * len(self.modes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
