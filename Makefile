@@ -13,6 +13,7 @@ $(READY): pyproject.toml constraints.txt
 
 # A video from a prompt, made by the small model inside the package.
 demo: $(READY)
+	@mkdir -p out
 	@$(BIN)/istar t2v "a red circle moves right on a blue background" \
 		--model tiny --seed 1 --output out/demo.mp4 --overwrite
 
