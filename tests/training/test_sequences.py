@@ -21,6 +21,7 @@ from istar.training.sequences import (
     lessons,
     run_of,
     step_weight,
+    tokens_of,
 )
 from istar.training.transformer import Outcome, block_mask
 from istar.transformer.model import Transformer
@@ -222,6 +223,19 @@ def test_a_long_example_loses_scales_but_not_what_is_looked_at(
     assert short.tokens < whole.tokens
     wanted = transformer.config.text_positions + one.steps[2].index
     assert (short.coordinates[:, 0] == wanted).sum() == one.steps[2].grid.tokens
+
+
+def test_an_example_tells_its_tokens_before_it_has_them(
+    transformer: Transformer, random: torch.Generator
+) -> None:
+    (latent,) = latents(schedule(4), random)
+    former = torch.randn(64, 5, 4, 6, generator=random)
+    goes_on = replace(
+        example(random, 4), latents=(latent,), scene=(former, former[:, :1], SCALES[1])
+    )
+    repeated = replace(example(random, 1, 2), steps=schedule(1, 2, repeats=(3, 1, 2)))
+    for one in (example(random, 1), example(random, 1, 4, 3), repeated, goes_on):
+        assert tokens_of(one) == run_of(one, transformer.config, PLAIN, random).tokens
 
 
 def test_weights_follow_the_paper(random: torch.Generator) -> None:

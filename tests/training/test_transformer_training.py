@@ -305,6 +305,19 @@ def test_recomputing_gives_the_same_gradients(config: TransformerTraining) -> No
         assert one is None or torch.allclose(one, other, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
+def test_compiling_gives_the_same_gradients(config: TransformerTraining) -> None:
+    found = []
+    for compile_blocks in (False, True):
+        task = TransformerTask(replace(config, compile=compile_blocks))
+        loss = task.loss(task.batch(0, Share()), 0, CPU).total
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in task.network.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_an_encoder_that_does_not_learn_stays_as_it_is(
     config: TransformerTraining, place: Path, tmp_path: Path
 ) -> None:

@@ -46,6 +46,30 @@ def test_masked_heads_equal_a_literal_softmax(random: torch.Generator) -> None:
     assert (attend(queries, keys, values) - expected).abs().max() > 1e-2
 
 
+def test_added_scores_mask_as_booleans_do(random: torch.Generator) -> None:
+    queries, keys, values = inputs(random)
+    mask = torch.rand(5, 7, generator=random) < 0.5
+    mask[:, 0] = True
+    added = torch.zeros(5, 7).masked_fill(~mask, -torch.inf)
+    expected = attend(queries, keys, values, mask)
+    torch.testing.assert_close(attend(queries, keys, values, added), expected)
+
+
+def test_what_learns_in_half_precision_is_computed_exactly_on_the_cpu(
+    random: torch.Generator,
+) -> None:
+    half = [x.bfloat16().requires_grad_() for x in inputs(random)]
+    exact = [x.detach().float().requires_grad_() for x in half]
+    found, expected = attend(*half), attend(*exact)
+    torch.testing.assert_close(found, expected.bfloat16(), atol=0, rtol=0)
+    found.float().square().sum().backward()
+    expected.square().sum().backward()
+    for one, other in zip(half, exact, strict=True):
+        torch.testing.assert_close(one.grad.float(), other.grad, atol=2e-2, rtol=2e-2)
+    with torch.inference_mode():
+        assert attend(*half).dtype is torch.bfloat16
+
+
 def test_shared_heads_equal_expanded_heads(random: torch.Generator) -> None:
     queries, keys, values = inputs(random)
     expanded = [x[:, [0, 0, 0, 1, 1, 1]] for x in (keys, values)]

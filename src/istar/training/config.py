@@ -341,6 +341,8 @@ class TransformerTraining:
         tokenizer: the file of its tokenizer, which is not trained.
         start: a transformer's weights to start from.
         recompute: gradient checkpointing, block by block.
+        compile: fuse the operations of the transformer's blocks; the first steps take a minute
+            longer. On a CPU it needs a C++ compiler.
     """
 
     model: Path
@@ -350,6 +352,7 @@ class TransformerTraining:
     text: TextConfig = field(default_factory=TextConfig)
     start: Path | None = None
     recompute: bool = False
+    compile: bool = False
 
 
 def check_aspects(name: str, aspects: Sequence[float]) -> None:

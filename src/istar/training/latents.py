@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from istar.errors import CheckpointError
 from istar.output_files import PendingFile
 
 _SHARD = "latents-{:05d}"
+_SHARDS_OPEN = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +51,16 @@ class PreparedClip:
             CheckpointError: the file cannot be read.
         """
         try:
-            with safe_open(self.shard, framework="pt") as file:
-                value: Tensor = file.get_tensor(self.name)
+            value: Tensor = _opened(self.shard).get_tensor(self.name)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.shard} cannot be read: {error}") from error
         return value.float()
+
+
+@lru_cache(maxsize=_SHARDS_OPEN)
+def _opened(shard: Path) -> Any:
+    """A shard, its header read; opening it takes longer than reading a clip."""
+    return safe_open(shard, framework="pt")
 
 
 def shard_path(directory: Path, number: int) -> Path:

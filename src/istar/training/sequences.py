@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from istar.generation.canvas import Canvas
-from istar.generation.loop import DETAIL_CONTEXT, scene_blocks
+from istar.generation.loop import DETAIL_CONTEXT, SceneBlock, scene_blocks
 from istar.generation.schedule import Step
 from istar.training.draws import draw
 from istar.transformer.config import TransformerConfig
@@ -31,6 +31,9 @@ NOWHERE = -2
 
 _LOOKS = 3
 _SMALL_SCALES_COUNT_MORE, _AT_MOST = 0.2, 40.0
+
+Scene = tuple[Tensor, Tensor, tuple[int, int]]
+"""What an interactive clip goes on from, see `Example.scene`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class Example:
     unconditional: bool
     steps: tuple[Step, ...]
     latents: tuple[Tensor, ...]
-    scene: tuple[Tensor, Tensor, tuple[int, int]] | None = None
+    scene: Scene | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +195,13 @@ def run_of(
     return Run(parts[0].text, parts[0].unconditional, *map(torch.cat, columns))
 
 
+def tokens_of(example: Example) -> int:
+    """How many tokens an example's run has if nothing is left out; quick to tell."""
+    blocks = () if example.scene is None else _blocks(example.scene)
+    scales = {(step.clip, step.scale): step.grid.tokens for step in example.steps}
+    return len(example.text) + sum(block.tokens.shape[1] for block in blocks) + sum(scales.values())
+
+
 def _chosen_lessons(
     example: Example,
     transformer: TransformerConfig,
@@ -251,10 +261,10 @@ def _scene_parts(
     The noise spares the video's first frame.
     """
     assert example.scene is not None
-    former, first, grid = example.scene
+    former, first, _ = example.scene
     noise = config.scene_noise[draw(len(config.scene_noise), generator)]
     parts = []
-    for group, block in enumerate(scene_blocks(former[None], first[None], grid), start=1):
+    for group, block in enumerate(_blocks(example.scene), start=1):
         frames = len(block.times)
         clean = first.shape[1] if block.scale == DETAIL_CONTEXT else 0
         spread = torch.full((frames, 1), noise * float(block.tokens.std()))
@@ -277,6 +287,12 @@ def _scene_parts(
             )
         )
     return parts
+
+
+def _blocks(scene: Scene) -> tuple[SceneBlock, SceneBlock]:
+    """The blocks of context of an interactive clip."""
+    former, first, grid = scene
+    return scene_blocks(former[None], first[None], grid)
 
 
 def _lesson_part(

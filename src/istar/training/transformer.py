@@ -36,7 +36,15 @@ from istar.training.latents import PreparedClip, read_prepared
 from istar.training.losses import bit_loss
 from istar.training.optimizers import linear_weights
 from istar.training.packing import PackedBatch, pack, visible
-from istar.training.sequences import DETAIL, SEMANTIC, Example, Run, SequenceConfig, run_of
+from istar.training.sequences import (
+    DETAIL,
+    SEMANTIC,
+    Example,
+    Run,
+    SequenceConfig,
+    run_of,
+    tokens_of,
+)
 from istar.training.show import generated_sheet
 from istar.training.trainer import Loss
 from istar.transformer.config import TransformerConfig
@@ -116,9 +124,10 @@ class TransformerNetwork(nn.Module):
 
 
 def mask_of(batch: PackedBatch) -> Tensor | BlockMask:
-    """Who sees whom in packed rows: a block mask on CUDA, elsewhere the same as booleans."""
+    """Who sees whom in packed rows: a block mask on CUDA, elsewhere the same as added scores."""
     if batch.group.device.type != "cuda":
-        return visible(batch.group, batch.looks_at)
+        seen = visible(batch.group, batch.looks_at)
+        return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -torch.inf)
     return block_mask(batch)
 
 
@@ -151,6 +160,9 @@ class TransformerTask:
         if config.start:
             started = load_transformer(config.start, self._sizes)
             transformer.load_state_dict(started.state_dict())
+        if config.compile:
+            for block in transformer.blocks:
+                block.compile(dynamic=False)
         self.network: nn.Module = TransformerNetwork(transformer, self._text_encoder)
         frozen = {} if config.text.train else {"text_module.": config.run.steps}
         self.frozen_until: Mapping[str, int] = frozen
@@ -251,9 +263,11 @@ class ExampleSource:
         row: list[Run] = []
         room, misfits = length, 0
         while misfits < _MISFITS:
-            run = run_of(
-                self._example(generator), self._sizes, self._sequence, generator, longest=length
-            )
+            example = self._example(generator)
+            if row and tokens_of(example) > room:
+                misfits += 1
+                continue
+            run = run_of(example, self._sizes, self._sequence, generator, longest=length)
             if run.tokens <= room:
                 row.append(run)
                 room -= run.tokens
