@@ -13,7 +13,7 @@ from istar.errors import GenerationError
 from istar.generation.guidance import guide
 from istar.generation.loop import advance, commit, predict, read_scene, start
 from istar.generation.sampling import sample_bits
-from istar.generation.schedule import ClipPlan, Step, steps
+from istar.generation.schedule import ClipPlan, ContextKind, Step, steps
 from istar.generation.state import GenerationState
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
@@ -27,10 +27,12 @@ TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 APG = SamplingConfig(guidance=GuidanceConfig(kind="apg", scale=34), tau_image=1.0, tau_video=0.4)
 
 
-def schedule(*frames: int, repeats: Sequence[tuple[int, ...]] = ()) -> tuple[Step, ...]:
+def schedule(
+    *frames: int, repeats: Sequence[tuple[int, ...]] = (), context: ContextKind = "sparse"
+) -> tuple[Step, ...]:
     repeats = repeats or [(1, 2, 1, 2), (2, 1, 2, 1), (1, 1, 2, 3)]
     clips = [ClipPlan(frames=f, repeats=r) for f, r in zip(frames, repeats, strict=False)]
-    return steps(clips, SCALES, semantic_scales=2)
+    return steps(clips, SCALES, semantic_scales=2, context=context)
 
 
 def texts(random: torch.Generator) -> list[Tensor]:
@@ -118,10 +120,14 @@ def inputs_of_steps(plan: Sequence[Step], bits: Sequence[Tensor]) -> list[Tensor
     return result
 
 
+@pytest.mark.parametrize("context", ["sparse", "full"])
 def test_cached_equals_one_masked_sequence(
-    transformer: Transformer, small_config: TransformerConfig, random: torch.Generator
+    transformer: Transformer,
+    small_config: TransformerConfig,
+    random: torch.Generator,
+    context: ContextKind,
 ) -> None:
-    plan = schedule(1, 3, 2)
+    plan = schedule(1, 3, 2, context=context)
     bits = [random_bits(small_config, step, random) for step in plan]
     prompts = texts(random)
     state = start(transformer, plan, prompts, torch.Generator())
@@ -134,9 +140,13 @@ def test_cached_equals_one_masked_sequence(
     first_frames = (0, 1, 4)
     sees: dict[object, set[object]] = {"text": {"text"}}
     last_of_clip = {step.clip: step.index for step in plan}  # later steps overwrite earlier ones
+    last_of_scale = {(step.clip, step.scale): step.index for step in plan}
     for step in plan:
         sees[step.index] = {"text", step.index}
-        if step.clip > 0:
+        if context == "full":
+            scale = (step.clip, step.scale)
+            sees[step.index] |= {last for other, last in last_of_scale.items() if other < scale}
+        elif step.clip > 0:
             sees[step.index].add(last_of_clip[step.clip - 1])
     for branch, prompt in enumerate(prompts):
         row = TokenRow(transformer)
@@ -161,9 +171,24 @@ def test_what_is_looked_at_exists_once(
         commit(state, random_bits(small_config, state.next_step, random), prediction.contexts)
     assert prediction.contexts is not None
     # At full size a copy of text and scene in a row would be gigabytes.
-    for branch, text, scene in zip(state.branches, before, prediction.contexts, strict=True):
+    for branch, text, own in zip(state.branches, before, prediction.contexts, strict=True):
         assert branch.text is text
-        assert branch.scene is scene
+        assert branch.contexts[1] is own
+        assert len(branch.contexts) == 2
+
+
+def test_what_no_step_looks_at_any_more_is_let_go(
+    transformer: Transformer, small_config: TransformerConfig, random: torch.Generator
+) -> None:
+    state = start(transformer, schedule(1, 2, 3), texts(random), torch.Generator())
+    last_of_first_clip = 5
+    while not state.finished:
+        step = state.next_step
+        held = [set(branch.steps) for branch in state.branches]
+        assert held == [set() if step.clip == 0 else {last_of_first_clip + 6 * (step.clip - 1)}] * 2
+        prediction = predict(transformer, state)
+        commit(state, random_bits(small_config, step, random), prediction.contexts)
+    assert not any(branch.steps for branch in state.branches)
 
 
 def test_cached_scene_equals_one_masked_sequence(
@@ -224,10 +249,11 @@ def test_latents_are_the_sums_of_the_clips(
 # --- Given bits --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("context", ["sparse", "full"])
 def test_given_steps_equal_the_same_steps_sampled(
-    transformer: Transformer, random: torch.Generator
+    transformer: Transformer, random: torch.Generator, context: ContextKind
 ) -> None:
-    plan, prompts = schedule(1, 3), texts(random)
+    plan, prompts = schedule(1, 3, context=context), texts(random)
     sampled = start(transformer, plan, prompts, torch.Generator().manual_seed(5))
     while sampled.next_step.clip == 0:
         sampled = advance(transformer, sampled, APG)

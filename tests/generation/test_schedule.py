@@ -58,6 +58,23 @@ def test_steps_literally() -> None:
     assert [s.index for s in found if s.starts_clip] == [0, 4]
     assert [s.index for s in found if s.ends_clip] == [3, 7]
     assert [s.index for s in found if s.read_later] == [3]
+    assert [s.looks_at for s in found] == [()] * 4 + [(3,)] * 4
+
+
+def test_a_full_context_is_the_last_repetition_of_every_earlier_scale() -> None:
+    clips = plan((1, (1, 2, 1)), (2, (1, 1, 2)))
+    found = steps(clips, SCALES, semantic_scales=2, context="full")
+    assert [s.looks_at for s in found] == [
+        (),
+        (0,),
+        (0,),
+        (0, 2),
+        (0, 2, 3),
+        (0, 2, 3, 4),
+        (0, 2, 3, 4, 5),
+        (0, 2, 3, 4, 5),
+    ]
+    assert [s.index for s in found if s.read_later] == [0, 2, 3, 4, 5]
 
 
 def test_a_first_clip_of_several_frames_is_no_image() -> None:
@@ -119,6 +136,24 @@ def test_published_costs_of_five_seconds(
 )
 def test_clip_lengths(latent_frames: int, lengths: tuple[int, ...]) -> None:
     assert clip_lengths(latent_frames, 20) == lengths
+
+
+@pytest.mark.parametrize(
+    ("latent_frames", "lengths"),
+    [
+        (1, (1,)),
+        (2, (2,)),
+        (5, (5,)),
+        (21, (21,)),
+        (22, (21, 1)),
+        (41, (21, 20)),
+        (45, (21, 20, 4)),
+    ],
+)
+def test_clip_lengths_where_the_first_frame_has_no_clip_of_its_own(
+    latent_frames: int, lengths: tuple[int, ...]
+) -> None:
+    assert clip_lengths(latent_frames, 20, "one") == lengths
 
 
 @pytest.mark.parametrize("quarters", QUARTER_SECONDS)

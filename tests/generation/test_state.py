@@ -13,30 +13,32 @@ from torch import Tensor
 
 from istar.errors import StateError
 from istar.generation.loop import advance, read_scene, start
-from istar.generation.schedule import ClipPlan, steps
+from istar.generation.schedule import ClipPlan, Step, steps
 from istar.generation.state import GenerationState
 from istar.transformer.model import Transformer
 from istar.weights.registry import GuidanceConfig, SamplingConfig
 
 SCALES = ((1, 1), (1, 2), (2, 3))
-PLAN = steps(
-    [
-        ClipPlan(frames=1, repeats=(1, 2, 1)),
-        ClipPlan(frames=2, repeats=(1, 1, 2)),
-        ClipPlan(frames=1, repeats=(1, 1, 1)),
-    ],
-    SCALES,
-    semantic_scales=2,
+CLIPS = (
+    ClipPlan(frames=1, repeats=(1, 2, 1)),
+    ClipPlan(frames=2, repeats=(1, 1, 2)),
+    ClipPlan(frames=1, repeats=(1, 1, 1)),
 )
+PLAN = steps(CLIPS, SCALES, semantic_scales=2)
+FULL = steps(CLIPS, SCALES, semantic_scales=2, context="full")
 SAMPLING = SamplingConfig(
     guidance=GuidanceConfig(kind="apg", scale=34), tau_image=1.0, tau_video=0.4
 )
 
 
-def begin(transformer: Transformer, given: dict[int, Tensor] | None = None) -> GenerationState:
+def begin(
+    transformer: Transformer,
+    given: dict[int, Tensor] | None = None,
+    plan: tuple[Step, ...] = PLAN,
+) -> GenerationState:
     random = torch.Generator().manual_seed(6)
     texts = [torch.randn(length, 12, generator=random).to(transformer.dtype) for length in (5, 3)]
-    return start(transformer, PLAN, texts, torch.Generator().manual_seed(5), given=given)
+    return start(transformer, plan, texts, torch.Generator().manual_seed(5), given=given)
 
 
 def go(transformer: Transformer, state: GenerationState, to: int) -> GenerationState:
@@ -78,6 +80,19 @@ def test_resumed_equals_uninterrupted(
     assert_same(read, state)
     assert read.finished == (position == len(PLAN))
     assert_same(go(transformer, read, len(PLAN)), whole)
+
+
+@pytest.mark.parametrize("position", [0, 2, 3, 6, 7, 10, 11])
+def test_resumed_equals_uninterrupted_with_full_context(
+    transformer: Transformer, tmp_path: Path, position: int
+) -> None:
+    whole = go(transformer, begin(transformer, plan=FULL), len(FULL))
+    state = go(transformer, begin(transformer, plan=FULL), position)
+    state.save(tmp_path / "state")
+    read = GenerationState.load(tmp_path / "state")
+    assert_same(read, state)
+    assert len(read.branches[1].contexts) == 1 + len(state.looks_at)
+    assert_same(go(transformer, read, len(FULL)), whole)
 
 
 def test_given_bits_to_come_are_kept(transformer: Transformer, tmp_path: Path) -> None:
@@ -190,8 +205,8 @@ WRONG_HEADERS: dict[str, dict[str, Any]] = {
     "a negative position": {"position": -1},
     "shapes of nothing": {"shapes": {"bits.77": [1, 64]}},
     "no shapes": {"shapes": {}},
-    "no parts of a branch": {"parts": 0},
-    "parts in words": {"parts": "two"},
+    "a scene that is not there": {"scene": True},
+    "layers in words": {"layers": "two"},
 }
 
 
@@ -211,13 +226,23 @@ def test_a_wrong_header(saved: Path, name: str) -> None:
         "bits.5",
         "given.10",
         "branch.0.text.0.keys",
-        "branch.1.scene.1.values",
-        "branch.1.scene.2.values",
+        "branch.1.step.3.1.values",
+        "branch.1.step.3.2.values",
         "latent.0",
     ],
 )
 def test_a_missing_tensor(saved: Path, name: str) -> None:
     rewrite(saved, lambda tensors, header: tensors.__delitem__(name))
+    with pytest.raises(StateError, match="damaged"):
+        GenerationState.load(saved)
+
+
+@pytest.mark.parametrize("looks_at", [[0], [99], None, 3])
+def test_a_step_that_looks_at_what_is_not_there(saved: Path, looks_at: object) -> None:
+    def change(_: dict[str, Tensor], header: dict[str, Any]) -> None:
+        header["steps"][header["position"]]["looks_at"] = looks_at
+
+    rewrite(saved, change)
     with pytest.raises(StateError, match="damaged"):
         GenerationState.load(saved)
 

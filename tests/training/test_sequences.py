@@ -10,7 +10,7 @@ from torch import Tensor
 
 from istar.generation.canvas import bits_of_latent
 from istar.generation.loop import commit, predict, read_scene, start
-from istar.generation.schedule import ClipPlan, Step, steps
+from istar.generation.schedule import ClipPlan, ContextKind, Step, clip_lengths, steps
 from istar.training.packing import PackedBatch, pack, visible
 from istar.training.sequences import (
     DETAIL,
@@ -31,9 +31,11 @@ SCALES = ((1, 1), (2, 3), (4, 6))
 PLAIN = SequenceConfig(most_flips=0.0, scene_noise=(0.0,))
 
 
-def schedule(*frames: int, repeats: tuple[int, ...] = (1, 1, 1)) -> tuple[Step, ...]:
+def schedule(
+    *frames: int, repeats: tuple[int, ...] = (1, 1, 1), context: ContextKind = "sparse"
+) -> tuple[Step, ...]:
     clips = [ClipPlan(frames=count, repeats=repeats) for count in frames]
-    return steps(clips, SCALES, semantic_scales=1)
+    return steps(clips, SCALES, semantic_scales=1, context=context)
 
 
 def latents(clips: tuple[Step, ...], random: torch.Generator) -> tuple[Tensor, ...]:
@@ -41,8 +43,10 @@ def latents(clips: tuple[Step, ...], random: torch.Generator) -> tuple[Tensor, .
     return tuple(torch.randn(64, *grid, generator=random) / 4 for grid in grids)
 
 
-def example(random: torch.Generator, *frames: int, length: int = 5) -> Example:
-    clips = schedule(*frames)
+def example(
+    random: torch.Generator, *frames: int, length: int = 5, context: ContextKind = "sparse"
+) -> Example:
+    clips = schedule(*frames, context=context)
     return Example(
         text=torch.arange(1, length + 1),
         unconditional=False,
@@ -93,11 +97,18 @@ def stepwise(transformer: Transformer, one: Example) -> Outcome:
     return Outcome(torch.cat(logits[True]), torch.cat(logits[False]))
 
 
-@pytest.mark.parametrize("frames", [(1,), (1, 2), (1, 4, 3), (1, 2, 2, 1)])
+@pytest.mark.parametrize("context", ["sparse", "full"])
+@pytest.mark.parametrize(
+    "frames",
+    [(1,), (1, 2), (1, 4, 3), (1, 2, 2, 1), clip_lengths(3, 4, "one"), clip_lengths(7, 4, "one")],
+)
 def test_teacher_forced_logits_are_the_loops(
-    transformer: Transformer, random: torch.Generator, frames: tuple[int, ...]
+    transformer: Transformer,
+    random: torch.Generator,
+    frames: tuple[int, ...],
+    context: ContextKind,
 ) -> None:
-    one = example(random, *frames)
+    one = example(random, *frames, context=context)
     run = run_of(one, transformer.config, PLAIN, random)
     together = teacher_forced(transformer, pack([[run]], run.tokens))
     alone = stepwise(transformer, one)
@@ -125,8 +136,14 @@ def test_so_are_those_of_an_interactive_clip(
     assert torch.allclose(together.detail, alone.detail, atol=1e-5, rtol=1e-5)
 
 
-def test_packing_changes_no_logits(transformer: Transformer, random: torch.Generator) -> None:
-    examples = [example(random, 1, 2, length=4), example(random, 1), example(random, 1, 3)]
+@pytest.mark.parametrize("context", ["sparse", "full"])
+def test_packing_changes_no_logits(
+    transformer: Transformer, random: torch.Generator, context: ContextKind
+) -> None:
+    examples = [
+        example(random, *frames, length=length, context=context)
+        for frames, length in (((1, 2), 4), ((1,), 5), ((1, 3), 5))
+    ]
     runs = [run_of(one, transformer.config, PLAIN, random) for one in examples]
     length = max(runs[0].tokens + runs[1].tokens, runs[2].tokens) + 7
     packed = teacher_forced(transformer, pack([runs[:2], runs[2:]], length))
@@ -137,8 +154,12 @@ def test_packing_changes_no_logits(transformer: Transformer, random: torch.Gener
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_the_block_mask_is_the_mask(transformer: Transformer, random: torch.Generator) -> None:
-    runs = [run_of(example(random, 1, 2), transformer.config, PLAIN, random) for _ in range(2)]
+@pytest.mark.parametrize("context", ["sparse", "full"])
+def test_the_block_mask_is_the_mask(
+    transformer: Transformer, random: torch.Generator, context: ContextKind
+) -> None:
+    examples = [example(random, *frames, context=context) for frames in ((1, 2), (1,), (1, 1))]
+    runs = [run_of(one, transformer.config, PLAIN, random) for one in examples]
     batch = pack([runs[:1], runs[1:]], 128)
     dense = teacher_forced(transformer, batch)
     with torch.no_grad():
@@ -147,18 +168,25 @@ def test_the_block_mask_is_the_mask(transformer: Transformer, random: torch.Gene
     assert torch.allclose(dense.semantic, blocks.semantic, atol=1e-5)
 
 
-def test_the_mask_of_a_packed_row_is_this_one(
-    transformer: Transformer, random: torch.Generator
-) -> None:
+def mask_of_two_clips(
+    transformer: Transformer, random: torch.Generator, context: ContextKind
+) -> list[list[int]]:
+    """Who sees whom of two text tokens and two clips, each of one token and of two."""
     scales = ((1, 1), (1, 2))
     clips = [ClipPlan(frames=1, repeats=(1, 1))] * 2
-    own = steps(clips, scales, semantic_scales=1)
+    own = steps(clips, scales, semantic_scales=1, context=context)
     one = Example(
         text=torch.tensor([7, 8]), unconditional=False, steps=own, latents=latents(own, random)
     )
     run = run_of(one, transformer.config, PLAIN, random)
-    seen = visible(*(value[None] for value in (run.group, run.looks_at)))[0, 0].int().tolist()
-    assert seen == [
+    seen: list[list[int]] = visible(run.group[None], run.looks_at[None])[0, 0].int().tolist()
+    return seen
+
+
+def test_the_mask_of_a_packed_row_is_this_one(
+    transformer: Transformer, random: torch.Generator
+) -> None:
+    assert mask_of_two_clips(transformer, random, "sparse") == [
         [1, 1, 0, 0, 0, 0, 0, 0],  # text
         [1, 1, 0, 0, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0, 0, 0],  # first clip: the text and the step itself
@@ -167,6 +195,21 @@ def test_the_mask_of_a_packed_row_is_this_one(
         [1, 1, 0, 1, 1, 1, 0, 0],  # second clip: also the first one's largest scale
         [1, 1, 0, 1, 1, 0, 1, 1],
         [1, 1, 0, 1, 1, 0, 1, 1],
+    ]
+
+
+def test_the_mask_of_full_context_is_this_one(
+    transformer: Transformer, random: torch.Generator
+) -> None:
+    assert mask_of_two_clips(transformer, random, "full") == [
+        [1, 1, 0, 0, 0, 0, 0, 0],  # text
+        [1, 1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0, 0],  # first clip
+        [1, 1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 1, 1, 0, 0],  # second clip
+        [1, 1, 1, 1, 1, 1, 1, 1],
+        [1, 1, 1, 1, 1, 1, 1, 1],
     ]
 
 
@@ -193,10 +236,11 @@ def test_flips_are_corrected_by_later_targets(random: torch.Generator) -> None:
     assert torch.equal(last.targets, residual > 0)
 
 
+@pytest.mark.parametrize("context", ["sparse", "full"])
 def test_one_repetition_of_every_scale_is_learned(
-    transformer: Transformer, random: torch.Generator
+    transformer: Transformer, random: torch.Generator, context: ContextKind
 ) -> None:
-    own = schedule(1, 2, repeats=(3, 3, 2))
+    own = schedule(1, 2, repeats=(3, 3, 2), context=context)
     one = Example(
         text=torch.arange(2), unconditional=False, steps=own, latents=latents(own, random)
     )
@@ -212,6 +256,15 @@ def test_one_repetition_of_every_scale_is_learned(
         seen.add(indices)
     assert len({indices[0] for indices in seen}) == 3
     assert len({indices[5] for indices in seen}) == 2
+
+
+def test_with_full_context_a_long_example_loses_nothing(
+    transformer: Transformer, random: torch.Generator
+) -> None:
+    one = replace(example(random, 1, 4), steps=schedule(1, 4, repeats=(3, 2, 2), context="full"))
+    whole = tokens_of(one)
+    for _ in range(10):
+        assert run_of(one, transformer.config, PLAIN, random, longest=whole - 1).tokens == whole
 
 
 def test_a_long_example_loses_scales_but_not_what_is_looked_at(

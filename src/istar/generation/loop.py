@@ -7,7 +7,7 @@ guidance, sampling and `commit`; whoever forces bits of their own calls the two 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -107,16 +107,21 @@ def predict(transformer: Transformer, state: GenerationState) -> Prediction:
 
 
 def commit(state: GenerationState, bits: Tensor, contexts: tuple[Context, ...] | None) -> None:
-    """Take a step: its bits `(t·h·w, d)` join the canvas, its keys and values become the scene."""
+    """Take a step: its bits `(t·h·w, d)` join the canvas, its keys and values the contexts.
+
+    What no later step looks at is let go.
+    """
     step = state.next_step
     state.canvas.add(step, bits)
     state.bits.append(bits.cpu())
     state.given.pop(step.index, None)
-    if contexts:
-        state.branches = tuple(
-            replace(branch, scene=own) for branch, own in zip(state.branches, contexts, strict=True)
-        )
     state.position += 1
+    state.branches = tuple(
+        branch.after(step.index, own, state.looks_at)
+        for branch, own in zip(
+            state.branches, contexts or [None] * len(state.branches), strict=True
+        )
+    )
     if step.ends_clip:
         state.latents.append(state.canvas.total)
         if not state.finished:

@@ -1,10 +1,11 @@
 """The spacetime pyramid: a video as clips, a clip as scales, a scale as repeated steps.
 
 A video is an image clip of one latent frame followed by video clips of equal length, in the
-released models twenty, the last perhaps shorter. Every clip is generated coarse to fine over the
-same list of spatial scales; each scale is predicted several times (the paper's Semantic Scale
-Repetition), and one such prediction is a step. This module is plain arithmetic: it turns a
-request's size and length into the list of steps that the generation loop obeys.
+released models twenty, the last perhaps shorter; or, for comparison, its first frame and its first
+video clip are one. Every clip is generated coarse to fine over the same list of spatial scales;
+each scale is predicted several times (the paper's Semantic Scale Repetition), and one such
+prediction is a step. This module is plain arithmetic: it turns a request's size and length into
+the list of steps that the generation loop obeys.
 
 Source: InfinityStar paper (arXiv 2511.04675), spacetime pyramid modeling; released reference.
 """
@@ -12,13 +13,20 @@ Source: InfinityStar paper (arXiv 2511.04675), spacetime pyramid modeling; relea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from istar.errors import CheckpointError, UsageError
 
 LATENT_FRAMES_PER_SECOND = 4
+
+ContextKind = Literal["sparse", "full"]
+"""What a step looks at beside the text and itself: the last step of the clip before, or the last
+repetition of every earlier scale of its own and of every earlier clip."""
+
+PyramidKind = Literal["image_first", "one"]
+"""Where a video's first latent frame belongs: to a clip of its own, or to the first video clip."""
 
 
 class Grid(NamedTuple):
@@ -111,15 +119,18 @@ def nearest_template(ratio: float) -> Template:
     return min(TEMPLATES, key=lambda template: abs(float(template.name) - ratio))
 
 
-def clip_lengths(latent_frames: int, clip_frames: int) -> tuple[int, ...]:
+def clip_lengths(
+    latent_frames: int, clip_frames: int, pyramid: PyramidKind = "image_first"
+) -> tuple[int, ...]:
     """Latent frames of each clip of a video: 1, then full clips, the last perhaps fewer.
 
     Args:
         latent_frames: of the whole video.
         clip_frames: of a full video clip.
+        pyramid: with `one` the first frame and the first full clip are one clip.
     """
-    lengths = [1]
-    rest = latent_frames - 1
+    lengths = [1 if pyramid == "image_first" else min(latent_frames, 1 + clip_frames)]
+    rest = latent_frames - lengths[0]
     while rest > 0:
         lengths.append(min(rest, clip_frames))
         rest -= lengths[-1]
@@ -147,6 +158,16 @@ class ClipPlan:
     repeats: tuple[int, ...]
 
 
+def clip_plans(
+    lengths: Sequence[int], *, image_repeats: tuple[int, ...], video_repeats: tuple[int, ...]
+) -> tuple[ClipPlan, ...]:
+    """The clips of a video by their latent frames: a first one of one frame is an image clip."""
+    return tuple(
+        ClipPlan(frames=frames, repeats=image_repeats if (n, frames) == (0, 1) else video_repeats)
+        for n, frames in enumerate(lengths)
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One prediction of one scale of one clip: all that the generation loop needs to know of it.
@@ -164,7 +185,9 @@ class Step:
         semantic: a semantic scale, of few bits a token; otherwise a detail scale.
         starts_clip: the first step of its clip, whose input is zero.
         ends_clip: the last step of its clip, after which the running sum is the clip's latent.
-        read_later: the next clip's steps look at this one's tokens.
+        looks_at: indices of the earlier steps at whose tokens it looks, each of which the step
+            before it also looks at or is.
+        read_later: later steps look at this one's tokens.
     """
 
     index: int
@@ -178,6 +201,7 @@ class Step:
     semantic: bool
     starts_clip: bool
     ends_clip: bool
+    looks_at: tuple[int, ...]
     read_later: bool
 
 
@@ -186,6 +210,7 @@ def steps(
     scales: Sequence[tuple[int, int]],
     *,
     semantic_scales: int,
+    context: ContextKind = "sparse",
 ) -> tuple[Step, ...]:
     """Every step of a sequence of clips, in order.
 
@@ -193,12 +218,14 @@ def steps(
         clips: length and repetitions of each clip.
         scales: height and width of each scale, coarse to fine.
         semantic_scales: how many scales from the coarsest are semantic.
+        context: what steps look at.
 
     Raises:
         CheckpointError: a clip without one positive repetition count a scale.
     """
     result: list[Step] = []
     first_frame = 0
+    looks_at: tuple[int, ...] = ()
     for number, clip in enumerate(clips):
         if len(clip.repeats) != len(scales) or min(clip.repeats) < 1:
             raise CheckpointError(
@@ -220,8 +247,14 @@ def steps(
                         semantic=scale < semantic_scales,
                         starts_clip=scale == repetition == 0,
                         ends_clip=ends_clip,
-                        read_later=ends_clip and number < len(clips) - 1,
+                        looks_at=looks_at,
+                        read_later=False,
                     )
                 )
+            if context == "full":
+                looks_at += (result[-1].index,)
+        if context == "sparse":
+            looks_at = (result[-1].index,)
         first_frame += clip.frames
-    return tuple(result)
+    read = {index for step in result for index in step.looks_at}
+    return tuple(replace(step, read_later=step.index in read) for step in result)

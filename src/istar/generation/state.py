@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,7 @@ from istar.generation.schedule import Grid, Step
 from istar.output_files import PendingFile
 from istar.transformer.cache import Context, KeysValues
 
-_FORMAT = "istar-generation-state-2"
-_PARTS = ("text", "scene")
+_FORMAT = "istar-generation-state-3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +30,35 @@ class Branch:
 
     Attributes:
         text: keys and values of its text.
-        scene: those of what was shown before; None at the start of a video.
+        scene: those of what an interactive clip goes on from; else None.
+        steps: those of the steps that the next one looks at, by step index.
     """
 
     text: Context
     scene: Context | None = None
+    steps: Mapping[int, Context] = field(default_factory=dict)
 
     @property
     def contexts(self) -> tuple[Context, ...]:
-        """All that its steps look at."""
-        return (self.text,) if self.scene is None else (self.text, self.scene)
+        """All that the next step looks at."""
+        return tuple(self.parts.values())
+
+    @property
+    def parts(self) -> dict[str, Context]:
+        """The same, each with a name."""
+        scene = {} if self.scene is None else {"scene": self.scene}
+        return {"text": self.text, **scene, **{f"step.{n}": c for n, c in self.steps.items()}}
+
+    def after(self, taken: int, own: Context | None, looks_at: tuple[int, ...]) -> Branch:
+        """The branch when a step is taken, for the next one, which looks at `looks_at`.
+
+        Args:
+            taken: the step's index.
+            own: its keys and values; None where no later step looks at it.
+            looks_at: indices of steps.
+        """
+        known = dict(self.steps) if own is None else {**self.steps, taken: own}
+        return replace(self, steps={index: known[index] for index in looks_at})
 
 
 @dataclass(kw_only=True)
@@ -76,6 +95,11 @@ class GenerationState:
         """The step to take next."""
         return self.steps[self.position]
 
+    @property
+    def looks_at(self) -> tuple[int, ...]:
+        """Indices of the steps that the next one looks at; none when finished."""
+        return () if self.finished else self.next_step.looks_at
+
     def save(self, path: Path) -> None:
         """Write the state; under its final name it is whole or not there at all.
 
@@ -93,7 +117,7 @@ class GenerationState:
         for clip, latent in enumerate(self.latents):
             tensors[f"latent.{clip}"] = latent
         for number, branch in enumerate(self.branches):
-            for part, context in zip(_PARTS, branch.contexts, strict=False):
+            for part, context in branch.parts.items():
                 for layer, (keys, values) in enumerate(context):
                     tensors[f"branch.{number}.{part}.{layer}.keys"] = keys
                     tensors[f"branch.{number}.{part}.{layer}.values"] = values
@@ -103,7 +127,7 @@ class GenerationState:
             "steps": [asdict(step) for step in self.steps],
             "shapes": shapes,
             "branches": len(self.branches),
-            "parts": len(self.branches[0].contexts) if self.branches else 0,
+            "scene": any(branch.scene is not None for branch in self.branches),
             "layers": len(self.branches[0].text) if self.branches else 0,
         }
         # Cloned: safetensors refuses tensors that share memory.
@@ -163,6 +187,18 @@ class GenerationState:
         for latent, step in zip((*latents, canvas), (*finished, under_way), strict=True):
             if latent.shape != (1, canvas.shape[1], *step.full_grid):
                 raise ValueError(f"the latent of clip {step.clip} has the wrong shape")
+        looks_at = steps[position].looks_at if position < len(steps) else ()
+
+        def branch(number: int) -> Branch:
+            def context(part: str) -> Context:
+                return _context(tensors, f"branch.{number}.{part}", header["layers"], device)
+
+            return Branch(
+                text=context("text"),
+                scene=context("scene") if header["scene"] else None,
+                steps={index: context(f"step.{index}") for index in looks_at},
+            )
+
         return cls(
             steps=steps,
             position=position,
@@ -170,15 +206,7 @@ class GenerationState:
             given=unpacked["given."],
             canvas=Canvas(canvas),
             latents=latents,
-            branches=tuple(
-                Branch(
-                    **{
-                        part: _context(tensors, f"branch.{number}.{part}", header["layers"], device)
-                        for part in _PARTS[: header["parts"]]
-                    }
-                )
-                for number in range(header["branches"])
-            ),
+            branches=tuple(branch(number) for number in range(header["branches"])),
             generator=generator,
         )
 
@@ -187,7 +215,7 @@ def _step(values: dict[str, Any]) -> Step:
     if set(values) != {field.name for field in fields(Step)}:
         raise ValueError("a step is malformed")
     grids = {name: Grid(*values[name]) for name in ("grid", "full_grid")}
-    return Step(**{**values, **grids})
+    return Step(**{**values, **grids, "looks_at": tuple(values["looks_at"])})
 
 
 def _unpack(packed: Tensor, shape: list[int]) -> Tensor:

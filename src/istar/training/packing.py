@@ -24,7 +24,7 @@ class PackedBatch(NamedTuple):
         inputs: `(R, L, C)`.
         coordinates: `(R, L, 4)`.
         group: `(R, L)`, unlike in a run, unique within a row; -1 is padding.
-        looks_at: `(R, L, 3)`.
+        looks_at: `(R, L, 2, 2)`.
         targets: `(R, L, C)` booleans.
         kind, scale: `(R, L)`.
         weight: `(R, L)`.
@@ -78,6 +78,7 @@ def pack(rows: Sequence[Sequence[Run]], length: int) -> PackedBatch:
 def visible(group: Tensor, looks_at: Tensor) -> Tensor:
     """The mask `(R, 1, L, L)` of packed rows, true where a token (next to last axis) looks."""
     seen = group[:, :, None] == group[:, None, :]
-    for other in looks_at.unbind(-1):
-        seen |= other[:, :, None] == group[:, None, :]
+    for first, last in (bounds.unbind(-1) for bounds in looks_at.unbind(-2)):
+        begun = first[:, :, None] <= group[:, None, :]
+        seen |= begun & (group[:, None, :] <= last[:, :, None])
     return seen.unsqueeze(1)

@@ -2,7 +2,8 @@
 
 Every scale of every clip stands in a run once, as one of its repetitions; all repetitions are
 simulated in the running sum. A token belongs to a group (a step, a text, a block of context) and
-sees its own group and up to three others: that is the whole of the spacetime sparse attention.
+sees its own group and, of earlier ones, two ranges at most: that is the whole of the spacetime
+sparse attention, and of the full attention that it is compared with.
 Source: InfinityStar paper (arXiv 2511.04675); released reference.
 """
 
@@ -27,9 +28,9 @@ NO_LOSS, SEMANTIC, DETAIL = range(3)
 """What a token predicts."""
 
 NOWHERE = -2
-"""The group that a token looks at in place of one that it lacks."""
+"""The group with which a range that a token lacks begins and ends."""
 
-_LOOKS = 3
+_RANGES = 2
 _SMALL_SCALES_COUNT_MORE, _AT_MOST = 0.2, 40.0
 
 Scene = tuple[Tensor, Tensor, tuple[int, int]]
@@ -94,7 +95,8 @@ class Run(NamedTuple):
         inputs: `(L, C)`, zero for texts.
         coordinates: `(L, 4)`.
         group: `(L,)`.
-        looks_at: `(L, 3)`: groups that a token sees beside its own; `NOWHERE` fills up.
+        looks_at: `(L, 2, 2)`: first and last of each range of groups that a token sees beside its
+            own; `NOWHERE` fills up.
         targets: `(L, C)` booleans; a semantic token's are the first few.
         kind: `(L,)`: `NO_LOSS`, `SEMANTIC` or `DETAIL`.
         weight: `(L,)`: of the token in the loss.
@@ -172,25 +174,22 @@ def run_of(
         transformer: sizes of the network.
         config: how.
         generator: of flips, noise and the choice of repetitions and scales.
-        longest: with more tokens than that, scales are left out at random, but never one that a
-            later clip looks at.
+        longest: with more tokens than that, scales are left out at random, but never one that
+            later steps look at.
     """
     parts = [_text_part(example, transformer)]
-    looks: tuple[int, ...] = (0,)
     if example.scene is not None:
         parts += _scene_parts(example, transformer, config, generator)
-        looks = (0, 1, 2)
+    always = range(len(parts))
     chosen = _chosen_lessons(example, transformer, config, generator)
     if longest is not None:
-        chosen = _short_enough(chosen, longest - sum(part.tokens for part in parts), generator)
-    clip = 0
-    scene = looks
-    for group, lesson in enumerate(chosen, start=len(parts)):
-        if lesson.step.clip != clip:
-            clip = lesson.step.clip
-            before = [n for n, other in enumerate(chosen) if other.step.clip == clip - 1]
-            scene = (0, len(looks) + before[-1])
-        parts.append(_lesson_part(lesson, group, scene, transformer))
+        room = longest - sum(part.tokens for part in parts)
+        chosen = _short_enough(chosen, _read_scales(example.steps), room, generator)
+    groups = {_scale(lesson.step): group for group, lesson in enumerate(chosen, len(parts))}
+    for lesson in chosen:
+        seen = [groups[_scale(example.steps[index])] for index in lesson.step.looks_at]
+        group = groups[_scale(lesson.step)]
+        parts.append(_lesson_part(lesson, group, [*always, *seen], transformer))
     columns = zip(*(part[2:] for part in parts), strict=True)
     return Run(parts[0].text, parts[0].unconditional, *map(torch.cat, columns))
 
@@ -198,7 +197,7 @@ def run_of(
 def tokens_of(example: Example) -> int:
     """How many tokens an example's run has if nothing is left out; quick to tell."""
     blocks = () if example.scene is None else _blocks(example.scene)
-    scales = {(step.clip, step.scale): step.grid.tokens for step in example.steps}
+    scales = {_scale(step): step.grid.tokens for step in example.steps}
     return len(example.text) + sum(block.tokens.shape[1] for block in blocks) + sum(scales.values())
 
 
@@ -208,7 +207,7 @@ def _chosen_lessons(
     config: SequenceConfig,
     generator: torch.Generator,
 ) -> list[Lesson]:
-    """One repetition of every scale; of a scale that the next clip looks at, the last."""
+    """One repetition of every scale; of the largest, if the next clip looks at it, the last."""
     chosen = []
     for number, latent in enumerate(example.latents):
         own = [step for step in example.steps if step.clip == number]
@@ -222,15 +221,28 @@ def _chosen_lessons(
         for scale in range(own[-1].scale + 1):
             repeated = [lesson for lesson in taught if lesson.step.scale == scale]
             pick = draw(len(repeated), generator)
-            chosen.append(repeated[-1] if repeated[-1].step.read_later else repeated[pick])
+            last = repeated[-1].step
+            chosen.append(repeated[-1] if last.ends_clip and last.read_later else repeated[pick])
     return chosen
 
 
-def _short_enough(chosen: list[Lesson], room: int, generator: torch.Generator) -> list[Lesson]:
-    """Leave steps out until the rest fits."""
+def _scale(step: Step) -> tuple[int, int]:
+    """A step's clip and scale, which all its repetitions have in common."""
+    return step.clip, step.scale
+
+
+def _read_scales(steps: Sequence[Step]) -> set[tuple[int, int]]:
+    """The scales that later steps look at."""
+    return {_scale(step) for step in steps if step.read_later}
+
+
+def _short_enough(
+    chosen: list[Lesson], read: set[tuple[int, int]], room: int, generator: torch.Generator
+) -> list[Lesson]:
+    """Leave steps out until the rest fits, but none of a scale in `read`."""
     kept = list(chosen)
     while sum(lesson.step.grid.tokens for lesson in kept) > room:
-        dispensable = [n for n, lesson in enumerate(kept) if not lesson.step.read_later]
+        dispensable = [n for n, lesson in enumerate(kept) if _scale(lesson.step) not in read]
         if len(dispensable) <= 1:
             break
         del kept[dispensable[draw(len(dispensable), generator)]]
@@ -296,7 +308,7 @@ def _blocks(scene: Scene) -> tuple[SceneBlock, SceneBlock]:
 
 
 def _lesson_part(
-    lesson: Lesson, group: int, looks_at: tuple[int, ...], transformer: TransformerConfig
+    lesson: Lesson, group: int, looks_at: Sequence[int], transformer: TransformerConfig
 ) -> Run:
     step = lesson.step
     coordinates = visual_coordinates(
@@ -319,7 +331,7 @@ def _part(
     transformer: TransformerConfig,
     *,
     group: int,
-    looks_at: tuple[int, ...],
+    looks_at: Sequence[int],
     coordinates: Tensor,
     inputs: Tensor,
     lesson: Lesson | None = None,
@@ -336,19 +348,27 @@ def _part(
         kind = SEMANTIC if step.semantic else DETAIL
         weight = step_weight(step)
         scale = step.scale
-    looks = torch.tensor([*looks_at, *[NOWHERE] * (_LOOKS - len(looks_at))])
+    ranges = _ranges(looks_at)
+    looks = torch.tensor([*ranges, *[(NOWHERE, NOWHERE)] * (_RANGES - len(ranges))])
     return Run(
         text=torch.zeros(0, dtype=torch.long) if text is None else text,
         unconditional=torch.tensor(unconditional),
         inputs=inputs,
         coordinates=coordinates,
         group=torch.full((length,), group),
-        looks_at=looks.expand(length, -1),
+        looks_at=looks.expand(length, -1, -1),
         targets=targets,
         kind=torch.full((length,), kind),
         weight=torch.full((length,), weight),
         scale=torch.full((length,), scale),
     )
+
+
+def _ranges(groups: Sequence[int]) -> list[tuple[int, int]]:
+    """First and last of each unbroken range of growing numbers."""
+    starts = [group for group in groups if group - 1 not in groups]
+    ends = [group for group in groups if group + 1 not in groups]
+    return list(zip(starts, ends, strict=True))
 
 
 def step_weight(step: Step) -> float:

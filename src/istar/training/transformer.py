@@ -137,8 +137,9 @@ def block_mask(batch: PackedBatch) -> BlockMask:
 
     def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         seen = group[row, query] == group[row, key]
-        for number in range(looks_at.shape[-1]):
-            seen = seen | (looks_at[row, query, number] == group[row, key])
+        for number in range(looks_at.shape[-2]):
+            begun = looks_at[row, query, number, 0] <= group[row, key]
+            seen = seen | (begun & (group[row, key] <= looks_at[row, query, number, 1]))
         return seen
 
     rows, length = group.shape
