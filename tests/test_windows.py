@@ -1,4 +1,4 @@
-"""What is said of what a model was not trained for."""
+"""What a model makes that was not trained for it, or whose videos begin otherwise."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from asking import request, with_spec
-from istar import InfinityStarPipeline
+from asking import pictures, request, with_spec
+from istar import CheckpointError, ClipReady, InfinityStarPipeline
+from istar.engine import Engine
 
 
 @pytest.fixture(scope="module")
@@ -36,3 +38,64 @@ def test_a_video_longer_than_one_pass_is_made_and_said(pipeline: InfinityStarPip
         "the random model was not trained to go on from given video"
     ]
     assert not any("not trained" in note for note in base.generate(request("t2v")).notes)
+
+
+@pytest.fixture
+def one_pyramid(pipeline: InfinityStarPipeline) -> InfinityStarPipeline:
+    """The same networks, without an image clip at a video's start; full clips have a second."""
+    changes = {"pyramid": "one", "extends": False, "interact": None, "clip_frames": 4}
+    return with_spec(pipeline, replace(pipeline.spec, **changes, max_seconds=2))
+
+
+@pytest.mark.parametrize("seconds", [1, 2])
+def test_with_one_pyramid_the_first_picture_is_its_own(
+    one_pyramid: InfinityStarPipeline, seconds: int
+) -> None:
+    events = list(one_pyramid.stream(request("t2v", seconds=seconds)))
+    clips = [event.frames for event in events if isinstance(event, ClipReady)]
+    assert [len(clip) for clip in clips] == [17] + [16] * (seconds - 1)
+    assert not torch.equal(clips[0][0], clips[0][1])
+    assert not any("not trained" in str(event) for event in events)
+
+
+def test_otherwise_it_is_a_copy_of_the_second(pipeline: InfinityStarPipeline) -> None:
+    frames = pipeline.generate(request("t2v")).frames
+    assert len(frames) == 17
+    assert torch.equal(frames[0], frames[1])
+
+
+def test_with_one_pyramid_a_picture_is_one_frame(one_pyramid: InfinityStarPipeline) -> None:
+    assert len(one_pyramid.generate(request("t2i")).frames) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "said"),
+    [
+        ("i2v", {"image": pictures(1)[0]}, "cannot i2v"),
+        ("extend", {"clip": pictures(16)}, "cannot extend"),
+        ("interact", {"clip": pictures(16), "prompt": ("a", "b")}, "cannot interact"),
+        ("t2v", {"seconds": 2.25}, "makes at most 2 s, not 2.25"),
+    ],
+)
+def test_with_one_pyramid_nothing_goes_on_from_what_is_given(
+    one_pyramid: InfinityStarPipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    changes: dict[str, object],
+    said: str,
+) -> None:
+    monkeypatch.delattr(Engine, "take_steps")
+    with pytest.raises(CheckpointError, match=f"the random model {said}"):
+        next(one_pyramid.stream(request(mode, **changes)))
+
+
+def test_full_context_makes_every_other_video(pipeline: InfinityStarPipeline) -> None:
+    full = with_spec(pipeline, replace(pipeline.spec, context="full", interact=None))
+    for asked, length in (
+        (request("t2v"), 17),
+        (request("i2v", image=pictures(1)[0]), 17),
+        (request("extend", clip=pictures(16)), 32),
+    ):
+        frames = full.generate(asked).frames
+        assert len(frames) == length
+        assert not torch.equal(frames, pipeline.generate(asked).frames)

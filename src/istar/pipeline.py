@@ -114,6 +114,7 @@ class InfinityStarPipeline:
             DeviceError: memory ran out.
             GenerationError: the network's output is not a number.
         """
+        self.spec.check_possible(request.mode, request.seconds)
         if request.mode == "interact":
             session = self.interact(request)
             for prompt in request.prompts:

@@ -95,7 +95,7 @@ def run_window(
         frames = engine.decode(latent, history)
         if step.clip < len(given) or (step.image and window.new_seconds):
             continue
-        if step.clip == 1 and not window.given_seconds:
+        if step.clip == 1 and steps[0].image and not window.given_seconds:
             frames = torch.cat((_first_picture(take, frames), frames))
         yield ClipReady(frames=frames)
     return latents

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from istar.errors import MediaError, UsageError
+from asking import with_spec
+from istar.errors import CheckpointError, MediaError, UsageError
 from istar.evaluation.measure import measure
 from istar.evaluation.quality import psnr
 from istar.evaluation.rates import Rate
@@ -265,6 +266,18 @@ def test_the_same_seed_finds_the_same(pipeline: InfinityStarPipeline) -> None:
     first, second = (next(outcomes(pipeline, test)) for _ in range(2))
     assert first.record == second.record
     assert torch.equal(first.pictures, second.pictures)
+
+
+def test_a_mode_that_a_model_cannot_do_is_refused_before_anything_is_made(
+    pipeline: InfinityStarPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(pipeline.spec, pyramid="one", extends=False, interact=None)
+    one_pyramid = with_spec(pipeline, spec)
+    able = ShapesTest(count=1, modes=("t2v", "tokenizer"), seconds=1.75)
+    assert [one.record.mode for one in outcomes(one_pyramid, able)] == list(able.modes)
+    monkeypatch.delattr(InfinityStarPipeline, "generate")
+    with pytest.raises(CheckpointError, match="cannot i2v"):
+        next(outcomes(one_pyramid, ShapesTest(count=1)))
 
 
 def test_the_sheet_frames_what_is_right_in_green() -> None:

@@ -79,6 +79,25 @@ def test_time_runs_on_without_a_gap_after_a_given_clip_of_any_length(given: int)
     assert [step.clip for step in steps if step.read_later] == [0, 1]
 
 
+def test_with_one_pyramid_a_video_begins_with_a_video_clip() -> None:
+    spec = replace(MODELS["480p"], pyramid="one", extends=False)
+    window = Window(given_seconds=0, new_seconds=6)
+    steps = window.steps(spec, nearest_template(1))
+    assert window.clip_lengths(spec) == (21, 4)
+    assert len(steps) == 2 * sum(spec.video_repeats)
+    assert not any(step.image for step in steps)
+    assert {step.clip: step.first_frame for step in steps} == {0: 0, 1: 21}
+    picture = Window(given_seconds=0, new_seconds=0).steps(spec, nearest_template(1))
+    assert len(picture) == sum(spec.image_repeats)
+    assert all(step.image for step in picture)
+
+
+def test_a_models_context_is_its_steps() -> None:
+    spec = replace(MODELS["480p"], context="full")
+    steps = Window(given_seconds=0, new_seconds=5).steps(spec, nearest_template(1))
+    assert len(steps[-1].looks_at) == 2 * len(spec.pixel_budget.sides) - 1
+
+
 def test_only_the_image_clip_of_a_video_has_the_images_repeats_and_temperature() -> None:
     spec = MODELS["480p"]
     window = Window(given_seconds=5, new_seconds=0.25)

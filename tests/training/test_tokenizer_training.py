@@ -12,7 +12,7 @@ from torch import Tensor
 from istar.errors import CheckpointError, UsageError
 from istar.generation.canvas import Canvas, bits_of_latent
 from istar.generation.plan import Window
-from istar.generation.schedule import nearest_template
+from istar.generation.schedule import PyramidKind, nearest_template
 from istar.training.config import (
     ClipsConfig,
     InheritanceConfig,
@@ -129,9 +129,12 @@ def test_a_depth_at_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
         TokenizerTask(config)
 
 
+@pytest.mark.parametrize("pyramid", ["image_first", "one"])
 @pytest.mark.parametrize("frames", [1, 3, 9])
-def test_clips_are_those_of_generation(config: TokenizerTraining, frames: int) -> None:
-    spec = TokenizerTask(config).spec
+def test_clips_are_those_of_generation(
+    config: TokenizerTraining, frames: int, pyramid: PyramidKind
+) -> None:
+    spec = replace(TokenizerTask(config).spec, pyramid=pyramid, extends=False, interact=None)
     latent = torch.arange(frames).view(1, 1, -1, 1, 1).expand(2, 64, -1, 2, 2).float()
     clips = clips_of(latent, spec)
     window = Window(given_seconds=0, new_seconds=(frames - 1) / 4)

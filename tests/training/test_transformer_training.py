@@ -237,13 +237,8 @@ def test_training_sees_what_the_loop_sees(
     config: TransformerTraining, random: torch.Generator, kind: str
 ) -> None:
     """The same logits, step by step, from the packed row and from the loop with its cache."""
-    task = TransformerTask(config)
+    task, clip, encoder = stirred(config, random)
     network = network_of(task)
-    for parameter in network.transformer.parameters():
-        parameter += 0.1 * torch.randn(parameter.shape, generator=random)
-    network.train()
-    clip = read_prepared(config.data.sets[2])[1].latent()
-    encoder = TextEncoder(network.text_module, _tokenizer(), 96)
     text = "2s: a red circle moves right"
     if kind == "interactive":
         one = interactive_of(task.spec, clip, encoder, text)
@@ -258,6 +253,54 @@ def test_training_sees_what_the_loop_sees(
     batch = pack([[other, run]], 2 * run.tokens + 5)
     outcome = network(batch, train_text=True, recompute=False)
     assert_agree(outcome, batch, stepwise(network, one, features))
+
+
+@pytest.mark.parametrize("frames", [1, 5, 9])
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"context": "full"},
+        {"pyramid": "one", "extends": False},
+        {"context": "full", "pyramid": "one", "extends": False},
+    ],
+)
+@torch.no_grad()
+def test_so_it_does_without_the_papers_choices(
+    config: TransformerTraining,
+    tmp_path: Path,
+    random: torch.Generator,
+    choices: dict[str, object],
+    frames: int,
+) -> None:
+    content = json.loads(config.model.read_text()) | choices
+    del content["interact"]
+    content["repeats"] = {"image": [1, 1], "video": [1, 1]}
+    manifest = tmp_path / "istar.json"
+    manifest.write_text(json.dumps(content))
+    mix = (MixConfig(seconds=0), MixConfig(seconds=1), MixConfig(seconds=2))
+    config = replace(config, model=manifest, data=replace(config.data, mix=mix))
+    task, clip, encoder = stirred(config, random)
+    network = network_of(task)
+    text = "2s: a red circle moves right"
+    one = example_of(task.spec, clip[:, :frames], encoder, text)
+    run = run_of(one, network.transformer.config, PLAIN, random)
+    batch = pack([[run, run]], 2 * run.tokens + 5)
+    outcome = network(batch, train_text=True, recompute=False)
+    assert_agree(outcome, batch, stepwise(network, one, encoder.encode(text).features))
+    assert task.loss(task.batch(0, Share()), 0, CPU).total.isfinite()
+
+
+def stirred(
+    config: TransformerTraining, random: torch.Generator
+) -> tuple[TransformerTask, Tensor, TextEncoder]:
+    """A task whose network is not at its start, a prepared latent and the text encoder."""
+    task = TransformerTask(config)
+    network = network_of(task)
+    for parameter in network.transformer.parameters():
+        parameter += 0.1 * torch.randn(parameter.shape, generator=random)
+    network.train()
+    clip = read_prepared(config.data.sets[2])[1].latent()
+    return task, clip, TextEncoder(network.text_module, _tokenizer(), 96)
 
 
 def _tokenizer() -> Any:

@@ -9,7 +9,7 @@ import pytest
 from istar.errors import CheckpointError
 from istar.generation.schedule import PIXEL_BUDGETS
 from istar.transformer.config import TransformerConfig
-from istar.weights.manifest import MANIFEST_NAME, find_models, read_manifest
+from istar.weights.manifest import MANIFEST_NAME, find_models, manifest_of, read_manifest
 from istar.weights.registry import GuidanceConfig, ModelSpec
 from random_checkpoint import manifest
 
@@ -117,6 +117,12 @@ WRONG: dict[str, Changes] = {
     "an unknown size": {"tokenizer": {"path": "v", "sizes": {"color": 3}}},
     "a wrong size": {"transformer": {"path": "t", "sizes": {"width": "64"}}},
     "a width in words": {"tokenizer": {"path": "v", "sizes": {"channels": [8, 8, 16, 16, "16"]}}},
+    "an unknown context": {"context": "dense"},
+    "a number for a context": {"context": 1},
+    "full context and interact": {"context": "full"},
+    "an unknown pyramid": {"pyramid": "two"},
+    "no word on the pyramid": {"pyramid": None},
+    "one pyramid and interact": {"pyramid": "one", "extends": False},
     "one width": {"tokenizer": {"path": "v", "sizes": {"channels": 8}}},
     "widths of half": {"tokenizer": {"path": "v", "sizes": {"channels": [8, 8, 16.5, 16, 16]}}},
     "a bottleneck in words": {"tokenizer": {"path": "v", "sizes": {"bottleneck_channels": "16"}}},
@@ -149,6 +155,26 @@ def test_what_is_refused(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(refusal.value)
     assert "__init__" not in str(refusal.value)
     assert not isinstance(refusal.value.__cause__, TypeError)
+
+
+def test_the_papers_choices_unless_it_says_otherwise(tmp_path: Path) -> None:
+    spec = read(tmp_path)
+    assert (spec.context, spec.pyramid) == ("sparse", "image_first")
+
+
+def test_the_papers_choices_can_be_switched_off(tmp_path: Path) -> None:
+    changes = {"context": "full", "pyramid": "one", "extends": False}
+    spec = read_manifest(write(tmp_path, changes, without="interact"))
+    assert (spec.context, spec.pyramid) == ("full", "one")
+    assert spec.modes == ("t2i", "t2v")
+    (tmp_path / "istar.json").write_text(json.dumps(manifest_of(spec)), encoding="utf-8")
+    assert read_manifest(tmp_path / "istar.json") == spec
+
+
+@pytest.mark.parametrize("extends", [{}, {"extends": True}])
+def test_one_pyramid_does_not_extend(tmp_path: Path, extends: Changes) -> None:
+    with pytest.raises(CheckpointError, match="extends must be false, and interact left out"):
+        read_manifest(write(tmp_path, {"pyramid": "one", **extends}, without="interact"))
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,24 @@ def test_interact_without_an_interactive_model() -> None:
         choose(released("720p", "480p"), "interact")
 
 
+ONE_PYRAMID = replace(MODELS["480p"], name="whole", pyramid="one", extends=False)
+
+
+@pytest.mark.parametrize("mode", ["i2v", "extend", "interact"])
+def test_one_pyramid_begins_with_nothing_given(mode: Mode) -> None:
+    with pytest.raises(CheckpointError, match=f"whole model cannot {mode}.*t2i and t2v"):
+        choose((ONE_PYRAMID,), mode)
+
+
+def test_one_pyramid_makes_what_it_makes_in_one_pass() -> None:
+    for mode, seconds in (("t2i", None), ("t2v", None), ("t2v", 10)):
+        assert choose((ONE_PYRAMID,), mode, seconds=seconds) is ONE_PYRAMID
+    with pytest.raises(CheckpointError, match=r"at most 10 s, not 10\.25"):
+        choose((ONE_PYRAMID,), "t2v", seconds=10.25)
+    with pytest.raises(CheckpointError, match="at most 2 s, not 5"):
+        choose((replace(ONE_PYRAMID, max_seconds=2),), "t2v")
+
+
 @pytest.mark.parametrize(
     ("models", "mode", "resolution", "offered"),
     [

@@ -146,6 +146,9 @@ def outcomes(pipeline: InfinityStarPipeline, test: ShapesTest) -> Iterator[Outco
         IstarError: as `InfinityStarPipeline.stream`.
     """
     for mode in test.modes:
+        if mode != "tokenizer":
+            pipeline.spec.check_possible(mode, test.seconds)
+    for mode in test.modes:
         for seed in range(test.seed, test.seed + test.count):
             scene = random_scene(seed, held_out=True)
             frames = _made(pipeline, test, mode, seed, scene)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from istar.generation.schedule import (
     LATENT_FRAMES_PER_SECOND,
-    ClipPlan,
     Step,
     Template,
     clip_lengths,
+    clip_plans,
     steps,
 )
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
@@ -47,17 +47,18 @@ class Window:
         """Latent frames of each clip, the given ones first, as a model cuts video."""
         new = int(self.new_seconds * LATENT_FRAMES_PER_SECOND)
         if not self.given_seconds:
-            return clip_lengths(1 + new, spec.clip_frames)
+            return clip_lengths(1 + new, spec.clip_frames, spec.pyramid)
         return (1, self.given_seconds * LATENT_FRAMES_PER_SECOND, new)
 
     def steps(self, spec: ModelSpec, template: Template) -> tuple[Step, ...]:
         """The window's schedule for one model."""
-        clips = [
-            ClipPlan(frames=frames, repeats=spec.video_repeats if number else spec.image_repeats)
-            for number, frames in enumerate(self.clip_lengths(spec))
-        ]
+        clips = clip_plans(
+            self.clip_lengths(spec),
+            image_repeats=spec.image_repeats,
+            video_repeats=spec.video_repeats,
+        )
         scales = spec.pixel_budget.scales(template)
-        return steps(clips, scales, semantic_scales=spec.semantic_scales)
+        return steps(clips, scales, semantic_scales=spec.semantic_scales, context=spec.context)
 
 
 def windows_from_start(seconds: float, spec: ModelSpec) -> tuple[Window, ...]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from istar.errors import UsageError
-from istar.generation.schedule import ClipPlan, Step, clip_lengths, nearest_template, steps
+from istar.generation.schedule import Step, clip_lengths, clip_plans, nearest_template, steps
 from istar.training.config import TokenizerTraining
 from istar.training.discriminator import Discriminator, adversarial_terms
 from istar.training.distributed import Share, averaged, summed
@@ -252,10 +252,8 @@ def clips_of(latent: Tensor, spec: ModelSpec) -> list[tuple[Tensor, tuple[Step, 
     """
     frames, height, width = latent.shape[2:]
     scales, repeats, semantic = _pyramid(spec, height, width)
-    plans = [
-        ClipPlan(frames=count, repeats=repeats[bool(number)])
-        for number, count in enumerate(clip_lengths(frames, spec.clip_frames))
-    ]
+    lengths = clip_lengths(frames, spec.clip_frames, spec.pyramid)
+    plans = clip_plans(lengths, image_repeats=repeats[0], video_repeats=repeats[1])
     schedule = steps(plans, scales, semantic_scales=semantic)
     clips = []
     for number in range(len(plans)):

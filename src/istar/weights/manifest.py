@@ -19,6 +19,8 @@ The manifest, every path relative to the directory::
       "max_seconds": 10,
       "extends": true,
       "interact": {"repeats": [3, ...], "guidance": {...}, "tau": 0.5, "context_scale": 7},
+      "context": "sparse",
+      "pyramid": "image_first",
       "notice": "told to everyone who uses it"
     }
 
@@ -159,6 +161,8 @@ def manifest_of(spec: ModelSpec) -> dict[str, Any]:
         "clip_frames": spec.clip_frames,
         "max_seconds": spec.max_seconds,
         "extends": spec.extends,
+        "context": spec.context,
+        "pyramid": spec.pyramid,
         "notice": spec.notice,
     }
     for part, config in (
@@ -263,6 +267,8 @@ def _spec(fields: _Fields) -> ModelSpec:
         max_seconds=fields.take("max_seconds", (int, float), 5),
         extends=fields.take("extends", bool, True),
         interact=_interact(fields),
+        context=fields.take("context", str, "sparse"),
+        pyramid=fields.take("pyramid", str, "image_first"),
         transformer_config=transformer.config("sizes", TransformerConfig),
         tokenizer_config=tokenizer.config("sizes", VideoTokenizerConfig),
         notice=fields.take("notice", str, ""),

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import Literal
+from typing import Literal, get_args
 
 from istar.errors import CheckpointError
-from istar.generation.schedule import LATENT_FRAMES_PER_SECOND, PIXEL_BUDGETS, PixelBudget
+from istar.generation.schedule import (
+    LATENT_FRAMES_PER_SECOND,
+    PIXEL_BUDGETS,
+    ContextKind,
+    PixelBudget,
+    PyramidKind,
+)
 from istar.request import SECONDS_STEP, GenerationRequest, Mode
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.config import VideoTokenizerConfig
@@ -153,6 +159,9 @@ class ModelSpec:
         max_seconds: the longest video it makes in one pass.
         extends: it was trained to continue given clips.
         interact: how it runs prompt by prompt; None where it cannot.
+        context: what a step looks at. With `full` there is no `interact`.
+        pyramid: where a video's first frame belongs. With `one` a video cannot begin with a given
+            picture or go on from given video: `extends` is false and `interact` None.
         transformer_config: the sizes, where they are stated; else they are read off the tensors.
         tokenizer_config: likewise.
         notice: a line that everyone who uses the model is told.
@@ -178,6 +187,8 @@ class ModelSpec:
     max_seconds: float = 5
     extends: bool = True
     interact: InteractConfig | None = None
+    context: ContextKind = "sparse"
+    pyramid: PyramidKind = "image_first"
     transformer_config: TransformerConfig | None = None
     tokenizer_config: VideoTokenizerConfig | None = None
     notice: str = ""
@@ -189,6 +200,8 @@ class ModelSpec:
         """What it was trained for."""
         if self.interact and not self.extends:
             return ("interact",)
+        if self.pyramid == "one":
+            return ("t2i", "t2v")
         modes: tuple[Mode, ...] = ("t2i", "t2v", "i2v")
         if self.extends:
             modes += ("extend",)
@@ -204,6 +217,30 @@ class ModelSpec:
         if request.mode == "t2i":
             return 0
         return self.clip_seconds if request.seconds is None else request.seconds
+
+    def check_possible(self, mode: Mode, seconds: float | None = None) -> None:
+        """Refuse what its clips do not allow; what it was only not trained for is allowed.
+
+        Args:
+            mode: what is to be made.
+            seconds: of the whole video; None for one clip.
+
+        Raises:
+            CheckpointError: it has one pyramid, and would have to begin with what is given.
+        """
+        if self.pyramid != "one":
+            return
+        if mode not in self.modes:
+            raise CheckpointError(
+                f"the {self.name} model cannot {mode}: nothing of its videos' first clip can be "
+                f"given; it can {' and '.join(self.modes)}"
+            )
+        length = self.clip_seconds if seconds is None else seconds
+        if mode == "t2v" and length > self.max_seconds:
+            raise CheckpointError(
+                f"the {self.name} model makes at most {self.max_seconds:g} s, not {length:g}: it "
+                "cannot go on from given video; choose fewer seconds"
+            )
 
     def __post_init__(self) -> None:
         scales = len(self.pixel_budget.sides)
@@ -225,6 +262,18 @@ class ModelSpec:
             raise CheckpointError(
                 f"{self.name}: clip_frames must be a positive multiple of "
                 f"{LATENT_FRAMES_PER_SECOND}, not {self.clip_frames}"
+            )
+        for name, value, kinds in (
+            ("context", self.context, get_args(ContextKind)),
+            ("pyramid", self.pyramid, get_args(PyramidKind)),
+        ):
+            if value not in kinds:
+                raise CheckpointError(f"{self.name}: {name} is {' or '.join(kinds)}, not {value!r}")
+        if self.context == "full" and self.interact:
+            raise CheckpointError(f"{self.name}: with full context there can be no interact")
+        if self.pyramid == "one" and (self.interact or self.extends):
+            raise CheckpointError(
+                f"{self.name}: with one pyramid extends must be false, and interact left out"
             )
         if not 0 < self.aspect < float("inf"):
             raise CheckpointError(f"{self.name}: aspect must be a positive number")
@@ -315,8 +364,10 @@ def choose(
     makes `seconds` in one pass; then the order of `models`.
 
     Raises:
-        CheckpointError: none makes that resolution or has that mode.
+        CheckpointError: none makes that resolution, or can do that at all.
     """
+    if len(models) == 1:  # several are released ones, which have no such bounds
+        models[0].check_possible(mode, seconds)
     if mode == "interact":
         able = [model for model in models if model.interact]
         if not able:
