@@ -105,6 +105,13 @@ def test_a_shard_that_could_not_be_written_is_not_there(
     assert len(read_prepared(tmp_path)) == 1
 
 
+def test_a_shard_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
+    for value in (1.0, 2.0):
+        write_shard(tmp_path, 0, [torch.full((64, 1, 2, 2), value)], [["a circle"]])
+        (clip,) = read_prepared(tmp_path)
+        assert (clip.latent() == value).all()
+
+
 GOOD = {"name": "0", "shape": [1, 2, 2], "captions": ["a circle"]}
 BAD_LINES = {
     "no JSON": "{",

@@ -336,6 +336,27 @@ def test_dropped_texts_teach_the_unconditional_features_and_no_encoder(
     assert gradients[1.0][1] == 0
 
 
+def test_self_correction_is_taught_on_the_same_examples(config: TransformerTraining) -> None:
+    batches = []
+    for most_flips in (0.0, 0.3):
+        data = replace(config.data, most_flips=most_flips)
+        batches.append(TransformerTask(replace(config, data=data)).batch(0, Share()))
+    assert torch.equal(batches[0].texts, batches[1].texts)
+    assert torch.equal(batches[0].group, batches[1].group)
+    assert not torch.equal(batches[0].inputs, batches[1].inputs)
+
+
+def test_interactive_examples_need_a_model_that_interacts(
+    config: TransformerTraining, tmp_path: Path
+) -> None:
+    manifest = json.loads(config.model.read_text())
+    del manifest["interact"]
+    model = tmp_path / "istar.json"
+    model.write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match="does not interact; leave that kind out of the mix"):
+        TransformerTask(replace(config, model=model))
+
+
 def test_recomputing_gives_the_same_gradients(config: TransformerTraining) -> None:
     found = []
     for recompute in (False, True):
@@ -353,9 +374,17 @@ def test_compiling_gives_the_same_gradients(config: TransformerTraining) -> None
     found = []
     for compile_blocks in (False, True):
         task = TransformerTask(replace(config, compile=compile_blocks))
-        loss = task.loss(task.batch(0, Share()), 0, CPU).total
-        loss.backward()
-        found.append([loss.detach(), *(p.grad for p in task.network.parameters())])
+        batches = [task.batch(step, Share()) for step in range(4)]
+        assert len({batch.inputs.shape[1] for batch in batches}) == 2
+        if compile_blocks:
+            with (
+                torch.compiler.set_stance("fail_on_recompile"),
+                pytest.raises(RuntimeError, match="recompile"),
+            ):
+                task.loss(batches[0], 0, CPU)
+        totals = torch.stack([task.loss(batch, 0, CPU).total for batch in batches])
+        totals.sum().backward()
+        found.append([totals.detach(), *(p.grad for p in task.network.parameters())])
     for one, other in zip(*found, strict=True):
         assert (one is None) == (other is None)
         assert one is None or torch.allclose(one, other, rtol=1e-4, atol=1e-6)

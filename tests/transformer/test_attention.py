@@ -66,6 +66,8 @@ def test_what_learns_in_half_precision_is_computed_exactly_on_the_cpu(
     expected.square().sum().backward()
     for one, other in zip(half, exact, strict=True):
         torch.testing.assert_close(one.grad.float(), other.grad, atol=2e-2, rtol=2e-2)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(attend(*exact), expected, atol=0, rtol=0)
     with torch.inference_mode():
         assert attend(*half).dtype is torch.bfloat16
 

@@ -51,15 +51,20 @@ class PreparedClip:
             CheckpointError: the file cannot be read.
         """
         try:
-            value: Tensor = _opened(self.shard).get_tensor(self.name)
+            found = self.shard.stat()
+            shard = _opened(self.shard, found.st_mtime_ns, found.st_size)
+            value: Tensor = shard.get_tensor(self.name)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.shard} cannot be read: {error}") from error
         return value.float()
 
 
 @lru_cache(maxsize=_SHARDS_OPEN)
-def _opened(shard: Path) -> Any:
-    """A shard, its header read; opening it takes longer than reading a clip."""
+def _opened(shard: Path, changed: int, size: int) -> Any:
+    """A shard, its header read, as long as it stays as it is.
+
+    Opening it takes longer than reading a clip.
+    """
     return safe_open(shard, framework="pt")
 
 

@@ -235,11 +235,25 @@ class TokenizerTask:
         return tokenizer
 
 
-def reconstruct(tokenizer: VideoTokenizer, x: Tensor, spec: ModelSpec) -> Tensor:
-    """Pictures `(B, 3, F, H, W)` in [-1, 1] after latents, bits and back, not clamped."""
+def reconstruct(
+    tokenizer: VideoTokenizer, x: Tensor, spec: ModelSpec, *, scales: int | None = None
+) -> Tensor:
+    """Pictures `(B, 3, F, H, W)` in [-1, 1] after latents, bits and back, not clamped.
+
+    Args:
+        tokenizer: whose latents they are.
+        x: the pictures.
+        spec: whose pyramid it is.
+        scales: how many scales' bits are kept, from the coarsest; all when absent.
+    """
     latent = tokenizer.encode(x)
     clips = [
-        quantize(part, own, semantic_bits=semantic_bits_of(spec), sharpness=1.0).latent
+        quantize(
+            part,
+            [step for step in own if scales is None or step.scale < scales],
+            semantic_bits=semantic_bits_of(spec),
+            sharpness=1.0,
+        ).latent
         for part, own in clips_of(latent, spec)
     ]
     return tokenizer.decode(torch.cat(clips, dim=2))

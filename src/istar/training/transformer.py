@@ -243,6 +243,10 @@ class ExampleSource:
                     "prepare the sets again"
                 )
         for kind in config.data.mix:
+            if kind.kind == "interact" and spec.interact is None:
+                raise UsageError(
+                    "data: the manifest's model does not interact; leave that kind out of the mix"
+                )
             if self._frames[-1] < self._needed(kind):
                 raise UsageError(
                     f"data: no prepared clip has the {self._needed(kind)} latent frames that "
@@ -259,7 +263,11 @@ class ExampleSource:
         return pack(rows, length)
 
     def _row(self, seed: int, length: int) -> list[Run]:
-        """Examples until no more fit; a row has at least one, cut to it if need be."""
+        """Examples until no more fit; a row has at least one, cut to it if need be.
+
+        What is drawn of an example's tokens has a seed of its own: settings that change how many
+        draws that takes show the same examples.
+        """
         generator = torch.Generator().manual_seed(seed)
         row: list[Run] = []
         room, misfits = length, 0
@@ -268,7 +276,8 @@ class ExampleSource:
             if row and tokens_of(example) > room:
                 misfits += 1
                 continue
-            run = run_of(example, self._sizes, self._sequence, generator, longest=length)
+            own = torch.Generator().manual_seed(seed_of(seed, len(row), misfits))
+            run = run_of(example, self._sizes, self._sequence, own, longest=length)
             if run.tokens <= room:
                 row.append(run)
                 room -= run.tokens
@@ -313,8 +322,7 @@ class ExampleSource:
     ) -> Example:
         """A clip that goes on from the one before it."""
         interact = self._spec.interact
-        if interact is None:
-            raise UsageError("data: the manifest's model does not interact")
+        assert interact is not None
         frames = self._spec.clip_frames
         scales = self._spec.pixel_budget.scales(nearest_template(clip.height / clip.width))
         plan = ClipPlan(frames=frames, repeats=interact.repeats)

@@ -38,7 +38,8 @@ def attend(
         # all scores at once.
         keys, values = (x.repeat_interleave(groups, dim=1) for x in (keys, values))
         groups = 1
-    if queries.device.type == "cpu" and torch.is_grad_enabled():
+    half = queries.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
+    if queries.device.type == "cpu" and half and torch.is_grad_enabled():
         # On CPUs the backward pass in bfloat16 takes twice as long as in float32.
         with torch.autocast("cpu", enabled=False):
             attended = F.scaled_dot_product_attention(
