@@ -7,7 +7,7 @@ import pytest
 
 from istar.errors import CheckpointError
 from istar.generation.schedule import PIXEL_BUDGETS
-from istar.request import Mode
+from istar.request import GenerationRequest, Mode
 from istar.weights.registry import (
     RELEASED_MODELS,
     GuidanceConfig,
@@ -85,8 +85,32 @@ def test_one_pyramid_makes_what_it_makes_in_one_pass() -> None:
         assert choose((ONE_PYRAMID,), mode, seconds=seconds) is ONE_PYRAMID
     with pytest.raises(CheckpointError, match=r"at most 10 s, not 10\.25"):
         choose((ONE_PYRAMID,), "t2v", seconds=10.25)
+
+
+def test_seconds_that_nobody_asked_for_are_not_refused() -> None:
+    short = replace(ONE_PYRAMID, max_seconds=2)
+    for mode in short.modes:
+        assert choose((short,), mode) is short
     with pytest.raises(CheckpointError, match="at most 2 s, not 5"):
-        choose((replace(ONE_PYRAMID, max_seconds=2),), "t2v")
+        choose((short,), "t2v", seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "most", "asked", "seconds"),
+    [
+        ("t2v", 10, None, 5),  # a full clip
+        ("t2v", 2.25, None, 2.25),  # what one pass makes
+        ("t2v", 2.25, 4, 4),
+        ("t2i", 2.25, None, 0),
+        ("interact", 2.25, None, 5),  # each prompt brings a full clip
+    ],
+)
+def test_the_length_where_none_is_asked_for(
+    mode: Mode, most: float, asked: float | None, seconds: float
+) -> None:
+    prompt = ("a cat",) if mode == "interact" else "a cat"
+    request = GenerationRequest(mode=mode, prompt=prompt, seconds=asked)
+    assert replace(MODELS["interact"], max_seconds=most).seconds_for(request) == seconds
 
 
 @pytest.mark.parametrize(

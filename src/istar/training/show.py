@@ -33,11 +33,10 @@ def generated_sheet(
     text_encoder.module.to(device).eval()
     engine = Engine(spec, transformer.to(device), tokenizer.to(device), text_encoder)
     pipeline = InfinityStarPipeline(engine)
-    seconds = min(spec.clip_seconds, spec.max_seconds)
     rows = []
     for seed in range(_CLIPS):
         prompt = random_scene(seed, held_out=True).canonical_caption()
-        request = GenerationRequest(mode="t2v", prompt=prompt, seconds=seconds, seed=seed)
+        request = GenerationRequest(mode="t2v", prompt=prompt, seed=seed)
         frames = pipeline.generate(request).frames
         shown = torch.linspace(0, len(frames) - 1, _PICTURES).long()
         rows.append(frames[shown].transpose(0, 1).flatten(1, 2))  # H pictures·W 3

@@ -212,21 +212,28 @@ class ModelSpec:
         """Length of a full video clip."""
         return self.clip_frames // LATENT_FRAMES_PER_SECOND
 
+    @property
+    def default_seconds(self) -> float:
+        """Length where none is asked for: a full clip, or less if one pass makes no more."""
+        return min(self.clip_seconds, self.max_seconds)
+
     def seconds_for(self, request: GenerationRequest) -> float:
-        """The length that a request asks for, else one clip; a picture has none."""
+        """The length that a request asks for, else the model's own; a picture has none."""
         if request.mode == "t2i":
             return 0
-        return self.clip_seconds if request.seconds is None else request.seconds
+        # Whatever a prompt of `interact` brings is a full clip.
+        own = self.clip_seconds if request.mode == "interact" else self.default_seconds
+        return own if request.seconds is None else request.seconds
 
     def check_possible(self, mode: Mode, seconds: float | None = None) -> None:
         """Refuse what its clips do not allow; what it was only not trained for is allowed.
 
         Args:
             mode: what is to be made.
-            seconds: of the whole video; None for one clip.
+            seconds: of the whole video; None for the model's own, which is always possible.
 
         Raises:
-            CheckpointError: it has one pyramid, and would have to begin with what is given.
+            CheckpointError: it has one pyramid, and would have to go on from what is given.
         """
         if self.pyramid != "one":
             return
@@ -235,10 +242,9 @@ class ModelSpec:
                 f"the {self.name} model cannot {mode}: nothing of its videos' first clip can be "
                 f"given; it can {' and '.join(self.modes)}"
             )
-        length = self.clip_seconds if seconds is None else seconds
-        if mode == "t2v" and length > self.max_seconds:
+        if mode == "t2v" and seconds is not None and seconds > self.max_seconds:
             raise CheckpointError(
-                f"the {self.name} model makes at most {self.max_seconds:g} s, not {length:g}: it "
+                f"the {self.name} model makes at most {self.max_seconds:g} s, not {seconds:g}: it "
                 "cannot go on from given video; choose fewer seconds"
             )
 
@@ -368,15 +374,12 @@ def choose(
     """
     if len(models) == 1:  # several are released ones, which have no such bounds
         models[0].check_possible(mode, seconds)
-    if mode == "interact":
-        able = [model for model in models if model.interact]
-        if not able:
-            raise CheckpointError(
-                "this checkpoint cannot interact: it has no interactive model "
-                "(InfinityStarInteract_24K_iters); use `istar extend` instead"
-            )
-    else:
-        able = list(models)
+    able = [model for model in models if model.interact or mode != "interact"]
+    if not able:
+        raise CheckpointError(
+            "this checkpoint cannot interact: it has no interactive model "
+            "(InfinityStarInteract_24K_iters); use `istar extend` instead"
+        )
     if resolution:
         offered = ", ".join(dict.fromkeys(model.pixel_budget.resolution for model in able))
         able = [model for model in able if model.pixel_budget.resolution == resolution]
