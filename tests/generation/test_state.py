@@ -237,10 +237,26 @@ def test_a_missing_tensor(saved: Path, name: str) -> None:
         GenerationState.load(saved)
 
 
-@pytest.mark.parametrize("looks_at", [[0], [99], None, 3])
-def test_a_step_that_looks_at_what_is_not_there(saved: Path, looks_at: object) -> None:
+# The state is saved before step 6; steps 4 to 7 look at step 3, steps 8 to 10 at step 7.
+@pytest.mark.parametrize(
+    ("step", "name", "value"),
+    [
+        *((step, "looks_at", value) for step in (2, 6, 9) for value in ([0], [99], None, 3)),
+        (7, "looks_at", [7]),  # itself
+        (7, "looks_at", [6]),  # the step before, which does not know that it is read
+        (9, "looks_at", [3]),  # let go when step 8 was to come
+        (9, "looks_at", []),  # by which step 10 finds nothing
+        (3, "read_later", False),
+        (7, "read_later", False),
+        (9, "read_later", True),
+        (7, "index", 8),
+    ],
+)
+def test_a_step_that_looks_at_what_is_not_there(
+    saved: Path, step: int, name: str, value: object
+) -> None:
     def change(_: dict[str, Tensor], header: dict[str, Any]) -> None:
-        header["steps"][header["position"]]["looks_at"] = looks_at
+        header["steps"][step][name] = value
 
     rewrite(saved, change)
     with pytest.raises(StateError, match="damaged"):

@@ -165,6 +165,7 @@ class GenerationState:
     ) -> GenerationState:
         """The state that a header and tensors describe, each held against the steps."""
         steps = tuple(_step(values) for values in header["steps"])
+        _check_looks(steps)
         position = header["position"]
         if not 0 <= position <= len(steps):
             raise ValueError(f"position {position} of {len(steps)} steps")
@@ -216,6 +217,20 @@ def _step(values: dict[str, Any]) -> Step:
         raise ValueError("a step is malformed")
     grids = {name: Grid(*values[name]) for name in ("grid", "full_grid")}
     return Step(**{**values, **grids, "looks_at": tuple(values["looks_at"])})
+
+
+def _check_looks(steps: tuple[Step, ...]) -> None:
+    """Hold what steps look at against what there will be, as keys and values go step by step."""
+    read = {index for step in steps for index in step.looks_at}
+    kept: set[int] = set()
+    for index, step in enumerate(steps):
+        if step.index != index:
+            raise ValueError(f"step {index} is numbered {step.index}")
+        if not kept.issuperset(step.looks_at):
+            raise ValueError(f"step {index} looks at {step.looks_at}, which may not be kept")
+        if step.read_later != (index in read):
+            raise ValueError(f"step {index} is wrong about whether it is read later")
+        kept = {*step.looks_at, index}
 
 
 def _unpack(packed: Tensor, shape: list[int]) -> Tensor:
