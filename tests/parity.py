@@ -32,8 +32,8 @@ from istar.generation.schedule import (
     ClipPlan,
     Step,
     clip_lengths,
+    grids,
     nearest_template,
-    pyramid,
     steps,
 )
 from istar.generation.state import GenerationState
@@ -155,10 +155,10 @@ def schedule_cases(golden: Golden) -> Iterator[Case]:
     for budget, templates in stored.items():
         wrong = sum(template.name not in templates for template in TEMPLATES)
         for template in TEMPLATES:
-            for frames, grids in templates.get(template.name, {}).items():
+            for frames, theirs in templates.get(template.name, {}).items():
                 clips = clip_lengths(int(frames), CLIP_FRAMES)
-                ours = pyramid(PIXEL_BUDGETS[budget], template, clips)
-                wrong += [list(grid) for grid in ours] != grids
+                ours = grids(PIXEL_BUDGETS[budget], template, clips)
+                wrong += [list(grid) for grid in ours] != theirs
         yield Case(name=f"schedules {budget}", kind="schedules", error=wrong)
 
 

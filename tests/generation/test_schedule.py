@@ -13,8 +13,8 @@ from istar.generation.schedule import (
     PixelBudget,
     Step,
     clip_lengths,
+    grids,
     nearest_template,
-    pyramid,
     steps,
 )
 from istar.video_tokenizer.config import picture_frames
@@ -201,9 +201,9 @@ def test_scales_round_half_to_even() -> None:
     ) == ((10, 2),)
 
 
-def test_pyramid_goes_through_the_scales_of_every_clip() -> None:
+def test_grids_go_through_the_scales_of_every_clip() -> None:
     budget = PixelBudget(name="", sides=(1, 2), resolution="")
-    assert pyramid(budget, TEMPLATES[0], (1, 3)) == (
+    assert grids(budget, TEMPLATES[0], (1, 3)) == (
         Grid(1, 1, 1),
         Grid(1, 2, 2),
         Grid(3, 1, 1),

@@ -137,9 +137,7 @@ def clip_lengths(
     return tuple(lengths)
 
 
-def pyramid(
-    budget: PixelBudget, template: Template, clip_frames: Sequence[int]
-) -> tuple[Grid, ...]:
+def grids(budget: PixelBudget, template: Template, clip_frames: Sequence[int]) -> tuple[Grid, ...]:
     """The grids of all scales of all clips, repetitions not counted."""
     scales = budget.scales(template)
     return tuple(Grid(frames, *scale) for frames in clip_frames for scale in scales)
