@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test check check-slow format docs clean
+.PHONY: demo test check check-slow format docs ablations clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,9 @@ format: $(READY)
 docs: $(READY)
 	$(BIN)/python docs/generate_cli.py
 	$(BIN)/python docs/generate_training.py
+
+ablations: $(READY)
+	$(BIN)/python docs/generate_ablations.py
 
 clean:
 	rm -rf out build dist
