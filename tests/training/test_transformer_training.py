@@ -370,6 +370,7 @@ def test_recomputing_gives_the_same_gradients(config: TransformerTraining) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own doings
 def test_compiling_gives_the_same_gradients(config: TransformerTraining) -> None:
     found = []
     for compile_blocks in (False, True):
