@@ -462,9 +462,10 @@ def test_bf16_runs(config: TransformerTraining) -> None:
     assert all(0.3 < loss < 1.5 for loss in found.values())
 
 
-def test_the_loss_weighs_tokens_as_their_steps(config: TransformerTraining) -> None:
+@pytest.mark.parametrize("by_size", [False, True])
+def test_the_loss_weighs_tokens_as_their_steps(config: TransformerTraining, by_size: bool) -> None:
     """Per step: the mean over bits and tokens; then a mean, weighted by tokens times weight."""
-    task = TransformerTask(config)
+    task = TransformerTask(replace(config, data=replace(config.data, weigh_by_size=by_size)))
     batch = task.batch(0, Share())
     with torch.no_grad():
         outcome = task.network(batch, train_text=True, recompute=False)
@@ -476,10 +477,16 @@ def test_the_loss_weighs_tokens_as_their_steps(config: TransformerTraining) -> N
         own = batch.kind == kind
         row = torch.arange(len(own))[:, None].expand_as(own)[own]
         targets = batch.targets[own][:, : logits.shape[1]].long()
+        bit_weights = batch.bit_weight[own][:, : logits.shape[1]]
+        assert bit_weights.eq(1).all() != by_size
         steps_in_batch = torch.stack([row, batch.group[own]], dim=1)
         for one in steps_in_batch.unique(dim=0):
             here = (steps_in_batch == one).all(1)
-            entropy = F.cross_entropy(logits[here].flatten(0, 1), targets[here].flatten())
+            entropies = F.cross_entropy(
+                logits[here].flatten(0, 1), targets[here].flatten(), reduction="none"
+            )
+            assert bit_weights[here].mean().item() == pytest.approx(1, rel=1e-5)
+            entropy = (entropies * bit_weights[here].flatten()).mean()
             weight = here.sum() * batch.weight[own][here][0]
             total, weights = total + weight * entropy, weights + weight
             scale = int(batch.scale[own][here][0])

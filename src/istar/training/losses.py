@@ -16,7 +16,8 @@ class BitLoss(NamedTuple):
     """What a batch says.
 
     Attributes:
-        weighted: sum over tokens of weight × mean cross-entropy of the token's bits, in nats.
+        weighted: sum over tokens of weight × mean cross-entropy of the token's bits, each bit's by
+            its own weight, in nats.
         weight: sum of the weights.
         right: by scale, how many bits the likelier value is the true one of.
         bits: by scale, how many bits there are.
@@ -48,6 +49,7 @@ def bit_loss(semantic: Tensor, detail: Tensor, batch: PackedBatch, *, scales: in
         entropy = F.binary_cross_entropy_with_logits(
             difference, targets.to(difference.dtype), reduction="none"
         )
+        entropy = entropy * batch.bit_weight[own][:, :width]
         weighted = weighted + (entropy.mean(-1) * batch.weight[own]).sum()
         hits = ((difference > 0) == targets).sum(-1).to(right.dtype)
         right = right.index_add(0, batch.scale[own], hits)

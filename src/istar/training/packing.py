@@ -26,6 +26,7 @@ class PackedBatch(NamedTuple):
         group: `(R, L)`, unlike in a run, unique within a row; -1 is padding.
         looks_at: `(R, L, 2, 2)`.
         targets: `(R, L, C)` booleans.
+        bit_weight: `(R, L, C)`.
         kind, scale: `(R, L)`.
         weight: `(R, L)`.
     """
@@ -39,6 +40,7 @@ class PackedBatch(NamedTuple):
     group: Tensor
     looks_at: Tensor
     targets: Tensor
+    bit_weight: Tensor
     kind: Tensor
     weight: Tensor
     scale: Tensor
@@ -75,10 +77,16 @@ def pack(rows: Sequence[Sequence[Run]], length: int) -> PackedBatch:
     )
 
 
-def visible(group: Tensor, looks_at: Tensor) -> Tensor:
-    """The mask `(R, 1, L, L)` of packed rows, true where a token (next to last axis) looks."""
-    seen = group[:, :, None] == group[:, None, :]
-    for first, last in (bounds.unbind(-1) for bounds in looks_at.unbind(-2)):
-        begun = first[:, :, None] <= group[:, None, :]
-        seen |= begun & (group[:, None, :] <= last[:, :, None])
-    return seen.unsqueeze(1)
+def visible(group: Tensor, looks_at: Tensor, keys: Tensor | None = None) -> Tensor:
+    """The mask `(…, L, M)` of tokens, true where they look.
+
+    Args:
+        group: `(…, L)`, of tokens of the same row.
+        looks_at: `(…, L, 2, 2)`, likewise.
+        keys: `(…, M)`, the groups of those looked at; the same tokens when absent.
+    """
+    at = (group if keys is None else keys).unsqueeze(-2)
+    seen = group.unsqueeze(-1) == at
+    for first, last in (bounds.unsqueeze(-2).unbind(-1) for bounds in looks_at.unbind(-2)):
+        seen |= (first <= at) & (at <= last)
+    return seen

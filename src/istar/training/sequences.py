@@ -32,6 +32,7 @@ NOWHERE = -2
 
 _RANGES = 2
 _SMALL_SCALES_COUNT_MORE, _AT_MOST = 0.2, 40.0
+_TINY = 1e-6
 
 Scene = tuple[Tensor, Tensor, tuple[int, int]]
 """What an interactive clip goes on from, see `Example.scene`."""
@@ -66,10 +67,12 @@ class SequenceConfig:
             this in hundredths; 0 flips none.
         scene_noise: the standard deviations of noise on an interactive clip's context, of which
             one is drawn.
+        weigh_by_size: a bit counts as its number's distance from zero, not as every other does.
     """
 
     most_flips: float = 0.3
     scene_noise: tuple[float, ...] = (0.0, 0.15, 0.3)
+    weigh_by_size: bool = False
 
 
 class Lesson(NamedTuple):
@@ -79,11 +82,13 @@ class Lesson(NamedTuple):
         step: which.
         inputs: `(t·h·w, C)`: the running sum before it, at its size.
         targets: `(t·h·w, d)` booleans: the bits to predict.
+        sizes: `(t·h·w, d)`: the distance from zero of the numbers whose signs they are.
     """
 
     step: Step
     inputs: Tensor
     targets: Tensor
+    sizes: Tensor
 
 
 class Run(NamedTuple):
@@ -98,6 +103,7 @@ class Run(NamedTuple):
         looks_at: `(L, 2, 2)`: first and last of each range of groups that a token sees beside its
             own; `NOWHERE` fills up.
         targets: `(L, C)` booleans; a semantic token's are the first few.
+        bit_weight: `(L, C)`: of each bit in its token's loss; of a step's bits 1 on average.
         kind: `(L,)`: `NO_LOSS`, `SEMANTIC` or `DETAIL`.
         weight: `(L,)`: of the token in the loss.
         scale: `(L,)`: the scale's number.
@@ -110,6 +116,7 @@ class Run(NamedTuple):
     group: Tensor
     looks_at: Tensor
     targets: Tensor
+    bit_weight: Tensor
     kind: Tensor
     weight: Tensor
     scale: Tensor
@@ -151,7 +158,7 @@ def lessons(
         )
         bits = to_bits(residual)[0]
         inputs = torch.zeros_like if step.starts_clip else torch.clone
-        result.append(Lesson(step, inputs(canvas.tokens(step)[0]), bits))
+        result.append(Lesson(step, inputs(canvas.tokens(step)[0]), bits, residual[0].abs()))
         if not step.ends_clip and most_flips > 0:
             chance = draw(round(100 * most_flips) + 1, generator) / 100
             bits = bits ^ (torch.rand(bits.shape, generator=generator) < chance)
@@ -189,6 +196,8 @@ def run_of(
     for lesson in chosen:
         seen = [groups[_scale(example.steps[index])] for index in lesson.step.looks_at]
         group = groups[_scale(lesson.step)]
+        if not config.weigh_by_size:
+            lesson = lesson._replace(sizes=torch.ones_like(lesson.sizes))
         parts.append(_lesson_part(lesson, group, [*always, *seen], transformer))
     columns = zip(*(part[2:] for part in parts), strict=True)
     return Run(parts[0].text, parts[0].unconditional, *map(torch.cat, columns))
@@ -341,10 +350,12 @@ def _part(
     """One group's tokens."""
     length = len(coordinates)
     targets = torch.zeros(length, transformer.latent_channels, dtype=torch.bool)
+    bit_weight = torch.zeros(length, transformer.latent_channels)
     kind, weight, scale = NO_LOSS, 0.0, 0
     if lesson is not None:
         step = lesson.step
         targets[:, : lesson.targets.shape[1]] = lesson.targets
+        bit_weight[:, : lesson.sizes.shape[1]] = lesson.sizes / lesson.sizes.mean().clamp_min(_TINY)
         kind = SEMANTIC if step.semantic else DETAIL
         weight = step_weight(step)
         scale = step.scale
@@ -358,6 +369,7 @@ def _part(
         group=torch.full((length,), group),
         looks_at=looks.expand(length, -1, -1),
         targets=targets,
+        bit_weight=bit_weight,
         kind=torch.full((length,), kind),
         weight=torch.full((length,), weight),
         scale=torch.full((length,), scale),

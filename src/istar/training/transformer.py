@@ -35,7 +35,7 @@ from istar.training.draws import draw, seed_of
 from istar.training.latents import PreparedClip, read_prepared
 from istar.training.losses import bit_loss
 from istar.training.optimizers import linear_weights
-from istar.training.packing import PackedBatch, pack, visible
+from istar.training.packing import PackedBatch, pack
 from istar.training.sequences import (
     DETAIL,
     SEMANTIC,
@@ -46,10 +46,12 @@ from istar.training.sequences import (
     tokens_of,
 )
 from istar.training.show import generated_sheet
+from istar.training.tiles import tiles_of
 from istar.training.trainer import Loss
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.transformer.rope import Rotation, rotation
+from istar.transformer.tiles import Tiles
 from istar.weights.load import load_transformer, load_video_tokenizer, on_meta
 from istar.weights.manifest import MANIFEST_NAME, read_manifest
 from istar.weights.registry import ModelSpec
@@ -123,12 +125,9 @@ class TransformerNetwork(nn.Module):
         return torch.where(dropped, learned, features)
 
 
-def mask_of(batch: PackedBatch) -> Tensor | BlockMask:
-    """Who sees whom in packed rows: a block mask on CUDA, elsewhere the same as added scores."""
-    if batch.group.device.type != "cuda":
-        seen = visible(batch.group, batch.looks_at)
-        return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -torch.inf)
-    return block_mask(batch)
+def mask_of(batch: PackedBatch) -> Tiles | BlockMask:
+    """Who sees whom in packed rows: a block mask on CUDA, elsewhere the same as tiles."""
+    return block_mask(batch) if batch.group.is_cuda else tiles_of(batch)
 
 
 def block_mask(batch: PackedBatch) -> BlockMask:
@@ -231,7 +230,9 @@ class ExampleSource:
         self._sizes = sizes
         self._text_encoder = text_encoder
         self._sequence = SequenceConfig(
-            most_flips=config.data.most_flips, scene_noise=config.data.scene_noise
+            most_flips=config.data.most_flips,
+            scene_noise=config.data.scene_noise,
+            weigh_by_size=config.data.weigh_by_size,
         )
         clips = [clip for place in config.data.sets for clip in read_prepared(place)]
         self._clips = sorted(clips, key=lambda clip: clip.frames)

@@ -11,18 +11,20 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from istar.transformer.tiles import Tiles, attend_in_tiles
 
-def attend(
-    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | BlockMask | None = None
-) -> Tensor:
+Mask = Tensor | BlockMask | Tiles
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask | None = None) -> Tensor:
     """Scaled dot-product attention with shared key and value heads.
 
     Args:
         queries: `(B, H, L, D)`.
         keys, values: `(B, H_kv, M, D)`, H_kv a divisor of H.
         mask: `(L, M)` booleans, true where a query may look, or the same as float32 numbers to add
-            to the scores, or a block mask, with which FlexAttention skips what nobody sees;
-            everywhere when absent.
+            to the scores, or a block mask, with which FlexAttention skips what nobody sees, or
+            tiles, which skip it too; everywhere when absent.
 
     Returns:
         `(B, H, L, D)`.
@@ -31,6 +33,11 @@ def attend(
         blockwise: Any = _fused_flex_attention() if queries.is_cuda else flex_attention
         attended: Tensor = blockwise(queries, keys, values, block_mask=mask, enable_gqa=True)
         return attended
+    half = queries.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
+    if queries.device.type == "cpu" and half and torch.is_grad_enabled():
+        # On CPUs the backward pass in bfloat16 takes twice as long as in float32.
+        with torch.autocast("cpu", enabled=False):
+            return attend(queries.float(), keys.float(), values.float(), mask).to(queries.dtype)
     groups = queries.shape[1] // keys.shape[1]
     shares_heads = queries.device.type == "cuda" and queries.dtype != torch.float32
     if groups > 1 and not shares_heads:
@@ -38,14 +45,8 @@ def attend(
         # all scores at once.
         keys, values = (x.repeat_interleave(groups, dim=1) for x in (keys, values))
         groups = 1
-    half = queries.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
-    if queries.device.type == "cpu" and half and torch.is_grad_enabled():
-        # On CPUs the backward pass in bfloat16 takes twice as long as in float32.
-        with torch.autocast("cpu", enabled=False):
-            attended = F.scaled_dot_product_attention(
-                queries.float(), keys.float(), values.float(), attn_mask=mask
-            )
-        return attended.to(queries.dtype)
+    if isinstance(mask, Tiles):
+        return attend_in_tiles(queries, keys, values, mask)
     return F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=mask, enable_gqa=groups > 1
     )

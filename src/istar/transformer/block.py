@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import BlockMask
 
-from istar.transformer.attention import attend, look_back
+from istar.transformer.attention import Mask, attend, look_back
 from istar.transformer.cache import KeysValues
 from istar.transformer.config import TransformerConfig
 from istar.transformer.rope import Rotation, rotate
@@ -60,7 +59,7 @@ class Attention(nn.Module):
         x: Tensor,
         rotation: Rotation,
         contexts: Sequence[KeysValues] = (),
-        mask: Tensor | BlockMask | None = None,
+        mask: Mask | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """Tokens `(B, L, width)` to the same shape, and their own keys and values.
 
@@ -103,7 +102,7 @@ class Block(nn.Module):
         x: Tensor,
         rotation: Rotation,
         contexts: Sequence[KeysValues] = (),
-        mask: Tensor | BlockMask | None = None,
+        mask: Mask | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """Tokens `(B, L, width)` to the same shape, and their keys and values."""
         attended, own = self.attention(self.attention_norm(x), rotation, contexts, mask)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
+from istar.transformer.attention import Mask
 from istar.transformer.block import Block, RMSNorm
 from istar.transformer.cache import Context
 from istar.transformer.config import TransformerConfig
@@ -57,7 +57,7 @@ class Transformer(nn.Module):
         rotation: Rotation,
         contexts: Sequence[Context] = (),
         *,
-        mask: Tensor | BlockMask | None = None,
+        mask: Mask | None = None,
         keep: bool = False,
         recompute: bool = False,
     ) -> tuple[Tensor, Context | None]:
