@@ -23,7 +23,6 @@ from istar.training.sequences import (
     step_weight,
     tokens_of,
 )
-from istar.training.tiles import tiles_of
 from istar.training.transformer import Outcome, block_mask
 from istar.transformer.model import Transformer
 from istar.transformer.rope import Rotation, rotation
@@ -169,46 +168,6 @@ def test_the_block_mask_is_the_mask(
     assert torch.allclose(dense.semantic, blocks.semantic, atol=1e-5)
 
 
-@pytest.mark.parametrize("together", [1, 20, 1000])
-@pytest.mark.parametrize("context", ["sparse", "full"])
-def test_tiles_are_the_mask(
-    transformer: Transformer,
-    random: torch.Generator,
-    context: ContextKind,
-    together: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """However many groups share one, logits and gradients are those of the dense mask."""
-    monkeypatch.setattr("istar.training.tiles._TOGETHER", together)
-    examples = [example(random, *frames, context=context) for frames in ((1, 2), (1,), (1, 1))]
-    runs = [run_of(one, transformer.config, PLAIN, random) for one in examples]
-    batch = pack([runs[:1], runs[1:]], 128)
-    transformer.requires_grad_()
-    found = []
-    for mask in (visible(batch.group, batch.looks_at).unsqueeze(1), tiles_of(batch)):
-        transformer.zero_grad()
-        outcome = teacher_forced(transformer, batch, mask=mask)
-        (outcome.semantic.square().mean() + outcome.detail.square().mean()).backward()
-        found.append([*outcome, *(value.grad for value in transformer.blocks.parameters())])
-    for dense, tiled in zip(*found, strict=True):
-        assert torch.allclose(dense, tiled, atol=1e-5)
-
-
-def test_tiles_leave_out_what_nobody_sees(
-    transformer: Transformer, random: torch.Generator
-) -> None:
-    run = run_of(example(random, 1, 2), transformer.config, PLAIN, random)
-    batch = pack([[run], [run]], run.tokens)
-    tiles = tiles_of(batch)
-    keys = [sum(tiles.pieces[number] for number in tile.keys) for tile in tiles.tiles]
-    assert sum(tile.queries for tile in tiles.tiles) == 2 * run.tokens
-    assert max(keys) <= run.tokens
-    for tile, count in zip(tiles.tiles, keys, strict=True):
-        if tile.mask is not None:
-            assert tile.mask.shape == (tile.queries, count)
-            assert (tile.mask == 0).any(0).all()
-
-
 def mask_of_two_clips(
     transformer: Transformer, random: torch.Generator, context: ContextKind
 ) -> list[list[int]]:
@@ -281,21 +240,21 @@ def test_bits_weigh_alike_or_as_their_numbers_are_far_from_zero(
     transformer: Transformer, random: torch.Generator
 ) -> None:
     one = example(random, 1, 2)
-    alike, by_size = (
-        run_of(one, transformer.config, replace(PLAIN, weigh_by_size=chosen), random)
+    alike, by_magnitude = (
+        run_of(one, transformer.config, replace(PLAIN, weigh_by_magnitude=chosen), random)
         for chosen in (False, True)
     )
     for name in ("inputs", "targets", "weight"):
-        assert torch.equal(getattr(alike, name), getattr(by_size, name))
+        assert torch.equal(getattr(alike, name), getattr(by_magnitude, name))
     bits = transformer.config.semantic_bits
     semantic, detail = (alike.kind == kind for kind in (SEMANTIC, DETAIL))
     assert (alike.bit_weight[detail] == 1).all()
     assert (alike.bit_weight[semantic][:, :bits] == 1).all()
     assert not alike.bit_weight[semantic][:, bits:].any()
     assert not alike.bit_weight[alike.kind == NO_LOSS].any()
-    last = by_size.group == by_size.group.max()
-    sizes = (one.latents[-1].flatten(1).T - by_size.inputs[last]).abs()
-    assert torch.allclose(by_size.bit_weight[last], sizes / sizes.mean())
+    last = by_magnitude.group == by_magnitude.group.max()
+    sizes = (one.latents[-1].flatten(1).T - by_magnitude.inputs[last]).abs()
+    assert torch.allclose(by_magnitude.bit_weight[last], sizes / sizes.mean())
 
 
 @pytest.mark.parametrize("context", ["sparse", "full"])

@@ -46,15 +46,6 @@ def test_masked_heads_equal_a_literal_softmax(random: torch.Generator) -> None:
     assert (attend(queries, keys, values) - expected).abs().max() > 1e-2
 
 
-def test_added_scores_mask_as_booleans_do(random: torch.Generator) -> None:
-    queries, keys, values = inputs(random)
-    mask = torch.rand(5, 7, generator=random) < 0.5
-    mask[:, 0] = True
-    added = torch.zeros(5, 7).masked_fill(~mask, -torch.inf)
-    expected = attend(queries, keys, values, mask)
-    torch.testing.assert_close(attend(queries, keys, values, added), expected)
-
-
 def test_what_learns_in_half_precision_is_computed_exactly_on_the_cpu(
     random: torch.Generator,
 ) -> None:

@@ -290,8 +290,8 @@ class LatentsConfig:
         text_dropout: how often the learned unconditional features stand in for the text.
         most_flips: bitwise self-correction: a step's bits flip with a chance of 0 up to this.
         scene_noise: standard deviations of noise on what an interactive clip looks back at.
-        weigh_by_size: a bit counts in the loss as its number's distance from zero; otherwise all
-            bits of a step count alike, as in the paper.
+        weigh_by_magnitude: a bit's weight in the loss is proportional to the magnitude of the
+            number whose sign it is; otherwise all bits of a step weigh the same, as in the paper.
     """
 
     sets: tuple[Path, ...]
@@ -301,7 +301,7 @@ class LatentsConfig:
     text_dropout: float = 0.1
     most_flips: float = 0.3
     scene_noise: tuple[float, ...] = (0.0, 0.15, 0.3)
-    weigh_by_size: bool = False
+    weigh_by_magnitude: bool = False
 
     def __post_init__(self) -> None:
         at_least(self, 1, "tokens")

@@ -16,8 +16,8 @@ class BitLoss(NamedTuple):
     """What a batch says.
 
     Attributes:
-        weighted: sum over tokens of weight × mean cross-entropy of the token's bits, each bit's by
-            its own weight, in nats.
+        weighted: sum over tokens of weight × mean over its bits of bit weight × cross-entropy, in
+            nats.
         weight: sum of the weights.
         right: by scale, how many bits the likelier value is the true one of.
         bits: by scale, how many bits there are.

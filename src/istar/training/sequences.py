@@ -67,12 +67,13 @@ class SequenceConfig:
             this in hundredths; 0 flips none.
         scene_noise: the standard deviations of noise on an interactive clip's context, of which
             one is drawn.
-        weigh_by_size: a bit counts as its number's distance from zero, not as every other does.
+        weigh_by_magnitude: a bit's weight in the loss is proportional to the magnitude of the
+            number whose sign it is, instead of the same for all.
     """
 
     most_flips: float = 0.3
     scene_noise: tuple[float, ...] = (0.0, 0.15, 0.3)
-    weigh_by_size: bool = False
+    weigh_by_magnitude: bool = False
 
 
 class Lesson(NamedTuple):
@@ -82,13 +83,13 @@ class Lesson(NamedTuple):
         step: which.
         inputs: `(t·h·w, C)`: the running sum before it, at its size.
         targets: `(t·h·w, d)` booleans: the bits to predict.
-        sizes: `(t·h·w, d)`: the distance from zero of the numbers whose signs they are.
+        magnitudes: `(t·h·w, d)`: of the numbers whose signs they are.
     """
 
     step: Step
     inputs: Tensor
     targets: Tensor
-    sizes: Tensor
+    magnitudes: Tensor
 
 
 class Run(NamedTuple):
@@ -196,8 +197,8 @@ def run_of(
     for lesson in chosen:
         seen = [groups[_scale(example.steps[index])] for index in lesson.step.looks_at]
         group = groups[_scale(lesson.step)]
-        if not config.weigh_by_size:
-            lesson = lesson._replace(sizes=torch.ones_like(lesson.sizes))
+        if not config.weigh_by_magnitude:
+            lesson = lesson._replace(magnitudes=torch.ones_like(lesson.magnitudes))
         parts.append(_lesson_part(lesson, group, [*always, *seen], transformer))
     columns = zip(*(part[2:] for part in parts), strict=True)
     return Run(parts[0].text, parts[0].unconditional, *map(torch.cat, columns))
@@ -355,7 +356,9 @@ def _part(
     if lesson is not None:
         step = lesson.step
         targets[:, : lesson.targets.shape[1]] = lesson.targets
-        bit_weight[:, : lesson.sizes.shape[1]] = lesson.sizes / lesson.sizes.mean().clamp_min(_TINY)
+        bit_weight[:, : lesson.magnitudes.shape[1]] = (
+            lesson.magnitudes / lesson.magnitudes.mean().clamp_min(_TINY)
+        )
         kind = SEMANTIC if step.semantic else DETAIL
         weight = step_weight(step)
         scale = step.scale

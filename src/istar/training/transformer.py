@@ -46,12 +46,11 @@ from istar.training.sequences import (
     tokens_of,
 )
 from istar.training.show import generated_sheet
-from istar.training.tiles import tiles_of
+from istar.training.tiles import Tiles, tiles_of
 from istar.training.trainer import Loss
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.transformer.rope import Rotation, rotation
-from istar.transformer.tiles import Tiles
 from istar.weights.load import load_transformer, load_video_tokenizer, on_meta
 from istar.weights.manifest import MANIFEST_NAME, read_manifest
 from istar.weights.registry import ModelSpec
@@ -232,7 +231,7 @@ class ExampleSource:
         self._sequence = SequenceConfig(
             most_flips=config.data.most_flips,
             scene_noise=config.data.scene_noise,
-            weigh_by_size=config.data.weigh_by_size,
+            weigh_by_magnitude=config.data.weigh_by_magnitude,
         )
         clips = [clip for place in config.data.sets for clip in read_prepared(place)]
         self._clips = sorted(clips, key=lambda clip: clip.frames)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from istar.transformer.tiles import Tiles, attend_in_tiles
 
-Mask = Tensor | BlockMask | Tiles
+class Pattern(Protocol):
+    """Who sees whom, told by what computes the attention itself."""
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """As the function below, of as many key and value heads as query heads."""
+
+
+Mask = Tensor | BlockMask | Pattern
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask | None = None) -> Tensor:
@@ -22,9 +28,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask | None = No
     Args:
         queries: `(B, H, L, D)`.
         keys, values: `(B, H_kv, M, D)`, H_kv a divisor of H.
-        mask: `(L, M)` booleans, true where a query may look, or the same as float32 numbers to add
-            to the scores, or a block mask, with which FlexAttention skips what nobody sees, or
-            tiles, which skip it too; everywhere when absent.
+        mask: `(L, M)` booleans, true where a query may look; a block mask, with which
+            FlexAttention skips what nobody sees; or a pattern. Everywhere when absent.
 
     Returns:
         `(B, H, L, D)`.
@@ -40,13 +45,14 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask | None = No
             return attend(queries.float(), keys.float(), values.float(), mask).to(queries.dtype)
     groups = queries.shape[1] // keys.shape[1]
     shares_heads = queries.device.type == "cuda" and queries.dtype != torch.float32
-    if groups > 1 and not shares_heads:
+    has_pattern = not isinstance(mask, Tensor | None)
+    if groups > 1 and (has_pattern or not shares_heads):
         # Only CUDA's half-precision kernels take shared heads; the fallback that does would hold
         # all scores at once.
         keys, values = (x.repeat_interleave(groups, dim=1) for x in (keys, values))
         groups = 1
-    if isinstance(mask, Tiles):
-        return attend_in_tiles(queries, keys, values, mask)
+    if not isinstance(mask, Tensor | None):
+        return mask.attend(queries, keys, values)
     return F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=mask, enable_gqa=groups > 1
     )

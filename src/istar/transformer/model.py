@@ -68,7 +68,8 @@ class Transformer(nn.Module):
             rotation: of the L tokens.
             contexts: runs of keys and values that all L may look at, of C tokens together. They
                 are put in a row one layer at a time, never as a whole.
-            mask: `(L, C + L)`, see `istar.transformer.attention.attend`; everywhere when absent.
+            mask: see `istar.transformer.attention.attend`; `(L, C + L)`, or of the L tokens alone
+                where there are no contexts; everywhere when absent.
             keep: return the tokens' own keys and values.
             recompute: run each block again in the backward pass instead of remembering it.
 
