@@ -43,7 +43,7 @@ def test_the_command_makes_two_seconds(tmp_path: Path) -> None:
     assert read_clip(target).frames.shape == (33, SIDE, SIDE, 3)
 
 
-def test_backgrounds_and_colours_are_those_of_prompts_it_never_saw(
+def test_backgrounds_colours_and_motions_are_those_of_prompts_it_never_saw(
     tiny: InfinityStarPipeline,
 ) -> None:
     test = ShapesTest(count=12, seed=7, modes=("t2v",), seconds=2)
@@ -51,6 +51,7 @@ def test_backgrounds_and_colours_are_those_of_prompts_it_never_saw(
     report = ShapesReport(model="tiny", device="cpu", dtype="fp32", test=test, records=records)
     assert report.rates("t2v")["background"].hits >= 10
     assert report.rates("t2v")["colour"].hits >= 10
+    assert report.rates("t2v")["motion"].hits >= 9
 
 
 def test_a_picture_shows_the_background(tiny: InfinityStarPipeline, scene: Scene) -> None:
