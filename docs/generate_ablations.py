@@ -1,6 +1,6 @@
 """Run the ablations and write the tables of `docs/ablations.md`; what is done is not done again.
 
-`configs/ablations/` holds the runs as the paper has them; each variant changes one thing.
+`configs/ablations/` holds the runs that the variants are compared with; each changes one thing.
 """
 
 from __future__ import annotations

@@ -197,9 +197,7 @@ def run_of(
     for lesson in chosen:
         seen = [groups[_scale(example.steps[index])] for index in lesson.step.looks_at]
         group = groups[_scale(lesson.step)]
-        if not config.weigh_by_magnitude:
-            lesson = lesson._replace(magnitudes=torch.ones_like(lesson.magnitudes))
-        parts.append(_lesson_part(lesson, group, [*always, *seen], transformer))
+        parts.append(_lesson_part(lesson, group, [*always, *seen], transformer, config))
     columns = zip(*(part[2:] for part in parts), strict=True)
     return Run(parts[0].text, parts[0].unconditional, *map(torch.cat, columns))
 
@@ -318,9 +316,14 @@ def _blocks(scene: Scene) -> tuple[SceneBlock, SceneBlock]:
 
 
 def _lesson_part(
-    lesson: Lesson, group: int, looks_at: Sequence[int], transformer: TransformerConfig
+    lesson: Lesson,
+    group: int,
+    looks_at: Sequence[int],
+    transformer: TransformerConfig,
+    config: SequenceConfig,
 ) -> Run:
     step = lesson.step
+    by_magnitude = lesson.magnitudes / lesson.magnitudes.mean().clamp_min(_TINY)
     coordinates = visual_coordinates(
         scale=transformer.text_positions + step.index,
         times=torch.arange(step.first_frame, step.first_frame + step.grid.frames),
@@ -334,6 +337,7 @@ def _lesson_part(
         coordinates=coordinates,
         inputs=lesson.inputs,
         lesson=lesson,
+        bit_weights=by_magnitude if config.weigh_by_magnitude else 1.0,
     )
 
 
@@ -345,6 +349,7 @@ def _part(
     coordinates: Tensor,
     inputs: Tensor,
     lesson: Lesson | None = None,
+    bit_weights: Tensor | float = 0.0,
     text: Tensor | None = None,
     unconditional: bool = False,
 ) -> Run:
@@ -356,9 +361,7 @@ def _part(
     if lesson is not None:
         step = lesson.step
         targets[:, : lesson.targets.shape[1]] = lesson.targets
-        bit_weight[:, : lesson.magnitudes.shape[1]] = (
-            lesson.magnitudes / lesson.magnitudes.mean().clamp_min(_TINY)
-        )
+        bit_weight[:, : lesson.targets.shape[1]] = bit_weights
         kind = SEMANTIC if step.semantic else DETAIL
         weight = step_weight(step)
         scale = step.scale
