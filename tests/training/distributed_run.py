@@ -1,15 +1,21 @@
 """A few steps of a run by one of several processes; torchrun starts it, a test reads the log.
 
-    torchrun --nproc-per-node 2 distributed_run.py DIRECTORY OUTPUT KIND STOP_AFTER
+    torchrun --nproc-per-node 2 distributed_run.py DIRECTORY OUTPUT KIND STOP_AFTER SHARD
 
 `KIND` is `tokenizer`, `adversarial`, `transformer` or `muon`, which trains a transformer too;
-`DIRECTORY` holds the prepared sets.
+`DIRECTORY` holds the prepared sets; `SHARD` is `sharded` or `whole`.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
 
 from istar.training.config import (
     ClipsConfig,
@@ -18,7 +24,7 @@ from istar.training.config import (
     ReconstructionConfig,
     RunConfig,
 )
-from istar.training.distributed import process_group
+from istar.training.distributed import average_gradients, process_group
 from istar.training.tokenizer import TokenizerTask
 from istar.training.trainer import Task
 from istar.training.transformer import TransformerTask
@@ -49,18 +55,33 @@ def task_of(kind: str, directory: Path) -> Task:
     )
 
 
-def run_of(kind: str, output: Path) -> RunConfig:
+def run_of(kind: str, output: Path, *, shard: bool = True) -> RunConfig:
     """Its course."""
-    return run_config(output, steps=STEPS, optimizer="muon" if kind == "muon" else "adamw")
+    optimizer: Literal["adamw", "muon"] = "muon" if kind == "muon" else "adamw"
+    return run_config(output, steps=STEPS, optimizer=optimizer, shard=shard)
 
 
-def main(directory: Path, output: Path, kind: str, stop_after: int) -> None:
+def write_averages(rank: int, place: Path) -> None:
+    """Average gradients that not all of two processes have, and write down what comes of it."""
+    network = nn.ParameterList(torch.zeros(1) for _ in range(3))
+    for number, value in enumerate(((2.0, 4.0), (6.0,))[rank]):
+        network[number].grad = torch.tensor([value])
+    meeting = f"file://{place / 'meeting'}"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    average_gradients(network)
+    dist.destroy_process_group()
+    found = [None if one.grad is None else one.grad.item() for one in network]
+    (place / f"{rank}.json").write_text(json.dumps(found))
+
+
+def main(directory: Path, output: Path, kind: str, stop_after: int, *, shard: bool) -> None:
     """Run, and stop where the test wants it."""
     task = task_of(kind, directory)
     with process_group(CPU):
-        run = run_of(kind, output)
+        run = run_of(kind, output, shard=shard)
         losses(task, run, stop_after=stop_after if stop_after < STEPS else None)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    place, results, kind, last, mode = sys.argv[1:]
+    main(Path(place), Path(results), kind, int(last), shard=mode == "sharded")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_run import STEPS, run_of, task_of
+from distributed_run import STEPS, run_of, task_of, write_averages
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -21,12 +22,14 @@ SCRIPT = Path(__file__).with_name("distributed_run.py")
 TESTS = Path(__file__).parents[1]
 
 
-def by_two(directory: Path, output: Path, kind: str, stop_after: int = STEPS) -> str:
+def by_two(
+    directory: Path, output: Path, kind: str, stop_after: int = STEPS, *, shard: bool = True
+) -> str:
     """Run in two processes; what they wrote to stderr."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", str(SCRIPT), str(directory), str(output), kind]
     done = subprocess.run(
-        [*command, str(stop_after)],
+        [*command, str(stop_after), "sharded" if shard else "whole"],
         capture_output=True,
         text=True,
         timeout=500,
@@ -60,6 +63,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shard", [True, False])
 @pytest.mark.parametrize(
     ("kind", "file"),
     [
@@ -67,16 +71,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("transformer", "transformer/model.safetensors"),
     ],
 )
-def test_two_processes_are_as_one(place: Path, tmp_path: Path, kind: str, file: str) -> None:
+def test_two_processes_are_as_one(
+    place: Path, tmp_path: Path, kind: str, file: str, *, shard: bool
+) -> None:
     by_one(place, tmp_path / "one", kind)
-    assert "UserWarning" not in by_two(place, tmp_path / "two", kind)
+    assert "UserWarning" not in by_two(place, tmp_path / "two", kind, shard=shard)
     assert_same_log(tmp_path / "one", tmp_path / "two")
     one, two = (model_of(tmp_path / name, file) for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert torch.allclose(two[name], value, rtol=1e-3, atol=1e-5), name
 
-    by_two(place, tmp_path / "passed-on", kind, stop_after=3)
+    by_two(place, tmp_path / "passed-on", kind, stop_after=3, shard=shard)
     by_one(place, tmp_path / "passed-on", kind)
     assert_same_log(tmp_path / "one", tmp_path / "passed-on")
 
@@ -112,6 +118,12 @@ def test_two_processes_go_on_with_muon(place: Path, tmp_path: Path) -> None:
         model_of(tmp_path / name, "transformer/model.safetensors") for name in ("two", "cut")
     )
     assert all(torch.equal(cut[name], value) for name, value in whole.items())
+
+
+def test_gradients_of_some_count_as_zeros_of_the_others(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(write_averages, (tmp_path,), nprocs=2)
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [4, 2, None]
 
 
 def test_shares_are_all_of_the_work() -> None:

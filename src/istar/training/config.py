@@ -38,6 +38,8 @@ class RunConfig:
             it starts faster: min(ema, (1 + step) / (10 + step)).
         precision: what the forward pass computes in; weights and optimizer are float32.
         workers: processes that make batches; 0 makes them in the training process.
+        shard: of several processes each holds a part of weights, average and optimizer; `false`
+            keeps them whole in every one, which is faster where they fit.
         save_every: steps between checkpoints.
         keep: how many checkpoints stay.
         sample_every: steps between contact sheets.
@@ -57,6 +59,7 @@ class RunConfig:
     ema: float = 0.999
     precision: Literal["fp32", "bf16"] = "fp32"
     workers: int = 0
+    shard: bool = True
     save_every: int = 500
     keep: int = 2
     sample_every: int = 500

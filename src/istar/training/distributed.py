@@ -1,6 +1,7 @@
 """More than one process: who works on what, sharded weights, and whole ones again.
 
-A run started by torchrun is sharded with FSDP2; one without is left as it is.
+A run started by torchrun is sharded with FSDP2, or every process holds all of it and they only
+average their gradients; a run without torchrun is left as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from istar.training.average import MovingAverage
 
@@ -80,6 +82,26 @@ def shard_network(network: nn.Module) -> nn.Module:
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh, reshard_after_forward=False)
     return network
+
+
+def average_gradients(network: nn.Module) -> None:
+    """Give all processes the mean of their gradients, as FSDP2 does where it shards the weights.
+
+    Who has no gradient for a weight that another process used counts with zeros.
+    """
+    if not dist.is_initialized():
+        return
+    unsharded = [p for p in network.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+    users = summed(torch.tensor([float(weight.grad is not None) for weight in unsharded]))
+    used = [weight for weight, count in zip(unsharded, users.tolist(), strict=True) if count]
+    if not used:
+        return
+    gradients = [(torch.zeros_like(p) if p.grad is None else p.grad).contiguous() for p in used]
+    together = parameters_to_vector(gradients)
+    dist.all_reduce(together)
+    vector_to_parameters(together / dist.get_world_size(), gradients)
+    for weight, gradient in zip(used, gradients, strict=True):
+        weight.grad = gradient
 
 
 def whole(value: Tensor) -> Tensor:

@@ -24,7 +24,13 @@ from istar.errors import GenerationError, IstarError
 from istar.training.average import MovingAverage
 from istar.training.checkpoints import Checkpoints
 from istar.training.config import RunConfig
-from istar.training.distributed import Share, full_weights, shard_network, whole
+from istar.training.distributed import (
+    Share,
+    average_gradients,
+    full_weights,
+    shard_network,
+    whole,
+)
 from istar.training.log import RunLog
 from istar.training.optimizers import Optimizers, build_optimizers
 
@@ -117,7 +123,9 @@ def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Train
         UsageError: the optimizer does not suit the task.
     """
     share = Share.of_this_process()
-    network = shard_network(task.network.to(device))
+    network = task.network.to(device)
+    if config.shard:
+        network = shard_network(network)
     optimizers = build_optimizers(network, task.hidden_matrices(), config)
     average = MovingAverage(network, config.ema)
     checkpoints = Checkpoints(config.output / "checkpoints", config.keep)
@@ -215,6 +223,7 @@ def _step(
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         loss = task.loss(batch, step, device)
     loss.total.backward()
+    average_gradients(network)
     norm = whole(nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)).item()
     measures = {"loss": loss.total.detach(), **loss.measures}
     values = torch.stack([value.detach().float().cpu() for value in measures.values()])
