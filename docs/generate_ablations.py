@@ -1,20 +1,23 @@
 """Run the ablations and write the tables of `docs/ablations.md`; what is done is not done again.
 
 `configs/ablations/` holds the runs that the variants are compared with; each changes one thing.
+As many run at once as there are cores, each with one thread: so they are done sooner.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
-from rich.progress import Progress, track
 
 from istar.evaluation.quality import psnr
 from istar.evaluation.rates import Rate
@@ -43,6 +46,7 @@ TEST = ShapesTest(count=100, modes=("t2v",), seconds=2)
 _OPEN = "Not run yet; the command above does it."
 QUALITIES = ("background", "colour", "shape", "motion", "all", "kept")
 CLIPS, PICTURES = 64, 17
+TOLD_EVERY = 100
 CPU = torch.device("cpu")
 
 
@@ -82,7 +86,7 @@ TOKENIZERS = {
 }
 
 
-def run_transformer(name: str, variant: Variant, place: Path) -> dict[str, Any]:
+def run_transformer(variant: Variant, place: Path) -> dict[str, Any]:
     """Train a transformer in a directory and test it on held-out scenes."""
     config = read_config(CONFIGS / "transformer.toml", TransformerTraining)
     config = replace(
@@ -94,8 +98,7 @@ def run_transformer(name: str, variant: Variant, place: Path) -> dict[str, Any]:
     _train(TransformerTask(config), config.run)
     last = [line for line in read_log(place / LOG_NAME) if line["step"] > 0.9 * config.run.steps]
     pipeline = InfinityStarPipeline.from_pretrained(place / "model", device=CPU)
-    clips = track(outcomes(pipeline, TEST), f"{name}: clips", total=TEST.clips)
-    right = [outcome.record.right for outcome in clips]
+    right = [outcome.record.right for outcome in outcomes(pipeline, TEST)]
     return {
         "loss": fmean(line["loss"] for line in last),
         "bits": fmean(line["right"] for line in last),
@@ -103,7 +106,7 @@ def run_transformer(name: str, variant: Variant, place: Path) -> dict[str, Any]:
     }
 
 
-def run_tokenizer(name: str, variant: Variant, place: Path) -> dict[str, Any]:
+def run_tokenizer(variant: Variant, place: Path) -> dict[str, Any]:
     """Train a tokenizer and measure what is left of held-out clips, the more scales the more."""
     config = read_config(CONFIGS / "tokenizer.toml", TokenizerTraining)
     config = replace(
@@ -117,7 +120,7 @@ def run_tokenizer(name: str, variant: Variant, place: Path) -> dict[str, Any]:
     tokenizer = load_video_tokenizer(place / "model" / spec.tokenizer, spec.tokenizer_config)
     size = picture_size(spec.pixel_budget, spec.aspect)
     found: list[list[float]] = [[] for _ in spec.pixel_budget.sides]
-    for seed in track(range(CLIPS), f"{name}: clips"):
+    for seed in range(CLIPS):
         shown = random_scene(seed, held_out=True).frames(PICTURES, *size)
         for kept, values in enumerate(found, start=1):
             with torch.inference_mode():
@@ -137,11 +140,9 @@ def _manifest(base: Path, variant: Variant, place: Path) -> Path:
 
 
 def _train(task: Task, run: RunConfig) -> None:
-    with Progress() as shown:
-        bar = shown.add_task(run.output.name, total=run.steps)
-        for event in train(task, run, CPU):
-            if isinstance(event, StepDone):
-                shown.update(bar, completed=event.step)
+    for event in train(task, run, CPU):
+        if isinstance(event, StepDone) and event.step % TOLD_EVERY == 0:
+            print(f"{run.output.name}: step {event.step} of {event.total}", flush=True)
 
 
 def prepared() -> tuple[Path, ...]:
@@ -172,16 +173,35 @@ def known_results() -> dict[str, dict[str, Any]]:
 def results() -> dict[str, dict[str, Any]]:
     """Run what is missing; every result is kept as soon as it is there."""
     found = known_results()
-    for kind, (variants, run) in KINDS.items():
-        kept = found.setdefault(kind, {})
-        for name, variant in variants.items():
-            settings = settings_of(kind, variant)
-            if kept.get(name, {}).get("settings") != settings:
-                result = run(name, variant, PLACE / f"{kind}-{settings}")
-                kept[name] = {"settings": settings, **result}
-                RESULTS.write_text(json.dumps(found, indent=2) + "\n")
-        found[kind] = {name: kept[name] for name in variants}
-    return found
+    missing = [
+        (kind, name, variant)
+        for kind, (variants, _) in KINDS.items()
+        for name, variant in variants.items()
+        if found.get(kind, {}).get(name, {}).get("settings") != settings_of(kind, variant)
+    ]
+    if any(kind == "transformer" for kind, _, _ in missing):
+        prepared()
+    with ProcessPoolExecutor(
+        os.cpu_count(), get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        running = {pool.submit(result_of, *one): one for one in missing}
+        for done in as_completed(running):
+            kind, name, _ = running[done]
+            found.setdefault(kind, {})[name] = done.result()
+            RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    return {
+        kind: {name: found[kind][name] for name in variants}
+        for kind, (variants, _) in KINDS.items()
+    }
+
+
+def result_of(kind: str, name: str, variant: Variant) -> dict[str, Any]:
+    """What one run comes to, with the settings that it comes of."""
+    settings = settings_of(kind, variant)
+    place = PLACE / f"{kind}-{settings}"
+    print(f"{place.name}: {kind} {name}", flush=True)
+    _, run = KINDS[kind]
+    return {"settings": settings, **run(variant, place)}
 
 
 KINDS = {"transformer": (TRANSFORMERS, run_transformer), "tokenizer": (TOKENIZERS, run_tokenizer)}
