@@ -188,10 +188,16 @@ def results() -> dict[str, dict[str, Any]]:
         for done in as_completed(running):
             kind, name, _ = running[done]
             found.setdefault(kind, {})[name] = done.result()
-            RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+            RESULTS.write_text(json.dumps(in_order(found), indent=2) + "\n")
+    return in_order(found)
+
+
+def in_order(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The results as `KINDS` has them, without what it has no longer."""
     return {
-        kind: {name: found[kind][name] for name in variants}
+        kind: {name: found[kind][name] for name in variants if name in found[kind]}
         for kind, (variants, _) in KINDS.items()
+        if kind in found
     }
 
 
