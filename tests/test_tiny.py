@@ -43,7 +43,7 @@ def test_the_command_makes_two_seconds(tmp_path: Path) -> None:
     assert read_clip(target).frames.shape == (33, SIDE, SIDE, 3)
 
 
-def test_backgrounds_colours_and_motions_are_those_of_prompts_it_never_saw(
+def test_most_of_what_prompts_say_that_it_never_saw_is_shown(
     tiny: InfinityStarPipeline,
 ) -> None:
     test = ShapesTest(count=12, seed=7, modes=("t2v",), seconds=2)
@@ -51,7 +51,8 @@ def test_backgrounds_colours_and_motions_are_those_of_prompts_it_never_saw(
     report = ShapesReport(model="tiny", device="cpu", dtype="fp32", test=test, records=records)
     assert report.rates("t2v")["background"].hits >= 10
     assert report.rates("t2v")["colour"].hits >= 10
-    assert report.rates("t2v")["motion"].hits >= 9
+    assert report.rates("t2v")["motion"].hits >= 10
+    assert report.rates("t2v")["shape"].hits >= 5
 
 
 def test_a_picture_shows_the_background(tiny: InfinityStarPipeline, scene: Scene) -> None:
