@@ -180,7 +180,7 @@ def results() -> dict[str, dict[str, Any]]:
         if found.get(kind, {}).get(name, {}).get("settings") != settings_of(kind, variant)
     ]
     if any(kind == "transformer" for kind, _, _ in missing):
-        prepared()
+        prepared()  # now, so that no two runs at once write it
     with ProcessPoolExecutor(
         os.cpu_count(), get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:

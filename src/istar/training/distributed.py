@@ -85,21 +85,20 @@ def shard_network(network: nn.Module) -> nn.Module:
 
 
 def average_gradients(network: nn.Module) -> None:
-    """Give all processes the mean of their gradients, as FSDP2 does where it shards the weights.
+    """Give all processes the mean of their gradients, as FSDP2 does by itself where it shards.
 
     Who has no gradient for a weight that another process used counts with zeros.
     """
     if not dist.is_initialized():
         return
-    unsharded = [p for p in network.parameters() if p.requires_grad and not isinstance(p, DTensor)]
-    users = summed(torch.tensor([float(weight.grad is not None) for weight in unsharded]))
-    used = [weight for weight, count in zip(unsharded, users.tolist(), strict=True) if count]
-    if not used:
-        return
+    learning = [weight for weight in network.parameters() if weight.requires_grad]
+    users = summed(torch.tensor([float(weight.grad is not None) for weight in learning]))
+    used = [weight for weight, count in zip(learning, users.tolist(), strict=True) if count]
     gradients = [(torch.zeros_like(p) if p.grad is None else p.grad).contiguous() for p in used]
     together = parameters_to_vector(gradients)
     dist.all_reduce(together)
-    vector_to_parameters(together / dist.get_world_size(), gradients)
+    together /= dist.get_world_size()
+    vector_to_parameters(together, gradients)
     for weight, gradient in zip(used, gradients, strict=True):
         weight.grad = gradient
 

@@ -223,7 +223,8 @@ def _step(
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         loss = task.loss(batch, step, device)
     loss.total.backward()
-    average_gradients(network)
+    if not config.shard:
+        average_gradients(network)
     norm = whole(nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)).item()
     measures = {"loss": loss.total.detach(), **loss.measures}
     values = torch.stack([value.detach().float().cpu() for value in measures.values()])
