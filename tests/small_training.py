@@ -25,6 +25,7 @@ from istar.training.config import (
 from istar.training.prepare import prepare
 from istar.training.tokenizer import TokenizerNetwork, initialize
 from istar.training.trainer import Saved, StepDone, Task, train
+from istar.training.transformer import TransformerNetwork, TransformerTask
 from istar.weights.manifest import MANIFEST_NAME, read_manifest
 from istar.weights.save import save_video_tokenizer
 
@@ -178,3 +179,9 @@ def losses(task: Task, run: RunConfig, *, stop_after: int | None = None) -> dict
 def written(task: Task, run: RunConfig) -> list[str]:
     """What a run says that it has written, `what name`."""
     return [f"{e.what} {e.path.name}" for e in train(task, run, CPU) if isinstance(e, Saved)]
+
+
+def network_of(task: TransformerTask) -> TransformerNetwork:
+    """What a run trains, as what it is."""
+    assert isinstance(task.network, TransformerNetwork)
+    return task.network

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from istar.training.distributed import Share, averaged, shard_network, summed, whole
 from istar.training.log import LOG_NAME, read_log
-from small_training import losses, prepared, run_config
+from small_training import losses, run_config
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 TESTS = Path(__file__).parents[1]
@@ -52,14 +52,6 @@ def assert_same_log(one: Path, other: Path, tolerance: float = 1e-5) -> None:
 
 def model_of(output: Path, file: str) -> dict[str, Tensor]:
     return load_file(output / "model" / file)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest, a tokenizer and prepared sets."""
-    directory = tmp_path_factory.mktemp("place")
-    prepared(directory)
-    return directory
 
 
 @pytest.mark.slow

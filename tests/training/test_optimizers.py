@@ -15,15 +15,7 @@ from istar.training.optimizers import build_optimizers
 from istar.training.run_file import read_config
 from istar.training.tokenizer import TokenizerTask
 from istar.training.transformer import TransformerTask
-from small_training import losses, prepared, run_config, tokenizer_run, transformer_run
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest, a tokenizer and prepared sets."""
-    directory = tmp_path_factory.mktemp("place")
-    prepared(directory)
-    return directory
+from small_training import losses, run_config, tokenizer_run, transformer_run
 
 
 def task_of(place: Path) -> TransformerTask:

@@ -1,4 +1,4 @@
-"""Training the transformer: what it sees is what the generation loop sees."""
+"""Training the transformer: batches, what learns and what does not, and what comes out."""
 
 from __future__ import annotations
 
@@ -13,10 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from istar.errors import UsageError
-from istar.generation.canvas import bits_of_latent
-from istar.generation.loop import commit, predict, read_scene, start
-from istar.generation.plan import Window
-from istar.generation.schedule import ClipPlan, nearest_template, steps
 from istar.pipeline import InfinityStarPipeline
 from istar.request import GenerationRequest
 from istar.text_encoder import TextEncoder
@@ -25,49 +21,27 @@ from istar.training.distributed import Share
 from istar.training.latents import read_prepared
 from istar.training.log import LOG_NAME, read_log
 from istar.training.losses import bit_loss
-from istar.training.packing import PackedBatch, pack
+from istar.training.packing import PackedBatch
 from istar.training.sequences import (
     DETAIL,
     NO_LOSS,
     SEMANTIC,
-    Example,
-    SequenceConfig,
-    run_of,
 )
-from istar.training.transformer import Outcome, TransformerNetwork, TransformerTask
-from istar.weights.registry import ModelSpec
+from istar.training.transformer import TransformerTask
 from random_checkpoint import write_text_encoder
-from small_training import CPU, losses, prepared, run_config, transformer_run, write_manifest
-
-PLAIN = SequenceConfig(most_flips=0.0, scene_noise=(0.0,))
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest, a tokenizer and prepared sets."""
-    directory = tmp_path_factory.mktemp("place")
-    prepared(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def sets(place: Path) -> tuple[Path, ...]:
-    return tuple(place / "latents" / name for name in ("pictures", "clips", "long"))
-
-
-@pytest.fixture
-def config(place: Path, sets: tuple[Path, ...], tmp_path: Path) -> TransformerTraining:
-    """A run of a few steps."""
-    return transformer_run(place, sets, run=run_config(tmp_path / "run", steps=4))
+from small_training import (
+    CPU,
+    losses,
+    network_of,
+    prepared,
+    run_config,
+    transformer_run,
+    write_manifest,
+)
 
 
 def weights_of(task: TransformerTask) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in task.network.named_parameters()}
-
-
-def network_of(task: TransformerTask) -> TransformerNetwork:
-    assert isinstance(task.network, TransformerNetwork)
-    return task.network
 
 
 def rows_of(batch: PackedBatch) -> list[tuple[Any, ...]]:
@@ -168,145 +142,6 @@ def test_what_is_exported_generates(config: TransformerTraining, tmp_path: Path,
     clip = pipeline.generate(GenerationRequest(mode="t2v", prompt="a circle", seconds=2, seed=1))
     assert clip.frames.shape[1:] == (32, 48, 3)
     assert len(clip.frames) in (32, 33)
-
-
-def example_of(
-    spec: ModelSpec, clip: Tensor, encoder: TextEncoder, text: str, *, dropped: bool = False
-) -> Example:
-    """A video out of a prepared latent."""
-    window = Window(given_seconds=0, new_seconds=(clip.shape[1] - 1) / 4)
-    own = window.steps(spec, nearest_template(1.0))
-    lengths = [step.grid.frames for step in own if step.starts_clip]
-    return Example(
-        text=encoder.tokenize(text),
-        unconditional=dropped,
-        steps=own,
-        latents=clip.split(lengths, dim=1),
-    )
-
-
-def interactive_of(spec: ModelSpec, clip: Tensor, encoder: TextEncoder, text: str) -> Example:
-    """The second half of a prepared latent as a clip that goes on from the first."""
-    assert spec.interact is not None
-    scales = spec.pixel_budget.scales(nearest_template(1.0))
-    plan = ClipPlan(frames=4, repeats=spec.interact.repeats)
-    return Example(
-        text=encoder.tokenize(text),
-        unconditional=False,
-        steps=steps([plan], scales, semantic_scales=spec.semantic_scales),
-        latents=(clip[:, 5:],),
-        scene=(clip[:, :5], clip[:, :1], scales[0]),
-    )
-
-
-def stepwise(network: TransformerNetwork, one: Example, features: Tensor) -> dict[int, Tensor]:
-    """The loop's logits of every step, by its index, each step's true bits given afterwards."""
-    transformer = network.transformer
-    scene = None
-    if one.scene is not None:
-        former, first, grid = one.scene
-        scene = read_scene(transformer, former[None], first[None], grid)
-    state = start(transformer, one.steps, [features], torch.Generator(), scene=scene)
-    logits = {}
-    for number, latent in enumerate(one.latents):
-        own = [step for step in one.steps if step.clip == number]
-        bits = bits_of_latent(latent[None], own, semantic_bits=16)
-        for step, value in zip(own, bits, strict=True):
-            prediction = predict(transformer, state)
-            logits[step.index] = prediction.logits[0]
-            commit(state, value, prediction.contexts)
-    return logits
-
-
-def assert_agree(outcome: Outcome, batch: PackedBatch, wanted: dict[int, Tensor]) -> None:
-    """Compare a packed row's logits with those of steps by their index; both copies of a step."""
-    positions = 96
-    for kind, logits in ((SEMANTIC, outcome.semantic), (DETAIL, outcome.detail)):
-        index = batch.coordinates[batch.kind == kind][:, 0] - positions
-        for number in index.unique().tolist():
-            copies = logits[index == number].split(len(wanted[number]))
-            for copy in copies:
-                assert torch.allclose(copy, wanted[number], atol=1e-5, rtol=1e-5)
-    assert len(outcome.semantic)
-    assert len(outcome.detail)
-
-
-@pytest.mark.parametrize("kind", ["picture", "1 s", "2 s", "interactive", "text dropped"])
-@torch.no_grad()
-def test_training_sees_what_the_loop_sees(
-    config: TransformerTraining, random: torch.Generator, kind: str
-) -> None:
-    """The same logits, step by step, from the packed row and from the loop with its cache."""
-    task, clip, encoder = stirred(config, random)
-    network = network_of(task)
-    text = "2s: a red circle moves right"
-    if kind == "interactive":
-        one = interactive_of(task.spec, clip, encoder, text)
-    else:
-        frames = {"picture": 1, "1 s": 5}.get(kind, 9)
-        one = example_of(task.spec, clip[:, :frames], encoder, text, dropped=kind == "text dropped")
-    features = encoder.encode(text).features
-    if kind == "text dropped":
-        features = network.transformer.unconditional[: len(features)]
-    run = run_of(one, network.transformer.config, PLAIN, random)
-    other = run_of(one, network.transformer.config, PLAIN, random)
-    batch = pack([[other, run]], 2 * run.tokens + 5)
-    outcome = network(batch, train_text=True, recompute=False)
-    assert_agree(outcome, batch, stepwise(network, one, features))
-
-
-@pytest.mark.parametrize("frames", [1, 5, 9])
-@pytest.mark.parametrize(
-    "choices",
-    [
-        {"context": "full"},
-        {"pyramid": "one", "extends": False},
-        {"context": "full", "pyramid": "one", "extends": False},
-    ],
-)
-@torch.no_grad()
-def test_so_it_does_without_the_papers_choices(
-    config: TransformerTraining,
-    tmp_path: Path,
-    random: torch.Generator,
-    choices: dict[str, object],
-    frames: int,
-) -> None:
-    content = json.loads(config.model.read_text()) | choices
-    del content["interact"]
-    content["repeats"] = {"image": [1, 1], "video": [1, 1]}
-    manifest = tmp_path / "istar.json"
-    manifest.write_text(json.dumps(content))
-    mix = (MixConfig(seconds=0), MixConfig(seconds=1), MixConfig(seconds=2))
-    config = replace(config, model=manifest, data=replace(config.data, mix=mix))
-    task, clip, encoder = stirred(config, random)
-    network = network_of(task)
-    text = "2s: a red circle moves right"
-    one = example_of(task.spec, clip[:, :frames], encoder, text)
-    run = run_of(one, network.transformer.config, PLAIN, random)
-    batch = pack([[run, run]], 2 * run.tokens + 5)
-    outcome = network(batch, train_text=True, recompute=False)
-    assert_agree(outcome, batch, stepwise(network, one, encoder.encode(text).features))
-    assert task.loss(task.batch(0, Share()), 0, CPU).total.isfinite()
-
-
-def stirred(
-    config: TransformerTraining, random: torch.Generator
-) -> tuple[TransformerTask, Tensor, TextEncoder]:
-    """A task whose network is not at its start, a prepared latent and the text encoder."""
-    task = TransformerTask(config)
-    network = network_of(task)
-    for parameter in network.transformer.parameters():
-        parameter += 0.1 * torch.randn(parameter.shape, generator=random)
-    network.train()
-    clip = read_prepared(config.data.sets[2])[1].latent()
-    return task, clip, TextEncoder(network.text_module, _tokenizer(), 96)
-
-
-def _tokenizer() -> Any:
-    from transformers import ByT5Tokenizer
-
-    return ByT5Tokenizer(extra_ids=0)
 
 
 def test_dropped_texts_teach_the_unconditional_features_and_no_encoder(
