@@ -12,6 +12,7 @@ from torch import Tensor
 from istar.errors import CheckpointError, MediaError, UsageError
 from istar.shapes.world import random_scene
 from istar.training import prepare as module
+from istar.training.distributed import Share
 from istar.training.draws import seed_of
 from istar.training.latents import read_prepared, shard_path, write_shard
 from istar.training.prepare import prepare
@@ -81,6 +82,20 @@ def test_interrupted_it_goes_on_where_it_stopped(
     assert files(config.output) == files(whole)
     assert [event.clips for event in prepare(config, CPU)] == [3, 4, 7, 8, 10]
     assert written == [0, 1, 0]
+
+
+@pytest.mark.parametrize("processes", [2, 7])
+def test_several_processes_prepare_what_one_does(
+    whole: Path, tmp_path: Path, processes: int
+) -> None:
+    config = prepare_run(tmp_path, count=4)
+    shares = [Share(rank=rank, processes=processes) for rank in range(processes)]
+    parts = [list(prepare(config, CPU, share)) for share in shares]
+    assert files(config.output) == files(whole)
+    paths = [event.path for events in parts for event in events]
+    assert len(paths) == len({*paths}) == 5
+    assert sum(events[-1].total for events in parts if events) == 10
+    assert all(events[-1].clips == events[-1].total for events in parts if events)
 
 
 @pytest.mark.parametrize("fails_at", ["index", "tensors"])

@@ -22,7 +22,7 @@ from istar.training.config import (
 )
 from istar.training.discriminator import Discriminator, adversarial_terms
 from istar.training.distributed import Share
-from istar.training.tokenizer import ClipBatch, TokenizerTask, clips_of, reconstruct
+from istar.training.tokenizer import ClipBatch, TokenizerTask, clips_of, reconstruct, spread
 from istar.video_tokenizer.model import VideoTokenizer
 from istar.weights.load import load_video_tokenizer
 from small_training import (
@@ -248,6 +248,28 @@ def test_the_loss_is_the_sum_of_its_terms(tmp_path: Path) -> None:
         - 0.2 * loss.measures["diversity"]
     )
     assert loss.total.item() == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_relative_errors_count_in_units_of_each_clips_own_spread(tmp_path: Path) -> None:
+    judged = ReconstructionConfig(absolute=0.7, squared=2.0, relative=True)
+    quantizer = QuantizerConfig(from_step=1, drop_most=2)
+    task = TokenizerTask(tokenizer_run(tmp_path, quantizer=quantizer, reconstruction=judged))
+    batch = task.batch(0, Share())
+    loss = task.loss(batch, 0, CPU)
+    wanted, plain = [], []
+    for x in pictures_of(batch).split(1):
+        with torch.no_grad():
+            error = tokenizer_of(task).decode(tokenizer_of(task).encode(x)) - x
+        unit = (x - x.mean(dim=(2, 3, 4), keepdim=True)).square().mean().sqrt()
+        wanted.append(0.7 * (error / unit).abs().mean() + 2 * (error / unit).square().mean())
+        plain.append(error.abs().mean())
+    assert loss.total.item() == pytest.approx(float(torch.stack(wanted).mean()), rel=1e-4)
+    assert loss.measures["absolute"].item() == pytest.approx(float(torch.stack(plain).mean()))
+
+
+def test_a_clip_of_one_colour_has_a_spread_to_divide_by() -> None:
+    plain = torch.full((2, 3, 1, 4, 4), 0.3)
+    assert spread(plain).flatten().tolist() == pytest.approx([2 / 255, 2 / 255])
 
 
 @pytest.fixture

@@ -42,25 +42,31 @@ def prepare(
 ) -> None:
     """Encode clips once, so that a transformer can be trained on their latents.
 
-    What is there already is left alone: interrupted, it goes on where it stopped. The directory's
-    path goes to stdout.
+    What is there already is left alone: interrupted, it goes on where it stopped. torchrun shares
+    the work out among several processes. The directory's path goes to stdout.
 
     Example: istar prepare configs/tiny-latents.toml
     """
     place = _device(device, threads)
 
     from istar.training.config import PrepareConfig
+    from istar.training.distributed import Share, process_group, wait_for_all
     from istar.training.prepare import prepare as prepared
     from istar.training.run_file import read_config
 
     settings = read_config(config, PrepareConfig)
     last = time.monotonic()
-    for event in prepared(settings, place):
-        if event.clips == event.total or time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            skipped = f", {event.skipped} of them skipped" if event.skipped else ""
-            say(f"{event.clips} of {event.total} clips{skipped}")
-    print_path(settings.output)
+    with process_group(place):
+        share = Share.of_this_process()
+        each = f" of process {share.rank + 1}" if share.processes > 1 else ""
+        for event in prepared(settings, place, share):
+            if event.clips == event.total or time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                skipped = f", {event.skipped} of them skipped" if event.skipped else ""
+                say(f"{event.clips} of {event.total} clips{each}{skipped}")
+        wait_for_all()
+    if share.rank == 0:
+        print_path(settings.output)
 
 
 @train.command()

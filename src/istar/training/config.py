@@ -145,6 +145,8 @@ class ReconstructionConfig:
     Attributes:
         absolute: weight of the mean absolute error.
         squared: weight of the mean squared error.
+        relative: these two errors count in units of each clip's own standard deviation, so that
+            what contrasts little counts as much; otherwise in those of pictures in [-1, 1].
         perceptual: weight of LPIPS, which needs the package `lpips`.
         adversarial: weight of what the discriminator says; 0 trains none.
         adversarial_from: the step from which it counts.
@@ -152,6 +154,7 @@ class ReconstructionConfig:
 
     absolute: float = 1.0
     squared: float = 0.0
+    relative: bool = False
     perceptual: float = 0.0
     adversarial: float = 0.0
     adversarial_from: int = 0

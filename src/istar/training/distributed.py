@@ -66,6 +66,12 @@ def process_group(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def wait_for_all() -> None:
+    """Return when every process has come this far."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def shard_network(network: nn.Module) -> nn.Module:
     """Shard a network over all processes; alone, leave it.
 

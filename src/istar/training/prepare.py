@@ -16,6 +16,7 @@ from istar.errors import MediaError
 from istar.shapes.world import random_scene
 from istar.training.clips import ListedClip, read_list
 from istar.training.config import PrepareConfig, SetConfig
+from istar.training.distributed import Share
 from istar.training.draws import seed_of
 from istar.training.latents import shard_path, write_shard
 from istar.training.pictures import picture_size
@@ -25,6 +26,7 @@ from istar.weights.load import load_video_tokenizer
 from istar.weights.manifest import read_manifest
 
 _PICTURES_AT_ONCE = 64
+_ALL = Share()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class Prepared:
     """A shard was written, or found.
 
     Attributes:
-        clips: how many clips are done, of all sets, those skipped included.
+        clips: how many clips of this process's share are done, those skipped included.
         total: how many there will be.
         skipped: clips of this run that could not be read.
         path: the shard.
@@ -51,10 +53,11 @@ class _Drawn(NamedTuple):
     captions: tuple[str, ...]
 
 
-def prepare(config: PrepareConfig, device: torch.device) -> Iterator[Prepared]:
+def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) -> Iterator[Prepared]:
     """Encode every set of a configuration; shards that are there are left alone.
 
-    Clips that cannot be read are skipped and counted.
+    Clips that cannot be read are skipped and counted. Of several processes each takes every nth
+    shard, whatever set it is of.
 
     Raises:
         CheckpointError: the tokenizer cannot be loaded.
@@ -64,31 +67,31 @@ def prepare(config: PrepareConfig, device: torch.device) -> Iterator[Prepared]:
     spec = read_manifest(config.model)
     tokenizer = load_video_tokenizer(config.tokenizer, spec.tokenizer_config, device=device)
     lay_channels_last(tokenizer)
-    sets = []
+    shards: list[_Shard] = []
     for one in config.sets:
         sizes = [picture_size(spec.pixel_budget, aspect) for aspect in one.aspects]
         listed = [] if one.list is None else read_list(one.list)[0]
-        sets.append(_Clips(one, config.seed, sizes, listed))
-    total = sum(map(len, sets))
-    done = skipped = 0
-    for clips in sets:
+        clips = _Clips(one, config.seed, sizes, listed)
         for number, first in enumerate(range(0, len(clips), config.shard)):
             wanted = range(first, min(first + config.shard, len(clips)))
-            path = shard_path(config.output / clips.config.name, number)
-            if not path.exists():
-                loader = DataLoader(
-                    clips, batch_size=None, sampler=wanted, num_workers=config.workers
+            path = shard_path(config.output / one.name, number)
+            shards.append(_Shard(clips, wanted, number, path))
+    own = [shards[number] for number in share.of(len(shards))]
+    total = sum(len(shard.wanted) for shard in own)
+    done = skipped = 0
+    for clips, wanted, number, path in own:
+        if not path.exists():
+            loader = DataLoader(clips, batch_size=None, sampler=wanted, num_workers=config.workers)
+            latents, captions = _encoded(tokenizer, loader, device)
+            if not latents:
+                raise MediaError(
+                    f"none of clips {wanted.start + 1} to {wanted.stop} of set "
+                    f"{clips.config.name} can be read; is its list right?"
                 )
-                latents, captions = _encoded(tokenizer, loader, device)
-                if not latents:
-                    raise MediaError(
-                        f"none of clips {wanted.start + 1} to {wanted.stop} of set "
-                        f"{clips.config.name} can be read; is its list right?"
-                    )
-                write_shard(path.parent, number, latents, captions)
-                skipped += len(wanted) - len(latents)
-            done += len(wanted)
-            yield Prepared(clips=done, total=total, skipped=skipped, path=path)
+            write_shard(path.parent, number, latents, captions)
+            skipped += len(wanted) - len(latents)
+        done += len(wanted)
+        yield Prepared(clips=done, total=total, skipped=skipped, path=path)
 
 
 class _Clips(Dataset[_Drawn]):
@@ -122,6 +125,15 @@ class _Clips(Dataset[_Drawn]):
             return _Drawn(clip.pictures(self.config.length, *size), clip.captions)
         except MediaError:
             return _Drawn(None, clip.captions)
+
+
+class _Shard(NamedTuple):
+    """A shard to be: the clips `wanted` of a set, its number in that set, and its file."""
+
+    clips: _Clips
+    wanted: range
+    number: int
+    path: Path
 
 
 def _encoded(

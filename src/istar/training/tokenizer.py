@@ -44,6 +44,7 @@ _PARTS = {
 
 _SHEET_CLIPS = 6
 _RESIDUAL_START = 0.3
+_ONE_LEVEL = 2 / 255
 
 
 class ClipBatch(NamedTuple):
@@ -172,7 +173,9 @@ class TokenizerTask:
             lambda mean: averaged(share * mean),
         )
         absolute, squared = share * F.l1_loss(y, x), share * F.mse_loss(y, x)
-        total = weights.absolute * absolute + weights.squared * squared
+        unit = spread(x) if weights.relative else torch.ones((), device=device)
+        total = weights.absolute * share * F.l1_loss(y / unit, x / unit)
+        total = total + weights.squared * share * F.mse_loss(y / unit, x / unit)
         measures = {"absolute": absolute, "psnr": -10 * (averaged(squared) / 4).log10()}
         if self.config.data.source == "list":
             measures["skipped"] = summed(torch.tensor(float(batch.skipped)))
@@ -233,6 +236,16 @@ class TokenizerTask:
         }
         tokenizer.load_state_dict(own, assign=True)
         return tokenizer
+
+
+def spread(x: Tensor) -> Tensor:
+    """The standard deviation `(B, 1, 1, 1, 1)` of each clip's values about their channel's mean.
+
+    Args:
+        x: `(B, C, F, H, W)` in [-1, 1]. What spreads less than one of 255 levels counts as that.
+    """
+    variance = x.flatten(2).var(dim=2, correction=0).mean(dim=1)
+    return variance.sqrt().clamp_min(_ONE_LEVEL).view(-1, 1, 1, 1, 1)
 
 
 def reconstruct(
