@@ -10,7 +10,7 @@ import torch
 
 from istar.errors import MediaError, UsageError
 from istar.generation.schedule import PixelBudget
-from istar.media import read_clip, write_clip
+from istar.media import read_clip, write_clip, write_picture
 from istar.shapes.world import random_scene
 from istar.training.clips import read_list
 from istar.training.config import ClipsConfig
@@ -81,6 +81,32 @@ def test_a_piece_lies_between_begin_and_end(videos: Path) -> None:
     assert min(starts) >= 8
     assert max(starts) <= 32 - 9
     assert len(starts) > 5
+
+
+def test_without_an_end_a_piece_begins_anywhere_up_to_the_videos(videos: Path) -> None:
+    clip = read_list(videos)[0][2]
+    assert clip.end is None
+    whole = read_clip(clip.path, size=(32, 32)).frames
+    assert torch.equal(clip.pictures(9, 32, 32), whole[:9])
+    generator = torch.Generator().manual_seed(1)
+    starts = set()
+    for _ in range(20):
+        piece = clip.pictures(9, 32, 32, generator)
+        starts |= {n for n in range(25) if torch.equal(whole[n : n + 9], piece)}
+    assert len(starts) > 5
+    assert max(starts) > 16
+
+
+def test_a_picture_is_a_clip_of_one(tmp_path: Path) -> None:
+    frame = random_scene(1).frames(1, 48, 64)[0]
+    write_picture(frame, tmp_path / "boat.PNG")
+    entry = {"path": "boat.PNG", "caption": "a boat"}
+    clip = read_list(write_list(tmp_path / "pictures.jsonl", entry))[0][0]
+    assert clip.aspect() == 0.75
+    assert torch.equal(clip.pictures(1, 48, 64), frame[None])
+    assert clip.pictures(1, 32, 32, torch.Generator()).shape == (1, 32, 32, 3)
+    with pytest.raises(MediaError, match=r"boat\.PNG is one picture, not 5"):
+        clip.pictures(5, 48, 64)
 
 
 def test_pieces_longer_than_the_clip_are_refused(videos: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,23 @@ def kind_of(path: Path) -> type[Any]:
 def test_the_repositorys_recipes_can_be_read(path: Path) -> None:
     config = read_config(path, kind_of(path))
     assert config.model.is_file()
+
+
+def test_the_recipe_hands_on_what_the_next_stage_takes() -> None:
+    """As docs/tiny.md lists it: latents are of the encoder that the last tokenizer still has."""
+    page = (CONFIGS.parent / "docs" / "tiny.md").read_text(encoding="utf-8")
+    paths = [CONFIGS / name for name in re.findall(r"configs/(\S+\.toml)$", page, re.M)]
+    assert sorted(paths) == sorted(CONFIGS.glob("*.toml"))
+    *stages, latents, transformer = (read_config(path, kind_of(path)) for path in paths)
+    made = [stage.run.output / "model" / "tokenizer.safetensors" for stage in stages]
+    assert [stage.inherit.weights for stage in stages] == [None, *made[:-1]]
+    last = stages[-1]
+    assert last.inherit.freeze == ("encoder",)
+    assert last.inherit.until == last.run.steps
+    assert latents.tokenizer == last.inherit.weights
+    assert transformer.tokenizer == made[-1]
+    assert set(transformer.data.sets) == {latents.output / one.name for one in latents.sets}
+    assert len({path.parent for path in (*made, transformer.run.output)}) == len(paths) - 1
 
 
 def test_defaults_stand_in_for_what_is_left_out(tmp_path: Path) -> None:

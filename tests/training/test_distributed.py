@@ -54,6 +54,12 @@ def model_of(output: Path, file: str) -> dict[str, Tensor]:
     return load_file(output / "model" / file)
 
 
+def test_a_sharded_transformer_learns_what_a_whole_one_does(place: Path, tmp_path: Path) -> None:
+    by_one(place, tmp_path / "one", "transformer")
+    by_two(place, tmp_path / "two", "transformer")
+    assert_same_log(tmp_path / "one", tmp_path / "two")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", [True, False])
 @pytest.mark.parametrize(

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from istar.errors import CheckpointError, MediaError, UsageError
+from istar.media import write_picture
 from istar.shapes.world import random_scene
 from istar.training import prepare as module
+from istar.training.config import SetConfig
 from istar.training.distributed import Share
 from istar.training.draws import seed_of
 from istar.training.latents import read_prepared, shard_path, write_shard
 from istar.training.prepare import prepare
 from istar.weights.load import load_video_tokenizer
+from istar.weights.save import save_video_tokenizer
 from small_training import CPU, prepare_run
 
 
@@ -65,8 +71,7 @@ def test_interrupted_it_goes_on_where_it_stopped(
     next(events)
     next(events)
     events.close()
-    done = files(config.output)
-    assert len(done) == 4
+    assert sum("latents-" in name for name in files(config.output)) == 4
 
     written: list[int] = []
 
@@ -96,6 +101,75 @@ def test_several_processes_prepare_what_one_does(
     assert len(paths) == len({*paths}) == 5
     assert sum(events[-1].total for events in parts if events) == 10
     assert all(events[-1].clips == events[-1].total for events in parts if events)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 1}, "another seed;"),
+        ({"shard": 2}, "another shard;"),
+        (
+            {"sets": (SetConfig(name="clips", count=5, length=21),)},
+            "another count, length, captions;",
+        ),
+    ],
+)
+def test_a_set_goes_on_with_nothing_else(
+    whole: Path, tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    config = prepare_run(tmp_path, count=4)
+    copytree(whole, config.output)
+    with pytest.raises(UsageError, match=rf"clips was prepared with {named}") as refused:
+        list(prepare(replace(config, **{"sets": config.sets[1:2], **change}), CPU))
+    assert "remove it" in str(refused.value)
+    assert files(config.output) == files(whole)
+
+
+def test_nor_with_another_encoder_but_with_another_decoder(whole: Path, tmp_path: Path) -> None:
+    config = prepare_run(tmp_path, count=4)
+    copytree(whole, config.output)
+    tokenizer = load_video_tokenizer(config.tokenizer)
+    for parameter in (*tokenizer.decoder.parameters(), *tokenizer.project_out.parameters()):
+        parameter.data += 0.1
+    save_video_tokenizer(config.tokenizer, tokenizer, torch.float16)
+    assert [event.clips for event in prepare(config, CPU)] == [3, 4, 7, 8, 10]
+    tokenizer.latent_scales.data[0] *= 1.5
+    save_video_tokenizer(config.tokenizer, tokenizer)
+    with pytest.raises(UsageError, match="pictures was prepared with another tokenizer;"):
+        list(prepare(config, CPU))
+
+
+def test_shards_of_unknown_origin_are_left_alone(whole: Path, tmp_path: Path) -> None:
+    config = prepare_run(tmp_path, count=4)
+    copytree(whole, config.output)
+    (config.output / "pictures" / "set.json").unlink()
+    with pytest.raises(UsageError, match="pictures does not say how it was prepared"):
+        list(prepare(config, CPU))
+
+
+def test_what_cannot_be_read_is_counted_also_when_it_goes_on(tmp_path: Path) -> None:
+    """Of seven clips in shards of three, the second and the last are broken; a line is no clip."""
+    picture = random_scene(1).frames(1, 32, 32)[0]
+    lines = ["{"]
+    for number in range(7):
+        path = tmp_path / f"{number}.png"
+        write_picture(picture, path)
+        if number in (1, 6):
+            path.write_bytes(b"no picture")
+        lines.append(json.dumps({"path": path.name, "caption": f"picture {number}"}))
+    listed = tmp_path / "pictures.jsonl"
+    listed.write_text("\n".join(lines))
+    one = SetConfig(name="listed", source="list", list=listed, length=1)
+    config = replace(prepare_run(tmp_path), sets=(one,))
+    events = prepare(config, CPU)
+    assert [next(events).skipped for _ in range(2)] == [2, 2]
+    with pytest.raises(MediaError, match="none of clips 7 to 7 of set listed can be read"):
+        next(events)
+    write_picture(picture, tmp_path / "6.png", overwrite=True)
+    found = [(event.clips, event.total, event.skipped) for event in prepare(config, CPU)]
+    assert found == [(3, 7, 2), (6, 7, 2), (7, 7, 2)]
+    captions = [clip.captions[0] for clip in read_prepared(config.output / "listed")]
+    assert captions == [f"picture {number}" for number in (0, 2, 3, 4, 5, 6)]
 
 
 @pytest.mark.parametrize("fails_at", ["index", "tensors"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from istar.errors import CheckpointError, UsageError
 from istar.generation.canvas import Canvas, bits_of_latent
@@ -269,7 +271,7 @@ def test_relative_errors_count_in_units_of_each_clips_own_spread(tmp_path: Path)
 
 def test_a_clip_of_one_colour_has_a_spread_to_divide_by() -> None:
     plain = torch.full((2, 3, 1, 4, 4), 0.3)
-    assert spread(plain).flatten().tolist() == pytest.approx([2 / 255, 2 / 255])
+    assert spread(plain).flatten().tolist() == pytest.approx([0.05, 0.05])
 
 
 @pytest.fixture
@@ -318,10 +320,45 @@ def test_the_adversary_is_there_from_its_step_on(tmp_path: Path) -> None:
 def test_a_perceptual_weight_asks_for_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "lpips", None)
+    monkeypatch.setitem(sys.modules, "lpips", None)
     config = tokenizer_run(tmp_path, reconstruction=ReconstructionConfig(perceptual=1.0))
     with pytest.raises(UsageError, match="pip install lpips"):
         TokenizerTask(config)
+
+
+def test_perceptual_distances_of_single_pictures_are_learned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Distance(nn.Module):
+        """Stands in for LPIPS: how unlike two pictures are, by a weight that must not learn."""
+
+        def __init__(self, net: str, *, verbose: bool) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(3.0))
+            self.shapes: list[torch.Size] = []
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            self.shapes.append(x.shape)
+            return self.weight * (x - y).square().mean(dim=(1, 2, 3), keepdim=True)
+
+    package = ModuleType("lpips")
+    package.LPIPS = Distance  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lpips", package)
+    judged = ReconstructionConfig(absolute=0.0, perceptual=0.5)
+    quantizer = QuantizerConfig(from_step=1, drop_most=2)
+    data = ClipsConfig(lengths=(5,), pictures=10)
+    config = tokenizer_run(tmp_path, reconstruction=judged, quantizer=quantizer, data=data)
+    task = TokenizerTask(config)
+    loss = task.loss(task.batch(0, Share()), 0, CPU)
+    squared = 4 * 10 ** (-loss.measures["psnr"] / 10)
+    assert loss.measures["perceptual"].item() == pytest.approx(3 * float(squared), rel=1e-4)
+    assert loss.total.item() == pytest.approx(1.5 * float(squared), rel=1e-4)
+    loss.total.backward()
+    judge = task._perceptual
+    assert isinstance(judge, Distance)
+    assert judge.shapes == [torch.Size((10, 3, 32, 32))]
+    assert judge.weight.grad is None
+    assert all(p.grad is not None for p in tokenizer_of(task).decoder.parameters())
 
 
 def test_the_loss_falls_on_one_batch(tmp_path: Path) -> None:

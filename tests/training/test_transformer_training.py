@@ -28,6 +28,8 @@ from istar.training.sequences import (
     SEMANTIC,
 )
 from istar.training.transformer import TransformerTask
+from istar.weights.load import load_video_tokenizer
+from istar.weights.save import save_video_tokenizer
 from random_checkpoint import write_text_encoder
 from small_training import (
     CPU,
@@ -368,6 +370,17 @@ def test_latents_of_another_size_are_refused(config: TransformerTraining, tmp_pa
     manifest = write_manifest(tmp_path / "larger", sides=(1, 3))
     with pytest.raises(UsageError, match="2 by 2 are not of the manifest's pixel budget"):
         TransformerTask(replace(config, model=manifest))
+
+
+def test_latents_of_another_tokenizer_are_refused(
+    config: TransformerTraining, tmp_path: Path
+) -> None:
+    tokenizer = load_video_tokenizer(config.tokenizer)
+    tokenizer.project_in.weight.data *= 1.1
+    other = tmp_path / "other.safetensors"
+    save_video_tokenizer(other, tokenizer)
+    with pytest.raises(UsageError, match=r"prepared with another tokenizer than .*other\.safet"):
+        TransformerTask(replace(config, tokenizer=other))
 
 
 @pytest.mark.slow

@@ -43,28 +43,27 @@ def prepare(
     """Encode clips once, so that a transformer can be trained on their latents.
 
     What is there already is left alone: interrupted, it goes on where it stopped. torchrun shares
-    the work out among several processes. The directory's path goes to stdout.
+    the work out among several processes, of which the first says the path on stdout.
 
     Example: istar prepare configs/tiny-latents.toml
     """
     place = _device(device, threads)
 
     from istar.training.config import PrepareConfig
-    from istar.training.distributed import Share, process_group, wait_for_all
+    from istar.training.distributed import Share, take_device
     from istar.training.prepare import prepare as prepared
     from istar.training.run_file import read_config
 
     settings = read_config(config, PrepareConfig)
+    take_device(place)
+    share = Share.by_torchrun()
+    each = f" of process {share.rank + 1}" if share.processes > 1 else ""
     last = time.monotonic()
-    with process_group(place):
-        share = Share.of_this_process()
-        each = f" of process {share.rank + 1}" if share.processes > 1 else ""
-        for event in prepared(settings, place, share):
-            if event.clips == event.total or time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-                last = time.monotonic()
-                skipped = f", {event.skipped} of them skipped" if event.skipped else ""
-                say(f"{event.clips} of {event.total} clips{each}{skipped}")
-        wait_for_all()
+    for event in prepared(settings, place, share):
+        if event.clips == event.total or time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            skipped = f", {event.skipped} skipped" if event.skipped else ""
+            say(f"{event.clips} of {event.total} clips{each}{skipped}")
     if share.rank == 0:
         print_path(settings.output)
 

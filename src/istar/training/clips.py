@@ -1,9 +1,9 @@
-"""Local clips listed in a JSON-lines file, one object a line::
+"""Local clips and pictures listed in a JSON-lines file, one object a line::
 
     {"path": "boat.mp4", "caption": "a boat leaves the harbour", "begin": 1.5, "end": 6.5}
 
 `begin` and `end` are seconds and may be left out; `captions` may list several wordings; paths are
-relative to the list.
+relative to the list. A PNG, JPEG or WebP file is a picture: a clip of one.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ import torch
 from torch import Tensor
 
 from istar.errors import MediaError, UsageError
-from istar.media import probe_clip, read_piece
+from istar.media import cover_and_crop, probe_clip, read_picture, read_piece
+from istar.output_files import PICTURE_SUFFIXES
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListedClip:
-    """A piece of a local video and what it shows.
+    """A piece of a local video, or a picture, and what it shows.
 
     Attributes:
-        path: the video.
+        path: the video or picture.
         captions: wordings of what it shows, at least one.
         begin, end: the piece, in seconds; no end is the video's.
     """
@@ -37,12 +38,20 @@ class ListedClip:
     begin: float = 0.0
     end: float | None = None
 
+    @property
+    def still(self) -> bool:
+        """It is a picture, by its name."""
+        return self.path.suffix.lower() in PICTURE_SUFFIXES
+
     def aspect(self) -> float:
-        """Height divided by width of the video's pictures.
+        """Height divided by width of its pictures.
 
         Raises:
             MediaError: it cannot be read.
         """
+        if self.still:
+            height, width, _ = read_picture(self.path).pixels.shape
+            return height / width
         info = probe_clip(self.path)
         return info.height / info.width
 
@@ -54,18 +63,24 @@ class ListedClip:
         Args:
             count: how many.
             height, width: each is scaled to cover this and cropped at the centre.
-            generator: draws where the piece begins, as far as `end` leaves a choice; without one
-                it begins at `begin`.
+            generator: draws where the piece begins, as far as its end leaves a choice; without
+                one it begins at `begin`.
 
         Raises:
             MediaError: it cannot be read, or is shorter than that.
         """
-        begin = self.begin
-        if self.end is not None:
-            spare = self.end - begin - count / FRAMES_PER_SECOND
+        if self.still:
+            if count > 1:
+                raise MediaError(f"{self.path} is one picture, not {count}")
+            return cover_and_crop(read_picture(self.path).pixels[None], height, width)
+        begin, end = self.begin, self.end
+        if end is None and generator is not None:
+            end = probe_clip(self.path).seconds
+        if end is not None:
+            spare = end - begin - count / FRAMES_PER_SECOND
             if spare < -1 / FRAMES_PER_SECOND:
                 raise MediaError(
-                    f"{self.path}: {self.begin:g} to {self.end:g} s do not hold {count} pictures"
+                    f"{self.path}: {begin:g} to {end:g} s do not hold {count} pictures"
                 )
             if generator is not None:
                 begin += max(0.0, spare) * float(torch.rand((), generator=generator))

@@ -42,9 +42,22 @@ class Share:
             return cls()
         return cls(rank=dist.get_rank(), processes=dist.get_world_size())
 
+    @classmethod
+    def by_torchrun(cls) -> Share:
+        """This process's share where torchrun's processes have nothing to tell each other."""
+        return cls(
+            rank=int(os.environ.get("RANK", "0")), processes=int(os.environ.get("WORLD_SIZE", "1"))
+        )
+
     def of(self, count: int) -> range:
         """The numbers below `count` that are this process's."""
         return range(self.rank, count, self.processes)
+
+
+def take_device(device: torch.device) -> None:
+    """Of several CUDA devices use this process's own from now on, if torchrun started it."""
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
 @contextmanager
@@ -53,8 +66,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     if "WORLD_SIZE" not in os.environ:
         yield
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    take_device(device)
     # What is logged is averaged on the CPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
@@ -64,12 +76,6 @@ def process_group(device: torch.device) -> Iterator[None]:
             yield
     finally:
         dist.destroy_process_group()
-
-
-def wait_for_all() -> None:
-    """Return when every process has come this far."""
-    if dist.is_initialized():
-        dist.barrier()
 
 
 def shard_network(network: nn.Module) -> nn.Module:

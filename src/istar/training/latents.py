@@ -2,15 +2,17 @@
 
 A prepared set is a directory of safetensors shards, each with its own line-by-line index: what a
 clip shows, in one or more wordings, and how its latent is shaped. A shard is there whole or not at
-all, so that preparing goes on where it stopped.
+all, so that preparing goes on where it stopped; and a file says what the set was made of, so that
+it goes on with nothing else.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from istar.errors import CheckpointError
+from istar.errors import CheckpointError, UsageError
 from istar.output_files import PendingFile
+from istar.video_tokenizer.model import VideoTokenizer
+
+MAKE_LATENTS = ("encoder.", "project_in.", "latent_scales")
+"""The parts of a tokenizer that make latents; the others make pictures of them."""
 
 _SHARD = "latents-{:05d}"
+_ORIGIN = "set.json"
 _SHARDS_OPEN = 128
 
 
@@ -94,23 +101,85 @@ def write_shard(
         save_file(tensors, pending.temporary)
 
 
+def encoder_digest(tokenizer: VideoTokenizer) -> str:
+    """A few letters that tell whose latents are whose.
+
+    They follow from what makes latents, in the half precision in which a tokenizer is handed on.
+    """
+    digest = sha256()
+    for name, value in sorted(tokenizer.state_dict().items()):
+        if name.startswith(MAKE_LATENTS):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().half().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def begin_set(directory: Path, origin: Mapping[str, Any]) -> None:
+    """Note what a set is made of, or see that what is there was made of the same.
+
+    Args:
+        directory: the set's.
+        origin: by name, all that its latents depend on, as JSON has it.
+
+    Raises:
+        UsageError: there are latents of another origin, or of one that nobody noted.
+        MediaError: it cannot be written.
+    """
+    if not (directory / _ORIGIN).exists() and not any(directory.glob("latents-*")):
+        directory.mkdir(parents=True, exist_ok=True)
+        with PendingFile(directory / _ORIGIN, overwrite=True) as pending:
+            pending.temporary.write_text(json.dumps(origin, indent=2) + "\n")
+    found = origin_of(directory)
+    differ = [name for name in {**origin, **found} if found.get(name) != origin.get(name)]
+    if differ:
+        raise UsageError(
+            f"{directory} was prepared with another {', '.join(differ)}; give another output, or "
+            "remove it first"
+        )
+
+
+def origin_of(directory: Path) -> dict[str, Any]:
+    """What a set is made of.
+
+    Raises:
+        UsageError: it does not say so.
+    """
+    try:
+        origin = json.loads((directory / _ORIGIN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        origin = None
+    if not isinstance(origin, dict):
+        raise UsageError(
+            f"{directory} does not say how it was prepared: `istar prepare` makes sets that do"
+        )
+    return origin
+
+
 def read_prepared(directory: Path) -> list[PreparedClip]:
     """Every clip of a prepared set.
 
     Raises:
         CheckpointError: nothing was prepared there, or an index is malformed.
     """
-    clips = []
-    for shard in sorted(directory.glob("latents-*.safetensors")):
-        index = shard.with_suffix(".jsonl")
-        try:
-            for line in index.read_text(encoding="utf-8").splitlines():
-                clips.append(_clip(shard, json.loads(line)))
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise CheckpointError(f"{index} is not the index of prepared clips") from error
+    shards = sorted(directory.glob("latents-*.safetensors"))
+    clips = [clip for shard in shards for clip in clips_in(shard)]
     if not clips:
         raise CheckpointError(f"{directory} holds no prepared clips; `istar prepare` makes them")
     return clips
+
+
+def clips_in(shard: Path) -> list[PreparedClip]:
+    """Every clip of a shard.
+
+    Raises:
+        CheckpointError: its index is malformed.
+    """
+    index = shard.with_suffix(".jsonl")
+    try:
+        lines = index.read_text(encoding="utf-8").splitlines()
+        return [_clip(shard, json.loads(line)) for line in lines]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{index} is not the index of prepared clips") from error
 
 
 def _clip(shard: Path, entry: Any) -> PreparedClip:

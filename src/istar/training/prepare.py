@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from math import log
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,13 @@ from istar.training.clips import ListedClip, read_list
 from istar.training.config import PrepareConfig, SetConfig
 from istar.training.distributed import Share
 from istar.training.draws import seed_of
-from istar.training.latents import shard_path, write_shard
+from istar.training.latents import (
+    begin_set,
+    clips_in,
+    encoder_digest,
+    shard_path,
+    write_shard,
+)
 from istar.training.pictures import picture_size
 from istar.video_tokenizer.conv import lay_channels_last
 from istar.video_tokenizer.model import VideoTokenizer, to_range
@@ -36,7 +43,7 @@ class Prepared:
     Attributes:
         clips: how many clips of this process's share are done, those skipped included.
         total: how many there will be.
-        skipped: clips of this run that could not be read.
+        skipped: those that could not be read, and lines of the lists that make no sense.
         path: the shard.
     """
 
@@ -60,17 +67,33 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
     shard, whatever set it is of.
 
     Raises:
-        CheckpointError: the tokenizer cannot be loaded.
-        UsageError: a list of clips cannot be read.
+        CheckpointError: the tokenizer cannot be loaded, or a shard's index cannot be read.
+        UsageError: a list of clips cannot be read, or a set is there that was made of other things.
         MediaError: a shard cannot be written, or no clip of it can be read.
     """
     spec = read_manifest(config.model)
     tokenizer = load_video_tokenizer(config.tokenizer, spec.tokenizer_config, device=device)
     lay_channels_last(tokenizer)
+    encoder = encoder_digest(tokenizer)
     shards: list[_Shard] = []
+    skipped = 0
     for one in config.sets:
         sizes = [picture_size(spec.pixel_budget, aspect) for aspect in one.aspects]
-        listed = [] if one.list is None else read_list(one.list)[0]
+        listed, misunderstood = ([], 0) if one.list is None else read_list(one.list)
+        skipped += misunderstood
+        begin_set(
+            config.output / one.name,
+            {
+                "tokenizer": encoder,
+                "list": _digest_of(one.list),
+                "seed": config.seed,
+                "shard": config.shard,
+                "count": one.count,
+                "length": one.length,
+                "sizes": [list(size) for size in sizes],
+                "captions": one.captions,
+            },
+        )
         clips = _Clips(one, config.seed, sizes, listed)
         for number, first in enumerate(range(0, len(clips), config.shard)):
             wanted = range(first, min(first + config.shard, len(clips)))
@@ -78,9 +101,11 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
             shards.append(_Shard(clips, wanted, number, path))
     own = [shards[number] for number in share.of(len(shards))]
     total = sum(len(shard.wanted) for shard in own)
-    done = skipped = 0
+    done = 0
     for clips, wanted, number, path in own:
-        if not path.exists():
+        if path.exists():
+            readable = len(clips_in(path))
+        else:
             loader = DataLoader(clips, batch_size=None, sampler=wanted, num_workers=config.workers)
             latents, captions = _encoded(tokenizer, loader, device)
             if not latents:
@@ -89,9 +114,15 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
                     f"{clips.config.name} can be read; is its list right?"
                 )
             write_shard(path.parent, number, latents, captions)
-            skipped += len(wanted) - len(latents)
+            readable = len(latents)
+        skipped += len(wanted) - readable
         done += len(wanted)
         yield Prepared(clips=done, total=total, skipped=skipped, path=path)
+
+
+def _digest_of(listed: Path | None) -> str | None:
+    """A few letters that tell a list's content."""
+    return None if listed is None else sha256(listed.read_bytes()).hexdigest()[:16]
 
 
 class _Clips(Dataset[_Drawn]):

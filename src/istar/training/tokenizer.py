@@ -22,6 +22,7 @@ from istar.training.config import TokenizerTraining
 from istar.training.discriminator import Discriminator, adversarial_terms
 from istar.training.distributed import Share, averaged, summed
 from istar.training.draws import seed_of
+from istar.training.latents import MAKE_LATENTS
 from istar.training.pictures import ClipSource
 from istar.training.quantization import Quantized, quantize
 from istar.training.trainer import Loss
@@ -37,14 +38,14 @@ from istar.weights.registry import ModelSpec
 from istar.weights.save import save_video_tokenizer
 
 _PARTS = {
-    "encoder": ("encoder.", "project_in.", "latent_scales"),
+    "encoder": MAKE_LATENTS,
     "decoder": ("decoder.", "project_out."),
 }
 """What stays as it is when a part is frozen: latents, or what becomes of them."""
 
 _SHEET_CLIPS = 6
 _RESIDUAL_START = 0.3
-_ONE_LEVEL = 2 / 255
+_LEAST_SPREAD = 0.05
 
 
 class ClipBatch(NamedTuple):
@@ -224,8 +225,8 @@ class TokenizerTask:
         assert isinstance(tokenizer, VideoTokenizer)
         clips, _ = self._clips.batch(self.config.run.seed, 0, Share())
         with torch.no_grad():
-            spread = tokenizer.encode(to_range(clips)).std() * self._sizes.latent_channels**0.5
-            tokenizer.latent_scales[0] /= spread
+            length = tokenizer.encode(to_range(clips)).std() * self._sizes.latent_channels**0.5
+            tokenizer.latent_scales[0] /= length
 
     def _built(self, weights: Mapping[str, Tensor]) -> VideoTokenizer:
         tokenizer = on_meta(partial(VideoTokenizer, self._sizes))
@@ -242,10 +243,11 @@ def spread(x: Tensor) -> Tensor:
     """The standard deviation `(B, 1, 1, 1, 1)` of each clip's values about their channel's mean.
 
     Args:
-        x: `(B, C, F, H, W)` in [-1, 1]. What spreads less than one of 255 levels counts as that.
+        x: `(B, C, F, H, W)` in [-1, 1]. What spreads less than a fortieth of that counts as that:
+            a clip of one colour must not outweigh all others.
     """
     variance = x.flatten(2).var(dim=2, correction=0).mean(dim=1)
-    return variance.sqrt().clamp_min(_ONE_LEVEL).view(-1, 1, 1, 1, 1)
+    return variance.sqrt().clamp_min(_LEAST_SPREAD).view(-1, 1, 1, 1, 1)
 
 
 def reconstruct(

@@ -32,7 +32,7 @@ from istar.text_encoder import TextEncoder
 from istar.training.config import MixConfig, TransformerTraining
 from istar.training.distributed import Share, summed
 from istar.training.draws import draw, seed_of
-from istar.training.latents import PreparedClip, read_prepared
+from istar.training.latents import PreparedClip, encoder_digest, origin_of, read_prepared
 from istar.training.losses import bit_loss
 from istar.training.optimizers import linear_weights
 from istar.training.packing import PackedBatch, pack
@@ -165,7 +165,9 @@ class TransformerTask:
         self.network: nn.Module = TransformerNetwork(transformer, self._text_encoder)
         frozen = {} if config.text.train else {"text_module.": config.run.steps}
         self.frozen_until: Mapping[str, int] = frozen
-        self._examples = ExampleSource(config, self.spec, self._sizes, self._text_encoder)
+        self._examples = ExampleSource(
+            config, self.spec, self._sizes, self._text_encoder, encoder_digest(self._tokenizer)
+        )
 
     def hidden_matrices(self) -> Sequence[Tensor]:
         """The linear weights of all blocks, the text encoder's too."""
@@ -215,7 +217,10 @@ class TransformerTask:
 
 
 class ExampleSource:
-    """Rows of examples drawn from prepared clips."""
+    """Rows of examples drawn from prepared clips.
+
+    `tokenizer` is the digest of the one whose latents they must be.
+    """
 
     def __init__(
         self,
@@ -223,6 +228,7 @@ class ExampleSource:
         spec: ModelSpec,
         sizes: TransformerConfig,
         text_encoder: TextEncoder,
+        tokenizer: str,
     ) -> None:
         self._config = config
         self._spec = spec
@@ -236,6 +242,12 @@ class ExampleSource:
         clips = [clip for place in config.data.sets for clip in read_prepared(place)]
         self._clips = sorted(clips, key=lambda clip: clip.frames)
         self._frames = [clip.frames for clip in self._clips]
+        for place in config.data.sets:
+            if origin_of(place).get("tokenizer") != tokenizer:
+                raise UsageError(
+                    f"data: {place} was prepared with another tokenizer than {config.tokenizer}; "
+                    "prepare it again"
+                )
         for height, width in {(clip.height, clip.width) for clip in clips}:
             if spec.pixel_budget.scales(nearest_template(height / width))[-1] != (height, width):
                 raise UsageError(

@@ -1,0 +1,82 @@
+"""`istar prepare`: one process or several, by the commands that a person types."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from istar.cli.app import run
+from istar.media import write_picture
+from istar.shapes.world import random_scene
+from small_training import write_manifest, write_tokenizer
+
+
+def settings(directory: Path, output: str, sets: str) -> Path:
+    path = directory / f"{output}.toml"
+    path.write_text(
+        f'model = "{write_manifest(directory)}"\ntokenizer = "{write_tokenizer(directory)}"\n'
+        f'output = "{output}"\nshard = 2\n{sets}'
+    )
+    return path
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_two_processes_prepare_what_one_does_and_name_it_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sets = '[[sets]]\nname = "pictures"\ncount = 5\nlength = 1\n'
+    assert run(["prepare", str(settings(tmp_path, "one", sets))]) == 0
+    assert capfd.readouterr().out == f"{tmp_path / 'one'}\n"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "istar", "prepare"]
+    done = subprocess.run(
+        [*command, str(settings(tmp_path, "two", sets))],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'two'}\n"
+    assert "3 of 3 clips of process 1" in done.stderr
+    assert "2 of 2 clips of process 2" in done.stderr
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+
+
+def test_what_is_skipped_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_picture(random_scene(1).frames(1, 32, 32)[0], tmp_path / "whole.png")
+    (tmp_path / "list.jsonl").write_text(
+        '{"path": "whole.png", "caption": "a shape"}\n'
+        '{"path": "missing.png", "caption": "nothing"}\n'
+        "no line of a list\n"
+    )
+    sets = '[[sets]]\nname = "own"\nsource = "list"\nlist = "list.jsonl"\nlength = 1\n'
+    assert run(["prepare", str(settings(tmp_path, "own", sets))]) == 0
+    assert "2 of 2 clips, 2 skipped" in capfd.readouterr().err
+
+
+def test_a_set_made_of_other_things_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sets = '[[sets]]\nname = "pictures"\ncount = 2\nlength = 1\n'
+    path = settings(tmp_path, "out", sets)
+    assert run(["prepare", str(path)]) == 0
+    kept = files(tmp_path / "out")
+    path.write_text(path.read_text().replace("shard = 2", "shard = 2\nseed = 5"))
+    capfd.readouterr()
+    assert run(["prepare", str(path)]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "was prepared with another seed; give another output" in err
+    assert files(tmp_path / "out") == kept
