@@ -153,7 +153,7 @@ def transformer_run(
     latents = LatentsConfig(sets=sets, mix=MIX, rows=(128, 192), tokens=512)
     defaults: dict[str, Any] = {
         "run": run_config(directory / "transformer"),
-        "text": TextConfig(layers=1, heads=2, width=32),
+        "text": TextConfig(layers=1, heads=2, mlp_width=32),
     }
     return TransformerTraining(
         model=write_manifest(directory),

@@ -70,7 +70,7 @@ class TextEncoder:
 
     @classmethod
     def new(
-        cls, *, channels: int, layers: int, heads: int, width: int, max_tokens: int
+        cls, *, channels: int, layers: int, heads: int, mlp_width: int, max_tokens: int
     ) -> TextEncoder:
         """A small T5 encoder with random weights and a byte-level tokenizer, to be trained.
 
@@ -78,7 +78,7 @@ class TextEncoder:
             channels: features of a token.
             layers: blocks.
             heads: of the attention; they share the channels.
-            width: features inside the MLP.
+            mlp_width: features inside the MLP.
             max_tokens: the longest text, its end mark included.
         """
         from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
@@ -88,7 +88,7 @@ class TextEncoder:
             vocab_size=len(tokenizer),
             d_model=channels,
             d_kv=channels // heads,
-            d_ff=width,
+            d_ff=mlp_width,
             num_layers=layers,
             num_heads=heads,
             dropout_rate=0.0,

@@ -328,17 +328,18 @@ class TextConfig:
         start: directory of an encoder to start from; without one there is a small new T5 with a
             byte-level tokenizer.
         train: it learns along.
-        layers, heads, width: of a new one; its features are the transformer's text channels.
+        layers, heads: of a new one, whose features are the transformer's text channels.
+        mlp_width: features inside the MLP of a new one.
     """
 
     start: Path | None = None
     train: bool = True
     layers: int = 3
     heads: int = 4
-    width: int = 256
+    mlp_width: int = 256
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "layers", "heads", "width")
+        at_least(self, 1, "layers", "heads", "mlp_width")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -369,7 +369,7 @@ def _text_encoder(config: TransformerTraining, sizes: TransformerConfig) -> Text
         channels=sizes.text_channels,
         layers=config.text.layers,
         heads=config.text.heads,
-        width=config.text.width,
+        mlp_width=config.text.mlp_width,
         max_tokens=sizes.text_positions,
     )
 
