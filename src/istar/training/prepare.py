@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from math import log
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,7 +43,8 @@ class Prepared:
     Attributes:
         clips: how many clips of this process's share are done, those skipped included.
         total: how many there will be.
-        skipped: those that could not be read, and lines of the lists that make no sense.
+        skipped: those that could not be read, and lines of the lists that make no sense, which
+            the first process counts.
         path: the shard.
     """
 
@@ -80,20 +81,8 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
     for one in config.sets:
         sizes = [picture_size(spec.pixel_budget, aspect) for aspect in one.aspects]
         listed, misunderstood = ([], 0) if one.list is None else read_list(one.list)
-        skipped += misunderstood
-        begin_set(
-            config.output / one.name,
-            {
-                "tokenizer": encoder,
-                "list": _digest_of(one.list),
-                "seed": config.seed,
-                "shard": config.shard,
-                "count": one.count,
-                "length": one.length,
-                "sizes": [list(size) for size in sizes],
-                "captions": one.captions,
-            },
-        )
+        skipped += misunderstood if share.rank == 0 else 0
+        begin_set(config.output / one.name, _origin(one, config, sizes, encoder))
         clips = _Clips(one, config.seed, sizes, listed)
         for number, first in enumerate(range(0, len(clips), config.shard)):
             wanted = range(first, min(first + config.shard, len(clips)))
@@ -120,9 +109,20 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
         yield Prepared(clips=done, total=total, skipped=skipped, path=path)
 
 
-def _digest_of(listed: Path | None) -> str | None:
-    """A few letters that tell a list's content."""
-    return None if listed is None else sha256(listed.read_bytes()).hexdigest()[:16]
+def _origin(
+    one: SetConfig, config: PrepareConfig, sizes: Sequence[tuple[int, int]], encoder: str
+) -> dict[str, Any]:
+    """All that a set's shards depend on."""
+    return {
+        "tokenizer": encoder,
+        "list": None if one.list is None else sha256(one.list.read_bytes()).hexdigest(),
+        "seed": config.seed,
+        "shard": config.shard,
+        "count": one.count,
+        "length": one.length,
+        "sizes": [list(size) for size in sizes],
+        "captions": one.captions,
+    }
 
 
 class _Clips(Dataset[_Drawn]):
