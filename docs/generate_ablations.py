@@ -155,7 +155,10 @@ def prepared() -> tuple[Path, ...]:
 
 
 def settings_of(kind: str, variant: Variant) -> str:
-    """All settings that a result depends on, in a few letters."""
+    """All settings that a result depends on, in a few letters.
+
+    Not what istar-tiny was, whose parts the runs begin with: the page says that.
+    """
     names = ("istar.json", "latents.toml", f"{kind}.toml")
     return _digest(*(CONFIGS / name for name in names), what=repr((variant, TEST, CLIPS)))
 
