@@ -185,3 +185,12 @@ def network_of(task: TransformerTask) -> TransformerNetwork:
     """What a run trains, as what it is."""
     assert isinstance(task.network, TransformerNetwork)
     return task.network
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    """All files below a directory, by their paths in it."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }

@@ -12,7 +12,7 @@ import pytest
 from istar.cli.app import run
 from istar.media import write_picture
 from istar.shapes.world import random_scene
-from small_training import write_manifest, write_tokenizer
+from small_training import files, write_manifest, write_tokenizer
 
 
 def settings(directory: Path, output: str, sets: str) -> Path:
@@ -22,14 +22,6 @@ def settings(directory: Path, output: str, sets: str) -> Path:
         f'output = "{output}"\nshard = 2\n{sets}'
     )
     return path
-
-
-def files(directory: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in directory.rglob("*")
-        if path.is_file()
-    }
 
 
 def test_two_processes_prepare_what_one_does_and_name_it_once(

@@ -23,15 +23,7 @@ from istar.training.latents import read_prepared, shard_path, write_shard
 from istar.training.prepare import prepare
 from istar.weights.load import load_video_tokenizer
 from istar.weights.save import save_video_tokenizer
-from small_training import CPU, prepare_run
-
-
-def files(directory: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in directory.rglob("*")
-        if path.is_file()
-    }
+from small_training import CPU, files, prepare_run
 
 
 @pytest.fixture(scope="module")

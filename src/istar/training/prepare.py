@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from math import log
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +29,7 @@ from istar.training.pictures import picture_size
 from istar.video_tokenizer.conv import lay_channels_last
 from istar.video_tokenizer.model import VideoTokenizer, to_range
 from istar.weights.load import load_video_tokenizer
-from istar.weights.manifest import read_manifest
+from istar.weights.manifest import file_hash, read_manifest
 
 _PICTURES_AT_ONCE = 64
 _ALL = Share()
@@ -115,7 +114,7 @@ def _origin(
     """All that a set's shards depend on."""
     return {
         "tokenizer": encoder,
-        "list": None if one.list is None else sha256(one.list.read_bytes()).hexdigest(),
+        "list": None if one.list is None else file_hash(one.list),
         "seed": config.seed,
         "shard": config.shard,
         "count": one.count,

@@ -174,9 +174,11 @@ class TokenizerTask:
             lambda mean: averaged(share * mean),
         )
         absolute, squared = share * F.l1_loss(y, x), share * F.mse_loss(y, x)
-        unit = spread(x) if weights.relative else torch.ones((), device=device)
-        total = weights.absolute * share * F.l1_loss(y / unit, x / unit)
-        total = total + weights.squared * share * F.mse_loss(y / unit, x / unit)
+        judged = absolute, squared
+        if weights.relative:
+            unit = spread(x)
+            judged = share * F.l1_loss(y / unit, x / unit), share * F.mse_loss(y / unit, x / unit)
+        total = weights.absolute * judged[0] + weights.squared * judged[1]
         measures = {"absolute": absolute, "psnr": -10 * (averaged(squared) / 4).log10()}
         if self.config.data.source == "list":
             measures["skipped"] = summed(torch.tensor(float(batch.skipped)))
