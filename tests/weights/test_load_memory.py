@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from istar.weights.keys import released_transformer_name, transformer_naming
 from istar.weights.load import infer_transformer_config, on_meta, transformer_dtype
 
 MEGABYTE, GIGABYTE = 2**20, 10**9
+CODE = 16 * MEGABYTE  # what the libraries map when they first do something
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "checkpoints.md"
 LISTED = Path(__file__).parents[1] / "data" / "transformer_keys.txt"
 
@@ -54,7 +56,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def peak_of(code: str, place: Path) -> int:
-    """Bytes by which a process's peak, mapped pages of files included, grows under some code."""
+    """Bytes by which a process's peak, mapped pages of files included, grows under some code.
+
+    glibc keeps freed blocks below 32 MiB for later, more or fewer of them as its heap happens to
+    lie. The released tensors are larger than that: ours go back at once like them.
+    """
     script = f"""
 import sys
 from pathlib import Path
@@ -72,7 +78,11 @@ before = peak()
 print(peak() - before)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script, str(place)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, str(place)],
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return int(done.stdout)
 
@@ -85,8 +95,9 @@ def sizes(place: Path) -> list[int]:
 def test_loading_onto_the_cpu_holds_the_model_and_one_shard(shards: Path) -> None:
     peak = peak_of("model = load_transformer(place, dtype=torch.bfloat16)", shards)
     model, shard = sum(sizes(shards)) / 2, max(sizes(shards))
+    tensor = 4 * SMALL.width * SMALL.mlp_width
     assert 4 * 55 * MEGABYTE < sum(sizes(shards)) < 4 * 70 * MEGABYTE
-    assert 0.9 * model < peak <= model + shard + 64 * MEGABYTE
+    assert 0.9 * model < peak <= model + shard + 2 * tensor + CODE
 
 
 @linux_only
@@ -104,10 +115,10 @@ def test_loading_onto_another_device_holds_one_shard_and_one_tensor(shards: Path
         shards,
     )
     shard, tensor = max(sizes(shards)), 4 * SMALL.width * SMALL.mlp_width
-    allowed = shard + 2 * tensor + 40 * MEGABYTE
+    allowed = shard + 2 * tensor + CODE
     assert peak <= allowed
     # It would show if values or files were kept.
-    assert allowed < 0.8 * (shard + sum(sizes(shards)) / 2) < 0.8 * sum(sizes(shards))
+    assert allowed < 0.65 * (shard + sum(sizes(shards)) / 2) < 0.65 * sum(sizes(shards))
 
 
 def released() -> dict[str, tuple[int, ...]]:
