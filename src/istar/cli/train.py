@@ -82,11 +82,15 @@ def tokenizer(
     place = _device(device, threads)
 
     from istar.training.config import TokenizerTraining
+    from istar.training.distributed import Share
     from istar.training.run_file import read_config
     from istar.training.tokenizer import TokenizerTask
 
     settings = read_config(config, TokenizerTraining)
-    _run(TokenizerTask(settings), settings.run, place)
+    task = TokenizerTask(settings)
+    if task.misunderstood and Share.by_torchrun().rank == 0:
+        say(f"{settings.data.list}: {task.misunderstood} of its lines skipped: they make no sense")
+    _run(task, settings.run, place)
 
 
 @train.command()

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from istar.errors import UsageError
 from istar.request import SECONDS_STEP
+from istar.training.checks import at_least, below_seed_limit, positive, share
 from istar.video_tokenizer.config import SPATIAL_STRIDE
-
-_SEEDS = 2**63
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,34 +370,7 @@ def check_aspects(name: str, aspects: Sequence[float]) -> None:
         raise UsageError(f"{name}: aspects must be from 0.2 to 5, not {aspects}")
 
 
-def below_seed_limit(seed: int) -> None:
-    """Refuse seeds that torch does not take."""
-    if seed >= _SEEDS:
-        raise UsageError(f"seed must be below {_SEEDS}, not {seed}")
-
-
 def check_source(config: ClipsConfig | SetConfig) -> None:
     """Refuse a list that is missing or not asked for."""
     if (config.list is not None) != (config.source == "list"):
         raise UsageError('a list is what source = "list" needs, and no other')
-
-
-def at_least(config: Any, least: float, *names: str) -> None:
-    """Refuse settings below `least`."""
-    for name in names:
-        if getattr(config, name) < least:
-            raise UsageError(f"{name} must be at least {least}, not {getattr(config, name)}")
-
-
-def positive(config: Any, *names: str) -> None:
-    """Refuse settings that are not above zero."""
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise UsageError(f"{name} must be above 0, not {getattr(config, name)}")
-
-
-def share(config: Any, *names: str) -> None:
-    """Refuse settings outside 0 to 1."""
-    for name in names:
-        if not 0 <= getattr(config, name) <= 1:
-            raise UsageError(f"{name} must be from 0 to 1, not {getattr(config, name)}")

@@ -31,6 +31,7 @@ class ClipSource:
     Attributes:
         config: what is asked for.
         budget: the size of the pictures.
+        misunderstood: how many lines of the list make no sense; no clip comes of them.
 
     Raises:
         UsageError: a list of clips cannot be read.
@@ -39,7 +40,9 @@ class ClipSource:
     def __init__(self, config: ClipsConfig, budget: PixelBudget) -> None:
         self.config = config
         self.budget = budget
-        self._listed = [] if config.list is None else read_list(config.list)[0]
+        self._listed, self.misunderstood = (
+            ([], 0) if config.list is None else read_list(config.list)
+        )
 
     def batch(self, seed: int, step: int, share: Share) -> tuple[Tensor, int]:
         """This process's clips of one step's batch, and how many could not be read.

@@ -104,7 +104,11 @@ class TokenizerNetwork(nn.Module):
 
 
 class TokenizerTask:
-    """A tokenizer run, see `istar.training.trainer.Task`."""
+    """A tokenizer run, see `istar.training.trainer.Task`.
+
+    Attributes:
+        misunderstood: how many lines of its list of clips make no sense; no clip comes of them.
+    """
 
     def __init__(self, config: TokenizerTraining) -> None:
         self.config = config
@@ -117,6 +121,7 @@ class TokenizerTask:
                 f"{config.quantizer.drop_most}"
             )
         self._clips = ClipSource(config.data, self.spec.pixel_budget)
+        self.misunderstood = self._clips.misunderstood
         torch.manual_seed(config.run.seed)
         self.network: nn.Module = TokenizerNetwork(
             self._sizes, adversarial=config.reconstruction.adversarial > 0

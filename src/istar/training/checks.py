@@ -1,0 +1,36 @@
+"""What settings of a training run are held to, and the one line when they are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from istar.errors import UsageError
+
+_SEEDS = 2**63
+
+
+def below_seed_limit(seed: int) -> None:
+    """Refuse seeds that torch does not take."""
+    if seed >= _SEEDS:
+        raise UsageError(f"seed must be below {_SEEDS}, not {seed}")
+
+
+def at_least(config: Any, least: float, *names: str) -> None:
+    """Refuse settings below `least`."""
+    for name in names:
+        if getattr(config, name) < least:
+            raise UsageError(f"{name} must be at least {least}, not {getattr(config, name)}")
+
+
+def positive(config: Any, *names: str) -> None:
+    """Refuse settings that are not above zero."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise UsageError(f"{name} must be above 0, not {getattr(config, name)}")
+
+
+def share(config: Any, *names: str) -> None:
+    """Refuse settings outside 0 to 1."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise UsageError(f"{name} must be from 0 to 1, not {getattr(config, name)}")
