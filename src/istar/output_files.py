@@ -94,8 +94,25 @@ def _numbered(target: Path) -> Iterator[Path]:
 
 def writing_failed(target: Path, error: Exception) -> MediaError:
     """The error that says `target` could not be written, and why."""
-    reason = getattr(error, "strerror", None) or str(error)
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     return MediaError(f"cannot write '{target}': {reason}; free some space or choose another place")
+
+
+def write_text(target: Path, text: str, *, overwrite: bool) -> Path:
+    """Write a text file, UTF-8, whole or not at all.
+
+    Returns:
+        the name it got, see `PendingFile`.
+
+    Raises:
+        MediaError: the target exists and `overwrite` is not set, or the system refuses.
+    """
+    with PendingFile(target, overwrite=overwrite) as pending:
+        try:
+            pending.temporary.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise writing_failed(target, error) from error
+    return pending.target
 
 
 class PendingFile:

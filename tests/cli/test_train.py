@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from istar.cli.app import run
+from istar.cli.train import TrainingDisplay
 from istar.media import write_picture
 from istar.shapes.world import random_scene
+from istar.training.log import LOG_NAME
+from istar.training.trainer import StepDone
 from small_training import write_manifest
+
+
+def test_the_time_left_counts_hours_beyond_a_day(capfd: pytest.CaptureFixture[str]) -> None:
+    done = StepDone(step=1, total=100_001, measures={"loss": 1.0}, seconds=2.0)
+    with TrainingDisplay(enabled=True) as display:
+        display.show(done)
+    assert capfd.readouterr().err == (
+        "istar: step 1 of 100001: loss 1; 0.50 steps/s, 55:33:20 left\n"
+    )
 
 
 def test_lines_that_make_no_sense_are_said_before_the_first_step(
@@ -33,3 +51,56 @@ def test_lines_that_make_no_sense_are_said_before_the_first_step(
     said, first, *_ = err.splitlines()
     assert said == f"istar: {clips}: 2 of its lines skipped: they make no sense"
     assert first.startswith("istar: step 1 of 1: ")
+
+
+def test_a_run_killed_after_its_first_checkpoint_goes_on(tmp_path: Path) -> None:
+    write_manifest(tmp_path)
+    recipe = """
+        model = "istar.json"
+        [run]
+        output = "{output}"
+        steps = 40
+        warmup = 2
+        save_every = 2
+        log_every = 1
+        [data]
+        lengths = [1]
+        pictures = 4
+        [quantizer]
+        drop_most = 2
+    """
+
+    def start(output: str) -> subprocess.Popen[bytes]:
+        config = tmp_path / f"{output}.toml"
+        config.write_text(recipe.format(output=output))
+        command = [sys.executable, "-m", "istar", "train", "tokenizer", str(config)]
+        return subprocess.Popen(
+            [*command, "--device", "cpu", "--threads", "1"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def finish(process: subprocess.Popen[bytes]) -> str:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err.decode()
+        return err.decode()
+
+    whole = start("whole")
+    finish(whole)
+    killed = start("killed")
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "killed" / "checkpoints" / "step-00000002").exists():
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "checkpoints" / "step-00000040").exists()
+    assert "going on from step " in finish(start("killed"))
+    one, other = ((tmp_path / name / LOG_NAME).read_bytes() for name in ("whole", "killed"))
+    assert one == other
+    assert [json.loads(line)["step"] for line in one.splitlines()] == [*range(1, 41)]
+    files = [tmp_path / name / "model" / "tokenizer.safetensors" for name in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()

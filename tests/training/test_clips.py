@@ -52,14 +52,24 @@ def test_lines_that_make_no_sense_are_counted(tmp_path: Path) -> None:
         {"path": "a.mp4", "caption": "a", "begin": -1},
         {"path": "a.mp4", "caption": "a", "begin": 2, "end": 1},
         {"path": "a.mp4", "caption": "a", "begin": "soon"},
+        {"path": "a.mp4", "caption": "a", "begin": 10**400},
+        {"path": "~nobody-of-this-name/a.mp4", "caption": "a"},
+        {"path": "a\0.mp4", "caption": "a"},
+        {"path": "a.mp4", "caption": "half a pair \ud800"},
         ["a.mp4", "a"],
         3,
     )
-    path.write_text(path.read_text() + "{not json\n\n")
+    path.write_text(path.read_text() + "{not json\n" + "[" * 100_000 + "\n\n")
     clips, skipped = read_list(path)
     assert [clip.captions for clip in clips] == [("a",)]
     assert clips[0].path == tmp_path / "a.mp4"
-    assert skipped == 10
+    assert skipped == 15
+
+
+def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "clips.jsonl"
+    path.write_text('{"path": "a.mp4", "caption": "a\u2028boat\u0085"}\r\n', encoding="utf-8")
+    assert read_list(path)[0][0].captions == ("a\u2028boat\u0085",)
 
 
 def test_a_list_without_clips_is_refused(tmp_path: Path) -> None:
@@ -109,6 +119,20 @@ def test_a_picture_is_a_clip_of_one(tmp_path: Path) -> None:
         clip.pictures(5, 48, 64)
 
 
+def test_where_one_picture_is_missing_the_first_counts_twice(tmp_path: Path) -> None:
+    """n seconds are 16n pictures; what is asked for is 16n + 1."""
+    write_clip(random_scene(1).frames(32, 32, 32), tmp_path / "clip.mp4")
+    whole = read_clip(tmp_path / "clip.mp4").frames
+    entry = {"path": "clip.mp4", "caption": "two seconds"}
+    (clip,), _ = read_list(write_list(tmp_path / "clips.jsonl", entry))
+    for generator in (None, torch.Generator().manual_seed(1)):
+        shown = clip.pictures(33, 32, 32, generator)
+        assert torch.equal(shown[1:], whole)
+        assert torch.equal(shown[0], whole[0])
+    with pytest.raises(MediaError, match="does not have 34 pictures from 0 s on"):
+        clip.pictures(34, 32, 32)
+
+
 def test_pieces_longer_than_the_clip_are_refused(videos: Path) -> None:
     clips, _ = read_list(videos)
     with pytest.raises(MediaError, match=r"0.5 to 2 s do not hold 33 pictures"):
@@ -125,6 +149,32 @@ def test_unreadable_clips_are_replaced_and_counted(videos: Path) -> None:
     assert skipped > 0
     again, _ = source.batch(seed=0, step=0, share=ALONE)
     assert torch.equal(batch, again)
+
+
+def test_clips_are_drawn_among_those_that_are_long_enough(videos: Path) -> None:
+    """Many pictures and short pieces in a list hold up nothing: they are no failures."""
+    piece = {"path": "0.mp4", "caption": "short", "begin": 0.5, "end": 0.6}
+    write_picture(random_scene(1).frames(1, 32, 32)[0], videos.parent / "still.png")
+    still = {"path": "still.png", "caption": "still"}
+    good = {"path": "0.mp4", "caption": "one", "begin": 0.5, "end": 2}
+    path = write_list(videos.parent / "mixed.jsonl", *[still, piece] * 100, good)
+
+    def source(length: int) -> ClipSource:
+        config = ClipsConfig(source="list", list=path, lengths=(length,), pictures=36)
+        return ClipSource(config, BUDGET)
+
+    clips, skipped = source(9).batch(seed=0, step=0, share=ALONE)
+    assert clips.shape == (4, 9, 32, 32, 3)
+    assert skipped == 0
+    assert source(1).batch(seed=0, step=0, share=ALONE)[1] == 0
+    with pytest.raises(UsageError, match=r"no clip of .*mixed\.jsonl has 33 pictures"):
+        source(33)
+
+
+def test_a_window_larger_than_the_pictures_is_refused() -> None:
+    config = ClipsConfig(window=48)
+    with pytest.raises(UsageError, match="window of 48 does not fit into 32 by 32 pixels"):
+        ClipSource(config, BUDGET)
 
 
 def test_a_list_of_which_nothing_can_be_read_is_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from istar.training.run_file import read_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TOKENIZER = 'model = "m.json"\n[run]\noutput = "out"\nsteps = 10\n'
+INHERIT = '[inherit]\nweights = "w.safetensors"\n'
 TRANSFORMER = (
     'model = "m.json"\ntokenizer = "t.pth"\n[run]\noutput = "out"\nsteps = 10\n'
     '[data]\nsets = ["one"]\n[[data.mix]]\nseconds = 1\n'
@@ -146,6 +147,17 @@ WRONG = {
     "sharpness": (TOKENIZER + "[quantizer]\nsharpness = 0\n", "sharpness"),
     "drop_probability": (TOKENIZER + "[quantizer]\ndrop_probability = 2\n", "drop_probability"),
     "weights below zero": (TOKENIZER + "[reconstruction]\nabsolute = -1\n", "absolute"),
+    "frozen until when": (TOKENIZER + INHERIT + 'freeze = ["encoder"]\n', "freeze and until"),
+    "until what": (TOKENIZER + INHERIT + "until = 5\n", "freeze and until"),
+    "rescaled weights": (TOKENIZER + "[inherit]\nrescale = true\n", "no weights to rescale"),
+    "frozen weights": (
+        TOKENIZER + '[inherit]\nfreeze = ["encoder"]\nuntil = 5\n',
+        "no weights to rescale or",
+    ),
+    "a window of listed clips": (
+        TOKENIZER + '[data]\nsource = "list"\nlist = "l.jsonl"\nwindow = 16\n',
+        "a window is for",
+    ),
     "frozen what": (TOKENIZER + '[inherit]\nfreeze = ["middle"]\n', "inherit.freeze"),
     "no sets to learn from": (TRANSFORMER.replace('["one"]', "[]"), "sets"),
     "rows": (TRANSFORMER.replace("[[", "rows = [0]\n[["), "rows"),

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
+import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from errno import ENOSPC
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,15 +13,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
-from istar.errors import GenerationError, StateError, UsageError
+from istar.errors import GenerationError, MediaError, StateError, UsageError
 from istar.training.average import MovingAverage
 from istar.training.checkpoints import Checkpoints
 from istar.training.config import RunConfig
 from istar.training.distributed import Share
 from istar.training.log import LOG_NAME, read_log
 from istar.training.trainer import Loss, Resumed, StepDone, learning_rate, train
-from small_training import CPU, losses, run_config, write_manifest, written
+from small_training import CPU, losses, run_config, written
 
 
 class Line(nn.Module):
@@ -162,6 +159,45 @@ def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
     assert Checkpoints(checkpoints, 2).steps() == [2]
     losses(LineTask(), run)
     assert not list(checkpoints.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (OSError(ENOSPC, "No space left on device"), MediaError),
+        (RuntimeError("unexpected pos\n64 vs 0"), MediaError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (SystemExit(143), SystemExit),
+    ],
+)
+def test_one_that_cannot_be_written_leaves_those_before_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: BaseException,
+    expected: type[BaseException],
+) -> None:
+    """The library wraps whatever went wrong, Ctrl-C and signals too, in an exception of its own."""
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    whole = losses(LineTask(), run_config(tmp_path / "whole"))
+    run = run_config(tmp_path / "run")
+    with monkeypatch.context() as patched:
+        events = train(LineTask(), run, CPU)
+        assert next(e for e in events if isinstance(e, StepDone) and e.step == 3)
+        patched.setattr(FileSystemWriter, "write_data", fail)
+        with pytest.raises(expected) as caught:
+            list(events)
+    if expected is MediaError:
+        assert re.fullmatch(
+            r"cannot write '.*step-00000004': (No|unexp).*; free.*", str(caught.value)
+        )
+    else:
+        assert caught.value is failure
+    assert Checkpoints(run.output / "checkpoints", 2).steps() == [2]
+    again = losses(LineTask(), run)
+    assert again == {step: whole[step] for step in (3, 4, 5, 6)}
 
 
 def damaged_files(place: Path) -> Iterator[Path]:
@@ -336,56 +372,3 @@ def test_the_log_tells_what_was_measured(tmp_path: Path) -> None:
     assert lines[0].keys() == {"step", "loss", "half", "gradient", "learning_rate"}
     assert lines[0]["half"] == pytest.approx(lines[0]["loss"] / 2, rel=1e-5)
     assert list((tmp_path / "tensorboard").glob("events*"))
-
-
-def test_a_tokenizer_run_killed_after_its_first_checkpoint_goes_on(tmp_path: Path) -> None:
-    write_manifest(tmp_path)
-    recipe = """
-        model = "istar.json"
-        [run]
-        output = "{output}"
-        steps = 4
-        warmup = 2
-        save_every = 2
-        log_every = 1
-        [data]
-        lengths = [1]
-        pictures = 4
-        [quantizer]
-        drop_most = 2
-    """
-
-    def start(output: str) -> subprocess.Popen[bytes]:
-        config = tmp_path / f"{output}.toml"
-        config.write_text(recipe.format(output=output))
-        command = [sys.executable, "-m", "istar", "train", "tokenizer", str(config)]
-        return subprocess.Popen(
-            [*command, "--device", "cpu", "--threads", "1"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-
-    def finish(process: subprocess.Popen[bytes]) -> str:
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err.decode()
-        return err.decode()
-
-    whole = start("whole")
-    finish(whole)
-    killed = start("killed")
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "killed" / "checkpoints" / "step-00000002").exists():
-        assert killed.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "checkpoints" / "step-00000004").exists()
-    assert "going on from step 2" in finish(start("killed"))
-    one, other = ((tmp_path / name / LOG_NAME).read_bytes() for name in ("whole", "killed"))
-    assert one == other
-    assert [json.loads(line)["step"] for line in one.splitlines()] == [1, 2, 3, 4]
-    files = [tmp_path / name / "model" / "tokenizer.safetensors" for name in ("whole", "killed")]
-    assert files[0].read_bytes() == files[1].read_bytes()

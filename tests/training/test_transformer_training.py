@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,12 +20,7 @@ from istar.training.distributed import Share
 from istar.training.latents import read_prepared
 from istar.training.log import LOG_NAME, read_log
 from istar.training.losses import bit_loss
-from istar.training.packing import PackedBatch
-from istar.training.sequences import (
-    DETAIL,
-    NO_LOSS,
-    SEMANTIC,
-)
+from istar.training.sequences import DETAIL, NO_LOSS, SEMANTIC
 from istar.training.transformer import TransformerTask
 from istar.weights.load import load_video_tokenizer
 from istar.weights.save import save_video_tokenizer
@@ -44,58 +38,6 @@ from small_training import (
 
 def weights_of(task: TransformerTask) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in task.network.named_parameters()}
-
-
-def rows_of(batch: PackedBatch) -> list[tuple[Any, ...]]:
-    """A batch as rows that can be compared, whatever stands beside them."""
-    length = batch.group.shape[1]
-    columns = ("inputs", "coordinates", "group", "looks_at", "targets", "kind", "weight", "scale")
-    texts: list[list[Any]] = [[] for _ in batch.group]
-    at = 0
-    for text, size, dropped in zip(
-        batch.texts, batch.text_lengths.tolist(), batch.unconditional.tolist(), strict=True
-    ):
-        places = batch.text_places[at : at + size]
-        row = int(places[0]) // length
-        texts[row].append((text[:size].tolist(), (places - row * length).tolist(), dropped))
-        at += size
-    return [
-        (text, *(getattr(batch, name)[row].tolist() for name in columns))
-        for row, text in enumerate(texts)
-    ]
-
-
-def test_a_batch_follows_from_the_step_alone(config: TransformerTraining) -> None:
-    one, other = TransformerTask(config), TransformerTask(config)
-    batches = [one.batch(step, Share()) for step in range(4)]
-    for step in (3, 0, 2, 1):
-        assert rows_of(other.batch(step, Share())) == rows_of(batches[step])
-    assert {batch.group.shape for batch in batches} == {(4, 128), (2, 192)}
-    assert rows_of(batches[0]) != rows_of(batches[1])
-
-
-@pytest.mark.parametrize("processes", [2, 3])
-def test_processes_share_one_batch(config: TransformerTraining, processes: int) -> None:
-    config = replace(config, data=replace(config.data, rows=(128,)))
-    task = TransformerTask(config)
-    whole = rows_of(task.batch(0, Share()))
-    for rank in range(processes):
-        part = rows_of(task.batch(0, Share(rank=rank, processes=processes)))
-        assert part == whole[rank::processes]
-
-
-def test_every_process_has_a_row(config: TransformerTraining) -> None:
-    task = TransformerTask(replace(config, data=replace(config.data, rows=(128,), tokens=128)))
-    assert len(task.batch(0, Share(rank=4, processes=5)).group) == 1
-
-
-def test_every_kind_of_example_is_drawn(config: TransformerTraining) -> None:
-    task = TransformerTask(config)
-    kinds = set()
-    for step in range(6):
-        for row in rows_of(task.batch(step, Share())):
-            kinds |= {"".join(chr(n - 3) for n in text[:-1])[:3] for text, _, _ in row[0]}
-    assert {"1s:", "2s:"} < kinds  # clips have a prefix, pictures have none
 
 
 def test_workers_change_nothing(config: TransformerTraining, tmp_path: Path) -> None:
@@ -358,12 +300,6 @@ def test_sets_that_are_too_short_are_refused(
     data = replace(config.data, sets=sets[:2])
     with pytest.raises(UsageError, match="no prepared clip has the 9 latent frames"):
         TransformerTask(replace(config, data=data))
-
-
-def test_rows_that_are_too_short_are_refused(config: TransformerTraining) -> None:
-    task = TransformerTask(replace(config, data=replace(config.data, rows=(20,))))
-    with pytest.raises(UsageError, match="no example fits into a row of 20 tokens"):
-        task.batch(0, Share())
 
 
 def test_latents_of_another_size_are_refused(config: TransformerTraining, tmp_path: Path) -> None:

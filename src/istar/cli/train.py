@@ -161,6 +161,12 @@ def _run(task: Task, run: RunConfig, device: torch.device) -> None:
             print_path(run.output / "model")
 
 
+def _hours(seconds: float) -> str:
+    """Hours, minutes and seconds; a day is 24:00:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest:02}"
+
+
 class TrainingDisplay:
     """How far a run is: a bar on a terminal, elsewhere a line now and then."""
 
@@ -195,7 +201,7 @@ class TrainingDisplay:
             return
         self._seconds.append(done.seconds)
         mean = sum(self._seconds) / len(self._seconds)
-        left = time.strftime("%H:%M:%S", time.gmtime(mean * (done.total - done.step)))
+        left = _hours(mean * (done.total - done.step))
         measures = ", ".join(
             f"{name} {value:.4g}"
             for name, value in done.measures.items()

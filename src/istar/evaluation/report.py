@@ -14,7 +14,7 @@ from torch import Tensor
 
 from istar.evaluation.rates import Rate
 from istar.evaluation.shapes import EvaluationMode, Outcome, Record, ShapesTest
-from istar.output_files import PendingFile, writing_failed
+from istar.output_files import write_text
 
 _COLUMNS = 4
 _LINE = 2
@@ -107,13 +107,7 @@ class ShapesReport:
         Raises:
             MediaError: `target` exists and may not be replaced, or writing failed.
         """
-        with PendingFile(target, overwrite=overwrite) as pending:
-            try:
-                text = json.dumps(self.as_json(), indent=2) + "\n"
-                pending.temporary.write_text(text, encoding="utf-8")
-            except OSError as error:
-                raise writing_failed(target, error) from error
-        return pending.target
+        return write_text(target, json.dumps(self.as_json(), indent=2) + "\n", overwrite=overwrite)
 
     def _own(self, mode: EvaluationMode) -> list[Record]:
         return [record for record in self.records if record.mode == mode]

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from istar.errors import StateError
+from istar.output_files import writing_failed
 from istar.training.average import MovingAverage
 from istar.training.optimizers import Optimizers
 
@@ -55,7 +56,11 @@ class Checkpoints:
         optimizers: Optimizers,
         average: MovingAverage,
     ) -> Path:
-        """Write a checkpoint after `step` steps and remove the oldest; every process calls it."""
+        """Write a checkpoint after `step` steps and remove the oldest; every process calls it.
+
+        Raises:
+            MediaError: it cannot be written; those before it stay.
+        """
         final = self._directory / f"step-{step:08d}"
         work = self._directory / f".step-{step:08d}.partial"
         first = not dist.is_initialized() or dist.get_rank() == 0
@@ -63,8 +68,11 @@ class Checkpoints:
             self._directory.mkdir(parents=True, exist_ok=True)
             for left_behind in self._directory.glob(".step-*.partial"):
                 shutil.rmtree(left_behind, ignore_errors=True)
-        with _single_process_is_fine():
-            save(_state(network, optimizers, average), checkpoint_id=work)
+        try:
+            with _single_process_is_fine():
+                save(_state(network, optimizers, average), checkpoint_id=work)
+        except CheckpointException as error:
+            raise writing_failed(final, _failure(error)) from error
         if first:
             shutil.rmtree(final, ignore_errors=True)
             work.rename(final)
@@ -98,17 +106,22 @@ class Checkpoints:
             for group, wanted in zip(_groups(optimizers), settings, strict=True):
                 group |= wanted
         except (CheckpointException, Exception) as error:
-            cause: BaseException = error
-            if isinstance(error, CheckpointException):
-                cause, _ = next(iter(error.failures.values()))
-            if not isinstance(cause, Exception):
-                raise cause from error
+            cause = _failure(error) if isinstance(error, CheckpointException) else error
             reason = " ".join(str(cause).split()) or type(cause).__name__
             raise StateError(
                 f"{place} is damaged or of another network or optimizer ({reason}); "
                 "remove it to go on from the one before, or give the run another output"
             ) from error
         return steps[-1]
+
+
+def _failure(error: CheckpointException) -> Exception:
+    """What went wrong in the first process in which something did; Ctrl-C and signals go on."""
+    cause: BaseException
+    cause, _ = next(iter(error.failures.values()))
+    if isinstance(cause, Exception):
+        return cause
+    raise cause from error
 
 
 def _expect(place: Path, network: nn.Module) -> None:

@@ -43,6 +43,12 @@ class ListedClip:
         """It is a picture, by its name."""
         return self.path.suffix.lower() in PICTURE_SUFFIXES
 
+    def may_hold(self, count: int) -> bool:
+        """Its kind and its `begin` and `end` do not rule out that it has so many pictures."""
+        if self.still:
+            return count == 1
+        return self.end is None or self._spare(count, self.end) >= -1 / FRAMES_PER_SECOND
+
     def aspect(self) -> float:
         """Height divided by width of its pictures.
 
@@ -60,6 +66,9 @@ class ListedClip:
     ) -> Tensor:
         """Some of its pictures `(F, height, width, 3)`, uint8, at 16 a second.
 
+        Where only one is missing, as n seconds are 16n pictures and models make 16n + 1, the
+        first counts twice.
+
         Args:
             count: how many.
             height, width: each is scaled to cover this and cropped at the centre.
@@ -67,7 +76,7 @@ class ListedClip:
                 one it begins at `begin`.
 
         Raises:
-            MediaError: it cannot be read, or is shorter than that.
+            MediaError: it cannot be read, or more than one picture is missing.
         """
         if self.still:
             if count > 1:
@@ -77,14 +86,28 @@ class ListedClip:
         if end is None and generator is not None:
             end = probe_clip(self.path).seconds
         if end is not None:
-            spare = end - begin - count / FRAMES_PER_SECOND
+            spare = self._spare(count, end)
             if spare < -1 / FRAMES_PER_SECOND:
                 raise MediaError(
                     f"{self.path}: {begin:g} to {end:g} s do not hold {count} pictures"
                 )
             if generator is not None:
                 begin += max(0.0, spare) * float(torch.rand((), generator=generator))
-        return read_piece(self.path, begin=begin, pictures=count, size=(height, width))
+        size = height, width
+        try:
+            return read_piece(self.path, begin=begin, pictures=count, size=size)
+        except MediaError as error:
+            if count == 1:
+                raise
+            try:
+                others = read_piece(self.path, begin=begin, pictures=count - 1, size=size)
+            except MediaError:
+                raise error from None
+            return torch.cat((others[:1], others))
+
+    def _spare(self, count: int, end: float) -> float:
+        """Seconds that are left from `begin` to `end` beside so many pictures."""
+        return end - self.begin - count / FRAMES_PER_SECOND
 
 
 def read_list(path: Path) -> tuple[list[ListedClip], int]:
@@ -95,13 +118,13 @@ def read_list(path: Path) -> tuple[list[ListedClip], int]:
     """
     clips, skipped = [], 0
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} is not a readable list of clips: {error}") from error
     for line in filter(str.strip, lines):
         try:
             clips.append(_clip(json.loads(line), path.parent))
-        except (LookupError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, OverflowError, RuntimeError):
             skipped += 1
     if not clips:
         raise UsageError(
@@ -115,6 +138,10 @@ def _clip(entry: Any, base: Path) -> ListedClip:
     path, begin, end = entry["path"], entry.get("begin", 0.0), entry.get("end")
     if not captions or not all(isinstance(text, str) and text.strip() for text in captions):
         raise ValueError("captions")
+    for text in (path, *captions):
+        text.encode()  # half a surrogate pair, which JSON allows, cannot be
+    if "\0" in path:
+        raise ValueError("path")
     if not isfinite(begin) or begin < 0 or not (end is None or begin < end < float("inf")):
         raise ValueError("begin and end")
     return ListedClip(

@@ -102,6 +102,8 @@ class ClipsConfig:
         check_source(self)
         if self.window < 0 or self.window % SPATIAL_STRIDE:
             raise UsageError(f"data: a window is a multiple of {SPATIAL_STRIDE}, not {self.window}")
+        if self.window and self.source == "list":
+            raise UsageError('data: a window is for source = "shapes" only')
         share(self, "crop")
         if not self.lengths or any(count < 1 or count % 4 != 1 for count in self.lengths):
             raise UsageError(f"data: lengths must be 4n + 1 pictures, not {self.lengths}")
@@ -180,6 +182,10 @@ class InheritanceConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "until")
+        if bool(self.freeze) != (self.until > 0):
+            raise UsageError("inherit: freeze and until go together: what is frozen, and how long")
+        if self.weights is None and (self.rescale or self.freeze):
+            raise UsageError("inherit: there are no weights to rescale or to freeze")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,14 +16,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from istar.errors import CheckpointError, UsageError
-from istar.output_files import PendingFile
+from istar.output_files import write_text
 from istar.video_tokenizer.model import VideoTokenizer
+from istar.weights.save import save_tensors
 
 MAKE_LATENTS = ("encoder.", "project_in.", "latent_scales")
 """The parts of a tokenizer that make latents; the others make pictures of them."""
@@ -94,11 +93,9 @@ def write_shard(
         {"name": str(n), "shape": list(latent.shape[1:]), "captions": list(texts)}
         for n, (latent, texts) in enumerate(zip(latents, captions, strict=True))
     ]
-    with PendingFile(path.with_suffix(".jsonl"), overwrite=True) as pending:
-        pending.temporary.write_text("".join(json.dumps(line) + "\n" for line in index))
-    tensors = {str(n): latent.to(torch.float16).contiguous() for n, latent in enumerate(latents)}
-    with PendingFile(path, overwrite=True) as pending:
-        save_file(tensors, pending.temporary)
+    lines = "".join(json.dumps(line) + "\n" for line in index)
+    write_text(path.with_suffix(".jsonl"), lines, overwrite=True)
+    save_tensors(path, {str(n): latent.half().contiguous() for n, latent in enumerate(latents)})
 
 
 def encoder_digest(tokenizer: VideoTokenizer) -> str:
@@ -127,8 +124,8 @@ def begin_set(directory: Path, origin: Mapping[str, Any]) -> None:
     """
     if not (directory / _ORIGIN).exists() and not any(directory.glob("latents-*")):
         directory.mkdir(parents=True, exist_ok=True)
-        with PendingFile(directory / _ORIGIN, overwrite=True) as pending:
-            pending.temporary.write_text(json.dumps(origin, indent=2) + "\n")
+        text = json.dumps(origin, indent=2) + "\n"
+        write_text(directory / _ORIGIN, text, overwrite=True)
     found = origin_of(directory)
     differ = [name for name in {**origin, **found} if found.get(name) != origin.get(name)]
     if differ:

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from torch import Tensor
 
 from istar.media import write_picture
-from istar.output_files import PendingFile
+from istar.output_files import write_text
 
 LOG_NAME = "log.jsonl"
 
@@ -73,8 +73,7 @@ class RunLog:
         if not path.exists():
             return
         kept = [line for line in read_log(path) if line["step"] <= self._done]
-        with PendingFile(path, overwrite=True) as pending:
-            pending.temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept), overwrite=True)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

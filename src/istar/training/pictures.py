@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from istar.errors import MediaError
+from istar.errors import MediaError, UsageError
 from istar.generation.schedule import PixelBudget, nearest_template
 from istar.shapes.world import Scene, random_scene
-from istar.training.clips import read_list
+from istar.training.clips import ListedClip, read_list
 from istar.training.config import ClipsConfig
 from istar.training.distributed import Share
 from istar.training.draws import draw, seed_of
@@ -34,7 +34,8 @@ class ClipSource:
         misunderstood: how many lines of the list make no sense; no clip comes of them.
 
     Raises:
-        UsageError: a list of clips cannot be read.
+        UsageError: a list of clips cannot be read, no clip of it is as long as one that is asked
+            for, or a window is larger than the pictures.
     """
 
     def __init__(self, config: ClipsConfig, budget: PixelBudget) -> None:
@@ -43,6 +44,18 @@ class ClipSource:
         self._listed, self.misunderstood = (
             ([], 0) if config.list is None else read_list(config.list)
         )
+        self._holding: dict[int, list[ListedClip]] = {}
+        for length in config.lengths if config.source == "list" else ():
+            self._holding[length] = [clip for clip in self._listed if clip.may_hold(length)]
+            if not self._holding[length]:
+                raise UsageError(f"data: no clip of {config.list} has {length} pictures")
+        for aspect in config.aspects:
+            height, width = picture_size(budget, aspect)
+            if config.window > min(height, width):
+                raise UsageError(
+                    f"data: a window of {config.window} does not fit into {width} by {height} "
+                    "pixels"
+                )
 
     def batch(self, seed: int, step: int, share: Share) -> tuple[Tensor, int]:
         """This process's clips of one step's batch, and how many could not be read.
@@ -76,8 +89,9 @@ class ClipSource:
     def _listed_clip(self, seed: int, length: int, height: int, width: int) -> tuple[Tensor, int]:
         """A piece of a listed clip, and how many others could not be read before it."""
         generator = torch.Generator().manual_seed(seed)
+        listed = self._holding[length]
         for failures in range(_MOST_FAILURES):
-            clip = self._listed[draw(len(self._listed), generator)]
+            clip = listed[draw(len(listed), generator)]
             try:
                 return clip.pictures(length, height, width, generator), failures
             except MediaError as error:

@@ -63,13 +63,13 @@ class _Drawn(NamedTuple):
 def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) -> Iterator[Prepared]:
     """Encode every set of a configuration; shards that are there are left alone.
 
-    Clips that cannot be read are skipped and counted. Of several processes each takes every nth
-    shard, whatever set it is of.
+    Clips that cannot be read are skipped and counted; a set of nothing else is taken away. Of
+    several processes each takes every nth shard, whatever set it is of.
 
     Raises:
         CheckpointError: the tokenizer cannot be loaded, or a shard's index cannot be read.
         UsageError: a list of clips cannot be read, or a set is there that was made of other things.
-        MediaError: a shard cannot be written, or no clip of it can be read.
+        MediaError: a shard cannot be written, or no clip of a set can be read.
     """
     spec = read_manifest(config.model)
     tokenizer = load_video_tokenizer(config.tokenizer, spec.tokenizer_config, device=device)
@@ -96,16 +96,25 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
         else:
             loader = DataLoader(clips, batch_size=None, sampler=wanted, num_workers=config.workers)
             latents, captions = _encoded(tokenizer, loader, device)
-            if not latents:
-                raise MediaError(
-                    f"none of clips {wanted.start + 1} to {wanted.stop} of set "
-                    f"{clips.config.name} can be read; is its list right?"
-                )
             write_shard(path.parent, number, latents, captions)
             readable = len(latents)
         skipped += len(wanted) - readable
         done += len(wanted)
         yield Prepared(clips=done, total=total, skipped=skipped, path=path)
+    for one in config.sets:
+        _expect_clips(one.name, [shard.path for shard in shards if shard.clips.config is one])
+
+
+def _expect_clips(name: str, shards: Sequence[Path]) -> None:
+    """See that a set that is whole holds something; another process may still be at it.
+
+    Raises:
+        MediaError: it holds nothing. Its shards are gone, so that the clips are tried again.
+    """
+    if all(path.exists() for path in shards) and not any(map(clips_in, shards)):
+        for path in shards:
+            path.unlink(missing_ok=True)
+        raise MediaError(f"no clip of set {name} can be read; is its list right?")
 
 
 def _origin(

@@ -57,6 +57,7 @@ from istar.weights.registry import ModelSpec
 from istar.weights.save import save_transformer, save_video_tokenizer
 
 _MISFITS = 4
+_MISFITS_ALONE = 200
 
 
 class Outcome(NamedTuple):
@@ -260,9 +261,10 @@ class ExampleSource:
                     "data: the manifest's model does not interact; leave that kind out of the mix"
                 )
             if self._frames[-1] < self._needed(kind):
+                what = f" of {kind.seconds:g} s" if kind.kind == "start" else ""
                 raise UsageError(
                     f"data: no prepared clip has the {self._needed(kind)} latent frames that "
-                    f"{kind.kind} of {kind.seconds:g} s needs"
+                    f"{kind.kind}{what} needs"
                 )
 
     def batch(self, step: int, share: Share) -> PackedBatch:
@@ -283,20 +285,22 @@ class ExampleSource:
         generator = torch.Generator().manual_seed(seed)
         row: list[Run] = []
         room, misfits = length, 0
-        while misfits < _MISFITS:
+        while misfits < (_MISFITS if row else _MISFITS_ALONE):
             example = self._example(generator)
             if row and tokens_of(example) > room:
                 misfits += 1
                 continue
             own = torch.Generator().manual_seed(seed_of(seed, len(row), misfits))
             run = run_of(example, self._sizes, self._sequence, own, longest=length)
-            if run.tokens <= room:
-                row.append(run)
-                room -= run.tokens
-            else:
+            if run.tokens > room:
                 misfits += 1
-                if misfits == _MISFITS and not row:
-                    raise UsageError(f"data: no example fits into a row of {length} tokens")
+                continue
+            if not row:
+                misfits = 0
+            row.append(run)
+            room -= run.tokens
+        if not row:
+            raise UsageError(f"data: no example fits into a row of {length} tokens")
         return row
 
     def _needed(self, kind: MixConfig) -> int:

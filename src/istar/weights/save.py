@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from istar.output_files import PendingFile
+from istar.output_files import PendingFile, writing_failed
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.model import VideoTokenizer
 from istar.weights.keys import released_tokenizer_name, released_transformer_name
@@ -25,11 +27,14 @@ def save_video_tokenizer(
     tensors = {
         released_tokenizer_name(name): value for name, value in _stored(tokenizer, dtype).items()
     }
+    if path.suffix == ".safetensors":
+        save_tensors(path, tensors)
+        return
     with PendingFile(path, overwrite=True) as pending:
-        if path.suffix == ".safetensors":
-            save_file(tensors, pending.temporary)
-        else:
+        try:
             torch.save({"vae": tensors}, pending.temporary)
+        except (OSError, RuntimeError) as error:
+            raise writing_failed(path, error) from error
 
 
 def save_transformer(
@@ -45,8 +50,20 @@ def save_transformer(
         for name, value in _stored(transformer, dtype).items()
     }
     directory.mkdir(parents=True, exist_ok=True)
-    with PendingFile(directory / "model.safetensors", overwrite=True) as pending:
-        save_file(tensors, pending.temporary)
+    save_tensors(directory / "model.safetensors", tensors)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write one safetensors file, in place of what is there.
+
+    Raises:
+        MediaError: it cannot be written.
+    """
+    with PendingFile(path, overwrite=True) as pending:
+        try:
+            save_file(dict(tensors), pending.temporary)
+        except (OSError, SafetensorError) as error:
+            raise writing_failed(path, error) from error
 
 
 def _stored(module: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:

@@ -1,0 +1,114 @@
+"""What a step's batch holds: rows of examples of every kind, shared out among processes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from istar.errors import UsageError
+from istar.training.config import MixConfig, TransformerTraining
+from istar.training.distributed import Share
+from istar.training.packing import PackedBatch
+from istar.training.sequences import Example, Run, run_of
+from istar.training.transformer import TransformerTask
+from small_training import write_manifest
+
+
+def rows_of(batch: PackedBatch) -> list[tuple[Any, ...]]:
+    """A batch as rows that can be compared, whatever stands beside them."""
+    length = batch.group.shape[1]
+    columns = ("inputs", "coordinates", "group", "looks_at", "targets", "kind", "weight", "scale")
+    texts: list[list[Any]] = [[] for _ in batch.group]
+    at = 0
+    for text, size, dropped in zip(
+        batch.texts, batch.text_lengths.tolist(), batch.unconditional.tolist(), strict=True
+    ):
+        places = batch.text_places[at : at + size]
+        row = int(places[0]) // length
+        texts[row].append((text[:size].tolist(), (places - row * length).tolist(), dropped))
+        at += size
+    return [
+        (text, *(getattr(batch, name)[row].tolist() for name in columns))
+        for row, text in enumerate(texts)
+    ]
+
+
+def test_a_batch_follows_from_the_step_alone(config: TransformerTraining) -> None:
+    one, other = TransformerTask(config), TransformerTask(config)
+    batches = [one.batch(step, Share()) for step in range(4)]
+    for step in (3, 0, 2, 1):
+        assert rows_of(other.batch(step, Share())) == rows_of(batches[step])
+    assert {batch.group.shape for batch in batches} == {(4, 128), (2, 192)}
+    assert rows_of(batches[0]) != rows_of(batches[1])
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_one_batch(config: TransformerTraining, processes: int) -> None:
+    config = replace(config, data=replace(config.data, rows=(128,)))
+    task = TransformerTask(config)
+    whole = rows_of(task.batch(0, Share()))
+    for rank in range(processes):
+        part = rows_of(task.batch(0, Share(rank=rank, processes=processes)))
+        assert part == whole[rank::processes]
+
+
+def test_every_process_has_a_row(config: TransformerTraining) -> None:
+    task = TransformerTask(replace(config, data=replace(config.data, rows=(128,), tokens=128)))
+    assert len(task.batch(0, Share(rank=4, processes=5)).group) == 1
+
+
+def test_every_kind_of_example_is_drawn(
+    config: TransformerTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has latent frames of its own number; only what goes on from a clip has a scene."""
+    drawn = set()
+
+    def remember(example: Example, *rest: Any, **settings: Any) -> Run:
+        text = bytes(n - 3 for n in example.text[:-1]).decode()
+        prefix = text[:4] if text[1:4] == "s: " else ""
+        frames = sum(latent.shape[1] for latent in example.latents)
+        drawn.add((example.scene is not None, frames, prefix))
+        return run_of(example, *rest, **settings)
+
+    monkeypatch.setattr("istar.training.transformer.run_of", remember)
+    task = TransformerTask(config)
+    for step in range(6):
+        task.batch(step, Share())
+    assert drawn == {(False, 1, ""), (False, 5, "1s: "), (False, 9, "2s: "), (True, 4, "1s: ")}
+
+
+def test_a_row_goes_on_drawing_until_an_example_fits(
+    config: TransformerTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With full context an example is whole or left out, and here few are pictures."""
+    manifest = write_manifest(tmp_path / "full")
+    content = json.loads(manifest.read_text()) | {"context": "full"}
+    del content["interact"]
+    manifest.write_text(json.dumps(content))
+    sizes: list[int] = []
+
+    def remember(*arguments: Any, **settings: Any) -> Run:
+        run = run_of(*arguments, **settings)
+        sizes.append(run.tokens)
+        return run
+
+    monkeypatch.setattr("istar.training.transformer.run_of", remember)
+    mix = (MixConfig(seconds=2, weight=10), MixConfig(seconds=0, weight=1))
+    data = replace(config.data, mix=mix, rows=(66,), tokens=66)
+    task = TransformerTask(replace(config, model=manifest, data=data))
+    most = 0
+    for step in range(8):
+        sizes.clear()
+        assert len(task.batch(step, Share()).texts) >= 1
+        most = max(most, next(n for n, size in enumerate(sizes) if size <= 66))
+    assert most > 10
+
+
+def test_rows_that_are_too_short_are_refused(config: TransformerTraining) -> None:
+    task = TransformerTask(replace(config, data=replace(config.data, rows=(20,))))
+    with pytest.raises(UsageError, match="no example fits into a row of 20 tokens"):
+        task.batch(0, Share())
