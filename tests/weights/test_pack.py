@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from istar.errors import UsageError
+from istar.errors import CheckpointError, UsageError
 from istar.pipeline import InfinityStarPipeline
 from istar.request import GenerationRequest
 from istar.weights.manifest import MANIFEST_NAME, hashes_of, read_hashes
@@ -31,6 +31,27 @@ def test_a_packed_model_is_the_model_in_half_precision(checkpoint: Path, packed:
     features, rounded_features = (encoder.encode(text).features for encoder in encoders)
     assert torch.allclose(features, rounded_features, atol=0.02)
     assert not torch.equal(features, rounded_features)
+
+
+@pytest.mark.parametrize(
+    ("what", "failure"),
+    [("save_file", SafetensorError), ("save_file", OSError)],
+)
+def test_what_cannot_be_written_leaves_nothing(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    failure: type[Exception],
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure("no space left")
+
+    monkeypatch.setattr(f"istar.weights.save.{what}", fail)
+    target = tmp_path / "small"
+    with pytest.raises(CheckpointError, match=f"^{target} cannot be written: no space left$"):
+        pack(checkpoint, target)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_generates(packed: Path) -> None:

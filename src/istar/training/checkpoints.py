@@ -72,6 +72,8 @@ class Checkpoints:
             with _single_process_is_fine():
                 save(_state(network, optimizers, average), checkpoint_id=work)
         except CheckpointException as error:
+            if first:
+                shutil.rmtree(work, ignore_errors=True)
             raise writing_failed(final, _failure(error)) from error
         if first:
             shutil.rmtree(final, ignore_errors=True)

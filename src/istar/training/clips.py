@@ -22,6 +22,9 @@ from istar.media import cover_and_crop, probe_clip, read_picture, read_piece
 from istar.output_files import PICTURE_SUFFIXES
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
+_PICTURE = 1 / FRAMES_PER_SECOND
+"""Seconds, of which one may be missing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ListedClip:
@@ -47,7 +50,7 @@ class ListedClip:
         """Its kind and its `begin` and `end` do not rule out that it has so many pictures."""
         if self.still:
             return count == 1
-        return self.end is None or self._spare(count, self.end) >= -1 / FRAMES_PER_SECOND
+        return self.end is None or self._spare(count, self.end) >= -_PICTURE
 
     def aspect(self) -> float:
         """Height divided by width of its pictures.
@@ -87,7 +90,7 @@ class ListedClip:
             end = probe_clip(self.path).seconds
         if end is not None:
             spare = self._spare(count, end)
-            if spare < -1 / FRAMES_PER_SECOND:
+            if spare < -_PICTURE:
                 raise MediaError(
                     f"{self.path}: {begin:g} to {end:g} s do not hold {count} pictures"
                 )
@@ -107,7 +110,7 @@ class ListedClip:
 
     def _spare(self, count: int, end: float) -> float:
         """Seconds that are left from `begin` to `end` beside so many pictures."""
-        return end - self.begin - count / FRAMES_PER_SECOND
+        return end - self.begin - count * _PICTURE
 
 
 def read_list(path: Path) -> tuple[list[ListedClip], int]:

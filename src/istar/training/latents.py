@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -133,6 +134,14 @@ def begin_set(directory: Path, origin: Mapping[str, Any]) -> None:
             f"{directory} was prepared with another {', '.join(differ)}; give another output, or "
             "remove it first"
         )
+
+
+def remove_set(directory: Path) -> None:
+    """Take away what `istar prepare` wrote of a set, and its directory if nothing else is there."""
+    for path in (*directory.glob("latents-*"), directory / _ORIGIN):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        directory.rmdir()
 
 
 def origin_of(directory: Path) -> dict[str, Any]:

@@ -41,14 +41,14 @@ class ClipSource:
     def __init__(self, config: ClipsConfig, budget: PixelBudget) -> None:
         self.config = config
         self.budget = budget
-        self._listed, self.misunderstood = (
-            ([], 0) if config.list is None else read_list(config.list)
-        )
-        self._holding: dict[int, list[ListedClip]] = {}
-        for length in config.lengths if config.source == "list" else ():
-            self._holding[length] = [clip for clip in self._listed if clip.may_hold(length)]
-            if not self._holding[length]:
-                raise UsageError(f"data: no clip of {config.list} has {length} pictures")
+        self.misunderstood = 0
+        self._listed: dict[int, list[ListedClip]] = {}
+        if config.list is not None:
+            listed, self.misunderstood = read_list(config.list)
+            for length in config.lengths:
+                self._listed[length] = [clip for clip in listed if clip.may_hold(length)]
+                if not self._listed[length]:
+                    raise UsageError(f"data: no clip of {config.list} has {length} pictures")
         for aspect in config.aspects:
             height, width = picture_size(budget, aspect)
             if config.window > min(height, width):
@@ -89,7 +89,7 @@ class ClipSource:
     def _listed_clip(self, seed: int, length: int, height: int, width: int) -> tuple[Tensor, int]:
         """A piece of a listed clip, and how many others could not be read before it."""
         generator = torch.Generator().manual_seed(seed)
-        listed = self._holding[length]
+        listed = self._listed[length]
         for failures in range(_MOST_FAILURES):
             clip = listed[draw(len(listed), generator)]
             try:

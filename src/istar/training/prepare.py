@@ -22,6 +22,7 @@ from istar.training.latents import (
     begin_set,
     clips_in,
     encoder_digest,
+    remove_set,
     shard_path,
     write_shard,
 )
@@ -102,19 +103,11 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
         done += len(wanted)
         yield Prepared(clips=done, total=total, skipped=skipped, path=path)
     for one in config.sets:
-        _expect_clips(one.name, [shard.path for shard in shards if shard.clips.config is one])
-
-
-def _expect_clips(name: str, shards: Sequence[Path]) -> None:
-    """See that a set that is whole holds something; another process may still be at it.
-
-    Raises:
-        MediaError: it holds nothing. Its shards are gone, so that the clips are tried again.
-    """
-    if all(path.exists() for path in shards) and not any(map(clips_in, shards)):
-        for path in shards:
-            path.unlink(missing_ok=True)
-        raise MediaError(f"no clip of set {name} can be read; is its list right?")
+        paths = [shard.path for shard in shards if shard.clips.config is one]
+        # Another process may still be at it.
+        if all(path.exists() for path in paths) and not any(map(clips_in, paths)):
+            remove_set(config.output / one.name)
+            raise MediaError(f"no clip of set {one.name} can be read; is its list right?")
 
 
 def _origin(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from istar.errors import CheckpointError, UsageError
+from istar.errors import CheckpointError, MediaError, UsageError
 from istar.text_encoder import TextEncoder
 from istar.weights.load import load_transformer, load_video_tokenizer
 from istar.weights.locate import ModelFiles
@@ -53,8 +53,10 @@ def pack(directory: Path, target: Path) -> Path:
         described = manifest_of(small) | {"hashes": hashes_of(work)}
         (work / MANIFEST_NAME).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         work.rename(target)
-    except OSError as error:
-        raise CheckpointError(f"{target} cannot be written: {error.strerror}") from error
+    except (OSError, MediaError) as error:
+        cause = error.__cause__ or error  # what `work` is called means nothing to anybody
+        reason = getattr(cause, "strerror", None) or cause
+        raise CheckpointError(f"{target} cannot be written: {reason}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
