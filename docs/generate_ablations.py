@@ -19,11 +19,13 @@ from typing import Any
 
 import torch
 
-from istar.evaluation.quality import psnr
-from istar.evaluation.rates import Rate
-from istar.evaluation.shapes import ShapesTest, outcomes
+from istar.checkpoint.read import load_video_tokenizer
+from istar.lab.quality import psnr
+from istar.lab.rates import Rate
+from istar.lab.score import ShapesTest, outcomes
+from istar.lab.world import random_scene
+from istar.models.manifest import read_manifest
 from istar.pipeline import InfinityStarPipeline
-from istar.shapes.world import random_scene
 from istar.training.config import PrepareConfig, RunConfig, TokenizerTraining, TransformerTraining
 from istar.training.log import LOG_NAME, read_log
 from istar.training.pictures import picture_size
@@ -33,8 +35,6 @@ from istar.training.tokenizer import TokenizerTask, reconstruct
 from istar.training.trainer import StepDone, Task, train
 from istar.training.transformer import TransformerTask
 from istar.video_tokenizer.model import to_range
-from istar.weights.load import load_video_tokenizer
-from istar.weights.manifest import read_manifest
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "ablations"

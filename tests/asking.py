@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from istar import ClipReady, GenerationRequest, InfinityStarPipeline
-from istar.engine import Engine
-from istar.weights.registry import ModelSpec
+from istar.model_spec import ModelSpec
+from istar.networks import Networks
 
 HEIGHT, WIDTH = 32, 48
 
@@ -39,9 +39,9 @@ def request(mode: str = "t2v", **changes: object) -> GenerationRequest:
 
 def with_spec(pipeline: InfinityStarPipeline, spec: ModelSpec) -> InfinityStarPipeline:
     """The same networks, run differently."""
-    engine = pipeline.engine
+    networks = pipeline.networks
     return InfinityStarPipeline(
-        Engine(spec, engine.transformer, engine.tokenizer, engine.text_encoder)
+        Networks(spec, networks.transformer, networks.tokenizer, networks.text_encoder)
     )
 
 

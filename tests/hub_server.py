@@ -274,7 +274,7 @@ if task["largest_file"]:
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (task["largest_file"],) * 2)
 from istar.errors import HubError
-from istar.weights.hub import RepoRevision, pull
+from istar.models.hub import RepoRevision, pull
 assert "torch" not in sys.modules
 
 def say(**line):

@@ -23,8 +23,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from istar.checkpoint.read import load_transformer, load_video_tokenizer
 from istar.generation.canvas import bits_of_latent
-from istar.generation.guidance import guide
+from istar.generation.guidance import GuidanceConfig, guide
 from istar.generation.loop import commit, predict, read_scene, start
 from istar.generation.schedule import (
     PIXEL_BUDGETS,
@@ -39,8 +40,6 @@ from istar.generation.schedule import (
 from istar.generation.state import GenerationState
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.model import VideoTokenizer
-from istar.weights.load import load_transformer, load_video_tokenizer
-from istar.weights.registry import GuidanceConfig
 
 TOLERANCES = {
     "schedules": 0.0,

@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from istar.checkpoint.names import released_tokenizer_name, released_transformer_name
+from istar.checkpoint.read import INDEX_NAME
 from istar.generation.schedule import PIXEL_BUDGETS
+from istar.models.released import RELEASED_MODELS
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.config import VideoTokenizerConfig
 from istar.video_tokenizer.model import VideoTokenizer
-from istar.weights.keys import released_tokenizer_name, released_transformer_name
-from istar.weights.load import INDEX_NAME
-from istar.weights.registry import RELEASED_MODELS
 
 NOTICE = "this checkpoint's weights are random, for trying and testing: it makes noise"
 TRANSFORMER = TransformerConfig(

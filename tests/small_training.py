@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from istar.checkpoint.write import save_video_tokenizer
+from istar.models.manifest import MANIFEST_NAME, read_manifest
 from istar.training.config import (
     ClipsConfig,
     LatentsConfig,
@@ -26,8 +28,6 @@ from istar.training.prepare import prepare
 from istar.training.tokenizer import TokenizerNetwork, initialize
 from istar.training.trainer import Saved, StepDone, Task, train
 from istar.training.transformer import TransformerNetwork, TransformerTask
-from istar.weights.manifest import MANIFEST_NAME, read_manifest
-from istar.weights.save import save_video_tokenizer
 
 CPU = torch.device("cpu")
 SIDES = (1, 2)

@@ -18,37 +18,39 @@ SOURCE = Path(istar.__file__).parent
 ROWS: tuple[tuple[str, ...], ...] = (
     ("istar.__main__",),
     ("istar.cli", "istar.cli.*"),
-    ("istar.evaluation.*", "istar.training.*"),
+    ("istar.lab.score", "istar.lab.report", "istar.training.*"),
     ("istar.pipeline",),
     ("istar.interaction", "istar.take", "istar.windows"),
-    ("istar.engine", "istar.events", "istar.inputs", "istar.weights.convert", "istar.weights.pack"),
+    (
+        "istar.networks",
+        "istar.events",
+        "istar.inputs",
+        "istar.checkpoint.convert",
+        "istar.checkpoint.pack",
+    ),
     (
         "istar.generation.loop",
         "istar.generation.state",
-        "istar.weights.load",
-        "istar.weights.save",
-        "istar.memory",
+        "istar.checkpoint.read",
+        "istar.checkpoint.write",
+        "istar.placement",
     ),
-    (
-        "istar.generation.canvas",
-        "istar.generation.guidance",
-        "istar.generation.sampling",
-        "istar.weights.locate",
-        "istar.weights.inventory",
-    ),
+    ("istar.generation.canvas", "istar.models.find", "istar.models.store"),
     (
         "istar.transformer.*",
         "istar.video_tokenizer.*",
         "istar.text_encoder",
         "istar.media",
         "istar.media.*",
-        "istar.shapes.*",
-        "istar.weights.keys",
-        "istar.weights.hub",
-        "istar.weights.hub.*",
+        "istar.lab.*",
+        "istar.checkpoint.names",
+        "istar.models.hub",
+        "istar.models.hub.*",
     ),
-    ("istar.generation.plan", "istar.output_files", "istar.doctor", "istar.doctor.*"),
-    ("istar.weights.bundled", "istar.weights.manifest", "istar.weights.registry"),
+    ("istar.plan", "istar.files", "istar.doctor", "istar.doctor.*"),
+    ("istar.models.bundled", "istar.models.manifest", "istar.models.released"),
+    ("istar.model_spec",),
+    ("istar.generation.guidance", "istar.generation.sampling"),
     (
         "istar.transformer.config",
         "istar.video_tokenizer.config",
@@ -60,7 +62,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
 """Top to bottom. A module imports from rows below its own, or from its own package."""
 
 FENCES = {
-    "huggingface_hub": "istar.weights.hub",
+    "huggingface_hub": "istar.models.hub",
     "transformers": "istar.text_encoder",
     "imageio": "istar.media",
     "av": "istar.media",
@@ -73,10 +75,10 @@ FENCES = {
 EXEMPT = {("istar.doctor.software", "av")}
 """The doctor asks for codecs, and `istar.media` would import torch, which it does without."""
 
-FACADES = {"istar.doctor", "istar.media", "istar.weights.hub"}
+FACADES = {"istar.doctor", "istar.media", "istar.models.hub"}
 """Packages whose own file gathers their modules' names, and so stands in a row like a module."""
 
-LIGHT_ROWS = ROWS[next(i for i, row in enumerate(ROWS) if "istar.output_files" in row) :]
+LIGHT_ROWS = ROWS[next(i for i, row in enumerate(ROWS) if "istar.files" in row) :]
 """Rows that work without torch."""
 
 
@@ -171,7 +173,7 @@ def test_no_module_imports_upward_or_across_a_fence() -> None:
     ("module", "source", "said"),
     [
         ("istar.errors", "import istar.request", "istar.request, which is not below"),
-        ("istar.request", "from istar.weights import registry", "registry, which is not below"),
+        ("istar.request", "from istar.models import released", "released, which is not below"),
         ("istar.transformer.rope", "from istar.generation.loop import start", "not below"),
         ("istar.transformer.rope", "from istar.video_tokenizer.conv import x", "not below"),
         ("istar.generation.canvas", "from . import loop", "istar.generation.loop, which is not"),
@@ -184,17 +186,19 @@ def test_no_module_imports_upward_or_across_a_fence() -> None:
         ),
         ("istar.media", "from istar.nowhere import x", "istar.nowhere, which has no row"),
         ("istar.nowhere", "", "istar.nowhere has no row"),
-        ("istar.weights.load", "import huggingface_hub", "only istar.weights.hub may"),
-        ("istar.weights.load", "def f():\n    from PIL.Image import open", "only istar.media may"),
+        ("istar.checkpoint.read", "import huggingface_hub", "only istar.models.hub may"),
+        (
+            "istar.checkpoint.read",
+            "def f():\n    from PIL.Image import open",
+            "only istar.media may",
+        ),
         ("istar.pipeline", "import rich.console", "only istar.cli may"),
         ("istar.doctor.hub", "from av import Codec", "only istar.media may"),
         ("istar.doctor.software", "import PIL", "only istar.media may"),
     ],
 )
 def test_such_imports_are_found(module: str, source: str, said: str) -> None:
-    others = dict.fromkeys(
-        ("istar.generation.loop", "istar.weights.registry", "istar.pipeline"), ""
-    )
+    others = dict.fromkeys(("istar.generation.loop", "istar.models.released", "istar.pipeline"), "")
     (wrong,) = violations({**others, module: source})
     assert said in wrong
 
@@ -206,9 +210,9 @@ def test_such_imports_are_found(module: str, source: str, said: str) -> None:
         ("istar.generation.loop", "from istar.generation.state import Branch"),
         ("istar.transformer.block", "from .rope import rotate"),
         ("istar.cli.app", "import typer, rich.table\nfrom istar.cli.options import x"),
-        ("istar.weights.hub", "from huggingface_hub import snapshot_download"),
+        ("istar.models.hub", "from huggingface_hub import snapshot_download"),
         ("istar.doctor.software", "from av import Codec"),
-        ("istar.weights.load", "if TYPE_CHECKING:\n    import huggingface_hub"),
+        ("istar.checkpoint.read", "if TYPE_CHECKING:\n    import huggingface_hub"),
     ],
 )
 def test_other_imports_are_let_through(module: str, source: str) -> None:
@@ -236,7 +240,7 @@ def test_generating_loads_no_compiler() -> None:
 
 def test_packages_load_nothing_heavy() -> None:
     packages = {module_name(path) for path in SOURCE.rglob("__init__.py")} - FACADES
-    assert {"istar", "istar.weights"} <= packages
+    assert {"istar", "istar.models"} <= packages
     assert not loaded_by(sorted(packages)) & {"torch", "numpy", *FENCES}
 
 

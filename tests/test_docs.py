@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from istar.weights.manifest import read_manifest
+from istar.models.manifest import read_manifest
 
 ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

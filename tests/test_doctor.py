@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from hub_server import COMMIT, REPO, TOKEN, Hub, serving
+from istar.checkpoint.read import on_meta, transformer_dtype
 from istar.doctor import Cuda, CudaDevice, Report
 from istar.doctor.hub import Cache, Token, ask_hub, read_cache, read_token
 from istar.doctor.hub import Hub as HubFacts
@@ -36,12 +37,11 @@ from istar.doctor.needs import (
 )
 from istar.doctor.report import diagnosed, usable_gpu_memory
 from istar.doctor.software import Codecs, Software, read_codecs, read_software
+from istar.models.released import RELEASED_MODELS
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.config import VideoTokenizerConfig
 from istar.video_tokenizer.model import VideoTokenizer
-from istar.weights.load import on_meta, transformer_dtype
-from istar.weights.registry import RELEASED_MODELS
 
 MEBIBYTE = 1 << 20
 

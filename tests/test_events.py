@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from istar.events import settings
+from istar.models.released import RELEASED_MODELS
 from istar.request import GenerationRequest
-from istar.weights.registry import RELEASED_MODELS
 
 MODELS = {spec.name: spec for spec in RELEASED_MODELS}
 APG, CFG = (asdict(MODELS[name].sampling.guidance) for name in ("480p", "interact"))

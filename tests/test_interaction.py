@@ -16,10 +16,10 @@ from istar import (
     UsageError,
 )
 from istar.generation.loop import advance
+from istar.generation.sampling import SamplingConfig
 from istar.generation.state import GenerationState
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.conv import FrameHistory
-from istar.weights.registry import SamplingConfig
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def samplings(
         return advance(model, state, sampling)
 
     with monkeypatch.context() as patched:
-        patched.setattr("istar.engine.advance", watched)
+        patched.setattr("istar.networks.advance", watched)
         list(pipeline.stream(wanted))
     return used
 
@@ -112,10 +112,10 @@ def test_interact_hands_over_the_new_pictures(pipeline: InfinityStarPipeline) ->
     assert given.from_input
     new = [event for event in events if isinstance(event, ClipReady)]
     assert session.former is not None
-    former = pipeline.engine.encode(pictures(90)[-81:])
+    former = pipeline.networks.encode(pictures(90)[-81:])
     assert torch.equal(session.former[:, :, :1], former[:, :, -1:])
     both = torch.cat((former[:, :, 1:], session.former[:, :, 1:]), dim=2)
-    decoded = pipeline.engine.decode(both, FrameHistory())
+    decoded = pipeline.networks.decode(both, FrameHistory())
     assert len(decoded) == 157
     assert torch.equal(frames_of(new), decoded[77:])
 

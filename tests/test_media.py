@@ -26,6 +26,7 @@ from torch import Tensor
 
 from istar import media
 from istar.errors import MediaError, UsageError
+from istar.files import output_path
 from istar.media import (
     ClipWriter,
     clip_reader,
@@ -38,7 +39,6 @@ from istar.media import (
     write_clip,
     write_picture,
 )
-from istar.output_files import output_path
 
 LEVELS_APART = 4
 C_LIBRARY = ctypes.CDLL(None)

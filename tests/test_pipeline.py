@@ -158,7 +158,7 @@ def test_a_given_picture_costs_no_pass_that_nobody_reads(
     monkeypatch.setattr(Block, "forward", counted)
     monkeypatch.setattr(Block, "keys_values", counted_context)
     list(pipeline.stream(request("i2v", image=pictures(1)[0], guidance_scale=1)))
-    depth = pipeline.engine.transformer.config.depth
+    depth = pipeline.networks.transformer.config.depth
     # After the text only the image's largest scale, and the two scales of four latent frames.
     assert lengths[depth:] == [6] * depth + [4] * depth + [24] * depth
 
@@ -324,15 +324,15 @@ def test_the_models_notice_and_a_cut_prompt_are_told(pipeline: InfinityStarPipel
 
 def test_an_output_that_is_no_number_is_an_error(checkpoint: Path) -> None:
     broken = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
-    broken.engine.transformer.norm.weight.data.fill_(float("nan"))
+    broken.networks.transformer.norm.weight.data.fill_(float("nan"))
     with pytest.raises(GenerationError, match="step 0"):
         broken.generate(request())
 
 
 def test_bf16_generates(checkpoint: Path) -> None:
     half = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu", dtype="bf16")
-    assert half.engine.transformer.dtype == torch.bfloat16
-    assert {p.dtype for p in half.engine.tokenizer.parameters()} == {torch.float32}
+    assert half.networks.transformer.dtype == torch.bfloat16
+    assert {p.dtype for p in half.networks.tokenizer.parameters()} == {torch.float32}
     assert len(half.generate(request()).frames) == 17
 
 
@@ -354,7 +354,7 @@ def test_the_tokenizer_never_computes_in_tf32(
         seen.append(bool(precise))
         return forward(self, x, history)
 
-    monkeypatch.setattr("istar.engine.exact_convolutions", watched)
+    monkeypatch.setattr("istar.networks.exact_convolutions", watched)
     monkeypatch.setattr(CausalConv3d, "forward", convolution)
     for wanted in (request("t2i"), request("i2v", image=pictures(1)[0])):
         seen.clear()

@@ -9,12 +9,12 @@ import torch
 
 from istar import GenerationRequest, InfinityStarPipeline
 from istar.cli.app import run
-from istar.evaluation.measure import measure
-from istar.evaluation.report import ShapesReport
-from istar.evaluation.shapes import ShapesTest, outcomes
+from istar.lab.measure import measure
+from istar.lab.report import ShapesReport
+from istar.lab.score import ShapesTest, outcomes
+from istar.lab.world import Scene, random_scene
 from istar.media import read_clip
-from istar.shapes.world import Scene, random_scene
-from istar.weights.bundled import bundled_bytes
+from istar.models.bundled import bundled_bytes
 
 SIDE = 80
 MOST_BYTES = 12_000_000

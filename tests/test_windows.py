@@ -10,7 +10,7 @@ import torch
 
 from asking import pictures, request, with_spec
 from istar import CheckpointError, ClipReady, InfinityStarPipeline
-from istar.engine import Engine
+from istar.networks import Networks
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_with_one_pyramid_nothing_goes_on_from_what_is_given(
     changes: dict[str, object],
     said: str,
 ) -> None:
-    monkeypatch.delattr(Engine, "take_steps")
+    monkeypatch.delattr(Networks, "take_steps")
     with pytest.raises(CheckpointError, match=f"the random model {said}"):
         next(one_pyramid.stream(request(mode, **changes)))
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from istar.generation.sampling import SamplingConfig
 from istar.media import write_clip, write_picture
+from istar.model_spec import ModelSpec
 from istar.request import GenerationRequest
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
-from istar.weights.registry import ModelSpec, SamplingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

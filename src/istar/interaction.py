@@ -15,9 +15,9 @@ from torch import Tensor
 from istar.errors import CheckpointError
 from istar.events import ClipReady, Event, Note, Progress
 from istar.generation.loop import read_scene
-from istar.generation.plan import Window
 from istar.generation.schedule import ClipPlan, steps
-from istar.memory import explained_memory_errors
+from istar.placement import explained_memory_errors
+from istar.plan import Window
 from istar.request import check_prompt
 from istar.take import Take
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
@@ -38,7 +38,7 @@ class InteractiveSession:
     """
 
     def __init__(self, take: Take) -> None:
-        spec = take.engine.spec
+        spec = take.networks.spec
         config = spec.interact
         if config is None:
             raise CheckpointError(f"the {spec.name} model cannot interact")
@@ -74,14 +74,14 @@ class InteractiveSession:
             if self.former is None and clip is not None:
                 yield ClipReady(frames=clip, from_input=True)
                 shown = last_pictures(clip, self._clip_pictures + 1)
-                self.former = self._take.engine.encode(shown)
+                self.former = self._take.networks.encode(shown)
                 self.first = self.former[:, :, :1]
             yield from self._go_on(prompt)
 
     def _go_on(self, prompt: str) -> Iterator[Event]:
         assert self.former is not None
         assert self.first is not None
-        engine, spec = self._take.engine, self._spec
+        networks, spec = self._take.networks, self._spec
         scales = spec.pixel_budget.scales(self._take.inputs.template)
         clip = ClipPlan(frames=spec.clip_frames, repeats=self._config.repeats)
         schedule = steps([clip], scales, semantic_scales=spec.semantic_scales)
@@ -89,9 +89,9 @@ class InteractiveSession:
         yield from (Note(text=note) for note in notes)
         with torch.inference_mode():
             scene = read_scene(
-                engine.transformer, self.former, self.first, scales[self._config.context_scale]
+                networks.transformer, self.former, self.first, scales[self._config.context_scale]
             )
-        taken = engine.take_steps(
+        taken = networks.take_steps(
             schedule, texts, self._sampling, self._take.generator, scene=scene
         )
         for step, latent in taken:
@@ -105,6 +105,6 @@ class InteractiveSession:
             )
             if latent is not None:
                 both = torch.cat((self.former[:, :, 1:], latent), dim=2)
-                frames = engine.decode(both, FrameHistory())
+                frames = networks.decode(both, FrameHistory())
                 self.former = both[:, :, -spec.clip_frames - 1 :]
                 yield ClipReady(frames=frames[-self._clip_pictures :])

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 
-from istar.engine import Engine
 from istar.errors import CheckpointError
 from istar.events import ClipReady, Event, GenerationResult, Note, settings
 from istar.interaction import InteractiveSession
-from istar.memory import choose_device, choose_dtype, dtype_name, explained_memory_errors
+from istar.model_spec import ModelSpec
+from istar.models.find import AUTO, locate
+from istar.models.hub import Listener, ignore
+from istar.networks import Networks
+from istar.placement import choose_device, choose_dtype, dtype_name, explained_memory_errors
 from istar.request import SECONDS_STEP, GenerationRequest, Mode, check_mode, check_seconds
 from istar.take import Take
-from istar.weights.hub import Listener, ignore
-from istar.weights.locate import AUTO, locate
-from istar.weights.registry import ModelSpec
 from istar.windows import make_windows
 
 
@@ -27,11 +27,11 @@ class InfinityStarPipeline:
     """InfinityStar, loaded and ready: text to image and video, image to video, continuation.
 
     Attributes:
-        engine: the loaded networks.
+        networks: the loaded networks.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, networks: Networks) -> None:
+        self.networks = networks
 
     @classmethod
     def from_pretrained(
@@ -79,17 +79,17 @@ class InfinityStarPipeline:
             dtype=dtype_name(number_type),
             on_event=on_event,
         )
-        return cls(Engine.load(spec, files, place, number_type))
+        return cls(Networks.load(spec, files, place, number_type))
 
     @property
     def spec(self) -> ModelSpec:
         """The model in use."""
-        return self.engine.spec
+        return self.networks.spec
 
     @property
     def device(self) -> torch.device:
         """Where the network computes."""
-        return self.engine.transformer.device
+        return self.networks.transformer.device
 
     def generate(self, request: GenerationRequest) -> GenerationResult:
         """Make what is asked for and return all of it; raises as `stream` does."""
@@ -121,7 +121,7 @@ class InfinityStarPipeline:
                 yield from session.say(prompt)
             return
         with explained_memory_errors("generating"):
-            take = Take.begin(self.engine, request)
+            take = Take.begin(self.networks, request)
             yield from (Note(text=text) for text in take.notes())
             yield from make_windows(take)
 
@@ -137,4 +137,4 @@ class InfinityStarPipeline:
         """
         if self.spec.interact is None:
             raise CheckpointError(f"the {self.spec.name} model cannot interact")
-        return InteractiveSession(Take.begin(self.engine, request))
+        return InteractiveSession(Take.begin(self.networks, request))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from istar.engine import Engine
+from istar.generation.sampling import SamplingConfig
 from istar.inputs import Inputs, read_inputs
+from istar.networks import Networks
 from istar.request import GenerationRequest
-from istar.weights.registry import SamplingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,19 +18,19 @@ class Take:
     """A request, its inputs read, and the source of its random draws.
 
     Attributes:
-        engine: the loaded model.
+        networks: the loaded model.
         request: what to make.
         inputs: what it starts from.
         generator: on the CPU; every draw of the request comes from it, in order.
     """
 
-    engine: Engine
+    networks: Networks
     request: GenerationRequest
     inputs: Inputs
     generator: torch.Generator
 
     @classmethod
-    def begin(cls, engine: Engine, request: GenerationRequest) -> Take:
+    def begin(cls, networks: Networks, request: GenerationRequest) -> Take:
         """Read and check the inputs.
 
         Raises:
@@ -38,24 +38,24 @@ class Take:
             MediaError: a file cannot be read.
         """
         return cls(
-            engine=engine,
+            networks=networks,
             request=request,
-            inputs=read_inputs(request, engine.spec),
+            inputs=read_inputs(request, networks.spec),
             generator=torch.Generator().manual_seed(request.seed),
         )
 
     def notes(self) -> tuple[str, ...]:
         """What the person should know before the first step."""
-        notice = self.engine.spec.notice
+        notice = self.networks.spec.notice
         return (*([notice] if notice else []), *self.inputs.notes)
 
     def texts(
         self, prompt: str, seconds: float, sampling: SamplingConfig
     ) -> tuple[list[Tensor], list[str]]:
         """Features of each branch's text, and notes, for a video of `seconds`."""
-        text = self.engine.spec.prompt.apply(
+        text = self.networks.spec.prompt.apply(
             prompt, self.request.mode, seconds, suffix=self.request.suffix
         )
         # At scale 1 guidance is the conditional branch alone.
         guided = sampling.guidance.scale != 1
-        return self.engine.encode_texts(text, self.request.negative_prompt, guided=guided)
+        return self.networks.encode_texts(text, self.request.negative_prompt, guided=guided)

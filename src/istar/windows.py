@@ -1,6 +1,6 @@
 """Pictures, videos, and what follows given video: every mode but the interactive one.
 
-A request is a list of windows (`istar.generation.plan`). Each is one pass of the network, whose
+A request is a list of windows (`istar.plan`). Each is one pass of the network, whose
 given clips are encoded from the pictures shown so far and whose other clips are sampled.
 """
 
@@ -11,11 +11,11 @@ from collections.abc import Generator, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from istar.engine import Engine
 from istar.events import ClipReady, Event, Note, Progress
 from istar.generation.canvas import bits_of_latent
-from istar.generation.plan import Window, windows_after, windows_from_start
 from istar.generation.schedule import Step
+from istar.networks import Networks
+from istar.plan import Window, windows_after, windows_from_start
 from istar.take import Take
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 from istar.video_tokenizer.conv import FrameHistory
@@ -27,7 +27,7 @@ def make_windows(take: Take) -> Iterator[Event]:
     Raises:
         GenerationError: the network's output is not a number.
     """
-    request, spec, shown = take.request, take.engine.spec, take.inputs.clip
+    request, spec, shown = take.request, take.networks.spec, take.inputs.clip
     seconds = spec.seconds_for(request)
     if shown is not None:
         windows = windows_after(len(shown) / FRAMES_PER_SECOND, seconds, spec)
@@ -69,17 +69,17 @@ def run_window(
     Returns:
         the latent `(1, C, T, H, W)` of every clip.
     """
-    engine = take.engine
-    steps = window.steps(engine.spec, take.inputs.template)
+    networks = take.networks
+    steps = window.steps(networks.spec, take.inputs.template)
     before, total = progress or (0, len(steps))
-    sampling = engine.spec.sampling.for_request(take.request)
+    sampling = networks.spec.sampling.for_request(take.request)
     texts, notes = take.texts(prompt, window.seconds, sampling)
     yield from (Note(text=note) for note in notes)
     given = _given_latents(take, window, shown)
-    bits = _forced_bits(engine, given, steps)
+    bits = _forced_bits(networks, given, steps)
     history = FrameHistory()
     latents = []
-    taken = engine.take_steps(steps, texts, sampling, take.generator, given=bits)
+    taken = networks.take_steps(steps, texts, sampling, take.generator, given=bits)
     for step, latent in taken:
         yield Progress(
             done=before + step.index + 1,
@@ -92,7 +92,7 @@ def run_window(
         if latent is None:
             continue
         latents.append(latent)
-        frames = engine.decode(latent, history)
+        frames = networks.decode(latent, history)
         if step.clip < len(given) or (step.image and window.new_seconds):
             continue
         if step.clip == 1 and steps[0].image and not window.given_seconds:
@@ -118,17 +118,17 @@ def _first_picture(take: Take, after: Tensor) -> Tensor:
 def _given_latents(take: Take, window: Window, shown: Tensor | None) -> Sequence[Tensor]:
     """Latents, before quantization, of the clips that a window shows again."""
     if window.given_seconds and shown is not None:
-        latent = take.engine.encode(last_pictures(shown, window.given_pictures))
-        return latent.split(window.clip_lengths(take.engine.spec)[:2], dim=2)
-    return [] if take.inputs.image is None else [take.engine.encode(take.inputs.image)]
+        latent = take.networks.encode(last_pictures(shown, window.given_pictures))
+        return latent.split(window.clip_lengths(take.networks.spec)[:2], dim=2)
+    return [] if take.inputs.image is None else [take.networks.encode(take.inputs.image)]
 
 
 def _forced_bits(
-    engine: Engine, given: Sequence[Tensor], steps: tuple[Step, ...]
+    networks: Networks, given: Sequence[Tensor], steps: tuple[Step, ...]
 ) -> dict[int, Tensor]:
     """The bits of every step of the given clips, by step index."""
     forced: dict[int, Tensor] = {}
-    semantic_bits = engine.transformer.config.semantic_bits
+    semantic_bits = networks.transformer.config.semantic_bits
     for clip, latent in enumerate(given):
         own = [step for step in steps if step.clip == clip]
         with torch.inference_mode():
@@ -139,7 +139,7 @@ def _forced_bits(
 
 def _notes_on_training(take: Take, windows: Sequence[Window]) -> Iterator[Note]:
     """What is asked of the model that it was not trained for."""
-    spec = take.engine.spec
+    spec = take.networks.spec
     mode = take.request.mode
     continued = [window.given_seconds for window in windows if window.given_seconds]
     if mode != "extend" and mode not in spec.modes:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from hub_server import Hub, serving
-from istar.weights.inventory import known_models
-from istar.weights.registry import RELEASED_MODELS
+from istar.models.released import RELEASED_MODELS
+from istar.models.store import known_models
 
 SOURCE = RELEASED_MODELS[0].source
 assert SOURCE is not None
@@ -204,7 +204,7 @@ def test_a_model_that_is_here_needs_no_hub(patient: Patient, hub: Hub) -> None:
         f"{spec.text_encoder}/config.json",
     )
     hub.commits[COMMIT] = dict.fromkeys(names, b"x" * (1 << 17))
-    pull = "from istar.weights.locate import released_files; from istar.weights.registry import *;"
+    pull = "from istar.models.find import released_files; from istar.models.released import *;"
     subprocess.run(
         [sys.executable, "-c", f"{pull} released_files(RELEASED_MODELS[1])"],
         env=patient.environment,

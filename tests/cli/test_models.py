@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from hub_server import Hub, serving
+from istar.checkpoint.read import load_transformer
 from istar.media import read_picture
-from istar.weights.load import load_transformer
-from istar.weights.registry import RELEASED_MODELS
+from istar.models.released import RELEASED_MODELS
 from random_checkpoint import write_checkpoint
 
 BASE, INTERACT = RELEASED_MODELS[1], RELEASED_MODELS[2]
@@ -88,7 +88,7 @@ class Person:
         script = """
             import sys
             from istar.errors import IstarError
-            from istar.weights.locate import locate
+            from istar.models.find import locate
             name, mode, dtype = sys.argv[1:]
             try:
                 print(locate(name, mode=mode, dtype=dtype)[1].transformer)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from istar.cli.app import run
+from istar.lab.world import random_scene
 from istar.media import write_picture
-from istar.shapes.world import random_scene
 from small_training import files, write_manifest, write_tokenizer
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from istar.cli.app import run
 from istar.cli.train import TrainingDisplay
+from istar.lab.world import random_scene
 from istar.media import write_picture
-from istar.shapes.world import random_scene
 from istar.training.log import LOG_NAME
 from istar.training.trainer import StepDone
 from small_training import write_manifest

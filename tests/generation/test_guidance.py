@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from istar.errors import CheckpointError
-from istar.generation.guidance import guide
-from istar.weights.registry import GuidanceConfig
+from istar.generation.guidance import GuidanceConfig, guide
 
 
 def branches(random: torch.Generator, apart: float = 1.0) -> tuple[Tensor, Tensor]:

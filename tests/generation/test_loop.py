@@ -10,15 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from istar.errors import GenerationError
-from istar.generation.guidance import guide
+from istar.generation.guidance import GuidanceConfig, guide
 from istar.generation.loop import advance, commit, predict, read_scene, start
-from istar.generation.sampling import sample_bits
+from istar.generation.sampling import SamplingConfig, sample_bits
 from istar.generation.schedule import ClipPlan, ContextKind, Step, steps
 from istar.generation.state import GenerationState
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.transformer.rope import rotation
-from istar.weights.registry import GuidanceConfig, SamplingConfig
 
 SCALES = ((1, 1), (1, 2), (2, 3), (3, 4))
 HEIGHT, WIDTH = SCALES[-1]

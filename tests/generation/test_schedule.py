@@ -17,8 +17,9 @@ from istar.generation.schedule import (
     nearest_template,
     steps,
 )
+from istar.model_spec import ModelSpec
+from istar.models.released import RELEASED_MODELS
 from istar.video_tokenizer.config import picture_frames
-from istar.weights.registry import RELEASED_MODELS, ModelSpec
 
 SCALES = ((1, 1), (1, 2), (2, 3))
 QUARTER_SECONDS = range(4, 41)

@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from istar.errors import StateError
+from istar.generation.guidance import GuidanceConfig
 from istar.generation.loop import advance, read_scene, start
+from istar.generation.sampling import SamplingConfig
 from istar.generation.schedule import ClipPlan, Step, steps
 from istar.generation.state import GenerationState
 from istar.transformer.model import Transformer
-from istar.weights.registry import GuidanceConfig, SamplingConfig
 
 SCALES = ((1, 1), (1, 2), (2, 3))
 CLIPS = (

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from asking import pictures
-from istar.engine import Engine
 from istar.generation.loop import advance, start
-from istar.generation.plan import windows_from_start
 from istar.generation.schedule import nearest_template
 from istar.generation.state import GenerationState
+from istar.networks import Networks
 from istar.pipeline import InfinityStarPipeline
+from istar.plan import windows_from_start
 from istar.request import GenerationRequest
 from istar.transformer.attention import attend
 from istar.video_tokenizer.conv import FrameHistory
@@ -68,43 +68,43 @@ def test_attention_never_holds_all_scores(random: torch.Generator, dtype: torch.
 
 
 @pytest.fixture(scope="module")
-def engines(checkpoint: Path) -> tuple[Engine, Engine]:
+def engines(checkpoint: Path) -> tuple[Networks, Networks]:
     """The same model in float32 on the CPU and on the device."""
     cpu, cuda = (
-        InfinityStarPipeline.from_pretrained(checkpoint, device=device, dtype="fp32").engine
+        InfinityStarPipeline.from_pretrained(checkpoint, device=device, dtype="fp32").networks
         for device in ("cpu", DEVICE)
     )
     return cpu, cuda
 
 
-def begin(engine: Engine) -> GenerationState:
+def begin(networks: Networks) -> GenerationState:
     """A second of video before its first step."""
-    (window,) = windows_from_start(1, engine.spec)
-    texts, _ = engine.encode_texts("a red circle", "", guided=True)
-    steps = window.steps(engine.spec, nearest_template(9 / 16))
-    return start(engine.transformer, steps, texts, torch.Generator().manual_seed(5))
+    (window,) = windows_from_start(1, networks.spec)
+    texts, _ = networks.encode_texts("a red circle", "", guided=True)
+    steps = window.steps(networks.spec, nearest_template(9 / 16))
+    return start(networks.transformer, steps, texts, torch.Generator().manual_seed(5))
 
 
-def finish(engine: Engine, state: GenerationState) -> GenerationState:
+def finish(networks: Networks, state: GenerationState) -> GenerationState:
     with torch.inference_mode():
         while not state.finished:
-            state = advance(engine.transformer, state, engine.spec.sampling)
+            state = advance(networks.transformer, state, networks.spec.sampling)
     return state
 
 
-def test_a_video_has_the_same_bits_as_on_the_cpu(engines: tuple[Engine, Engine]) -> None:
-    ours, theirs = (finish(engine, begin(engine)) for engine in engines)
+def test_a_video_has_the_same_bits_as_on_the_cpu(engines: tuple[Networks, Networks]) -> None:
+    ours, theirs = (finish(networks, begin(networks)) for networks in engines)
     assert theirs.latents[0].device == torch.device(DEVICE)
     for step, one, two in zip(ours.steps, ours.bits, theirs.bits, strict=True):
         assert torch.equal(one, two), step.index
     frames = []
-    for engine, state in zip(engines, (ours, theirs), strict=True):
-        frames.append(engine.decode(torch.cat(state.latents, dim=2), FrameHistory()).int())
+    for networks, state in zip(engines, (ours, theirs), strict=True):
+        frames.append(networks.decode(torch.cat(state.latents, dim=2), FrameHistory()).int())
     # The same levels, but for a rounding at the edge of one.
     assert (frames[0] - frames[1]).abs().max() <= 1
 
 
-def test_a_state_goes_on_on_the_device(engines: tuple[Engine, Engine], tmp_path: Path) -> None:
+def test_a_state_goes_on_on_the_device(engines: tuple[Networks, Networks], tmp_path: Path) -> None:
     cpu, cuda = engines
     whole = finish(cpu, begin(cpu))
     state = begin(cpu)
@@ -117,16 +117,16 @@ def test_a_state_goes_on_on_the_device(engines: tuple[Engine, Engine], tmp_path:
         assert torch.equal(one, two)
 
 
-def test_pictures_are_encoded_without_tf32(engines: tuple[Engine, Engine]) -> None:
-    ours, theirs = (engine.encode(pictures(17)).cpu() for engine in engines)
+def test_pictures_are_encoded_without_tf32(engines: tuple[Networks, Networks]) -> None:
+    ours, theirs = (networks.encode(pictures(17)).cpu() for networks in engines)
     # TF32 would be a thousandth off.
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
 
 
 def test_by_default_a_video_is_made_in_bf16(checkpoint: Path) -> None:
     pipeline = InfinityStarPipeline.from_pretrained(checkpoint, device=DEVICE)
-    assert pipeline.engine.transformer.dtype == torch.bfloat16
-    assert pipeline.engine.tokenizer.latent_scales.dtype == torch.float32
+    assert pipeline.networks.transformer.dtype == torch.bfloat16
+    assert pipeline.networks.tokenizer.latent_scales.dtype == torch.float32
     request = GenerationRequest(mode="t2v", prompt="a red circle", seconds=1, seed=5)
     frames = pipeline.generate(request).frames
     assert frames.shape == (17, 32, 48, 3)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from istar.generation.canvas import bits_of_latent
 from istar.generation.loop import commit, predict, read_scene, start
-from istar.generation.plan import Window
 from istar.generation.schedule import ClipPlan, nearest_template, steps
+from istar.model_spec import ModelSpec
+from istar.plan import Window
 from istar.text_encoder import TextEncoder
 from istar.training.config import MixConfig, TransformerTraining
 from istar.training.distributed import Share
@@ -22,7 +23,6 @@ from istar.training.latents import read_prepared
 from istar.training.packing import PackedBatch, pack
 from istar.training.sequences import DETAIL, SEMANTIC, Example, SequenceConfig, run_of
 from istar.training.transformer import Outcome, TransformerNetwork, TransformerTask
-from istar.weights.registry import ModelSpec
 from small_training import CPU, network_of
 
 PLAIN = SequenceConfig(most_flips=0.0, scene_noise=(0.0,))

@@ -10,8 +10,8 @@ import torch
 
 from istar.errors import MediaError, UsageError
 from istar.generation.schedule import PixelBudget
+from istar.lab.world import random_scene
 from istar.media import read_clip, write_clip, write_picture
-from istar.shapes.world import random_scene
 from istar.training.clips import read_list
 from istar.training.config import ClipsConfig
 from istar.training.distributed import Share

@@ -14,17 +14,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from istar.checkpoint.read import load_video_tokenizer
+from istar.checkpoint.write import save_video_tokenizer
 from istar.errors import CheckpointError, MediaError, UsageError
+from istar.lab.world import random_scene
 from istar.media import write_picture
-from istar.shapes.world import random_scene
 from istar.training import prepare as module
 from istar.training.config import SetConfig
 from istar.training.distributed import Share
-from istar.training.draws import seed_of
 from istar.training.latents import read_prepared, shard_path, write_shard
 from istar.training.prepare import prepare
-from istar.weights.load import load_video_tokenizer
-from istar.weights.save import save_video_tokenizer
+from istar.training.seeds import seed_of
 from small_training import CPU, files, prepare_run
 
 
@@ -196,7 +196,9 @@ def test_a_shard_that_could_not_be_written_is_not_there(
     def fail(*_: object, **__: object) -> None:
         raise OSError(ENOSPC, "no space left") if fails_at == "index" else SafetensorError("full")
 
-    target = "pathlib.Path.write_text" if fails_at == "index" else "istar.weights.save.save_file"
+    target = (
+        "pathlib.Path.write_text" if fails_at == "index" else "istar.checkpoint.write.save_file"
+    )
     with monkeypatch.context() as patched:
         patched.setattr(target, fail)
         with pytest.raises(MediaError, match=r"cannot write '.*latents-00000\.[a-z]+': (no|full)"):

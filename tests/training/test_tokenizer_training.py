@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from istar.checkpoint.read import load_video_tokenizer
 from istar.errors import CheckpointError, UsageError
 from istar.generation.canvas import Canvas, bits_of_latent
-from istar.generation.plan import Window
 from istar.generation.schedule import PyramidKind, nearest_template
+from istar.plan import Window
 from istar.training.config import (
     ClipsConfig,
     InheritanceConfig,
@@ -26,7 +27,6 @@ from istar.training.discriminator import Discriminator, adversarial_terms
 from istar.training.distributed import Share
 from istar.training.tokenizer import ClipBatch, TokenizerTask, clips_of, reconstruct, spread
 from istar.video_tokenizer.model import VideoTokenizer
-from istar.weights.load import load_video_tokenizer
 from small_training import (
     CPU,
     losses,

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from istar.checkpoint.read import load_video_tokenizer
+from istar.checkpoint.write import save_video_tokenizer
 from istar.errors import UsageError
 from istar.pipeline import InfinityStarPipeline
 from istar.request import GenerationRequest
@@ -22,8 +24,6 @@ from istar.training.log import LOG_NAME, read_log
 from istar.training.losses import bit_loss
 from istar.training.sequences import DETAIL, NO_LOSS, SEMANTIC
 from istar.training.transformer import TransformerTask
-from istar.weights.load import load_video_tokenizer
-from istar.weights.save import save_video_tokenizer
 from random_checkpoint import write_text_encoder
 from small_training import (
     CPU,
@@ -71,14 +71,14 @@ def test_what_is_exported_generates(config: TransformerTraining, tmp_path: Path,
     weights = {name: value + 0.01 for name, value in weights_of(task).items()}
     task.export(weights, tmp_path / "model")
     pipeline = InfinityStarPipeline.from_pretrained(tmp_path / "model", device="cpu")
-    found = pipeline.engine.transformer.state_dict()
+    found = pipeline.networks.transformer.state_dict()
     for key, value in found.items():
         assert torch.equal(value, weights[f"transformer.{key}"])
     task.network.load_state_dict(
         {k: weights.get(k, v) for k, v in task.network.state_dict().items()}
     )
     text = network_of(task).text_module.get_submodule("encoder.block.0.layer.1")
-    loaded = pipeline.engine.text_encoder.module.get_submodule("encoder.block.0.layer.1")
+    loaded = pipeline.networks.text_encoder.module.get_submodule("encoder.block.0.layer.1")
     for key, value in loaded.state_dict().items():
         assert torch.equal(value, text.state_dict()[key])
     picture = pipeline.generate(GenerationRequest(mode="t2i", prompt="a circle", seed=1))
@@ -219,7 +219,7 @@ def test_a_transformer_can_start_from_another(config: TransformerTraining) -> No
             text=replace(config.text, start=model / "text_encoder"),
         )
     )
-    trained = InfinityStarPipeline.from_pretrained(model, device="cpu").engine.transformer
+    trained = InfinityStarPipeline.from_pretrained(model, device="cpu").networks.transformer
     for name, value in trained.state_dict().items():
         assert torch.equal(weights_of(started)[f"transformer.{name}"], value)
 

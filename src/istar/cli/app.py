@@ -18,10 +18,10 @@ from typer.exceptions import Abort, TyperException
 from istar import __version__
 from istar.cli.console import say, silence_stdout
 from istar.cli.doctor import doctor
-from istar.cli.evaluate import evaluate
-from istar.cli.make import extend, i2v, t2i, t2v
+from istar.cli.generate import extend, i2v, t2i, t2v
+from istar.cli.interact import interact
+from istar.cli.lab import evaluate
 from istar.cli.models import models
-from istar.cli.talk import interact
 from istar.cli.train import prepare, train
 from istar.errors import IstarError
 

@@ -12,12 +12,12 @@ from typing import Annotated
 import typer
 
 from istar.cli.console import print_lines, printable, say
-from istar.cli.fetching import readable
+from istar.cli.download_display import readable
 from istar.cli.models import JsonOption
 from istar.doctor import Cache, Cuda, Gpus, ModelNeeds, Report, Software, Token, examine
 from istar.errors import IstarError
-from istar.weights.inventory import state_of
-from istar.weights.registry import RELEASED_MODELS
+from istar.models.released import RELEASED_MODELS
+from istar.models.store import state_of
 
 _RED, _PLAIN = "\x1b[31m", "\x1b[0m"
 _UNKNOWN = "unknown"

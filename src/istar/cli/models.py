@@ -9,12 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from istar.cli.console import print_lines, print_path, say
-from istar.cli.fetching import FetchDisplay, asked_yes, readable
+from istar.cli.download_display import FetchDisplay, asked_yes, readable
 from istar.cli.options import NumberType
 from istar.errors import IstarError, UsageError
-from istar.weights.bundled import NAME as BUNDLED_NAME
-from istar.weights.bundled import bundled_checkpoint, is_bundled
-from istar.weights.inventory import (
+from istar.model_spec import ModelSpec
+from istar.models.bundled import NAME as BUNDLED_NAME
+from istar.models.bundled import bundled_checkpoint, is_bundled
+from istar.models.find import ModelFiles, converted_directory, released_files
+from istar.models.store import (
     ModelState,
     all_states,
     known_models,
@@ -22,8 +24,6 @@ from istar.weights.inventory import (
     state_of,
     verify_model,
 )
-from istar.weights.locate import ModelFiles, converted_directory, released_files
-from istar.weights.registry import ModelSpec
 
 models = typer.Typer(
     no_args_is_help=True,
@@ -190,7 +190,7 @@ def convert(
     with FetchDisplay() as display:
         files = released_files(spec, display)
 
-    from istar.weights.convert import convert as convert_model
+    from istar.checkpoint.convert import convert as convert_model
 
     target = converted_directory(spec, dtype.value)
     convert_model(

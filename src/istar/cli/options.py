@@ -171,7 +171,7 @@ class CommonOptions:
             CheckpointError: no model fits.
         """
         from istar.inputs import check_inputs
-        from istar.weights.locate import describe
+        from istar.models.find import describe
 
         resolution = self.res.value if self.res else None
         check_inputs(
@@ -185,7 +185,7 @@ class CommonOptions:
         Raises:
             IstarError: as `InfinityStarPipeline.from_pretrained`.
         """
-        from istar.cli.fetching import FetchDisplay
+        from istar.cli.download_display import FetchDisplay
         from istar.pipeline import InfinityStarPipeline
 
         with FetchDisplay() as display:

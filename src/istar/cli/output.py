@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from istar.cli.console import print_file, print_path
 from istar.cli.options import CommonOptions
 from istar.errors import UsageError
-from istar.output_files import output_path
+from istar.files import output_path
 from istar.request import GenerationRequest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from istar.weights.registry import ModelSpec
+    from istar.model_spec import ModelSpec
 
 _STDOUT = Path("-")
 

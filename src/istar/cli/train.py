@@ -123,7 +123,7 @@ def pack(
 
     Example: istar train pack out/tiny-transformer/model tiny
     """
-    from istar.weights.pack import pack as packed
+    from istar.checkpoint.pack import pack as packed
 
     print_path(packed(model, target))
 
@@ -134,7 +134,7 @@ def _device(device: str, threads: int | None) -> torch.device:
 
     import torch
 
-    from istar.memory import choose_device
+    from istar.placement import choose_device
 
     if threads is not None:
         torch.set_num_threads(threads)

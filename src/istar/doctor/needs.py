@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from istar.model_spec import ModelSpec
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.config import VideoTokenizerConfig
-from istar.weights.registry import ModelSpec
 
 Fit = Literal["yes", "no", "none", "unknown"]
 """Whether something fits; `none`: there is nothing that it could be put into."""

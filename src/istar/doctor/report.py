@@ -9,8 +9,8 @@ from istar.doctor.hub import Cache, Hub, Token, ask_hub, read_cache, read_token
 from istar.doctor.machine import Cuda, Gpus, Host, read_cuda, read_gpus, read_host
 from istar.doctor.needs import ModelNeeds, bundled_needs, fit, needs_of
 from istar.doctor.software import Codecs, Software, read_codecs, read_software
-from istar.weights.bundled import bundled_model, bundled_parameters
-from istar.weights.registry import RELEASED_MODELS
+from istar.models.bundled import bundled_model, bundled_parameters
+from istar.models.released import RELEASED_MODELS
 
 _AGAIN = "then `istar doctor` again"
 

@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from math import isfinite
+from typing import TYPE_CHECKING, Literal
 
-from istar.weights.registry import GuidanceConfig
+from istar.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceConfig:
+    """How the conditional and the unconditional branch are combined.
+
+    Attributes:
+        kind: `apg`, adaptive projected guidance, or `cfg`, classifier-free guidance.
+        scale: 1 is the conditional branch alone.
+        norm_threshold: apg: the largest root-mean-square of the difference between the branches.
+        eta: apg: how much of the difference's component along the conditional branch remains.
+    """
+
+    kind: Literal["apg", "cfg"]
+    scale: float
+    norm_threshold: float = 0.05
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("apg", "cfg"):
+            raise CheckpointError(f"guidance is apg or cfg, not {self.kind!r}")
+        if not isfinite(self.scale) or not isfinite(self.eta) or not self.norm_threshold > 0:
+            raise CheckpointError(
+                "guidance needs a finite scale and eta and a positive norm threshold"
+            )
 
 
 def guide(conditional: Tensor, unconditional: Tensor, config: GuidanceConfig) -> Tensor:

@@ -16,14 +16,13 @@ from torch import Tensor
 from istar.errors import GenerationError
 from istar.generation.canvas import Canvas
 from istar.generation.guidance import guide
-from istar.generation.sampling import sample_bits
+from istar.generation.sampling import SamplingConfig, sample_bits
 from istar.generation.schedule import Step
 from istar.generation.state import Branch, GenerationState
 from istar.transformer.cache import Context, join
 from istar.transformer.model import Transformer
 from istar.transformer.rope import Rotation, rotation, text_coordinates, visual_coordinates
 from istar.video_tokenizer.quantizer import shrink
-from istar.weights.registry import SamplingConfig
 
 SEMANTIC_CONTEXT = 800
 DETAIL_CONTEXT = 801

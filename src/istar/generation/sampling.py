@@ -2,8 +2,44 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from istar.errors import CheckpointError
+from istar.generation.guidance import GuidanceConfig
+from istar.request import GenerationRequest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How logits become bits.
+
+    Attributes:
+        guidance: the combination of the two branches.
+        tau_image: temperature of image clips.
+        tau_video: temperature of video clips.
+    """
+
+    guidance: GuidanceConfig
+    tau_image: float
+    tau_video: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.tau_image < float("inf") and 0 < self.tau_video < float("inf")):
+            raise CheckpointError("temperatures must be positive numbers")
+
+    def for_request(self, request: GenerationRequest) -> SamplingConfig:
+        """These settings, except where a request says otherwise."""
+        scale, image, video = request.guidance_scale, request.tau_image, request.tau_video
+        return SamplingConfig(
+            guidance=self.guidance if scale is None else replace(self.guidance, scale=scale),
+            tau_image=self.tau_image if image is None else image,
+            tau_video=self.tau_video if video is None else video,
+        )
 
 
 def sample_bits(logits: Tensor, generator: torch.Generator) -> Tensor:
@@ -18,5 +54,5 @@ def sample_bits(logits: Tensor, generator: torch.Generator) -> Tensor:
     Returns:
         `(…)` booleans on the logits' device.
     """
-    draws = torch.rand(logits.shape[:-1], generator=generator)
-    return draws.to(logits.device) < torch.sigmoid(logits[..., 1] - logits[..., 0])
+    draws = logits.new_empty(logits.shape[:-1], device="cpu").uniform_(generator=generator)
+    return draws.to(logits.device) < (logits[..., 1] - logits[..., 0]).sigmoid()

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from istar.errors import MediaError, StateError
+from istar.files import PendingFile
 from istar.generation.canvas import Canvas
 from istar.generation.schedule import Grid, Step
-from istar.output_files import PendingFile
 from istar.transformer.cache import Context, KeysValues
 
 _FORMAT = "istar-generation-state-3"

@@ -15,9 +15,9 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from torch import Tensor
 
 from istar.errors import MediaError
+from istar.files import CLIP_SUFFIXES, PendingFile, check_suffix, writing_failed
 from istar.media.clip_pixels import ACCURATE_CONVERSION
 from istar.media.files import clean_text
-from istar.output_files import CLIP_SUFFIXES, PendingFile, check_suffix, writing_failed
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
 _X264_OPTIONS = {

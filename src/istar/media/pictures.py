@@ -17,8 +17,8 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageErro
 from torch import Tensor
 
 from istar.errors import MediaError
+from istar.files import PICTURE_SUFFIXES, PendingFile, check_suffix, writing_failed
 from istar.media.files import clean_text, open_source, source_name
-from istar.output_files import PICTURE_SUFFIXES, PendingFile, check_suffix, writing_failed
 
 PIXEL_LIMIT = 100_000_000
 """Larger pictures are refused before they are decoded."""

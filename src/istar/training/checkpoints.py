@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from istar.errors import StateError
-from istar.output_files import writing_failed
+from istar.files import writing_failed
 from istar.training.average import MovingAverage
 from istar.training.optimizers import Optimizers
 

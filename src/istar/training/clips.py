@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from istar.errors import MediaError, UsageError
+from istar.files import PICTURE_SUFFIXES
 from istar.media import cover_and_crop, probe_clip, read_picture, read_piece
-from istar.output_files import PICTURE_SUFFIXES
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
 _PICTURE = 1 / FRAMES_PER_SECOND

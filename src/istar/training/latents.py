@@ -20,10 +20,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from istar.checkpoint.write import save_tensors
 from istar.errors import CheckpointError, UsageError
-from istar.output_files import write_text
+from istar.files import write_text
 from istar.video_tokenizer.model import VideoTokenizer
-from istar.weights.save import save_tensors
 
 MAKE_LATENTS = ("encoder.", "project_in.", "latent_scales")
 """The parts of a tokenizer that make latents; the others make pictures of them."""

@@ -9,8 +9,8 @@ from typing import Any, TextIO
 
 from torch import Tensor
 
+from istar.files import write_text
 from istar.media import write_picture
-from istar.output_files import write_text
 
 LOG_NAME = "log.jsonl"
 

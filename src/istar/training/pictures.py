@@ -7,11 +7,11 @@ from torch import Tensor
 
 from istar.errors import MediaError, UsageError
 from istar.generation.schedule import PixelBudget, nearest_template
-from istar.shapes.world import Scene, random_scene
+from istar.lab.world import Scene, random_scene
 from istar.training.clips import ListedClip, read_list
 from istar.training.config import ClipsConfig
 from istar.training.distributed import Share
-from istar.training.draws import draw, seed_of
+from istar.training.seeds import draw, seed_of
 from istar.video_tokenizer.config import FRAMES_PER_SECOND, SPATIAL_STRIDE
 
 _MOST_FAILURES = 20

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from istar.checkpoint.read import load_video_tokenizer
 from istar.errors import MediaError
-from istar.shapes.world import random_scene
+from istar.lab.world import random_scene
+from istar.models.manifest import file_hash, read_manifest
 from istar.training.clips import ListedClip, read_list
 from istar.training.config import PrepareConfig, SetConfig
 from istar.training.distributed import Share
-from istar.training.draws import seed_of
 from istar.training.latents import (
     begin_set,
     clips_in,
@@ -27,10 +28,9 @@ from istar.training.latents import (
     write_shard,
 )
 from istar.training.pictures import picture_size
+from istar.training.seeds import seed_of
 from istar.video_tokenizer.conv import lay_channels_last
 from istar.video_tokenizer.model import VideoTokenizer, to_range
-from istar.weights.load import load_video_tokenizer
-from istar.weights.manifest import file_hash, read_manifest
 
 _PICTURES_AT_ONCE = 64
 _ALL = Share()

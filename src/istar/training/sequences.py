@@ -19,7 +19,7 @@ from torch import Tensor
 from istar.generation.canvas import Canvas
 from istar.generation.loop import DETAIL_CONTEXT, SceneBlock, scene_blocks
 from istar.generation.schedule import Step
-from istar.training.draws import draw
+from istar.training.seeds import draw
 from istar.transformer.config import TransformerConfig
 from istar.transformer.rope import text_coordinates, visual_coordinates
 from istar.video_tokenizer.quantizer import shrink, to_bits

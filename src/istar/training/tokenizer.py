@@ -16,15 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from istar.checkpoint.read import load_video_tokenizer, on_meta
+from istar.checkpoint.write import save_video_tokenizer
 from istar.errors import UsageError
 from istar.generation.schedule import Step, clip_lengths, clip_plans, nearest_template, steps
+from istar.model_spec import ModelSpec
+from istar.models.manifest import read_manifest
 from istar.training.config import TokenizerTraining
 from istar.training.discriminator import Discriminator, adversarial_terms
 from istar.training.distributed import Share, averaged, summed
-from istar.training.draws import seed_of
 from istar.training.latents import MAKE_LATENTS
 from istar.training.pictures import ClipSource
 from istar.training.quantization import Quantized, quantize
+from istar.training.seeds import seed_of
 from istar.training.trainer import Loss
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.config import VideoTokenizerConfig
@@ -32,10 +36,6 @@ from istar.video_tokenizer.conv import lay_channels_last
 from istar.video_tokenizer.decoder import ConditionedNorm, ConditionedResidualBlock
 from istar.video_tokenizer.encoder import ResidualBlock
 from istar.video_tokenizer.model import VideoTokenizer, to_range
-from istar.weights.load import load_video_tokenizer, on_meta
-from istar.weights.manifest import read_manifest
-from istar.weights.registry import ModelSpec
-from istar.weights.save import save_video_tokenizer
 
 _PARTS = {
     "encoder": MAKE_LATENTS,

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from istar.checkpoint.read import load_transformer, load_video_tokenizer, on_meta
+from istar.checkpoint.write import save_transformer, save_video_tokenizer
 from istar.errors import UsageError
-from istar.generation.plan import Window
 from istar.generation.schedule import (
     LATENT_FRAMES_PER_SECOND,
     ClipPlan,
@@ -27,15 +28,19 @@ from istar.generation.schedule import (
     nearest_template,
     steps,
 )
+from istar.model_spec import ModelSpec
+from istar.models.manifest import MANIFEST_NAME, read_manifest
+from istar.plan import Window
 from istar.request import Mode
 from istar.text_encoder import TextEncoder
 from istar.training.config import MixConfig, TransformerTraining
 from istar.training.distributed import Share, summed
-from istar.training.draws import draw, seed_of
 from istar.training.latents import PreparedClip, encoder_digest, origin_of, read_prepared
 from istar.training.losses import bit_loss
 from istar.training.optimizers import linear_weights
 from istar.training.packing import PackedBatch, pack
+from istar.training.samples import generated_sheet
+from istar.training.seeds import draw, seed_of
 from istar.training.sequences import (
     DETAIL,
     SEMANTIC,
@@ -45,16 +50,11 @@ from istar.training.sequences import (
     run_of,
     tokens_of,
 )
-from istar.training.show import generated_sheet
 from istar.training.tiles import Tiles, tiles_of
 from istar.training.trainer import Loss
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.transformer.rope import Rotation, rotation
-from istar.weights.load import load_transformer, load_video_tokenizer, on_meta
-from istar.weights.manifest import MANIFEST_NAME, read_manifest
-from istar.weights.registry import ModelSpec
-from istar.weights.save import save_transformer, save_video_tokenizer
 
 _MISFITS = 4
 _MISFITS_ALONE = 200

@@ -1,0 +1,1 @@
+"""Tensors and the files that hold them."""

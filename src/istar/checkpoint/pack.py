@@ -1,0 +1,62 @@
+"""A checkpoint directory made small: half-precision numbers, hashes, nothing that is not needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from istar.checkpoint.read import load_transformer, load_video_tokenizer
+from istar.checkpoint.write import save_transformer, save_video_tokenizer
+from istar.errors import CheckpointError, MediaError, UsageError
+from istar.models.find import ModelFiles
+from istar.models.manifest import MANIFEST_NAME, find_models, hashes_of, manifest_of
+from istar.text_encoder import TextEncoder
+
+
+def pack(directory: Path, target: Path) -> Path:
+    """Write a checkpoint directory again in float16, with hashes, ready to be handed on.
+
+    Args:
+        directory: with an `istar.json`, as a training run writes it.
+        target: the directory to make.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded, or the target cannot be written.
+        UsageError: the target is there already.
+    """
+    if os.path.lexists(target):
+        raise UsageError(f"{target} is there already; give another name, or remove it first")
+    root, (spec, *_) = find_models(directory)
+    files = ModelFiles.below(root, spec)
+    small = replace(
+        spec,
+        transformer="transformer",
+        tokenizer="tokenizer.safetensors",
+        text_encoder="text_encoder",
+    )
+    half = torch.float16
+    work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        work.mkdir(parents=True)
+        transformer = load_transformer(files.transformer, spec.transformer_config)
+        save_transformer(work / small.transformer, transformer, half)
+        tokenizer = load_video_tokenizer(files.tokenizer, spec.tokenizer_config)
+        save_video_tokenizer(work / small.tokenizer, tokenizer, half)
+        text_encoder = TextEncoder.from_directory(files.text_encoder)
+        text_encoder.module.to(half)
+        text_encoder.save(work / small.text_encoder)
+        described = manifest_of(small) | {"hashes": hashes_of(work)}
+        (work / MANIFEST_NAME).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        work.rename(target)
+    except (OSError, MediaError) as error:
+        cause = error.__cause__ or error  # what `work` is called means nothing to anybody
+        reason = getattr(cause, "strerror", None) or cause
+        raise CheckpointError(f"{target} cannot be written: {reason}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target

@@ -1,0 +1,356 @@
+"""Weights from files into modules: strictly, shard by shard, in the dtype asked for.
+
+A module is built on the meta device and its parameters are assigned one by one, so that host
+memory never holds more than the module in its target dtype and one shard.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from istar.checkpoint.names import Naming, tokenizer_naming, transformer_naming
+from istar.errors import CheckpointError
+from istar.transformer.config import TransformerConfig
+from istar.transformer.model import Transformer
+from istar.video_tokenizer.config import VideoTokenizerConfig
+from istar.video_tokenizer.model import VideoTokenizer
+
+INDEX_NAME = "model.safetensors.index.json"
+_NAMES_SHOWN = 4
+_ZIP = b"PK\x03\x04"
+
+Shapes = dict[str, tuple[int, ...]]
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+class TensorFiles(Protocol):
+    """The tensors of a checkpoint on disk, by released name, read a file at a time.
+
+    Attributes:
+        place: what to call them in messages.
+        shapes: every tensor's shape.
+    """
+
+    place: Path
+    shapes: Shapes
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor, on the CPU, in the dtype it is stored in."""
+
+
+class SafetensorFiles:
+    """One safetensors file, or a directory of them with or without an index."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._names: dict[Path, list[str]] = {}
+        self.shapes: Shapes = {}
+        for file in _safetensor_files(place):
+            with _opened(file) as tensors:
+                self._names[file] = list(tensors.keys())
+                for name in self._names[file]:
+                    if name in self.shapes:
+                        raise CheckpointError(f"{place}: tensor {name} is in two files")
+                    self.shapes[name] = tuple(tensors.get_slice(name).get_shape())
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor, on the CPU, in the dtype it is stored in."""
+        for file, names in self._names.items():
+            with _opened(file) as tensors:
+                for name in names:
+                    yield name, tensors.get_tensor(name)
+
+
+class PickledTokenizer:
+    """The released tokenizer file: a torch pickle `{"vae": state_dict}`, tensors only.
+
+    Any code in it is refused and not run.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        try:
+            with place.open("rb") as file:
+                is_archive = file.read(len(_ZIP)) == _ZIP
+            # Files from before torch 1.6 are no archives and cannot be mapped.
+            content = torch.load(place, map_location="cpu", weights_only=True, mmap=is_archive)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{place} is missing") from error
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{place} holds something other than tensors; it was refused and nothing in it "
+                "was run. Fetch the file again from where the model was published"
+            ) from error
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged pickle fails in any way there is
+            raise CheckpointError(f"{place} cannot be read: {_first_line(error)}") from error
+        state = content.get("vae") if isinstance(content, dict) else None
+        if not isinstance(state, dict) or not all(
+            isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+        ):
+            raise CheckpointError(f'{place} does not hold {{"vae": tensors by name}}')
+        self._state = state
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor, on the CPU, in the dtype it is stored in."""
+        yield from self._state.items()
+
+
+def load_transformer(
+    place: Path,
+    config: TransformerConfig | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Transformer:
+    """A transformer with the released tensor names, grouped or not, or with our own.
+
+    Args:
+        place: a safetensors file, or a directory of shards.
+        config: its sizes; read off the tensors when absent.
+        device: where the weights go.
+        dtype: of everything but the two heads, which stay float32.
+
+    Raises:
+        CheckpointError: a tensor missing, unknown, of the wrong shape or not finite; a file
+            unreadable.
+    """
+    files = SafetensorFiles(place)
+    naming = transformer_naming(files.shapes)
+    config = config or infer_transformer_config(files.shapes, naming, place)
+    return _load(
+        lambda: Transformer(config),
+        files,
+        naming,
+        device,
+        lambda name: transformer_dtype(name, dtype),
+    )
+
+
+def load_video_tokenizer(
+    place: Path,
+    config: VideoTokenizerConfig | None = None,
+    *,
+    device: torch.device | str = "cpu",
+) -> VideoTokenizer:
+    """A video tokenizer, always float32, with the released tensor names or our own.
+
+    Args:
+        place: `.pth`, a safetensors file, or a directory of them.
+        config: its sizes; read off the tensors when absent.
+        device: where the weights go.
+
+    Raises:
+        CheckpointError: as `load_transformer`; also a pickle with anything but tensors in it.
+    """
+    files = tokenizer_files(place)
+    naming = tokenizer_naming(files.shapes)
+    config = config or infer_tokenizer_config(files.shapes, naming, place)
+    return _load(lambda: VideoTokenizer(config), files, naming, device, lambda _: torch.float32)
+
+
+def tokenizer_files(place: Path) -> TensorFiles:
+    """The tensors of a video tokenizer: safetensors, or the released pickle.
+
+    Raises:
+        CheckpointError: unreadable, or a pickle with anything but tensors in it.
+    """
+    if place.suffix == ".safetensors" or place.is_dir():
+        return SafetensorFiles(place)
+    return PickledTokenizer(place)
+
+
+def transformer_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of one of a transformer's parameters: the two heads are always float32."""
+    return torch.float32 if name.split(".")[0].endswith("_head") else dtype
+
+
+def infer_transformer_config(
+    shapes: Mapping[str, tuple[int, ...]], naming: Naming, place: Path
+) -> TransformerConfig:
+    """The sizes of a transformer, read off its tensors.
+
+    Args:
+        shapes: of the tensors, by their names in the file.
+        naming: of the file.
+        place: what to call it in messages.
+
+    Raises:
+        CheckpointError: a tensor that tells a size is missing.
+    """
+    size = _size_reader(shapes, naming, place)
+    query_norm = "blocks.0.attention.query_norm.weight"
+    in_every_block = naming.name_in_file(query_norm).rpartition("0.")[2]
+    head_size = size(query_norm, 0)
+    return TransformerConfig(
+        width=size("embed_latents.weight", 0),
+        depth=sum(name.endswith(in_every_block) for name in shapes),
+        heads=size("blocks.0.attention.query.weight", 0) // head_size,
+        key_value_heads=size("blocks.0.attention.key.weight", 0) // head_size,
+        head_size=head_size,
+        mlp_width=size("blocks.0.mlp.gate.weight", 0),
+        text_channels=size("embed_text.weight", 1),
+        text_positions=size("unconditional", 0),
+        latent_channels=size("embed_latents.weight", 1),
+        semantic_bits=size("semantic_head.weight", 0) // 2,
+    )
+
+
+def infer_tokenizer_config(
+    shapes: Mapping[str, tuple[int, ...]], naming: Naming, place: Path
+) -> VideoTokenizerConfig:
+    """The sizes of a video tokenizer, read off its tensors; as `infer_transformer_config`.
+
+    Raises:
+        CheckpointError: a tensor that tells a size is missing, or the sizes form no network.
+    """
+    size = _size_reader(shapes, naming, place)
+    first, second, third, fourth = (
+        size(f"encoder.levels.{level}.blocks.0.norm1.gain", 0) for level in range(4)
+    )
+    channels = (first, second, third, fourth, size("encoder.norm_out.gain", 0))
+    try:
+        return VideoTokenizerConfig(
+            channels=channels, bottleneck_channels=size("decoder.conv_in.weight", 1)
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{place}: {error}") from error
+
+
+def _size_reader(
+    shapes: Mapping[str, tuple[int, ...]], naming: Naming, place: Path
+) -> Callable[[str, int], int]:
+    def size(own_name: str, dimension: int) -> int:
+        name = naming.name_in_file(own_name)
+        if len(shapes.get(name, ())) <= dimension:
+            raise CheckpointError(f"{place}: tensor {name} is missing or has the wrong shape")
+        return max(1, shapes[name][dimension])
+
+    return size
+
+
+def read_parameters(
+    module: nn.Module,
+    files: TensorFiles,
+    naming: Naming,
+    *,
+    device: torch.device | str = "cpu",
+    dtype_of: Callable[[str], torch.dtype],
+) -> Iterator[tuple[str, Tensor]]:
+    """A module's parameters out of files, by our names, one by one in the files' order.
+
+    Args:
+        module: tells the names and shapes; it may be on the meta device, and is not changed.
+        files: where the tensors are.
+        naming: how they are called there.
+        device: where they go.
+        dtype_of: of each parameter, by our name.
+
+    Raises:
+        CheckpointError: before the first, a tensor missing, unknown or of the wrong shape; at its
+            turn, one that is not floating-point or not finite.
+    """
+    ours = {naming.name_in_file(name): name for name, _ in module.named_parameters()}
+    wanted = {name: tuple(module.get_parameter(own).shape) for name, own in ours.items()}
+    _check_names(files, wanted, naming)
+    for name, tensor in files.tensors():
+        if name not in ours:
+            continue
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{files.place}: tensor {name} holds {tensor.dtype}, not floats")
+        value = tensor.to(device, dtype_of(ours[name]), copy=True)
+        if not torch.isfinite(value.sum(dtype=torch.float32)):
+            raise CheckpointError(f"{files.place}: tensor {name} holds values that are not finite")
+        yield ours[name], value
+
+
+def on_meta(build: Callable[[], _Module]) -> _Module:
+    """A module without memory: its parameters have names and shapes only."""
+    with torch.device("meta"):
+        return build()
+
+
+def _load(
+    build: Callable[[], _Module],
+    files: TensorFiles,
+    naming: Naming,
+    device: torch.device | str,
+    dtype_of: Callable[[str], torch.dtype],
+) -> _Module:
+    module = on_meta(build)
+    parameters = read_parameters(module, files, naming, device=device, dtype_of=dtype_of)
+    for name, value in parameters:
+        owner, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(owner), attribute, nn.Parameter(value, requires_grad=False))
+    return module.eval()
+
+
+def _check_names(
+    files: TensorFiles,
+    wanted: Mapping[str, tuple[int, ...]],
+    naming: Naming,
+) -> None:
+    missing = sorted(set(wanted) - set(files.shapes))
+    if missing:
+        raise CheckpointError(f"{files.place}: missing {_some(missing)}")
+    unknown = sorted(n for n in files.shapes if n not in wanted and not naming.is_unused(n))
+    if unknown:
+        raise CheckpointError(
+            f"{files.place}: unknown {_some(unknown)}; is this an InfinityStar checkpoint?"
+        )
+    for name, shape in wanted.items():
+        if files.shapes[name] != shape:
+            raise CheckpointError(
+                f"{files.place}: tensor {name} is {files.shapes[name]}, expected {shape}"
+            )
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    return f"tensor{'s' if len(names) > 1 else ''} {shown}" + (
+        f" and {more} more" if more > 0 else ""
+    )
+
+
+def _safetensor_files(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    index = place / INDEX_NAME
+    if not index.is_file():
+        files = sorted(place.glob("*.safetensors"))
+        if not files:
+            raise CheckpointError(f"{place}: no safetensors files there")
+        return files
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is not a safetensors index") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or set(name) & set("\\\0"):
+            raise CheckpointError(f"{index} names a file outside its directory: {name!r}")
+        if not (place / name).is_file():
+            raise CheckpointError(f"{place / name} is missing; the index lists it")
+    return [place / name for name in names]
+
+
+def _opened(file: Path) -> safe_open:
+    try:
+        return safe_open(file, framework="pt", device="cpu")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,175 @@
+"""What a test in the world of shapes found: rates, records, a page of pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from istar.files import write_text
+from istar.lab.rates import Rate
+from istar.lab.score import EvaluationMode, Outcome, Record, ShapesTest
+
+_COLUMNS = 4
+_LINE = 2
+_GAP = 6
+_PAPER, _RIGHT, _WRONG = (240, 240, 240), (0, 150, 0), (200, 0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesReport:
+    """The result of a test.
+
+    Attributes:
+        model: the name of the model.
+        device: where it computed.
+        dtype: `bf16` or `fp32`, in which it did.
+        test: what was tested.
+        records: the clips' verdicts, in order; fewer than the test has where it was stopped.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    test: ShapesTest
+    records: tuple[Record, ...]
+
+    @property
+    def modes(self) -> tuple[EvaluationMode, ...]:
+        """The test's modes of which there are records."""
+        return tuple(mode for mode in self.test.modes if self._own(mode))
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the test is in it."""
+        return len(self.records) == self.test.clips
+
+    def rates(self, mode: EvaluationMode) -> dict[str, Rate]:
+        """How often what was right in one mode, by name."""
+        own = self._own(mode)
+        return {name: Rate.of(record.right[name] for record in own) for name in own[0].right}
+
+    def rates_by_motion(self, mode: EvaluationMode) -> dict[str, Rate]:
+        """How often each motion that was wanted in one mode was right."""
+        own = self._own(mode)
+        return {
+            motion: Rate.of(r.right["motion"] for r in own if r.wanted.motion == motion)
+            for motion in sorted({record.wanted.motion for record in own})
+        }
+
+    def quality(self) -> dict[str, float]:
+        """The mean PSNR and SSIM of the tokenizer; empty where it was not tested."""
+        own = [record for record in self.records if record.psnr is not None]
+        if not own:
+            return {}
+        return {
+            "psnr": fmean(record.psnr for record in own if record.psnr is not None),
+            "ssim": fmean(record.ssim for record in own if record.ssim is not None),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, in what JSON knows."""
+        return {
+            "model": self.model,
+            "device": self.device,
+            "dtype": self.dtype,
+            **asdict(self.test),
+            "complete": self.complete,
+            "results": {mode: self._result(mode) for mode in self.modes},
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The rates, for a person to read."""
+        for mode in self.modes:
+            for name, rate in self.rates(mode).items():
+                low, high = rate.interval
+                yield (
+                    f"{mode:9} {name:10} {rate.share:6.1%}  ({rate.hits} of {rate.count}; "
+                    f"95 %: {low:.1%} to {high:.1%})"
+                )
+            if mode == "tokenizer":
+                quality = self.quality()
+                yield f"{mode:9} {'psnr':10} {quality['psnr']:.2f} dB"
+                yield f"{mode:9} {'ssim':10} {quality['ssim']:.4f}"
+
+    def write(self, target: Path, *, overwrite: bool) -> Path:
+        """Write it as a JSON file; it appears under its name once it is whole.
+
+        Returns:
+            the file's name.
+
+        Raises:
+            MediaError: `target` exists and may not be replaced, or writing failed.
+        """
+        return write_text(target, json.dumps(self.as_json(), indent=2) + "\n", overwrite=overwrite)
+
+    def _own(self, mode: EvaluationMode) -> list[Record]:
+        return [record for record in self.records if record.mode == mode]
+
+    def _result(self, mode: EvaluationMode) -> dict[str, Any]:
+        return {
+            "rates": {name: _described(rate) for name, rate in self.rates(mode).items()},
+            "motions": {name: _described(r) for name, r in self.rates_by_motion(mode).items()},
+            **(self.quality() if mode == "tokenizer" else {}),
+            "records": [
+                {key: value for key, value in asdict(record).items() if key != "mode"}
+                for record in self._own(mode)
+            ],
+        }
+
+
+def contact_sheet(found: Sequence[Outcome]) -> Tensor:
+    """One picture `(H, W, 3)` uint8 of all clips, four in a row.
+
+    Of each its first, middle and last picture, framed in green where background, colour, shape
+    and motion are right, else in red. Every mode begins a row of its own.
+
+    Args:
+        found: one or more, of one size.
+    """
+    modes = dict.fromkeys(outcome.record.mode for outcome in found)
+    rows = []
+    for mode in modes:
+        cells = [_cell(outcome) for outcome in found if outcome.record.mode == mode]
+        blank = _filled(cells[0].shape[0], cells[0].shape[1], _PAPER)
+        cells += [blank] * (-len(cells) % _COLUMNS)
+        rows += [
+            torch.cat(cells[first : first + _COLUMNS], dim=1)
+            for first in range(0, len(cells), _COLUMNS)
+        ]
+    return torch.cat(rows)
+
+
+def _cell(outcome: Outcome) -> Tensor:
+    """Three pictures side by side in a coloured frame with paper around it."""
+    count, height, width, _ = outcome.pictures.shape
+    colour = _RIGHT if outcome.record.right["all"] else _WRONG
+    framed = _filled(height + 2 * _LINE, count * (width + _LINE) + _LINE, colour)
+    for number, picture in enumerate(outcome.pictures):
+        left = _LINE + number * (width + _LINE)
+        framed[_LINE:-_LINE, left : left + width] = picture
+    cell = _filled(framed.shape[0] + _GAP, framed.shape[1] + _GAP, _PAPER)
+    inset = _GAP // 2
+    cell[inset:-inset, inset:-inset] = framed
+    return cell
+
+
+def _filled(height: int, width: int, colour: tuple[int, int, int]) -> Tensor:
+    return torch.tensor(colour, dtype=torch.uint8).repeat(height, width, 1)
+
+
+def _described(rate: Rate) -> dict[str, float]:
+    low, high = rate.interval
+    return {
+        "hits": rate.hits,
+        "count": rate.count,
+        "rate": rate.share,
+        "low": low,
+        "high": high,
+    }

@@ -1,0 +1,247 @@
+"""From what `--model` says to a model's files on this machine, fetching what is missing.
+
+A model is named by `auto`, a name of the registry, `tiny`, a directory, or
+`owner/repo[@revision][:path]` on the Hub.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+from istar.errors import CheckpointError
+from istar.model_spec import ModelSpec
+from istar.models import bundled, hub
+from istar.models.hub import Listener, RepoRevision, ignore
+from istar.models.manifest import MANIFEST_NAME, find_models, read_manifest
+from istar.models.released import RELEASED_MODELS, choose
+from istar.request import Mode
+
+AUTO = "auto"
+
+_HUB_NAME = re.compile(
+    r"(?P<repo>[^/@:\s]+/[^/@:\s]+)(?:@(?P<revision>[^:\s]+))?(?::(?P<path>.+))?"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """Where the three networks of a model lie.
+
+    Attributes:
+        transformer: a safetensors file, or a directory of shards.
+        tokenizer: `.pth` or `.safetensors`.
+        text_encoder: the directory that transformers loads.
+    """
+
+    transformer: Path
+    tokenizer: Path
+    text_encoder: Path
+
+    @classmethod
+    def below(cls, root: Path, spec: ModelSpec) -> ModelFiles:
+        """All three at a model's own paths below one directory."""
+        return cls(
+            transformer=root / spec.transformer,
+            tokenizer=root / spec.tokenizer,
+            text_encoder=root / spec.text_encoder,
+        )
+
+
+def locate(
+    name: str | Path,
+    *,
+    mode: Mode = "t2v",
+    resolution: str | None = None,
+    seconds: float | None = None,
+    dtype: str | None = None,
+    on_event: Listener = ignore,
+) -> tuple[ModelSpec, ModelFiles]:
+    """The model to use and its files, which are fetched first if they are not there.
+
+    Args:
+        name: `auto`, a name, `tiny`, a directory, or `owner/repo[@revision][:path]`.
+        mode: what it is for.
+        resolution: `192p`, `384p`, `480p`, `720p`, or a manifest's own.
+        seconds: the length wanted.
+        dtype: `bf16` or `fp32`: a converted copy of that dtype is preferred.
+        on_event: told what is fetched.
+
+    Raises:
+        CheckpointError: nothing of that name, or it does not do what is asked.
+        HubError: something cannot be fetched.
+    """
+
+    def chosen(models: Sequence[ModelSpec]) -> ModelSpec:
+        return choose(tuple(models), mode, resolution=resolution, seconds=seconds)
+
+    root, models = _described_here(name)
+    if root:
+        spec = chosen(models)
+        return spec, ModelFiles.below(root, spec)
+    if models:
+        spec = chosen(models)
+        copy = converted(spec, dtype)
+        return copy or (spec, cached_files(spec) or released_files(spec, on_event))
+    on_hub = _hub_name(name)
+    where = RepoRevision(repo=on_hub["repo"], revision=on_hub["revision"] or "main")
+    return _from_repo(where, on_hub["path"] or "", chosen, on_event)
+
+
+def describe(
+    name: str | Path,
+    *,
+    mode: Mode = "t2v",
+    resolution: str | None = None,
+    seconds: float | None = None,
+) -> ModelSpec | None:
+    """The model that `locate` would use, and nothing is fetched; None where only the Hub knows.
+
+    Raises:
+        CheckpointError: as `locate`.
+    """
+    _, models = _described_here(name)
+    return choose(models, mode, resolution=resolution, seconds=seconds) if models else None
+
+
+def _described_here(name: str | Path) -> tuple[Path | None, tuple[ModelSpec, ...]]:
+    """The models that a name stands for and, if it is one, the directory that holds them.
+
+    A name on the Hub stands for none that are known here.
+
+    Raises:
+        CheckpointError: nothing of that name, or a directory that holds no model.
+    """
+    named = tuple(spec for spec in RELEASED_MODELS if name in (AUTO, spec.name))
+    if named:
+        return None, named
+    if name == bundled.NAME:
+        root, spec = bundled.bundled_checkpoint()
+        return root, (spec,)
+    directory = Path(name).expanduser()
+    if directory.exists():
+        return find_models(directory)
+    _hub_name(name)
+    return None, ()
+
+
+def _hub_name(name: str | Path) -> re.Match[str]:
+    """The parts of `owner/repo[@revision][:path]`.
+
+    Raises:
+        CheckpointError: it is not of that form.
+    """
+    parts = _HUB_NAME.fullmatch(str(name))
+    if parts is None:
+        names = ", ".join((AUTO, *(spec.name for spec in RELEASED_MODELS), bundled.NAME))
+        raise CheckpointError(
+            f"there is no model {str(name)!r}: it is neither a directory nor one of {names}, "
+            "nor owner/repo on the Hub"
+        )
+    return parts
+
+
+def wanted_files(spec: ModelSpec) -> dict[RepoRevision, list[str]]:
+    """What a published model needs of which state of its repository.
+
+    Raises:
+        CheckpointError: the model was not published.
+    """
+    source = spec.source
+    if source is None:
+        raise CheckpointError(f"the {spec.name} model is not one that can be fetched")
+    shared = RepoRevision(repo=source.repo, revision=source.revision)
+    transformer = RepoRevision(repo=source.repo, revision=source.transformer_revision)
+    wanted = {shared: [spec.tokenizer, f"{spec.text_encoder}/"]}
+    wanted.setdefault(transformer, []).append(f"{spec.transformer}/")
+    return wanted
+
+
+def released_files(spec: ModelSpec, on_event: Listener = ignore) -> ModelFiles:
+    """A published model's files in the Hub's cache, fetched first if they are not there.
+
+    Raises:
+        HubError: something cannot be fetched.
+    """
+    wanted = wanted_files(spec)
+    snapshots = hub.pull_all(wanted, on_event)
+    places = [snapshots[where] for where in wanted]
+    return _assembled(spec, places[0], places[-1])
+
+
+def cached_files(spec: ModelSpec) -> ModelFiles | None:
+    """A published model's files in the Hub's cache, if all are there; nothing is asked for."""
+    places = [hub.cached_snapshot(where, wanted) for where, wanted in wanted_files(spec).items()]
+    if places[0] is None or places[-1] is None:
+        return None
+    return _assembled(spec, places[0], places[-1])
+
+
+def _assembled(spec: ModelSpec, shared: Path, transformer: Path) -> ModelFiles:
+    return ModelFiles(
+        transformer=transformer / spec.transformer,
+        tokenizer=shared / spec.tokenizer,
+        text_encoder=shared / spec.text_encoder,
+    )
+
+
+def converted_directory(spec: ModelSpec, dtype: str) -> Path:
+    """Where the converted copy of a model in a dtype lies, or would lie."""
+    return user_data_path("istar", appauthor=False) / "models" / f"{spec.name}-{dtype}"
+
+
+def working_directory(target: Path) -> Path:
+    """Where a converted copy lies while it is made; what is there after a kill is of no use."""
+    return target.with_name(f".{target.name}.tmp")
+
+
+def converted(spec: ModelSpec, dtype: str | None) -> tuple[ModelSpec, ModelFiles] | None:
+    """A model's converted copy, if there is one of this dtype and of the same source."""
+    if dtype is None:
+        return None
+    directory = converted_directory(spec, dtype)
+    if not (directory / MANIFEST_NAME).is_file():
+        return None
+    try:
+        copy = read_manifest(directory / MANIFEST_NAME)
+    except CheckpointError:
+        # `istar models verify` tells; the original serves.
+        return None
+    if copy.source != spec.source or copy.dtype != dtype:
+        return None
+    return copy, ModelFiles.below(directory, copy)
+
+
+def _from_repo(
+    where: RepoRevision,
+    path: str,
+    chosen: Callable[[Sequence[ModelSpec]], ModelSpec],
+    on_event: Listener,
+) -> tuple[ModelSpec, ModelFiles]:
+    """A model in a repository of anybody's: by its manifest, or by the released names."""
+    names = [file.path for file in hub.list_files(where)]
+    prefix = f"{path.strip('/')}/" if path.strip("/") else ""
+    if prefix + MANIFEST_NAME in names:
+        place = hub.pull(where, [prefix + MANIFEST_NAME], on_event)
+        models = [read_manifest(place / prefix / MANIFEST_NAME)]
+    else:
+        models = [
+            spec
+            for spec in RELEASED_MODELS
+            if any(name.startswith(f"{prefix}{spec.transformer}/") for name in names)
+        ]
+    if not models:
+        raise CheckpointError(
+            f"{where} holds no model{f' in {path}' if path else ''}: neither {MANIFEST_NAME} nor "
+            f"one of {', '.join(spec.transformer for spec in RELEASED_MODELS)}"
+        )
+    spec = chosen(models)
+    wanted = [
+        prefix + part if prefix + part in names else f"{prefix}{part}/"
+        for part in (spec.transformer, spec.tokenizer, spec.text_encoder)
+    ]
+    return spec, ModelFiles.below(hub.pull(where, wanted, on_event) / prefix, spec)

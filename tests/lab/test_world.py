@@ -1,0 +1,284 @@
+"""The world of shapes: its scenes, pictures and captions."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from math import dist
+
+import pytest
+import torch
+from torch import Tensor
+
+from istar.errors import UsageError
+from istar.lab.subject import COLOURS, DIRECTIONS, LARGEST, MOTIONS, SHAPES, SMALLEST, Subject
+from istar.lab.world import STAY_SECONDS, TWO_SHARE, Scene, random_scene
+
+SEEDS = range(2000)
+
+Combination = tuple[str, str, str, str]
+
+
+def combinations_of(scene: Scene) -> set[Combination]:
+    return {(one.colour, one.shape, one.motion, scene.background) for one in scene.subjects}
+
+
+def scene_of(motion: str, shape: str = "square", **changes: float) -> Scene:
+    """The first held-out or training scene of one subject that does something, rebuilt."""
+    seeds = (random_scene(seed) for seed in SEEDS)
+    found = next(
+        scene for scene in seeds if len(scene.subjects) == 1 and scene.subjects[0].motion == motion
+    )
+    old = found.subjects[0]
+    values = {"x": old.x, "y": old.y, "size": old.size, "speed": old.speed, "phase": old.phase}
+    subject = Subject(shape=shape, colour="red", motion=motion, **(values | changes))
+    return Scene(background="blue", subjects=(subject,))
+
+
+def covered(frames: Tensor, background: str) -> Tensor:
+    """Pixels `(F, H, W)` that are not the background's."""
+    return (frames != torch.tensor(COLOURS[background])).any(dim=-1)
+
+
+def centroids(mask: Tensor) -> Tensor:
+    """Centres `(F, 2)` of a mask `(F, H, W)`: down and across, in shares of the frame."""
+    _, height, width = mask.shape
+    weight = mask.double()
+    area = weight.sum(dim=(1, 2))
+    down = (weight.sum(dim=2) * (torch.arange(height) + 0.5)).sum(dim=1) / area / height
+    across = (weight.sum(dim=1) * (torch.arange(width) + 0.5)).sum(dim=1) / area / width
+    return torch.stack((down, across), dim=1)
+
+
+def test_a_seed_always_gives_the_same_scene() -> None:
+    assert random_scene(3) == random_scene(3)
+    assert random_scene(3) != random_scene(4)
+    assert random_scene(3) != random_scene(-3)
+    assert random_scene(3).caption(5) == random_scene(3).caption(5)
+    again = random_scene(3).frames(9, 20, 30)
+    assert torch.equal(random_scene(3).frames(9, 20, 30), again)
+
+
+def test_a_seed_gives_this_scene_for_good() -> None:
+    """Published rates are of seeds, so what a seed shows may not change."""
+    held_out = random_scene(0, held_out=True)
+    assert held_out.canonical_caption() == "a green star grows on a purple background"
+    assert (
+        random_scene(3).canonical_caption() == "a green square stands still on a yellow background"
+    )
+
+
+def test_training_never_shows_a_held_out_combination() -> None:
+    training = set[Combination]().union(*(combinations_of(random_scene(seed)) for seed in SEEDS))
+    held_out = [random_scene(seed, held_out=True) for seed in SEEDS]
+    assert all(scene.held_out and len(scene.subjects) == 1 for scene in held_out)
+    kept_back = set[Combination]().union(*map(combinations_of, held_out))
+    assert len(training) > 1500
+    assert len(kept_back) > 300
+    assert not training & kept_back
+
+
+def test_training_has_scenes_of_two_subjects_and_every_name() -> None:
+    scenes = [random_scene(seed) for seed in SEEDS]
+    share = sum(len(scene.subjects) == 2 for scene in scenes) / len(scenes)
+    assert share == pytest.approx(TWO_SHARE, abs=0.03)
+    everything = [part for scene in scenes for part in combinations_of(scene)]
+    for place, names in enumerate((COLOURS, SHAPES, MOTIONS, COLOURS)):
+        assert {part[place] for part in everything} == set(names)
+
+
+def test_colours_lie_far_apart() -> None:
+    assert min(dist(one, other) for one, other in combinations(COLOURS.values(), 2)) >= 100
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_pictures_have_only_the_named_colours_but_at_edges(held_out: bool) -> None:
+    for seed in range(40):
+        scene = random_scene(seed, held_out=held_out)
+        frames = scene.frames(5, 64, 112)
+        assert frames.shape == (5, 64, 112, 3)
+        assert frames.dtype == torch.uint8
+        pure = torch.zeros(frames.shape[:3], dtype=torch.bool)
+        for name in (scene.background, *(one.colour for one in scene.subjects)):
+            shown = (frames == torch.tensor(COLOURS[name])).all(dim=-1)
+            assert shown.any(dim=2).any(dim=1).all(), (seed, name)
+            pure |= shown
+        flat = torch.nn.functional.max_pool2d(frames.permute(0, 3, 1, 2).float(), 3, 1, 1) == (
+            -torch.nn.functional.max_pool2d(-frames.permute(0, 3, 1, 2).float(), 3, 1, 1)
+        )
+        assert pure[flat.all(dim=1)].all(), seed
+
+
+@pytest.mark.parametrize("size", [(64, 112), (96, 96), (112, 64)])
+def test_subjects_stay_in_the_frame_and_apart(size: tuple[int, int]) -> None:
+    times = [STAY_SECONDS * step / 16 for step in range(17)]
+    height, width = size
+    side = min(size)
+    for seed in SEEDS:
+        for held_out in (False, True):
+            reaches = []
+            for one in random_scene(seed, held_out=held_out).subjects:
+                for time in times:
+                    pose = one.pose(time)
+                    reach = SHAPES[one.shape] * pose.size * side
+                    assert reach < pose.x * width < width - reach, (seed, held_out, time)
+                    assert reach < pose.y * height < height - reach, (seed, held_out, time)
+                    assert SMALLEST <= pose.size <= LARGEST
+                reaches.append([(one.pose(t), SHAPES[one.shape] * side) for t in times])
+            for (first, a), (second, b) in zip(*reaches, strict=True) if reaches[1:] else ():
+                across, down = (first.x - second.x) * width, (first.y - second.y) * height
+                assert max(abs(across), abs(down)) > first.size * a + second.size * b, seed
+
+
+@pytest.mark.parametrize("motion", DIRECTIONS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_goes_somewhere_goes_there(motion: str, shape: str) -> None:
+    scene = scene_of(motion, shape)
+    path = centroids(covered(scene.frames(65, 64, 112), scene.background))
+    across, down = DIRECTIONS[motion]
+    way = (path[-1] - path[0]) / STAY_SECONDS
+    speed = scene.subjects[0].speed
+    assert 0.11 <= speed <= 0.16
+    assert way.tolist() == pytest.approx([down * speed, across * speed], abs=0.01)
+
+
+def test_speed_is_the_same_in_short_and_long_clips() -> None:
+    scene = scene_of("right")
+    assert torch.equal(scene.frames(9, 32, 48), scene.frames(65, 32, 48)[:9])
+    assert torch.equal(scene.frames(9, 32, 48, first=20), scene.frames(65, 32, 48)[20:29])
+
+
+@pytest.mark.parametrize(("motion", "factor"), [("grows", 4.0), ("shrinks", 0.25), ("stands", 1)])
+def test_areas_change_as_named(motion: str, factor: float) -> None:
+    scene = scene_of(motion, "circle")
+    area = covered(scene.frames(65, 128, 128), scene.background).sum(dim=(1, 2))
+    assert float(area[-1] / area[0]) == pytest.approx(factor, rel=0.15)
+
+
+def test_what_bounces_goes_up_and_comes_back() -> None:
+    scene = scene_of("bounces", phase=0.0)
+    height = centroids(covered(scene.frames(25, 100, 100), scene.background))[:, 0]
+    ground = scene.subjects[0].y
+    assert [float(height[at]) for at in (0, 12, 24)] == pytest.approx(
+        [ground, ground - 0.2, ground], abs=0.01
+    )
+
+
+@pytest.mark.parametrize(("shape", "symmetry"), [("square", 4), ("triangle", 3), ("star", 5)])
+def test_what_spins_turns_by_its_speed(shape: str, symmetry: int) -> None:
+    """After the time of one symmetric turn the picture is the same, in between it is not."""
+    scene = scene_of("spins", shape, speed=0.25, x=0.5, y=0.5)
+    subject = scene.subjects[0]
+    still = Scene(
+        background="blue",
+        subjects=(
+            Subject(shape=shape, colour="red", motion="stands", x=0.5, y=0.5, size=subject.size),
+        ),
+    )
+    assert subject.pose(4 / symmetry).turns == pytest.approx(1 / symmetry)
+    frames, unmoved = scene.frames(65, 96, 96), still.frames(1, 96, 96)[0]
+    assert torch.equal(frames[0], unmoved)
+    half, whole = round(16 * 2 / symmetry), round(16 * 4 / symmetry)
+    changed = [int((frames[at] != unmoved).any(dim=-1).sum()) for at in (half, whole, 64)]
+    assert changed[0] > 200
+    assert changed[1] < changed[0] / 2
+    assert changed[2] == 0
+
+
+def test_drawn_areas_are_the_shapes_own() -> None:
+    """The sum of antialiased pixels is the area of the polygon."""
+    from math import pi, sin
+
+    areas = {
+        "circle": pi,
+        "square": 4 / 2 * 1.25**2,
+        "triangle": 3 * 3**0.5 / 4 * 1.3**2,
+        "star": 5 * 0.45 * sin(pi / 5) * 1.3**2,
+    }
+    for shape, area in areas.items():
+        scene = scene_of("stands", shape, x=0.5, y=0.5, size=0.3)
+        red, blue = (torch.tensor(COLOURS[name]).double() for name in ("red", "blue"))
+        share = (scene.frames(1, 200, 200)[0].double() - blue)[..., 0] / (red - blue)[0]
+        assert float(share.sum()) == pytest.approx(area * 60**2, rel=0.01), shape
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (33, 57), (480, 16)])
+def test_every_size_works(size: tuple[int, int]) -> None:
+    for seed in range(10):
+        assert random_scene(seed).frames(2, *size).shape == (2, *size, 3)
+
+
+def test_what_has_left_the_frame_is_not_drawn() -> None:
+    scene = scene_of("left")
+    gone = scene.frames(2, 32, 48, first=400)
+    assert not covered(gone, "blue").any()
+
+
+def test_captions_name_what_is_shown() -> None:
+    for seed in range(500):
+        for scene in (random_scene(seed), random_scene(seed, held_out=True)):
+            caption = scene.caption(seed)
+            assert f"{scene.background} background" in caption.lower()
+            for one in scene.subjects:
+                assert f"{one.colour} {one.shape}" in caption.lower()
+            assert len(caption) < (110 if len(scene.subjects) == 1 else 140)
+            assert " a orange" not in caption
+            assert "  " not in caption
+
+
+def test_captions_vary_and_are_often_plain() -> None:
+    scene = scene_of("right", "circle")
+    captions = [scene.caption(seed) for seed in range(1000)]
+    plain = captions.count("a red circle moves right on a blue background")
+    assert scene.canonical_caption() == "a red circle moves right on a blue background"
+    assert 0.25 < plain / len(captions) < 0.4
+    assert len(set(captions)) > 100
+    assert all("right" in caption for caption in captions)
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_captions_of_two_motions_differ(motion: str) -> None:
+    texts = {scene_of(motion).caption(seed) for seed in range(300)}
+    for other in set(MOTIONS) - {motion}:
+        assert not texts & {scene_of(other).caption(seed) for seed in range(300)}
+
+
+def test_places_of_two_subjects_are_told_right() -> None:
+    seen = set()
+    for seed in SEEDS:
+        scene = random_scene(seed)
+        if len(scene.subjects) == 1:
+            continue
+        caption = scene.canonical_caption()
+        for time in (0, STAY_SECONDS / 2, STAY_SECONDS):
+            first, second = (one.pose(time) for one in scene.subjects)
+            for words, right in (
+                (" on the left and ", first.x < second.x),
+                (" at the top and ", first.y < second.y),
+            ):
+                if words in caption:
+                    seen.add(words)
+                    assert right, caption
+        assert any(words in caption for words in seen)
+    assert len(seen) == 2
+
+
+def test_scenes_that_cannot_be_told_apart_are_refused() -> None:
+    one = Subject(shape="square", colour="red", motion="stands", x=0.5, y=0.5, size=0.2)
+    with pytest.raises(UsageError, match="different known colours"):
+        Scene(background="red", subjects=(one,))
+    with pytest.raises(UsageError, match="different shapes"):
+        Scene(
+            background="blue",
+            subjects=(
+                one,
+                Subject(shape="square", colour="green", motion="up", x=0.5, y=0.5, size=0.2),
+            ),
+        )
+    with pytest.raises(UsageError, match="one subject or two"):
+        Scene(background="blue", subjects=())
+    with pytest.raises(UsageError, match="spin"):
+        Subject(shape="circle", colour="red", motion="spins", x=0.5, y=0.5, size=0.2)
+    with pytest.raises(UsageError, match="no colour 'mauve'"):
+        Subject(shape="circle", colour="mauve", motion="up", x=0.5, y=0.5, size=0.2)
+    with pytest.raises(UsageError, match="cannot draw"):
+        Scene(background="blue", subjects=(one,)).frames(0, 8, 8)

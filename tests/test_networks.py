@@ -1,0 +1,63 @@
+"""What the networks hands to its networks and takes from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from istar.networks import Networks
+from istar.pipeline import InfinityStarPipeline
+from istar.video_tokenizer.conv import FrameHistory
+
+
+@pytest.fixture(scope="module")
+def networks(checkpoint: Path) -> Networks:
+    return InfinityStarPipeline.from_pretrained(checkpoint, device="cpu").networks
+
+
+def test_the_unconditional_features_have_the_prompts_length(networks: Networks) -> None:
+    for prompt in ("a", "a red circle", "word " * 300):
+        (conditional, unconditional), _ = networks.encode_texts(prompt, "", guided=True)
+        assert conditional.shape == unconditional.shape
+        learned = networks.transformer.unconditional
+        assert torch.equal(unconditional, learned[: len(conditional)])
+
+
+def test_a_negative_prompt_has_its_own_length(networks: Networks) -> None:
+    (prompt, negative), _ = networks.encode_texts("a red circle", "grey", guided=True)
+    assert len(prompt) > len(negative)
+    (alone,), _ = networks.encode_texts("grey", "", guided=False)
+    assert torch.equal(negative, alone)
+
+
+def test_black_is_minus_one_and_white_is_one(
+    networks: Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[Tensor] = []
+    encode = networks.tokenizer.encode
+
+    def watched(pictures: Tensor) -> Tensor:
+        encoded.append(pictures)
+        return encode(pictures)
+
+    monkeypatch.setattr(networks.tokenizer, "encode", watched)
+    levels = torch.arange(256, dtype=torch.uint8).repeat(3 * 5 * 2).reshape(5, 16, 32, 3)
+    networks.encode(levels)
+    (x,) = encoded
+    assert x.shape == (1, 3, 5, 16, 32)
+    assert (x.min(), x.max()) == (-1, 1)
+    expected = torch.linspace(-1, 1, 256, dtype=torch.float64)[levels.long()]
+    torch.testing.assert_close(x[0].double(), expected.permute(3, 0, 1, 2), atol=1e-6, rtol=0)
+
+
+def test_decoded_levels_are_cut_to_whole_numbers(
+    networks: Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = torch.tensor([-9.0, 0, 0.999, 1.001, 127.5, 254.999, 255, 300])
+    x = (levels / 127.5 - 1).reshape(1, 1, 1, 2, 4).expand(1, 3, 1, 2, 4)
+    monkeypatch.setattr(networks.tokenizer, "decode_piece", lambda *_: iter([x]))
+    frames = networks.decode(torch.zeros(1), FrameHistory())
+    assert frames[0, :, :, 0].flatten().tolist() == [0, 0, 0, 1, 127, 254, 255, 255]
