@@ -11,16 +11,51 @@
     ├── StateError             a saved generation state that cannot be restored
     └── GenerationError        the computation itself went wrong
 
-A message is one sentence or two: what failed, why, and what to do next.
+A message says what failed and why. What to do next in terms of istar's own settings is data, the
+error's remedies: a command line words them as flags, a notebook as arguments, a server as fields.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
+Remedy = Literal[
+    "any_model",
+    "convert",
+    "cpu",
+    "extend",
+    "extend_first",
+    "fewer_seconds",
+    "fp32",
+    "half_precision",
+    "list_models",
+    "lower_resolution",
+    "other_model",
+    "other_name",
+    "overwrite",
+    "prepare",
+    "pull",
+]
+"""What a person can change: each stands for one setting or command of istar's."""
+
 
 class IstarError(Exception):
-    """The root of istar's errors; its text is meant for the person at the terminal."""
+    """The root of istar's errors.
+
+    Attributes:
+        remedies: what may help, the likeliest first.
+
+    Example:
+        >>> error = DeviceError("the GPU's memory ran out", remedies=("lower_resolution",))
+        >>> str(error), error.remedies
+        ("the GPU's memory ran out", ('lower_resolution',))
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, *, remedies: tuple[Remedy, ...] = ()) -> None:
+        super().__init__(message)
+        self.remedies = remedies
 
 
 class UsageError(IstarError):

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from istar.errors import Remedy
 from istar.generation.sampling import SamplingConfig
 from istar.media import write_clip, write_picture
 from istar.model_spec import ModelSpec
@@ -53,9 +54,15 @@ class ClipReady:
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """Something worth knowing that is not an error."""
+    """Something worth knowing that is not an error.
+
+    Attributes:
+        text: a sentence.
+        remedies: what may help, as those of an error.
+    """
 
     text: str
+    remedies: tuple[Remedy, ...] = ()
 
 
 Event = Progress | ClipReady | Note

@@ -136,9 +136,7 @@ class PendingFile:
 
     def __enter__(self) -> PendingFile:
         if not self._overwrite and os.path.lexists(self.target):
-            raise MediaError(
-                f"'{self.target}' exists; choose another name, or replace it with --overwrite"
-            )
+            raise MediaError(f"'{self.target}' exists", remedies=("other_name", "overwrite"))
         try:
             _check_plain(self.target)
             _create(self.temporary)

@@ -57,10 +57,10 @@ def check_length(pictures: int, request: GenerationRequest, spec: ModelSpec | No
     """
     least = spec.clip_seconds if spec and request.mode == "interact" else 1
     if pictures < least * FRAMES_PER_SECOND:
-        advice = ": lengthen it first with `istar extend`" if request.mode == "interact" else ""
         raise UsageError(
-            f"the clip has {pictures / FRAMES_PER_SECOND:.4g} s and {request.mode} goes on from "
-            f"{least} s or more{advice}"
+            f"the clip has {pictures / FRAMES_PER_SECOND:.4g} s and {request.mode} needs {least} s "
+            "or more",
+            remedies=("extend_first",) if request.mode == "interact" else (),
         )
 
 

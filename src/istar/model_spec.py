@@ -26,7 +26,7 @@ class PromptForm:
 
     Attributes:
         prefix: before the prompt of every video; `{seconds}` is the whole video's length.
-        suffix: after the prompt, but never in `interact`; `--no-suffix` leaves it out.
+        suffix: after the prompt, but never in `interact`; a request can leave it out.
     """
 
     prefix: str = ""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from istar.errors import DeviceError, UsageError
+from istar.errors import DeviceError, Remedy, UsageError
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -29,9 +29,7 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
         raise UsageError(f"device is auto, cuda, cuda:N or cpu, not {str(name)!r}")
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise DeviceError(
-                "there is no usable CUDA device; leave out --device, or use --device cpu"
-            )
+            raise DeviceError("there is no usable CUDA device", remedies=("cpu",))
         if (device.index or 0) >= torch.cuda.device_count():
             raise DeviceError(
                 f"there is no {device}; this machine has {torch.cuda.device_count()} CUDA device(s)"
@@ -88,19 +86,19 @@ def exact_convolutions() -> Iterator[None]:
 
 @contextmanager
 def explained_memory_errors(what: str) -> Iterator[None]:
-    """Turn an allocation that failed into one line that says what to try.
+    """Turn an allocation that failed into an error that says what may help.
 
     Raises:
         DeviceError: memory ran out.
     """
-    advice = "try a lower --res, fewer --seconds, or --dtype bf16"
+    remedies: tuple[Remedy, ...] = ("lower_resolution", "fewer_seconds", "half_precision")
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise DeviceError(f"the GPU's memory ran out while {what}; {advice}") from error
+        raise DeviceError(f"the GPU's memory ran out while {what}", remedies=remedies) from error
     except MemoryError as error:
-        raise DeviceError(f"memory ran out while {what}; {advice}") from error
+        raise DeviceError(f"memory ran out while {what}", remedies=remedies) from error
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):
             raise
-        raise DeviceError(f"memory ran out while {what}; {advice}") from error
+        raise DeviceError(f"memory ran out while {what}", remedies=remedies) from error

@@ -145,7 +145,8 @@ def _notes_on_training(take: Take, windows: Sequence[Window]) -> Iterator[Note]:
     if mode != "extend" and mode not in spec.modes:
         yield Note(
             text=f"the {spec.name} model was not trained for {mode}, but for "
-            f"{', '.join(spec.modes)}: leave out --model to have one that was"
+            f"{', '.join(spec.modes)}",
+            remedies=("any_model",),
         )
     if continued and not spec.extends:
         yield Note(text=f"the {spec.name} model was not trained to go on from given video")

@@ -22,6 +22,7 @@ from istar.cli.generate import extend, i2v, t2i, t2v
 from istar.cli.interact import interact
 from istar.cli.lab import evaluate
 from istar.cli.models import models
+from istar.cli.remedies import message
 from istar.cli.train import prepare, train
 from istar.errors import IstarError
 
@@ -82,7 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             return error.exit_code
         return _fail(error, _one_line(error), error.exit_code)
     except IstarError as error:
-        return _fail(error, str(error), error.exit_code)
+        return _fail(error, message(error), error.exit_code)
     except OSError as error:
         silence_stdout()
         return _fail(error, f"{error.filename or 'output'}: {error.strerror or error}", 1)

@@ -18,6 +18,7 @@ from istar.cli.options import (
     with_common_options,
 )
 from istar.cli.output import output_file
+from istar.cli.remedies import with_remedies
 from istar.request import GenerationRequest
 
 
@@ -89,6 +90,6 @@ def _make(options: CommonOptions, request: GenerationRequest) -> None:
                 if isinstance(event, Progress):
                     display.show(event.done, event.total)
                 elif isinstance(event, Note):
-                    say(event.text)
+                    say(with_remedies(event.text, event.remedies))
                 elif isinstance(event, ClipReady):
                     writer.write(event.frames)

@@ -12,6 +12,7 @@ import typer
 from istar.cli.console import StepDisplay, say
 from istar.cli.options import CommonOptions, input_file, with_common_options
 from istar.cli.output import OutputFile, output_file
+from istar.cli.remedies import with_remedies
 from istar.errors import IstarError, MediaError, UsageError
 from istar.request import check_prompt
 
@@ -96,7 +97,7 @@ def _listen(session: InteractiveSession, prompt: str) -> list[Tensor]:
             if isinstance(event, Progress):
                 display.show(event.done, event.total)
             elif isinstance(event, Note):
-                say(event.text)
+                say(with_remedies(event.text, event.remedies))
             elif isinstance(event, ClipReady):
                 clips.append(event.frames)
     return clips

@@ -148,7 +148,8 @@ def advance(
         if not torch.isfinite(logits).all():
             raise GenerationError(
                 f"the network's output is not a number at step {step.index} (clip {step.clip}, "
-                f"scale {step.scale}); the weights may be damaged, or try --dtype fp32"
+                f"scale {step.scale}); the weights may be damaged",
+                remedies=("fp32",),
             )
         bits = sample_bits(logits, state.generator)
     commit(state, bits, prediction.contexts)

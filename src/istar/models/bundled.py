@@ -37,8 +37,8 @@ def bundled_checkpoint() -> tuple[Path, ModelSpec]:
     spec = bundled_model()
     if spec is None:
         raise CheckpointError(
-            f"this installation has no bundled model, so there is no {NAME!r}; "
-            "`istar models list` shows the others"
+            f"this installation has no bundled model, so there is no {NAME!r}",
+            remedies=("list_models",),
         )
     return DIRECTORY, spec
 

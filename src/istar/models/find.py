@@ -1,4 +1,4 @@
-"""From what `--model` says to a model's files on this machine, fetching what is missing.
+"""From a model's name to its files on this machine, fetching what is missing.
 
 A model is named by `auto`, a name of the registry, `tiny`, a directory, or
 `owner/repo[@revision][:path]` on the Hub.

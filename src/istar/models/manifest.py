@@ -68,7 +68,7 @@ def find_models(directory: Path) -> tuple[Path, tuple[ModelSpec, ...]]:
     """
     if not directory.is_dir():
         what = "is not a directory" if directory.exists() else "does not exist"
-        raise CheckpointError(f"{directory} {what}; --model takes a checkpoint directory")
+        raise CheckpointError(f"{directory} {what}")
     if (directory / MANIFEST_NAME).is_file():
         return directory, (read_manifest(directory / MANIFEST_NAME),)
     for spec in RELEASED_MODELS:

@@ -104,15 +104,16 @@ def choose(
     if not able:
         raise CheckpointError(
             "this checkpoint cannot interact: it has no interactive model "
-            "(InfinityStarInteract_24K_iters); use `istar extend` instead"
+            "(InfinityStarInteract_24K_iters)",
+            remedies=("extend", "other_model"),
         )
     if resolution:
         offered = ", ".join(dict.fromkeys(model.pixel_budget.resolution for model in able))
         able = [model for model in able if model.pixel_budget.resolution == resolution]
         if not able:
             raise CheckpointError(
-                f"this checkpoint makes {offered}, not {resolution}; leave out --res, "
-                f"or give --model a checkpoint that does"
+                f"this checkpoint makes {offered}, not {resolution}",
+                remedies=("any_model", "other_model"),
             )
     return min(
         able,

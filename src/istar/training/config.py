@@ -190,7 +190,7 @@ class InheritanceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerTraining:
-    """A run of `istar train tokenizer`.
+    """A run that trains a video tokenizer.
 
     Attributes:
         model: the manifest of the model to be.
@@ -239,7 +239,7 @@ class SetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """A run of `istar prepare`.
+    """A run that prepares clips.
 
     Attributes:
         model: the manifest of the model to be.
@@ -349,7 +349,7 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerTraining:
-    """A run of `istar train transformer`.
+    """A run that trains a transformer.
 
     Attributes:
         model: the manifest of the model to be.

@@ -137,7 +137,7 @@ def begin_set(directory: Path, origin: Mapping[str, Any]) -> None:
 
 
 def remove_set(directory: Path) -> None:
-    """Take away what `istar prepare` wrote of a set, and its directory if nothing else is there."""
+    """Take away what was prepared of a set, and its directory if nothing else is there."""
     for path in (*directory.glob("latents-*"), directory / _ORIGIN):
         path.unlink(missing_ok=True)
     with suppress(OSError):
@@ -155,9 +155,7 @@ def origin_of(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         origin = None
     if not isinstance(origin, dict):
-        raise UsageError(
-            f"{directory} does not say how it was prepared: `istar prepare` makes sets that do"
-        )
+        raise UsageError(f"{directory} does not say how it was prepared", remedies=("prepare",))
     return origin
 
 
@@ -170,7 +168,7 @@ def read_prepared(directory: Path) -> list[PreparedClip]:
     shards = sorted(directory.glob("latents-*.safetensors"))
     clips = [clip for shard in shards for clip in clips_in(shard)]
     if not clips:
-        raise CheckpointError(f"{directory} holds no prepared clips; `istar prepare` makes them")
+        raise CheckpointError(f"{directory} holds no prepared clips", remedies=("prepare",))
     return clips
 
 

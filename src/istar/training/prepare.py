@@ -1,4 +1,4 @@
-"""`istar prepare`: clips encoded by a tokenizer, shard by shard."""
+"""Preparing clips: encoded by a tokenizer, shard by shard."""
 
 from __future__ import annotations
 

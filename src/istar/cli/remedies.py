@@ -1,0 +1,37 @@
+"""What a person at a terminal types to follow an error's remedies."""
+
+from __future__ import annotations
+
+from istar.errors import IstarError, Remedy
+
+WORDS: dict[Remedy, str] = {
+    "any_model": "leave out --model and --res",
+    "convert": "make the copy again with `istar models convert`",
+    "cpu": "compute with --device cpu",
+    "extend": "use `istar extend`",
+    "extend_first": "lengthen the clip first with `istar extend`",
+    "fewer_seconds": "choose fewer --seconds",
+    "fp32": "compute with --dtype fp32",
+    "half_precision": "compute with --dtype bf16",
+    "list_models": "see `istar models list`",
+    "lower_resolution": "choose a lower --res",
+    "other_model": "choose another --model",
+    "other_name": "choose another name",
+    "overwrite": "replace it with --overwrite",
+    "prepare": "prepare clips with `istar prepare`",
+    "pull": "fetch it with `istar models pull`",
+}
+
+
+def message(error: IstarError) -> str:
+    """An error's text and what to type next, in one line."""
+    return with_remedies(str(error), error.remedies)
+
+
+def with_remedies(text: str, remedies: tuple[Remedy, ...]) -> str:
+    """A text, and what to type next behind it."""
+    words = [WORDS[remedy] for remedy in remedies]
+    if not words:
+        return text
+    *first, last = words
+    return f"{text}; {', '.join(first)}{' or ' if first else ''}{last}"
