@@ -26,7 +26,7 @@ from torch import Tensor
 from istar.checkpoint.read import load_transformer, load_video_tokenizer
 from istar.generation.canvas import bits_of_latent
 from istar.generation.guidance import GuidanceConfig, guide
-from istar.generation.loop import commit, predict, read_scene, start
+from istar.generation.loop import commit, predict, read_conditions, start
 from istar.generation.schedule import (
     PIXEL_BUDGETS,
     TEMPLATES,
@@ -254,7 +254,7 @@ def interact_cases(golden: Golden) -> Iterator[Case]:
     cases = golden.tensors("interact_cases")
     text, former = cases["text"], cases["former"]
     unconditional = golden.transformer.unconditional[: len(text)]
-    scene = read_scene(golden.transformer, former, cases["first"], golden.scales[7])
+    scene = read_conditions(golden.transformer, former, cases["first"], golden.scales[7])
     state = start(
         golden.transformer,
         golden.interact_steps(former.shape[2] - 1),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from istar.events import ClipReady, Event, GenerationResult, Note, Progress
-    from istar.interaction import InteractiveSession
+    from istar.job import Job
     from istar.pipeline import InfinityStarPipeline
     from istar.request import GenerationRequest
 
@@ -36,8 +36,8 @@ __all__ = [
     "GenerationResult",
     "HubError",
     "InfinityStarPipeline",
-    "InteractiveSession",
     "IstarError",
+    "Job",
     "MediaError",
     "Note",
     "Progress",
@@ -55,8 +55,8 @@ _HOME = {
     "GenerationResult": "events",
     "HubError": "errors",
     "InfinityStarPipeline": "pipeline",
-    "InteractiveSession": "interaction",
     "IstarError": "errors",
+    "Job": "job",
     "MediaError": "errors",
     "Note": "events",
     "Progress": "events",

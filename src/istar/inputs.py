@@ -33,29 +33,13 @@ class Inputs:
     notes: tuple[str, ...]
 
 
-def check_inputs(request: GenerationRequest, spec: ModelSpec | None) -> None:
-    """Refuse early, before a model is loaded, what `read_inputs` would refuse later.
-
-    Without a `spec` the model is not known yet, and a clip is only asked to be a second long.
-
-    Raises:
-        UsageError: a clip too short for its mode.
-        MediaError: a file cannot be read.
-    """
-    if isinstance(request.image, Path):
-        read_picture(request.image)
-    if isinstance(request.clip, Path):
-        pictures = round(probe_clip(request.clip).seconds * FRAMES_PER_SECOND)
-        check_length(pictures, request, spec)
-
-
-def check_length(pictures: int, request: GenerationRequest, spec: ModelSpec | None) -> None:
+def check_length(pictures: int, request: GenerationRequest, spec: ModelSpec) -> None:
     """Refuse a clip that gives too little to go on from.
 
     Raises:
         UsageError: below one second, or for `interact` below the model's full clip.
     """
-    least = spec.clip_seconds if spec and request.mode == "interact" else 1
+    least = spec.clip_seconds if request.mode == "interact" else 1
     if pictures < least * FRAMES_PER_SECOND:
         raise UsageError(
             f"the clip has {pictures / FRAMES_PER_SECOND:.4g} s and {request.mode} needs {least} s "

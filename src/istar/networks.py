@@ -1,25 +1,35 @@
-"""A loaded model: it reads texts, takes steps, encodes and decodes pictures."""
+"""The three networks of a model: texts to features, pictures to latents and back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 
 import torch
 from torch import Tensor
 
 from istar.checkpoint.read import load_transformer, load_video_tokenizer
 from istar.errors import CheckpointError, GenerationError
-from istar.generation.loop import advance, start
-from istar.generation.sampling import SamplingConfig
-from istar.generation.schedule import Step
 from istar.model_spec import ModelSpec
 from istar.models.find import ModelFiles
-from istar.placement import exact_convolutions, explained_memory_errors, text_encoder_dtype
+from istar.placement import Placement, exact_convolutions, explained_memory_errors
 from istar.text_encoder import TextEncoder
-from istar.transformer.cache import Context
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.conv import FrameHistory
 from istar.video_tokenizer.model import VideoTokenizer, to_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """What prompts became.
+
+    Attributes:
+        features: `(L, text_channels)` of the conditional branch and, with guidance, of the other.
+        notes: what the person should know.
+    """
+
+    features: tuple[Tensor, ...]
+    notes: tuple[str, ...]
 
 
 class Networks:
@@ -30,6 +40,7 @@ class Networks:
         transformer: predicts bits.
         tokenizer: pictures to latents and back.
         text_encoder: texts to features.
+        together: guidance's branches are computed as one batch.
 
     Raises:
         CheckpointError: the networks' sizes do not fit each other.
@@ -41,6 +52,8 @@ class Networks:
         transformer: Transformer,
         tokenizer: VideoTokenizer,
         text_encoder: TextEncoder,
+        *,
+        together: bool = False,
     ) -> None:
         for what, theirs, ours in (
             ("text encoder", text_encoder.channels, transformer.config.text_channels),
@@ -55,45 +68,52 @@ class Networks:
         self.transformer = transformer
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
+        self.together = together
 
     @classmethod
-    def load(
-        cls, spec: ModelSpec, files: ModelFiles, device: torch.device, dtype: torch.dtype
-    ) -> Networks:
+    def load(cls, spec: ModelSpec, files: ModelFiles, placement: Placement) -> Networks:
         """Load the networks of a model from its files.
 
-        The tokenizer is float32 whatever the `dtype`: in bf16 some of the bits that it gives for
+        The tokenizer is float32 in any placement: in bf16 some of the bits that it gives for
         pictures would be others.
 
         Raises:
             CheckpointError: a file or tensor is missing or malformed.
             DeviceError: memory ran out.
         """
+        device = placement.device
         with explained_memory_errors("loading the model"):
             tokenizer = load_video_tokenizer(files.tokenizer, spec.tokenizer_config, device=device)
             transformer = load_transformer(
-                files.transformer, spec.transformer_config, device=device, dtype=dtype
+                files.transformer, spec.transformer_config, device=device, dtype=placement.dtype
             )
             text_encoder = TextEncoder.from_directory(
                 files.text_encoder,
                 max_tokens=transformer.config.text_positions,
                 device=device,
-                dtype=text_encoder_dtype(dtype, device),
+                dtype=placement.text_encoder_dtype,
             )
-        return cls(spec, transformer, tokenizer, text_encoder)
+        return cls(spec, transformer, tokenizer, text_encoder, together=placement.together)
 
-    def encode_texts(
-        self, prompt: str, negative_prompt: str, *, guided: bool
-    ) -> tuple[list[Tensor], list[str]]:
-        """Features of each branch's text, and notes about them.
+    @property
+    def fingerprint(self) -> str:
+        """A hash of a few weights that are float32 in every placement: it names the weights."""
+        digest = sha256()
+        for linear in (
+            self.transformer.semantic_head,
+            self.transformer.detail_head,
+            self.tokenizer.project_out,
+        ):
+            digest.update(linear.weight.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def texts(self, prompt: str, negative_prompt: str, *, guided: bool) -> Texts:
+        """Features of each branch's text.
 
         Args:
             prompt: the conditional branch's text, in the model's prompt form.
             negative_prompt: the other branch's; empty for the learned unconditional features.
             guided: there is another branch.
-
-        Returns:
-            one or two tensors `(L, text_channels)`, and what the person should know.
         """
         encoded = self.text_encoder.encode(prompt)
         features, notes = [encoded.features], []
@@ -106,28 +126,7 @@ class Networks:
                 notes.append("the negative prompt is longer than the model reads; it was cut")
         elif guided:
             features.append(self.transformer.unconditional[: len(features[0])])
-        return features, notes
-
-    def take_steps(
-        self,
-        steps: tuple[Step, ...],
-        texts: Sequence[Tensor],
-        sampling: SamplingConfig,
-        generator: torch.Generator,
-        *,
-        given: Mapping[int, Tensor] | None = None,
-        scene: Context | None = None,
-    ) -> Iterator[tuple[Step, Tensor | None]]:
-        """Take every step; beside each, at the end of a clip, the clip's latent.
-
-        The arguments are those of `istar.generation.loop.start`; a latent is `(1, C, T, H, W)`.
-        """
-        with torch.inference_mode():
-            state = start(self.transformer, steps, texts, generator, given=given, scene=scene)
-        for step in steps:
-            with torch.inference_mode():
-                advance(self.transformer, state, sampling)
-            yield step, state.latents[-1] if step.ends_clip else None
+        return Texts(features=tuple(features), notes=tuple(notes))
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Latents `(1, C, T, h, w)` of pictures `(F, H, W, 3)`, uint8."""

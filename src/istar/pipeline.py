@@ -10,17 +10,15 @@ from pathlib import Path
 
 import torch
 
-from istar.errors import CheckpointError
 from istar.events import ClipReady, Event, GenerationResult, Note, settings
-from istar.interaction import InteractiveSession
+from istar.inputs import Inputs
+from istar.job import Job
 from istar.model_spec import ModelSpec
-from istar.models.find import AUTO, locate
+from istar.models.find import AUTO, FoundModel, find_model
 from istar.models.hub import Listener, ignore
 from istar.networks import Networks
-from istar.placement import choose_device, choose_dtype, dtype_name, explained_memory_errors
+from istar.placement import Placement, dtype_name
 from istar.request import SECONDS_STEP, GenerationRequest, Mode, check_mode, check_seconds
-from istar.take import Take
-from istar.windows import make_windows
 
 
 class InfinityStarPipeline:
@@ -58,7 +56,7 @@ class InfinityStarPipeline:
             seconds: the length wanted.
             device: `auto`, `cuda`, `cuda:N` or `cpu`.
             dtype: `bf16` or `fp32`; by default bf16 on CUDA and fp32 on the CPU.
-            on_event: told what is fetched.
+            on_event: receives what is fetched.
 
         Raises:
             HubError: something cannot be fetched.
@@ -69,17 +67,29 @@ class InfinityStarPipeline:
         check_mode(mode)
         if seconds is not None:
             check_seconds(seconds, least=SECONDS_STEP)
-        place = choose_device(device)
-        number_type = choose_dtype(dtype, place)
-        spec, files = locate(
+        placement = Placement.choose(device, dtype)
+        model = find_model(
             name_or_dir,
             mode=mode,
             resolution=resolution,
             seconds=seconds,
-            dtype=dtype_name(number_type),
+            dtype=dtype_name(placement.dtype),
             on_event=on_event,
         )
-        return cls(Networks.load(spec, files, place, number_type))
+        return cls.load(model, placement, on_event=on_event)
+
+    @classmethod
+    def load(
+        cls, model: FoundModel, placement: Placement, *, on_event: Listener = ignore
+    ) -> InfinityStarPipeline:
+        """Load a model that was found before, see `istar.models.find.find_model`.
+
+        Raises:
+            HubError: something cannot be fetched.
+            DeviceError: memory ran out.
+            CheckpointError: a file or tensor is missing or malformed.
+        """
+        return cls(Networks.load(model.spec, model.files(on_event), placement))
 
     @property
     def spec(self) -> ModelSpec:
@@ -91,9 +101,16 @@ class InfinityStarPipeline:
         """Where the network computes."""
         return self.networks.transformer.device
 
-    def generate(self, request: GenerationRequest) -> GenerationResult:
-        """Make what is asked for and return all of it; raises as `stream` does."""
-        events = list(self.stream(request))
+    def generate(
+        self, request: GenerationRequest, inputs: Inputs | None = None
+    ) -> GenerationResult:
+        """Make what is asked for and return all of it; arguments and errors are those of `job`.
+
+        Example:
+            >>> request = GenerationRequest(mode="t2i", prompt="a lighthouse at dusk")
+            >>> pipeline.generate(request).save("lighthouse.png")
+        """
+        events = list(self.stream(request, inputs))
         return GenerationResult(
             request=request,
             model=self.spec.name,
@@ -102,10 +119,21 @@ class InfinityStarPipeline:
             metadata=settings(request, self.spec),
         )
 
-    def stream(self, request: GenerationRequest) -> Iterator[Event]:
-        """Make what is asked for, telling of every step and handing over every finished clip.
+    def stream(self, request: GenerationRequest, inputs: Inputs | None = None) -> Iterator[Event]:
+        """Make what is asked for, reporting every step and handing over every finished clip.
 
-        Inputs are read and checked when the first event is asked for.
+        Inputs are read and checked when the first event is asked for; arguments and errors are
+        those of `job`.
+        """
+        yield from self.job(request, inputs).run()
+
+    def job(self, request: GenerationRequest, inputs: Inputs | None = None) -> Job:
+        """A running generation that takes a step at a time, see `istar.job.Job`.
+
+        Args:
+            request: what to make.
+            inputs: the request's picture or clip, where it was read before; see
+                `istar.inputs.read_inputs`.
 
         Raises:
             UsageError: the request does not fit its input.
@@ -114,27 +142,12 @@ class InfinityStarPipeline:
             DeviceError: memory ran out.
             GenerationError: the network's output is not a number.
         """
-        self.spec.check_possible(request.mode, request.seconds)
-        if request.mode == "interact":
-            session = self.interact(request)
-            for prompt in request.prompts:
-                yield from session.say(prompt)
-            return
-        with explained_memory_errors("generating"):
-            take = Take.begin(self.networks, request)
-            yield from (Note(text=text) for text in take.notes())
-            yield from make_windows(take)
+        return Job.begin(self.networks, request, inputs)
 
-    def interact(self, request: GenerationRequest) -> InteractiveSession:
-        """A session that goes on from prompt to prompt, with a request's clip and settings.
-
-        The prompts of the request itself are not used: say each to the session.
+    def load_job(self, path: Path | str) -> Job:
+        """A job that was saved, see `istar.job.Job.load`.
 
         Raises:
-            UsageError: the clip to go on from is shorter than a full clip.
-            CheckpointError: the model cannot interact.
-            MediaError: the clip cannot be read.
+            StateError: the file is missing or damaged, or was made by another model.
         """
-        if self.spec.interact is None:
-            raise CheckpointError(f"the {self.spec.name} model cannot interact")
-        return InteractiveSession(Take.begin(self.networks, request))
+        return Job.load(path, self.networks)

@@ -1,15 +1,58 @@
-"""Which device computes, in which dtype."""
+"""Where the networks compute, and in which numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
 from istar.errors import DeviceError, Remedy, UsageError
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Which device, which dtype, and whether guidance's branches are one batch.
+
+    Attributes:
+        device: where all three networks compute.
+        dtype: of the transformer; its heads and the video tokenizer are float32 in any case.
+        together: compute the branches as one batch, see `istar.transformer.model`.
+
+    Example:
+        >>> Placement.choose("cpu").dtype
+        torch.float32
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    together: bool = False
+
+    @classmethod
+    def choose(
+        cls, device: str | torch.device = "auto", dtype: str | torch.dtype | None = None
+    ) -> Placement:
+        """The placement asked for; by default bf16 on CUDA where there is one, fp32 on the CPU.
+
+        Args:
+            device: `auto`, `cuda`, `cuda:N` or `cpu`.
+            dtype: `bf16` or `fp32`.
+
+        Raises:
+            UsageError: an unknown device or dtype.
+            DeviceError: CUDA was asked for and is not there.
+        """
+        found = choose_device(device)
+        return cls(device=found, dtype=choose_dtype(dtype, found))
+
+    @property
+    def text_encoder_dtype(self) -> torch.dtype:
+        """float16 on CUDA as in the released reference, unless fp32 was asked for; else float32."""
+        half = self.device.type == "cuda" and self.dtype != torch.float32
+        return torch.float16 if half else torch.float32
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
@@ -54,13 +97,6 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
 def dtype_name(dtype: torch.dtype) -> str:
     """What a dtype is called here: `bf16` or `fp32`."""
     return next(name for name, known in DTYPES.items() if known == dtype)
-
-
-def text_encoder_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """float16 on CUDA as in the released reference, unless fp32 was asked for; else float32."""
-    if device.type == "cuda" and dtype != torch.float32:
-        return torch.float16
-    return torch.float32
 
 
 @contextmanager

@@ -2,13 +2,16 @@
 
 A window is one schedule with a context of its own. The first makes a video from nothing or from a
 picture; every later one takes the last seconds of what is there as its first clips, their bits
-given, and adds one clip.
+given, and adds one clip. In the interactive mode every prompt is a window: one full clip that
+looks at the frames before it through condition blocks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from istar.errors import CheckpointError
+from istar.generation.sampling import SamplingConfig
 from istar.generation.schedule import (
     LATENT_FRAMES_PER_SECOND,
     Step,
@@ -17,7 +20,8 @@ from istar.generation.schedule import (
     clip_plans,
     steps,
 )
-from istar.model_spec import ModelSpec
+from istar.model_spec import InteractConfig, ModelSpec
+from istar.request import GenerationRequest
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
 
@@ -28,10 +32,13 @@ class Window:
     Attributes:
         given_seconds: whole seconds of video that its first clips show again; 0 starts a video.
         new_seconds: seconds that it adds.
+        interactive: it continues the frames before it through condition blocks, and shows nothing
+            again.
     """
 
     given_seconds: int
     new_seconds: float
+    interactive: bool = False
 
     @property
     def seconds(self) -> float:
@@ -46,6 +53,8 @@ class Window:
     def clip_lengths(self, spec: ModelSpec) -> tuple[int, ...]:
         """Latent frames of each clip, the given ones first, as a model cuts video."""
         new = int(self.new_seconds * LATENT_FRAMES_PER_SECOND)
+        if self.interactive:
+            return (new,)
         if not self.given_seconds:
             return clip_lengths(1 + new, spec.clip_frames, spec.pyramid)
         return (1, self.given_seconds * LATENT_FRAMES_PER_SECOND, new)
@@ -55,10 +64,81 @@ class Window:
         clips = clip_plans(
             self.clip_lengths(spec),
             image_repeats=spec.image_repeats,
-            video_repeats=spec.video_repeats,
+            video_repeats=interact_of(spec).repeats if self.interactive else spec.video_repeats,
         )
         scales = spec.pixel_budget.scales(template)
         return steps(clips, scales, semantic_scales=spec.semantic_scales, context=spec.context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a request becomes for one model.
+
+    Attributes:
+        spec: the model.
+        template: the ratio of what is made.
+        windows: the passes, in order.
+        prompts: of each window.
+
+    Example:
+        >>> plan = plan_request(request, spec, template)
+        >>> [len(plan.steps(number)) for number in range(len(plan.windows))]
+    """
+
+    spec: ModelSpec
+    template: Template
+    windows: tuple[Window, ...]
+    prompts: tuple[str, ...]
+
+    def steps(self, window: int) -> tuple[Step, ...]:
+        """The schedule of one window."""
+        return self.windows[window].steps(self.spec, self.template)
+
+    def sampling(self, window: int, request: GenerationRequest) -> SamplingConfig:
+        """Guidance and temperatures of one window."""
+        own = self.spec.sampling
+        if self.windows[window].interactive:
+            own = interact_of(self.spec).sampling
+        return own.for_request(request)
+
+    def with_prompt(self, prompt: str) -> Plan:
+        """The plan with one more interactive window."""
+        window = Window(given_seconds=0, new_seconds=self.spec.clip_seconds, interactive=True)
+        return replace(self, windows=(*self.windows, window), prompts=(*self.prompts, prompt))
+
+
+def plan_request(
+    request: GenerationRequest, spec: ModelSpec, template: Template, *, given_pictures: int = 0
+) -> Plan:
+    """The windows and prompts of a request.
+
+    Args:
+        request: what to make.
+        spec: the model that makes it.
+        template: the ratio.
+        given_pictures: length of the clip that is continued; 0 without one.
+
+    Raises:
+        CheckpointError: the model cannot make it.
+    """
+    spec.check_possible(request.mode, request.seconds)
+    if request.mode != "interact":
+        seconds = spec.seconds_for(request)
+        if given_pictures:
+            windows = windows_after(given_pictures / FRAMES_PER_SECOND, seconds, spec)
+        else:
+            windows = windows_from_start(seconds, spec)
+        prompts = (request.prompts[0],) * len(windows)
+        return Plan(spec=spec, template=template, windows=windows, prompts=prompts)
+    interact_of(spec)
+    plan = Plan(spec=spec, template=template, windows=(), prompts=())
+    remaining = list(request.prompts)
+    if not given_pictures:
+        start = Window(given_seconds=0, new_seconds=spec.clip_seconds)
+        plan = replace(plan, windows=(start,), prompts=(remaining.pop(0),))
+    for prompt in remaining:
+        plan = plan.with_prompt(prompt)
+    return plan
 
 
 def windows_from_start(seconds: float, spec: ModelSpec) -> tuple[Window, ...]:
@@ -82,3 +162,14 @@ def windows_after(shown: float, seconds: float, spec: ModelSpec) -> tuple[Window
         shown += new
         seconds -= new
     return tuple(windows)
+
+
+def interact_of(spec: ModelSpec) -> InteractConfig:
+    """How a model runs prompt by prompt.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    if spec.interact is None:
+        raise CheckpointError(f"the {spec.name} model cannot interact")
+    return spec.interact

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
 from math import isfinite
 from numbers import Real
 from pathlib import Path
@@ -109,6 +110,43 @@ class GenerationRequest:
                 raise UsageError(
                     f"the {name} is a file or a torch tensor, not {type(value).__name__}"
                 )
+
+    def to_json(self) -> str:
+        """The request as JSON; pixels given directly are left out."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("image", "clip"):
+            values[name] = str(values[name]) if isinstance(values[name], Path) else None
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(
+        cls, text: str, *, image: Tensor | None = None, clip: Tensor | None = None
+    ) -> GenerationRequest:
+        """The request that `to_json` wrote.
+
+        Args:
+            text: the JSON.
+            image: pixels that were given directly.
+            clip: likewise.
+
+        Raises:
+            UsageError: it is no JSON, has an unknown field, or makes no request.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"a request is a JSON object: {error}") from error
+        known = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or not known.issuperset(values):
+            raise UsageError(f"a request is an object of {', '.join(sorted(known))}")
+        if isinstance(values.get("prompt"), list):
+            values["prompt"] = tuple(values["prompt"])
+        for name, pixels in (("image", image), ("clip", clip)):
+            if values.get(name) is None:
+                values[name] = pixels
+        if "mode" not in values:
+            raise UsageError("a request lacks its mode")
+        return cls(**values)
 
     @property
     def prompts(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from istar.errors import GenerationError
 from istar.generation.guidance import GuidanceConfig, guide
-from istar.generation.loop import advance, commit, predict, read_scene, start
+from istar.generation.loop import advance, commit, predict, read_conditions, start
 from istar.generation.sampling import SamplingConfig, sample_bits
 from istar.generation.schedule import ClipPlan, ContextKind, Step, steps
 from istar.generation.state import GenerationState
@@ -198,7 +198,7 @@ def test_cached_scene_equals_one_masked_sequence(
     prompts = texts(random)
     former = torch.randn(1, CHANNELS, 21, HEIGHT, WIDTH, generator=random)
     first = torch.randn(1, CHANNELS, 1, HEIGHT, WIDTH, generator=random)
-    scene = read_scene(transformer, former, first, (2, 3))
+    scene = read_conditions(transformer, former, first, (2, 3))
     state = start(transformer, plan, prompts, torch.Generator(), scene=scene)
     cached = []
     for drawn in bits:

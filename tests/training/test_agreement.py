@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from istar.generation.canvas import bits_of_latent
-from istar.generation.loop import commit, predict, read_scene, start
+from istar.generation.loop import commit, predict, read_conditions, start
 from istar.generation.schedule import ClipPlan, nearest_template, steps
 from istar.model_spec import ModelSpec
 from istar.plan import Window
@@ -63,7 +63,7 @@ def stepwise(network: TransformerNetwork, one: Example, features: Tensor) -> dic
     scene = None
     if one.scene is not None:
         former, first, grid = one.scene
-        scene = read_scene(transformer, former[None], first[None], grid)
+        scene = read_conditions(transformer, former[None], first[None], grid)
     state = start(transformer, one.steps, [features], torch.Generator(), scene=scene)
     logits = {}
     for number, latent in enumerate(one.latents):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from istar.generation.canvas import bits_of_latent
-from istar.generation.loop import commit, predict, read_scene, start
+from istar.generation.loop import commit, predict, read_conditions, start
 from istar.generation.schedule import ClipPlan, ContextKind, Step, clip_lengths, steps
 from istar.training.packing import PackedBatch, pack, visible
 from istar.training.sequences import (
@@ -83,7 +83,7 @@ def stepwise(transformer: Transformer, one: Example) -> Outcome:
     scene = None
     if one.scene is not None:
         former, first, grid = one.scene
-        scene = read_scene(transformer, former[None], first[None], grid)
+        scene = read_conditions(transformer, former[None], first[None], grid)
     text = features([one.text], transformer.config.text_channels)
     state = start(transformer, one.steps, [text], torch.Generator(), scene=scene)
     logits: dict[bool, list[Tensor]] = {True: [], False: []}

@@ -28,7 +28,7 @@ def t2i(prompt: PromptArgument, options: CommonOptions) -> None:
 
     Example: istar t2i "a lighthouse at dusk" -o lighthouse.png
     """
-    _make(options, options.request("t2i", read_prompt(prompt)))
+    _generate(options, options.request("t2i", read_prompt(prompt)))
 
 
 @with_common_options
@@ -37,7 +37,7 @@ def t2v(prompt: PromptArgument, options: CommonOptions, seconds: SecondsOption =
 
     Example: istar t2v "waves roll onto a beach" --seconds 5
     """
-    _make(options, options.request("t2v", read_prompt(prompt), seconds=seconds))
+    _generate(options, options.request("t2v", read_prompt(prompt), seconds=seconds))
 
 
 @with_common_options
@@ -52,7 +52,7 @@ def i2v(
     Example: istar i2v boat.jpg "the boat leaves the harbour"
     """
     source = input_file(image)
-    _make(options, options.request("i2v", read_prompt(prompt), image=source, seconds=seconds))
+    _generate(options, options.request("i2v", read_prompt(prompt), image=source, seconds=seconds))
 
 
 @with_common_options
@@ -74,19 +74,18 @@ def extend(
     Example: istar extend clip.mp4 "the boat sails on" --seconds 10
     """
     source = input_file(clip)
-    _make(options, options.request("extend", read_prompt(prompt), clip=source, seconds=seconds))
+    _generate(options, options.request("extend", read_prompt(prompt), clip=source, seconds=seconds))
 
 
-def _make(options: CommonOptions, request: GenerationRequest) -> None:
-    """Make a request's file; what can be refused early is refused before the model is loaded."""
+def _generate(options: CommonOptions, request: GenerationRequest) -> None:
+    """Make a request's file."""
     with output_file(options, request) as output:
-        options.check_early(request)
-        pipeline = options.load(request.mode, request.seconds)
+        pipeline, inputs = options.load(request)
 
         from istar.events import ClipReady, Note, Progress
 
         with StepDisplay() as display, output.writing(pipeline.spec) as writer:
-            for event in pipeline.stream(request):
+            for event in pipeline.stream(request, inputs):
                 if isinstance(event, Progress):
                     display.show(event.done, event.total)
                 elif isinstance(event, Note):

@@ -19,8 +19,7 @@ from istar.request import check_prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from istar.interaction import InteractiveSession
-    from istar.model_spec import ModelSpec
+    from istar.job import Job
 
 _STDIN = Path("-")
 
@@ -58,42 +57,33 @@ def interact(
         raise UsageError("no prompt was given, so there is nothing to make")
     request = options.request("interact", (first,), clip=source)
     with output_file(options, request) as output:
-        options.check_early(request)
-        pipeline = options.load("interact")
-        session = pipeline.interact(request)
-        _converse(session, first, prompts, output, pipeline.spec)
+        pipeline, inputs = options.load(request)
+        _converse(pipeline.job(request, inputs), prompts, output)
 
 
-def _converse(
-    session: InteractiveSession,
-    first: str,
-    prompts: Iterator[str],
-    output: OutputFile,
-    spec: ModelSpec,
-) -> None:
-    """Say prompt after prompt; what is finished is in the file before the next one is asked."""
-    film: list[Tensor] = []
-    said: list[str] = []
-    prompt: str | None = first
-    while prompt is not None:
-        try:
-            film += _listen(session, prompt)
-            _write(film, output, spec, (*said, prompt))
-            said.append(prompt)
-            prompt = next(prompts, None)
-        except (KeyboardInterrupt, SystemExit, IstarError):
-            if said and output.stays:
-                say(f"{output.target} holds what was made before")
-            raise
+def _converse(job: Job, prompts: Iterator[str], output: OutputFile) -> None:
+    """Run prompt after prompt; the file holds each before the next one is asked for."""
+    frames: list[Tensor] = []
+    try:
+        while True:
+            frames += _run(job)
+            _write(frames, output, job)
+            if (prompt := next(prompts, None)) is None:
+                return
+            job.add_prompt(prompt)
+    except (KeyboardInterrupt, SystemExit, IstarError):
+        if output.written and output.stays:
+            say(f"{output.target} holds what was made before")
+        raise
 
 
-def _listen(session: InteractiveSession, prompt: str) -> list[Tensor]:
-    """The finished clips that a prompt brings."""
+def _run(job: Job) -> list[Tensor]:
+    """The finished clips that the latest prompt brings."""
     from istar.events import ClipReady, Note, Progress
 
     clips = []
     with StepDisplay() as display:
-        for event in session.say(prompt):
+        for event in job.run():
             if isinstance(event, Progress):
                 display.show(event.done, event.total)
             elif isinstance(event, Note):
@@ -103,12 +93,10 @@ def _listen(session: InteractiveSession, prompt: str) -> list[Tensor]:
     return clips
 
 
-def _write(
-    film: list[Tensor], output: OutputFile, spec: ModelSpec, prompts: tuple[str, ...]
-) -> None:
+def _write(frames: list[Tensor], output: OutputFile, job: Job) -> None:
     import torch
 
-    output.replace(torch.cat(film), spec, prompts)
+    output.replace(torch.cat(frames), job.networks.spec, job.request.prompts)
 
 
 def _ask() -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import StepDisplay, print_lines, print_path, say
-from istar.cli.options import CommonOptions, NumberType
+from istar.cli.options import NumberType
 from istar.errors import IstarError, MediaError, UsageError
 
 if TYPE_CHECKING:
@@ -84,22 +84,31 @@ def shapes(
 
     import torch
 
+    from istar.cli.download_display import FetchDisplay
     from istar.lab.report import ShapesReport, contact_sheet
     from istar.lab.score import outcomes
     from istar.media import write_picture
+    from istar.pipeline import InfinityStarPipeline
     from istar.placement import dtype_name
 
     test = _test(count, seed, modes, seconds)
     if threads is not None:
         torch.set_num_threads(threads)
-    pipeline = CommonOptions(model=model, device=device, dtype=dtype).load("t2v", seconds)
+    with FetchDisplay() as downloads:
+        pipeline = InfinityStarPipeline.from_pretrained(
+            model,
+            seconds=seconds,
+            device=device,
+            dtype=dtype.value if dtype else None,
+            on_event=downloads,
+        )
     found: list[Outcome] = []
 
     def tell() -> None:
         report = ShapesReport(
             model=pipeline.spec.name,
             device=str(pipeline.device),
-            dtype=dtype_name(pipeline.networks.transformer.unconditional.dtype),
+            dtype=dtype_name(pipeline.networks.transformer.dtype),
             test=test,
             records=tuple(outcome.record for outcome in found),
         )

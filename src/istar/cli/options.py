@@ -20,6 +20,7 @@ from istar.errors import MediaError, UsageError
 from istar.request import GenerationRequest, Mode
 
 if TYPE_CHECKING:
+    from istar.inputs import Inputs
     from istar.pipeline import InfinityStarPipeline
 
 _RANDOM_SEED_BITS = 32
@@ -163,41 +164,33 @@ class CommonOptions:
             say(f"seed {seed}")
         return request
 
-    def check_early(self, request: GenerationRequest) -> None:
-        """Refuse unreadable or unfit inputs before a large model is fetched or loaded.
+    def load(self, request: GenerationRequest) -> tuple[InfinityStarPipeline, Inputs]:
+        """The pipeline for a request, and the request's input.
+
+        The model is chosen once; the input is read once, before anything large is fetched or
+        loaded.
 
         Raises:
-            UsageError, MediaError: as `istar.inputs.check_inputs`.
-            CheckpointError: no model fits.
-        """
-        from istar.inputs import check_inputs
-        from istar.models.find import describe
-
-        resolution = self.res.value if self.res else None
-        check_inputs(
-            request,
-            describe(self.model, mode=request.mode, resolution=resolution, seconds=request.seconds),
-        )
-
-    def load(self, mode: Mode, seconds: float | None = None) -> InfinityStarPipeline:
-        """The pipeline for a mode; a model that is not here is fetched.
-
-        Raises:
-            IstarError: as `InfinityStarPipeline.from_pretrained`.
+            IstarError: as `find_model`, `read_inputs` and `InfinityStarPipeline.load`.
         """
         from istar.cli.download_display import FetchDisplay
+        from istar.inputs import read_inputs
+        from istar.models.find import find_model
         from istar.pipeline import InfinityStarPipeline
+        from istar.placement import Placement, dtype_name
 
+        placement = Placement.choose(self.device, self.dtype.value if self.dtype else None)
         with FetchDisplay() as display:
-            return InfinityStarPipeline.from_pretrained(
+            model = find_model(
                 self.model,
-                mode=mode,
+                mode=request.mode,
                 resolution=self.res.value if self.res else None,
-                seconds=seconds,
-                device=self.device,
-                dtype=self.dtype.value if self.dtype else None,
+                seconds=request.seconds,
+                dtype=dtype_name(placement.dtype),
                 on_event=display,
             )
+            inputs = read_inputs(request, model.spec)
+            return InfinityStarPipeline.load(model, placement, on_event=display), inputs
 
 
 def with_common_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -30,6 +30,7 @@ class OutputFile:
     Attributes:
         target: the name that it has, or will have.
         stays: it outlasts the command; what goes to stdout does not.
+        written: something is in it.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class OutputFile:
     ) -> None:
         self.target = target
         self.stays = stays
+        self.written = False
         self._request = request
         self._overwrite = overwrite
 
@@ -77,7 +79,7 @@ class OutputFile:
             overwrite=self._overwrite,
             metadata=settings(replace(self._request, prompt=prompts), spec),
         )
-        self._overwrite = True
+        self._overwrite = self.written = True
 
 
 class Writer:

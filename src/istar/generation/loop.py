@@ -1,13 +1,14 @@
 """The autoregressive loop: it obeys the steps and keeps nothing but the state it is given.
 
-A generation is `start`, then `advance` until the state is finished. `advance` is `predict`,
-guidance, sampling and `commit`; whoever forces bits of their own calls the two ends directly.
+A window is `start`, then `advance` until the state is finished. `advance` is `predict`, guidance,
+sampling and `commit`; whoever forces bits of their own calls the two ends directly. Every one of
+them returns a new state, so a step that fails or is interrupted has not happened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -17,11 +18,12 @@ from istar.errors import GenerationError
 from istar.generation.canvas import Canvas
 from istar.generation.guidance import guide
 from istar.generation.sampling import SamplingConfig, sample_bits
-from istar.generation.schedule import Step
+from istar.generation.schedule import Step, needed_steps
 from istar.generation.state import Branch, GenerationState
 from istar.transformer.cache import Context, join
 from istar.transformer.model import Transformer
 from istar.transformer.rope import Rotation, rotation, text_coordinates, visual_coordinates
+from istar.transformer.rows import Row
 from istar.video_tokenizer.quantizer import shrink
 
 SEMANTIC_CONTEXT = 800
@@ -34,7 +36,7 @@ class Prediction:
 
     Attributes:
         logits: for every branch `(L, d, 2)`, float32; empty where the bits are given.
-        contexts: for every branch the step's own keys and values, where a later step reads them.
+        contexts: for every branch the step's own keys and values, where a later step needs them.
     """
 
     logits: tuple[Tensor, ...]
@@ -45,10 +47,10 @@ def start(
     transformer: Transformer,
     steps: tuple[Step, ...],
     texts: Sequence[Tensor],
-    generator: torch.Generator,
+    generator: Tensor,
     *,
     given: Mapping[int, Tensor] | None = None,
-    scene: Context | None = None,
+    conditions: Context | None = None,
 ) -> GenerationState:
     """A state before its first step, the texts read.
 
@@ -56,104 +58,143 @@ def start(
         transformer: the network.
         steps: the whole schedule.
         texts: features `(L, text_channels)` of the conditional branch and, with guidance, of the
-            unconditional; their lengths may differ.
-        generator: on the CPU; every draw comes from it.
+            unconditional; their lengths may differ. None are needed where every step is given.
+        generator: the state of a generator on the CPU; every draw comes from it.
         given: bits of steps that are not to be sampled, by step index.
-        scene: keys and values of earlier frames that every step may look at, in both branches.
+        conditions: keys and values of earlier frames that every step may look at, in both branches.
     """
-    branches = []
+    rows = []
     for features in texts:
         x = transformer.embed_text(features.to(transformer.device, transformer.dtype))
         coordinates = text_coordinates(len(features), transformer.device)
-        rotated = rotation(coordinates, transformer.config.head_size)
-        text = transformer.keys_values(x.unsqueeze(0), rotated)
-        branches.append(Branch(text=text, scene=scene))
+        rows.append(Row(x.unsqueeze(0), rotation(coordinates, transformer.config.head_size)))
     channels = transformer.config.latent_channels
+    known = dict(given or {})
     return GenerationState(
         steps=steps,
-        position=0,
-        bits=[],
-        given=dict(given or {}),
+        bits=(),
+        given=known,
+        needed=needed_steps(steps, known),
         canvas=Canvas.blank(steps[0].full_grid, channels, transformer.device),
-        latents=[],
-        branches=tuple(branches),
+        latents=(),
+        branches=tuple(
+            Branch(text=text, conditions=conditions) for text in transformer.keys_values(rows)
+        ),
         generator=generator,
     )
 
 
-def predict(transformer: Transformer, state: GenerationState) -> Prediction:
+def predict(
+    transformer: Transformer, state: GenerationState, *, together: bool = False
+) -> Prediction:
     """The network's word on the next step; nothing is computed that nobody will read.
 
-    A step whose bits are given needs no logits, and no pass at all unless a later step looks at
+    A step whose bits are given needs no logits, and no pass at all unless a sampled step looks at
     its tokens.
+
+    Args:
+        transformer: the network.
+        state: where the window is.
+        together: compute the branches as one batch.
     """
     step = state.next_step
-    given = step.index in state.given
-    if given and not step.read_later:
+    given, keep = step.index in state.given, step.index in state.needed
+    if given and not keep:
         return Prediction(logits=(), contexts=None)
     x = transformer.embed_latents(state.canvas.tokens(step).to(transformer.dtype))
     rotated = step_rotation(transformer, step)
-    logits, contexts = [], []
-    for branch in state.branches:
-        if given:
-            contexts.append(transformer.keys_values(x, rotated, branch.contexts))
-            continue
-        y, own = transformer(x, rotated, branch.contexts, keep=step.read_later)
-        logits.append(transformer.logits(y, semantic=step.semantic)[0])
-        if own is not None:
-            contexts.append(own)
-    return Prediction(logits=tuple(logits), contexts=tuple(contexts) or None)
+    rows = [Row(x, rotated, branch.contexts) for branch in state.branches]
+    if given:
+        return Prediction(logits=(), contexts=tuple(transformer.keys_values(rows)))
+    passed = transformer(rows, keep=keep, together=together)
+    contexts = tuple(output.context for output in passed if output.context is not None)
+    return Prediction(
+        logits=tuple(transformer.logits(y, semantic=step.semantic)[0] for y, _ in passed),
+        contexts=contexts or None,
+    )
 
 
-def commit(state: GenerationState, bits: Tensor, contexts: tuple[Context, ...] | None) -> None:
-    """Take a step: its bits `(t·h·w, d)` join the canvas, its keys and values the contexts.
+def commit(
+    state: GenerationState,
+    bits: Tensor,
+    contexts: tuple[Context, ...] | None,
+    generator: Tensor | None = None,
+) -> GenerationState:
+    """The state after a step: its bits join the canvas, its keys and values the contexts.
 
-    What no later step looks at is let go.
+    What no later step looks at is dropped.
+
+    Args:
+        state: before the step.
+        bits: `(t·h·w, d)` of the step.
+        contexts: of every branch, as `predict` gives them.
+        generator: its state after the draws; None where nothing was drawn.
     """
     step = state.next_step
-    state.canvas.add(step, bits)
-    state.bits.append(bits.cpu())
-    state.given.pop(step.index, None)
-    state.position += 1
-    state.branches = tuple(
-        branch.after(step.index, own, state.looks_at)
-        for branch, own in zip(
-            state.branches, contexts or [None] * len(state.branches), strict=True
-        )
-    )
+    canvas = Canvas(state.canvas.total)
+    canvas.add(step, bits)
+    latents = state.latents
+    following = state.steps[step.index + 1] if step.index + 1 < len(state.steps) else None
     if step.ends_clip:
-        state.latents.append(state.canvas.total)
-        if not state.finished:
-            total = state.canvas.total
-            state.canvas = Canvas.blank(state.next_step.full_grid, total.shape[1], total.device)
+        latents = (*latents, canvas.total)
+        if following:
+            total = canvas.total
+            canvas = Canvas.blank(following.full_grid, total.shape[1], total.device)
+    looks_at = following.looks_at if following else ()
+    return replace(
+        state,
+        bits=(*state.bits, bits.cpu()),
+        canvas=canvas,
+        latents=latents,
+        branches=tuple(
+            branch.after(step.index, own, looks_at)
+            for branch, own in zip(
+                state.branches, contexts or [None] * len(state.branches), strict=True
+            )
+        ),
+        generator=state.generator if generator is None else generator,
+    )
 
 
 def advance(
-    transformer: Transformer, state: GenerationState, sampling: SamplingConfig
+    transformer: Transformer,
+    state: GenerationState,
+    sampling: SamplingConfig,
+    *,
+    together: bool = False,
 ) -> GenerationState:
-    """Take the next step, sampled or given, and return the state.
+    """Take the next step, sampled or given.
+
+    Args:
+        transformer: the network.
+        state: before the step.
+        sampling: how logits become bits.
+        together: compute the branches as one batch.
 
     Raises:
         GenerationError: the logits are not finite.
     """
     step = state.next_step
-    prediction = predict(transformer, state)
+    prediction = predict(transformer, state, together=together)
     if step.index in state.given:
-        bits = state.given[step.index]
-    else:
-        tau = sampling.tau_image if step.image else sampling.tau_video
-        logits = prediction.logits[0] / tau
-        if len(prediction.logits) > 1:
-            logits = guide(logits, prediction.logits[1] / tau, sampling.guidance)
-        if not torch.isfinite(logits).all():
-            raise GenerationError(
-                f"the network's output is not a number at step {step.index} (clip {step.clip}, "
-                f"scale {step.scale}); the weights may be damaged",
-                remedies=("fp32",),
-            )
-        bits = sample_bits(logits, state.generator)
-    commit(state, bits, prediction.contexts)
-    return state
+        return commit(state, state.given[step.index], prediction.contexts)
+    # 1. Both branches' logits become one.
+    tau = sampling.tau_image if step.image else sampling.tau_video
+    logits = prediction.logits[0] / tau
+    if len(prediction.logits) > 1:
+        logits = guide(logits, prediction.logits[1] / tau, sampling.guidance)
+    if not torch.isfinite(logits).all():
+        raise GenerationError(
+            f"the network's output is not a number at step {step.index} (clip {step.clip}, "
+            f"scale {step.scale}); the weights may be damaged",
+            remedies=("fp32",),
+        )
+    # 2. Every bit is drawn.
+    generator = torch.Generator()
+    generator.set_state(state.generator)
+    bits = sample_bits(logits, generator)
+    # 3. The bits join the canvas.
+    return commit(state, bits, prediction.contexts, generator.get_state())
 
 
 def step_rotation(transformer: Transformer, step: Step) -> Rotation:
@@ -164,10 +205,10 @@ def step_rotation(transformer: Transformer, step: Step) -> Rotation:
     return _visual_rotation(transformer, step.index, times, step.grid[1:], step.full_grid[1:])
 
 
-def read_scene(
+def read_conditions(
     transformer: Transformer, former: Tensor, first: Tensor, context_grid: tuple[int, int]
 ) -> Context:
-    """Keys and values of what was shown before an interactive clip.
+    """Keys and values of the frames that an interactive clip continues.
 
     Two runs of tokens, each seeing only itself: the latent frames just before averaged to
     a coarse grid, and at full size the video's first frame and the last two. They are the same for
@@ -180,8 +221,8 @@ def read_scene(
         first: `(1, C, 1, H, W)`, the first latent frame of the whole video.
         context_grid: rows and columns of the coarse grid.
     """
-    contexts = []
-    for block in scene_blocks(former, first, context_grid):
+    rows = []
+    for block in condition_blocks(former, first, context_grid):
         x = transformer.embed_latents(block.tokens.to(transformer.device, transformer.dtype))
         rotated = _visual_rotation(
             transformer,
@@ -190,11 +231,11 @@ def read_scene(
             block.grid,
             (former.shape[3], former.shape[4]),
         )
-        contexts.append(transformer.keys_values(x, rotated))
-    return join(contexts)
+        rows.append(Row(x, rotated))
+    return join(transformer.keys_values(rows))
 
 
-class SceneBlock(NamedTuple):
+class ConditionBlock(NamedTuple):
     """A run of context tokens from frames shown before.
 
     Attributes:
@@ -210,10 +251,10 @@ class SceneBlock(NamedTuple):
     tokens: Tensor
 
 
-def scene_blocks(
+def condition_blocks(
     former: Tensor, first: Tensor, context_grid: tuple[int, int]
-) -> tuple[SceneBlock, SceneBlock]:
-    """The semantic and the detail block of `read_scene`, whose arguments it takes."""
+) -> tuple[ConditionBlock, ConditionBlock]:
+    """The semantic and the detail block of `read_conditions`, whose arguments it takes."""
     channels, frames = former.shape[1:3]
     full = (former.shape[3], former.shape[4])
     detail = torch.cat((first, former[:, :, -2:]), dim=2)
@@ -222,13 +263,13 @@ def scene_blocks(
         return shrink(latents, bits=channels, height=grid[0], width=grid[1])
 
     return (
-        SceneBlock(
+        ConditionBlock(
             SEMANTIC_CONTEXT,
             tuple(range(1, frames)),
             context_grid,
             tokens(former[:, :, 1:], context_grid),
         ),
-        SceneBlock(DETAIL_CONTEXT, (0, frames - 2, frames - 1), full, tokens(detail, full)),
+        ConditionBlock(DETAIL_CONTEXT, (0, frames - 2, frames - 1), full, tokens(detail, full)),
     )
 
 

@@ -12,7 +12,7 @@ Source: InfinityStar paper (arXiv 2511.04675), spacetime pyramid modeling; relea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Literal, NamedTuple
@@ -256,3 +256,19 @@ def steps(
         first_frame += clip.frames
     read = {index for step in result for index in step.looks_at}
     return tuple(replace(step, read_later=step.index in read) for step in result)
+
+
+def needed_steps(steps: Sequence[Step], given: Container[int]) -> frozenset[int]:
+    """Indices of the steps at whose tokens a step that is sampled looks, at first or second hand.
+
+    Of all others that are given nothing has to be computed.
+
+    Args:
+        steps: the whole schedule.
+        given: indices of the steps whose bits are known.
+    """
+    needed: set[int] = set()
+    for step in reversed(steps):
+        if step.index in needed or step.index not in given:
+            needed.update(step.looks_at)
+    return frozenset(needed)

@@ -52,7 +52,20 @@ class ModelFiles:
         )
 
 
-def locate(
+@dataclass(frozen=True, kw_only=True)
+class FoundModel:
+    """A model that was chosen, and how to have its files.
+
+    Attributes:
+        spec: the model.
+        files: gives its files, fetching first what is missing, and reports that to a listener.
+    """
+
+    spec: ModelSpec
+    files: Callable[[Listener], ModelFiles]
+
+
+def find_model(
     name: str | Path,
     *,
     mode: Mode = "t2v",
@@ -60,8 +73,8 @@ def locate(
     seconds: float | None = None,
     dtype: str | None = None,
     on_event: Listener = ignore,
-) -> tuple[ModelSpec, ModelFiles]:
-    """The model to use and its files, which are fetched first if they are not there.
+) -> FoundModel:
+    """The model to use; of a repository on the Hub no more is fetched than says what it holds.
 
     Args:
         name: `auto`, a name, `tiny`, a directory, or `owner/repo[@revision][:path]`.
@@ -69,11 +82,11 @@ def locate(
         resolution: `192p`, `384p`, `480p`, `720p`, or a manifest's own.
         seconds: the length wanted.
         dtype: `bf16` or `fp32`: a converted copy of that dtype is preferred.
-        on_event: told what is fetched.
+        on_event: receives what is fetched.
 
     Raises:
         CheckpointError: nothing of that name, or it does not do what is asked.
-        HubError: something cannot be fetched.
+        HubError: the Hub does not say what a repository holds.
     """
 
     def chosen(models: Sequence[ModelSpec]) -> ModelSpec:
@@ -81,31 +94,18 @@ def locate(
 
     root, models = _described_here(name)
     if root:
-        spec = chosen(models)
-        return spec, ModelFiles.below(root, spec)
+        spec, here = chosen(models), root
+        return FoundModel(spec=spec, files=lambda _: ModelFiles.below(here, spec))
     if models:
         spec = chosen(models)
-        copy = converted(spec, dtype)
-        return copy or (spec, cached_files(spec) or released_files(spec, on_event))
+        if copy := converted(spec, dtype):
+            return FoundModel(spec=copy[0], files=lambda _: copy[1])
+        return FoundModel(
+            spec=spec, files=lambda listen: cached_files(spec) or released_files(spec, listen)
+        )
     on_hub = _hub_name(name)
     where = RepoRevision(repo=on_hub["repo"], revision=on_hub["revision"] or "main")
-    return _from_repo(where, on_hub["path"] or "", chosen, on_event)
-
-
-def describe(
-    name: str | Path,
-    *,
-    mode: Mode = "t2v",
-    resolution: str | None = None,
-    seconds: float | None = None,
-) -> ModelSpec | None:
-    """The model that `locate` would use, and nothing is fetched; None where only the Hub knows.
-
-    Raises:
-        CheckpointError: as `locate`.
-    """
-    _, models = _described_here(name)
-    return choose(models, mode, resolution=resolution, seconds=seconds) if models else None
+    return _in_repo(where, on_hub["path"] or "", chosen, on_event)
 
 
 def _described_here(name: str | Path) -> tuple[Path | None, tuple[ModelSpec, ...]]:
@@ -216,12 +216,12 @@ def converted(spec: ModelSpec, dtype: str | None) -> tuple[ModelSpec, ModelFiles
     return copy, ModelFiles.below(directory, copy)
 
 
-def _from_repo(
+def _in_repo(
     where: RepoRevision,
     path: str,
     chosen: Callable[[Sequence[ModelSpec]], ModelSpec],
     on_event: Listener,
-) -> tuple[ModelSpec, ModelFiles]:
+) -> FoundModel:
     """A model in a repository of anybody's: by its manifest, or by the released names."""
     names = [file.path for file in hub.list_files(where)]
     prefix = f"{path.strip('/')}/" if path.strip("/") else ""
@@ -244,4 +244,7 @@ def _from_repo(
         prefix + part if prefix + part in names else f"{prefix}{part}/"
         for part in (spec.transformer, spec.tokenizer, spec.text_encoder)
     ]
-    return spec, ModelFiles.below(hub.pull(where, wanted, on_event) / prefix, spec)
+    return FoundModel(
+        spec=spec,
+        files=lambda listen: ModelFiles.below(hub.pull(where, wanted, listen) / prefix, spec),
+    )

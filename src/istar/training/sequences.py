@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from istar.generation.canvas import Canvas
-from istar.generation.loop import DETAIL_CONTEXT, SceneBlock, scene_blocks
+from istar.generation.loop import DETAIL_CONTEXT, ConditionBlock, condition_blocks
 from istar.generation.schedule import Step
 from istar.training.seeds import draw
 from istar.transformer.config import TransformerConfig
@@ -309,10 +309,10 @@ def _scene_parts(
     return parts
 
 
-def _blocks(scene: Scene) -> tuple[SceneBlock, SceneBlock]:
+def _blocks(scene: Scene) -> tuple[ConditionBlock, ConditionBlock]:
     """The blocks of context of an interactive clip."""
     former, first, grid = scene
-    return scene_blocks(former[None], first[None], grid)
+    return condition_blocks(former[None], first[None], grid)
 
 
 def _lesson_part(

@@ -55,6 +55,7 @@ from istar.training.trainer import Loss
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.transformer.rope import Rotation, rotation
+from istar.transformer.rows import Row
 
 _MISFITS = 4
 _MISFITS_ALONE = 200
@@ -108,7 +109,8 @@ class TransformerNetwork(nn.Module):
         x = x.unflatten(0, (rows, length))
         turned = rotation(batch.coordinates.flatten(0, 1), transformer.config.head_size)
         turned = Rotation(*(value.unflatten(0, (rows, 1, length)) for value in turned))
-        y, _ = transformer(x, turned, mask=mask_of(batch), recompute=recompute)
+        row = Row(x, turned, mask=mask_of(batch))
+        ((y, _),) = transformer([row], recompute=recompute)
         with torch.autocast(y.device.type, enabled=False):
             return Outcome(
                 transformer.logits(y[batch.kind == SEMANTIC][None], semantic=True)[0],

@@ -12,6 +12,7 @@ from istar.transformer.attention import Mask, attend, look_back
 from istar.transformer.cache import KeysValues
 from istar.transformer.config import TransformerConfig
 from istar.transformer.rope import Rotation, rotate
+from istar.transformer.rows import LayerRow
 
 NORM_EPSILON = 1e-6
 
@@ -97,18 +98,19 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(config.width)
         self.mlp = GatedMLP(config)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotation: Rotation,
-        contexts: Sequence[KeysValues] = (),
-        mask: Mask | None = None,
-    ) -> tuple[Tensor, KeysValues]:
-        """Tokens `(B, L, width)` to the same shape, and their keys and values."""
-        attended, own = self.attention(self.attention_norm(x), rotation, contexts, mask)
+    def forward(self, rows: Sequence[LayerRow]) -> list[tuple[Tensor, KeysValues]]:
+        """Every row's tokens `(B, L, width)` to the same shape, and their keys and values.
+
+        The rows are computed one by one, so that each gives what it gives alone.
+        """
+        return [self._pass(row) for row in rows]
+
+    def keys_values(self, rows: Sequence[LayerRow]) -> list[KeysValues]:
+        """Only the keys and values of every row's tokens, the rest of the block not run."""
+        return [self.attention.keys_values(self.attention_norm(r.x), r.rotation) for r in rows]
+
+    def _pass(self, row: LayerRow) -> tuple[Tensor, KeysValues]:
+        x = row.x
+        attended, own = self.attention(self.attention_norm(x), row.rotation, row.contexts, row.mask)
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), own
-
-    def keys_values(self, x: Tensor, rotation: Rotation) -> KeysValues:
-        """Only the keys and values of tokens `(B, L, width)`, the rest of the block not run."""
-        return self.attention.keys_values(self.attention_norm(x), rotation)

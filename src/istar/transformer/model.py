@@ -1,4 +1,4 @@
-"""The bitwise spacetime transformer: one forward pass over one run of tokens.
+"""The bitwise spacetime transformer: one forward pass over a few rows of tokens.
 
 It keeps no state: what tokens may look back at comes in as a context, and what later tokens need
 goes out as one. Source: InfinityStar paper (arXiv 2511.04675); released reference.
@@ -6,18 +6,17 @@ goes out as one. Source: InfinityStar paper (arXiv 2511.04675); released referen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from istar.transformer.attention import Mask
 from istar.transformer.block import Block, RMSNorm
-from istar.transformer.cache import Context
+from istar.transformer.cache import Context, KeysValues
 from istar.transformer.config import TransformerConfig
-from istar.transformer.rope import Rotation
+from istar.transformer.rows import LayerRow, Row, RowOutput, batches, layer_contexts
 
 
 class Transformer(nn.Module):
@@ -53,58 +52,83 @@ class Transformer(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        rotation: Rotation,
-        contexts: Sequence[Context] = (),
+        rows: Sequence[Row],
         *,
-        mask: Mask | None = None,
         keep: bool = False,
+        together: bool = False,
         recompute: bool = False,
-    ) -> tuple[Tensor, Context | None]:
-        """Embedded tokens through all blocks.
+    ) -> list[RowOutput]:
+        """Rows through all blocks; every row passes a block before any enters the next.
 
         Args:
-            x: `(B, L, width)`.
-            rotation: of the L tokens.
-            contexts: runs of keys and values that all L may look at, of C tokens together. They
-                are put in a row one layer at a time, never as a whole.
-            mask: see `istar.transformer.attention.attend`; `(L, C + L)`, or of the L tokens alone
-                where there are no contexts; everywhere when absent.
+            rows: embedded tokens and what they look at.
             keep: return the tokens' own keys and values.
+            together: compute rows that are alike as one batch. That is faster on a GPU and takes
+                more memory; the results differ in the last bits.
             recompute: run each block again in the backward pass instead of remembering it.
 
         Returns:
-            `(B, L, width)` after the last block, not normed; the context if kept.
+            what became of each row, in their order.
         """
-        kept = []
-        for i, block in enumerate(self.blocks):
-            looks = [context[i] for context in contexts]
-            if recompute:
-                x, own = checkpoint(block, x, rotation, looks, mask, use_reentrant=False)
-            else:
-                x, own = block(x, rotation, looks, mask)
-            if keep:
-                kept.append(own)
-        return x, tuple(kept) if keep else None
+        # 1. Rows that may be computed as one batch are joined.
+        groups = batches(rows, together=together)
+        members = [[rows[number] for number in group] for group in groups]
+        # 2. All of them pass the blocks.
+        xs, contexts = self._through(self.blocks, members, keep=keep, recompute=recompute)
+        # 3. Each row gets its part.
+        outputs: dict[int, RowOutput] = {}
+        for group, x, context in zip(groups, xs, contexts, strict=True):
+            size = len(x) // len(group)
+            for place, number in enumerate(group):
+                own = slice(place * size, (place + 1) * size)
+                outputs[number] = RowOutput(x[own], _part(context, own) if keep else None)
+        return [outputs[number] for number in range(len(rows))]
 
-    def keys_values(
-        self, x: Tensor, rotation: Rotation, contexts: Sequence[Context] = ()
-    ) -> Context:
-        """Only the keys and values of embedded tokens `(B, L, width)`.
+    def keys_values(self, rows: Sequence[Row]) -> list[Context]:
+        """Only the keys and values of every row's tokens.
 
         For tokens that others look at but whose own prediction nobody needs; of the last block
         nothing else is computed.
         """
-        kept = []
         *earlier, last = self.blocks
-        for i, block in enumerate(earlier):
-            x, own = block(x, rotation, [context[i] for context in contexts])
-            kept.append(own)
+        xs, contexts = self._through(earlier, [[row] for row in rows], keep=True)
         assert isinstance(last, Block)
-        return (*kept, last.keys_values(x, rotation))
+        ends = last.keys_values([LayerRow(x, r.rotation) for x, r in zip(xs, rows, strict=True)])
+        return [(*context, end) for context, end in zip(contexts, ends, strict=True)]
+
+    def _through(
+        self,
+        blocks: Iterable[nn.Module],
+        groups: Sequence[Sequence[Row]],
+        *,
+        keep: bool,
+        recompute: bool = False,
+    ) -> tuple[list[Tensor], list[list[KeysValues]]]:
+        """Groups of rows through blocks: each group's tokens, and its keys and values by layer."""
+        xs = [g[0].x if len(g) == 1 else torch.cat([row.x for row in g]) for g in groups]
+        contexts: list[list[KeysValues]] = [[] for _ in groups]
+        for layer, block in enumerate(blocks):
+            entering = [
+                LayerRow(x, group[0].rotation, layer_contexts(group, layer), group[0].mask)
+                for x, group in zip(xs, groups, strict=True)
+            ]
+            if recompute:
+                passed = checkpoint(block, entering, use_reentrant=False)
+            else:
+                passed = block(entering)
+            xs = [x for x, _ in passed]
+            if keep:
+                for context, (_, own) in zip(contexts, passed, strict=True):
+                    context.append(own)
+        return xs, contexts
 
     def logits(self, x: Tensor, *, semantic: bool) -> Tensor:
         """Logits `(B, L, d, 2)`, float32, of bits 0 and 1 from the last block's `(B, L, width)`."""
         head = self.semantic_head if semantic else self.detail_head
         x = F.linear(self.norm(x).float(), head.weight.float(), head.bias.float())
         return x.unflatten(-1, (-1, 2))
+
+
+def _part(context: Sequence[KeysValues], rows: slice) -> Context:
+    """The keys and values of some rows of a batch."""
+    return tuple(KeysValues(layer.keys[rows], layer.values[rows]) for layer in context)

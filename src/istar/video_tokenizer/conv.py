@@ -48,6 +48,12 @@ class FrameHistory:
         self._next += 1
         return padded
 
+    def copy(self) -> FrameHistory:
+        """A history that goes its own way from here; the frames themselves are shared."""
+        copy = FrameHistory()
+        copy.first_chunk, copy.frames, copy._next = self.first_chunk, [*self.frames], self._next
+        return copy
+
     def next_chunk(self) -> None:
         """Make ready for the next chunk of the same video."""
         self.first_chunk = False

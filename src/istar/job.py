@@ -1,0 +1,445 @@
+"""A running generation: one object that takes a step at a time and can be saved between any two.
+
+What is saved are tokens: the bits of every step taken or given, the request, the model's identity
+and the state of the random generator. Keys and values, latents and pictures are computed again
+from the bits where a later step needs them, so a restored job begins at its first step with bits
+that are known, and is finished by the same code as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from istar.errors import IstarError, StateError, UsageError
+from istar.events import ClipReady, Event, Note, Progress
+from istar.generation.canvas import bits_of_latent
+from istar.generation.loop import advance, read_conditions, start
+from istar.generation.schedule import TEMPLATES, Step
+from istar.generation.state import GenerationState
+from istar.inputs import Inputs, read_inputs
+from istar.networks import Networks, Texts
+from istar.placement import explained_memory_errors
+from istar.plan import Plan, Window, interact_of, plan_request
+from istar.request import GenerationRequest, check_prompt
+from istar.saved_job import Bits, SavedJob, pack, unpack
+from istar.transformer.cache import Context
+from istar.video_tokenizer.config import FRAMES_PER_SECOND
+from istar.video_tokenizer.conv import FrameHistory
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobState:
+    """Where a job is. A step makes a new state and leaves this one as it is.
+
+    Attributes:
+        generator: the state of the CPU generator from which everything is drawn.
+        known: bits that need not be sampled, by window; of a restored job.
+        begun: the input was handed over and its notes were given.
+        bits: of the windows that are finished.
+        generation: the window under way; None between two.
+        decoded: how many of its clips are decoded.
+        history: of the decoder's convolutions, in the window under way.
+        tail: `(F, H, W, 3)`, uint8, the last pictures, which the next window may show again.
+        former: interact: `(1, C, clip + 1, H, W)`, latents of the last clip and the frame before.
+        first: interact: `(1, C, 1, H, W)`, the latent with which the video began.
+    """
+
+    generator: Tensor
+    known: Mapping[int, Bits] = field(default_factory=dict)
+    begun: bool = False
+    bits: tuple[Bits, ...] = ()
+    generation: GenerationState | None = None
+    decoded: int = 0
+    history: FrameHistory = field(default_factory=FrameHistory)
+    tail: Tensor | None = None
+    former: Tensor | None = None
+    first: Tensor | None = None
+
+    @property
+    def window(self) -> int:
+        """Index of the window under way, or of the next one."""
+        return len(self.bits)
+
+
+class Job:
+    """A running generation.
+
+    A step that fails or is interrupted has not happened: `advance` may be called again, and what
+    is saved is the job before that step.
+
+    Attributes:
+        networks: the loaded model.
+        request: what is made; in the interactive mode with every prompt so far.
+        inputs: the picture or clip it starts from.
+        plan: its windows.
+        state: where it is.
+
+    Example:
+        >>> job = pipeline.job(request)
+        >>> while not job.finished:
+        ...     for event in job.advance():
+        ...         print(event)
+        ...     job.save("waves.job")
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        request: GenerationRequest,
+        inputs: Inputs,
+        plan: Plan,
+        state: JobState,
+    ) -> None:
+        self.networks = networks
+        self.request = request
+        self.inputs = inputs
+        self.plan = plan
+        self.state = state
+
+    @classmethod
+    def begin(
+        cls, networks: Networks, request: GenerationRequest, inputs: Inputs | None = None
+    ) -> Job:
+        """A job before its first step.
+
+        Args:
+            networks: the loaded model.
+            request: what to make.
+            inputs: its picture or clip where that was read before; read here when absent.
+
+        Raises:
+            UsageError: the request does not fit its input.
+            MediaError: an input cannot be read.
+            CheckpointError: the model cannot do it.
+        """
+        networks.spec.check_possible(request.mode, request.seconds)
+        inputs = inputs or read_inputs(request, networks.spec)
+        given = 0 if inputs.clip is None else len(inputs.clip)
+        plan = plan_request(request, networks.spec, inputs.template, given_pictures=given)
+        generator = torch.Generator().manual_seed(request.seed).get_state()
+        return cls(networks, request, inputs, plan, JobState(generator=generator))
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to do, until a prompt is added."""
+        return self.state.begun and self.state.window == len(self.plan.windows)
+
+    def add_prompt(self, prompt: str) -> None:
+        """Let an interactive video continue with one more prompt: one full clip.
+
+        Raises:
+            UsageError: the prompt is empty or unusable, or the mode is not `interact`.
+        """
+        if self.request.mode != "interact":
+            raise UsageError(f"{self.request.mode} takes one prompt; interact takes more")
+        check_prompt(prompt)
+        self.request = replace(self.request, prompt=(*self.request.prompts, prompt))
+        self.plan = self.plan.with_prompt(prompt)
+
+    def run(self) -> Iterator[Event]:
+        """Everything that is left, event by event.
+
+        Raises:
+            DeviceError: memory ran out.
+            GenerationError: the network's output is not a number.
+        """
+        while not self.finished:
+            yield from self.advance()
+
+    def advance(self) -> tuple[Event, ...]:
+        """Do the next thing: begin, begin a window, take a step, or decode a finished clip.
+
+        Returns:
+            what there is to report.
+
+        Raises:
+            DeviceError: memory ran out.
+            GenerationError: the network's output is not a number.
+        """
+        with explained_memory_errors("generating"), torch.inference_mode():
+            generation = self.state.generation
+            if not self.state.begun:
+                self.state, events = self._begin()
+            elif generation is None:
+                self.state, events = self._begin_window()
+            elif self.state.decoded < len(generation.latents):
+                self.state, events = self._decode_clip(generation)
+            else:
+                self.state, events = self._take_step(generation)
+        return events
+
+    # The four things that a job does
+
+    def _begin(self) -> tuple[JobState, tuple[Event, ...]]:
+        notice, clip = self.networks.spec.notice, self.inputs.clip
+        texts = (*([notice] if notice else []), *self.inputs.notes)
+        events: list[Event] = [Note(text=text) for text in texts]
+        events += _notes_on_training(self.plan, self.request)
+        if clip is not None:
+            events.append(ClipReady(frames=clip, from_input=True))
+        return replace(self.state, begun=True, tail=clip), tuple(events)
+
+    def _begin_window(self) -> tuple[JobState, tuple[Event, ...]]:
+        state, number = self.state, self.state.window
+        window, steps = self.plan.windows[number], self.plan.steps(number)
+        # 1. Bits that are known: of a restored job, else of the clips that are shown again.
+        given = state.known.get(number)
+        if given is None:
+            given = self._given_bits(window, steps)
+        # 2. What the steps look at: their texts and, interactive, the frames before.
+        features: Sequence[Tensor] = ()
+        notes: tuple[str, ...] = ()
+        conditions: Context | None = None
+        if window.interactive:
+            state = self._with_former(state)
+        if len(given) < len(steps):
+            texts = self._texts(number)
+            features, notes = texts.features, texts.notes
+            if window.interactive:
+                conditions = self._conditions(state)
+        # 3. The window before its first step.
+        generation = start(
+            self.networks.transformer,
+            steps,
+            features,
+            state.generator,
+            given=given,
+            conditions=conditions,
+        )
+        state = replace(state, generation=generation, decoded=0, history=FrameHistory())
+        return state, tuple(Note(text=text) for text in notes)
+
+    def _take_step(self, generation: GenerationState) -> tuple[JobState, tuple[Event, ...]]:
+        step = generation.next_step
+        sampling = self.plan.sampling(self.state.window, self.request)
+        networks = self.networks
+        generation = advance(networks.transformer, generation, sampling, together=networks.together)
+        before, total = self._steps_before()
+        progress = Progress(
+            done=before + step.index + 1,
+            total=total,
+            clip=step.clip,
+            scale=step.scale,
+            tokens=step.grid.tokens,
+            given=step.index in generation.given,
+        )
+        return replace(self.state, generation=generation), (progress,)
+
+    def _decode_clip(self, generation: GenerationState) -> tuple[JobState, tuple[Event, ...]]:
+        """Pictures of the clip just finished.
+
+        Those of given clips are decoded, because the decoder's causal convolutions look back at
+        them, and not shown; nor is the image clip of a new video, whose picture the next clip
+        brings.
+        """
+        state, clip = self.state, self.state.decoded
+        window = self.plan.windows[state.window]
+        latent = generation.latents[clip]
+        if window.interactive:
+            assert state.former is not None
+            latent = torch.cat((state.former[:, :, 1:], latent), dim=2)
+            frames = self.networks.decode(latent, FrameHistory())
+            frames = frames[-self.plan.spec.clip_seconds * FRAMES_PER_SECOND :]
+            state = replace(state, former=latent[:, :, -self.plan.spec.clip_frames - 1 :])
+        else:
+            history = state.history.copy()
+            frames = self.networks.decode(latent, history)
+            state = replace(state, history=history)
+        events = []
+        is_image = clip == 0 and generation.steps[0].image
+        if clip >= self._given_clips(window) and not (is_image and window.new_seconds):
+            if clip == 1 and generation.steps[0].image and not window.given_seconds:
+                frames = torch.cat((self._first_picture(frames), frames))
+            events.append(ClipReady(frames=frames))
+            state = replace(state, tail=self._new_tail(frames))
+        state = replace(state, decoded=clip + 1)
+        if generation.finished and state.decoded == len(generation.latents):
+            state = self._end_window(state, generation)
+        return state, tuple(events)
+
+    # What they need
+
+    def _end_window(self, state: JobState, generation: GenerationState) -> JobState:
+        former, first = state.former, state.first
+        if self.request.mode == "interact" and former is None:
+            former = torch.cat(generation.latents, dim=2)
+            first = former[:, :, :1]
+        return replace(
+            state,
+            bits=(*state.bits, dict(enumerate(generation.bits))),
+            generation=None,
+            generator=generation.generator,
+            history=FrameHistory(),
+            former=former,
+            first=first,
+        )
+
+    def _texts(self, number: int) -> Texts:
+        window, request, spec = self.plan.windows[number], self.request, self.plan.spec
+        text = spec.prompt.apply(
+            self.plan.prompts[number], request.mode, window.seconds, suffix=request.suffix
+        )
+        # At scale 1 guidance is the conditional branch alone.
+        guided = self.plan.sampling(number, request).guidance.scale != 1
+        return self.networks.texts(text, request.negative_prompt, guided=guided)
+
+    def _with_former(self, state: JobState) -> JobState:
+        """The state with the latents of the clip that an interactive video continues."""
+        if state.former is not None:
+            return state
+        assert self.inputs.clip is not None
+        count = self.plan.spec.clip_seconds * FRAMES_PER_SECOND + 1
+        former = self.networks.encode(last_pictures(self.inputs.clip, count))
+        return replace(state, former=former, first=former[:, :, :1])
+
+    def _conditions(self, state: JobState) -> Context:
+        assert state.former is not None
+        assert state.first is not None
+        scales = self.plan.spec.pixel_budget.scales(self.plan.template)
+        grid = scales[interact_of(self.plan.spec).context_scale]
+        return read_conditions(self.networks.transformer, state.former, state.first, grid)
+
+    def _given_clips(self, window: Window) -> int:
+        """How many of a window's clips show what was there before."""
+        if window.interactive:
+            return 0
+        return 2 if window.given_seconds else int(self.inputs.image is not None)
+
+    def _given_bits(self, window: Window, steps: tuple[Step, ...]) -> Bits:
+        """The bits of every step of the given clips."""
+        count = self._given_clips(window)
+        if not count:
+            return {}
+        if window.given_seconds:
+            assert self.state.tail is not None
+            pictures = last_pictures(self.state.tail, window.given_pictures)
+        else:
+            assert self.inputs.image is not None
+            pictures = self.inputs.image
+        latents = self.networks.encode(pictures)
+        given: dict[int, Tensor] = {}
+        lengths = window.clip_lengths(self.plan.spec)[:count]
+        for clip, latent in enumerate(latents.split(lengths, dim=2)):
+            own = [step for step in steps if step.clip == clip]
+            semantic_bits = self.networks.transformer.config.semantic_bits
+            bits = bits_of_latent(latent, own, semantic_bits=semantic_bits)
+            given |= {step.index: value.cpu() for step, value in zip(own, bits, strict=True)}
+        return given
+
+    def _first_picture(self, after: Tensor) -> Tensor:
+        """A new video's first picture: the image that it is made from, else a copy of the second.
+
+        The released reference overwrites a video's first picture with the second, too.
+        """
+        return after[:1] if self.inputs.image is None else self.inputs.image
+
+    def _new_tail(self, frames: Tensor) -> Tensor:
+        tail = self.state.tail
+        shown = frames if tail is None else torch.cat((tail, frames))
+        return shown[-self.plan.spec.clip_seconds * FRAMES_PER_SECOND - 1 :]
+
+    def _steps_before(self) -> tuple[int, int]:
+        """Steps of the windows before this one, and of all; in `interact` the prompt's own."""
+        counts = [len(self.plan.steps(number)) for number in range(len(self.plan.windows))]
+        if self.request.mode == "interact":
+            return 0, counts[self.state.window]
+        return sum(counts[: self.state.window]), sum(counts)
+
+    # Files
+
+    def save(self, path: Path | str) -> None:
+        """Write the job; under its name it is whole or not there at all.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        state = self.state
+        windows = dict(state.known) | dict(enumerate(state.bits))
+        generator = state.generator
+        if state.generation is not None:
+            taken = dict(enumerate(state.generation.bits))
+            windows[state.window] = {**state.generation.given, **taken}
+            generator = state.generation.generator
+        SavedJob(
+            request=self.request.to_json(),
+            template=self.plan.template.name,
+            model=self.networks.spec.name,
+            fingerprint=self.networks.fingerprint,
+            generator=generator,
+            packed={
+                (window, step): pack(bits)
+                for window, own in windows.items()
+                for step, bits in own.items()
+            },
+            image=self.inputs.image,
+            clip=self.inputs.clip,
+        ).write(Path(path))
+
+    @classmethod
+    def load(cls, path: Path | str, networks: Networks) -> Job:
+        """A saved job, to be run from its first step; the steps it had taken are not sampled again.
+
+        On the machine that saved it, it ends in the same bits as if it had never stopped.
+
+        Raises:
+            StateError: the file is missing or damaged, or was made by another model.
+        """
+        saved = SavedJob.read(Path(path))
+        if saved.fingerprint != networks.fingerprint:
+            raise StateError(
+                f"{path} was made by the {saved.model} model, and these are other weights",
+                remedies=("other_model",),
+            )
+        try:
+            return cls._restored(saved, networks)
+        except (IstarError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise StateError(f"{path} is a damaged job: {error}") from error
+
+    @classmethod
+    def _restored(cls, saved: SavedJob, networks: Networks) -> Job:
+        image = None if saved.image is None else saved.image[0]
+        request = GenerationRequest.from_json(saved.request, image=image, clip=saved.clip)
+        (template,) = (one for one in TEMPLATES if one.name == saved.template)
+        inputs = Inputs(template=template, image=saved.image, clip=saved.clip, notes=())
+        job = cls.begin(networks, request, inputs)
+        generator = torch.Generator()
+        generator.set_state(saved.generator)
+        known: dict[int, dict[int, Tensor]] = {}
+        for (window, index), packed in saved.packed.items():
+            step = job.plan.steps(window)[index]
+            bits = networks.transformer.config.bits_per_token(semantic=step.semantic)
+            known.setdefault(window, {})[index] = unpack(packed, step.grid.tokens, bits)
+        job.state = JobState(generator=generator.get_state(), known=known)
+        return job
+
+
+def last_pictures(shown: Tensor, count: int) -> Tensor:
+    """The last `count` pictures `(count, H, W, 3)`, the first of them doubled if one is missing."""
+    last = shown[-count:]
+    return last if len(last) == count else torch.cat((last[:1], last))
+
+
+def _notes_on_training(plan: Plan, request: GenerationRequest) -> Iterator[Note]:
+    """What is asked of the model that it was not trained for."""
+    spec, mode = plan.spec, request.mode
+    if mode == "interact":
+        return
+    continued = [window.given_seconds for window in plan.windows if window.given_seconds]
+    if mode != "extend" and mode not in spec.modes:
+        yield Note(
+            text=f"the {spec.name} model was not trained for {mode}, but for "
+            f"{', '.join(spec.modes)}",
+            remedies=("any_model",),
+        )
+    if continued and not spec.extends:
+        yield Note(text=f"the {spec.name} model was not trained to continue given video")
+    if continued and min(continued) < spec.clip_seconds:
+        yield Note(
+            text=f"the clip gives {min(continued)} s to continue, and the model learned to "
+            f"continue {spec.clip_seconds} s: the result may suffer"
+        )

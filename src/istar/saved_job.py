@@ -1,0 +1,133 @@
+"""A job as tokens in a file: what it takes to finish it, and nothing that can be computed again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from istar.errors import MediaError, StateError
+from istar.files import PendingFile
+
+_FORMAT = "istar-job-1"
+
+Bits = Mapping[int, Tensor]
+"""Booleans `(t·h·w, d)` by step index."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedJob:
+    """What a file holds of a job.
+
+    Attributes:
+        request: as JSON.
+        template: name of the ratio.
+        model: name of the model.
+        fingerprint: of its weights.
+        generator: the state of the CPU generator.
+        packed: bits, eight in a byte, by window and step.
+        image: `(1, H, W, 3)`, uint8, the request's picture as it was fitted.
+        clip: `(F, H, W, 3)`, uint8, the request's clip likewise.
+    """
+
+    request: str
+    template: str
+    model: str
+    fingerprint: str
+    generator: Tensor
+    packed: Mapping[tuple[int, int], Tensor]
+    image: Tensor | None = None
+    clip: Tensor | None = None
+
+    def write(self, path: Path) -> None:
+        """Write the file; under its name it is whole or not there at all.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        header = {
+            "format": _FORMAT,
+            "request": json.loads(self.request),
+            "template": self.template,
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+        }
+        tensors = {"generator": self.generator}
+        tensors |= {f"bits.{window}.{step}": x for (window, step), x in self.packed.items()}
+        for name, pictures in (("image", self.image), ("clip", self.clip)):
+            if pictures is not None:
+                tensors[name] = pictures
+        # Cloned: safetensors refuses tensors that share memory.
+        own = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+        try:
+            with PendingFile(path, overwrite=True) as pending:
+                pending.temporary.write_bytes(save(own, metadata={"job": json.dumps(header)}))
+        except (MediaError, OSError, SafetensorError) as error:
+            raise StateError(f"{path} cannot be written: {error}") from error
+
+    @classmethod
+    def read(cls, path: Path) -> SavedJob:
+        """Read the file.
+
+        Raises:
+            StateError: it is missing, damaged or not a job.
+        """
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                header = json.loads((file.metadata() or {}).get("job", "null"))
+                names = list(file.keys())
+                tensors = {name: file.get_tensor(name) for name in names}
+        except (OSError, SafetensorError, ValueError) as error:
+            raise StateError(f"{path} is not a readable job: {error}") from error
+        if not isinstance(header, dict) or header.get("format") != _FORMAT:
+            raise StateError(f"{path} is not a job of this version of istar")
+        try:
+            named = {name: tensors.pop(name, None) for name in ("image", "clip")}
+            return cls(
+                request=json.dumps(header["request"]),
+                template=header["template"],
+                model=header["model"],
+                fingerprint=header["fingerprint"],
+                generator=tensors.pop("generator"),
+                packed={_place(name): tensor for name, tensor in tensors.items()},
+                **named,
+            )
+        except (LookupError, ValueError) as error:
+            raise StateError(f"{path} is a damaged job: {error}") from error
+
+
+def _place(name: str) -> tuple[int, int]:
+    """Window and step of a tensor `bits.WINDOW.STEP`.
+
+    Raises:
+        ValueError: another name.
+    """
+    kind, window, step = name.split(".")
+    if kind != "bits":
+        raise ValueError(f"unknown tensor {name}")
+    return int(window), int(step)
+
+
+def pack(bits: Tensor) -> Tensor:
+    """Booleans of any shape as bytes."""
+    return torch.from_numpy(np.packbits(bits.cpu().numpy().ravel()))
+
+
+def unpack(packed: Tensor, tokens: int, bits: int) -> Tensor:
+    """Booleans `(tokens, bits)` that `pack` made bytes.
+
+    Raises:
+        ValueError: too few bytes or too many.
+    """
+    count = tokens * bits
+    if packed.dtype != torch.uint8 or packed.shape != (-(-count // 8),):
+        raise ValueError(f"{tuple(packed.shape)} {packed.dtype} does not hold {count} bits")
+    unpacked = np.unpackbits(packed.numpy(), count=count).astype(bool)
+    return torch.from_numpy(unpacked).reshape(tokens, bits)

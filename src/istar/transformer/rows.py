@@ -1,0 +1,80 @@
+"""Rows: the runs of tokens that pass the network together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from istar.transformer.attention import Mask
+from istar.transformer.cache import Context, KeysValues
+from istar.transformer.rope import Rotation
+
+
+class Row(NamedTuple):
+    """Tokens to pass the network: in generation, one guidance branch of one seed.
+
+    Attributes:
+        x: `(B, L, width)`, embedded.
+        rotation: of the L tokens.
+        contexts: keys and values that all L may look at, of C tokens together.
+        mask: who sees whom, see `istar.transformer.attention.attend`: `(L, C + L)`, or of the L
+            tokens alone where there are no contexts; everyone everything when absent.
+    """
+
+    x: Tensor
+    rotation: Rotation
+    contexts: tuple[Context, ...] = ()
+    mask: Mask | None = None
+
+
+class LayerRow(NamedTuple):
+    """A row as it enters one block: its contexts are those of that layer."""
+
+    x: Tensor
+    rotation: Rotation
+    contexts: Sequence[KeysValues] = ()
+    mask: Mask | None = None
+
+
+class RowOutput(NamedTuple):
+    """A row that has passed the network.
+
+    Attributes:
+        x: `(B, L, width)` after the last block, not normed.
+        context: the tokens' own keys and values, where they were to be kept.
+    """
+
+    x: Tensor
+    context: Context | None
+
+
+def batches(rows: Sequence[Row], *, together: bool) -> list[list[int]]:
+    """The numbers of the rows that are computed as one batch: alone unless they go `together`.
+
+    Rows fit if they have as many tokens, at the same places, and contexts of the same lengths.
+    """
+    groups: dict[object, list[int]] = {}
+    for number, row in enumerate(rows):
+        lengths = tuple(context[0].keys.shape[2] for context in row.contexts)
+        alike = (row.x.shape, id(row.rotation), lengths, id(row.mask))
+        groups.setdefault(alike if together else number, []).append(number)
+    return list(groups.values())
+
+
+def layer_contexts(batch: Sequence[Row], layer: int) -> list[KeysValues]:
+    """The contexts of a batch's rows at one layer, each `(rows, H_kv, C, D)`.
+
+    They are put together one layer at a time, never as a whole.
+    """
+    if len(batch) == 1:
+        return [context[layer] for context in batch[0].contexts]
+    return [
+        KeysValues(
+            torch.cat([context[layer].keys for context in contexts]),
+            torch.cat([context[layer].values for context in contexts]),
+        )
+        for contexts in zip(*(row.contexts for row in batch), strict=True)
+    ]
