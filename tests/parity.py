@@ -181,7 +181,7 @@ def quantizer_cases(golden: Golden) -> Iterator[Case]:
     for name in sorted(n for n in cases if n.endswith(".latent")):
         case, latent = name.removesuffix(".latent"), cases[name]
         schedule = golden.steps(latent.shape[2])
-        state = start(golden.transformer, schedule, [], torch.Generator())
+        state = start(golden.transformer, schedule, [], torch.Generator().get_state())
         wrong = 0
         lengths = clip_lengths(latent.shape[2], CLIP_FRAMES)
         for clip, piece in enumerate(latent.split(lengths, dim=2)):
@@ -192,7 +192,7 @@ def quantizer_cases(golden: Golden) -> Iterator[Case]:
             ):
                 stored = unpack(cases[f"{case}.bits.{step.index:03d}"], step, bits.shape[1])
                 wrong += int((bits != stored).sum())
-                commit(state, stored, None)
+                state = commit(state, stored, None)
         yield Case(name=f"quantizer {case} bits", kind="bits", error=wrong)
         total = torch.cat(state.latents, dim=2)
         yield Case(
@@ -207,8 +207,8 @@ def _forced(
     prefix: str,
     guidance: GuidanceConfig,
     title: str,
-) -> Iterator[Case]:
-    """Logits and guided logits of every step, on forced bits; leaves the state finished."""
+) -> tuple[GenerationState, list[Case]]:
+    """Logits and guided logits of every step, on forced bits; and the finished state."""
     worst = {"cond": 0.0, "uncond": 0.0, "guided": 0.0}
     while not state.finished:
         step = state.next_step
@@ -223,10 +223,12 @@ def _forced(
             worst[name] = difference if not difference <= worst[name] else worst[name]
         stored_bits = cases[f"{prefix}bits.{step.index:03d}"]
         bits = unpack(stored_bits, step, golden.bits_per_token(step))
-        commit(state, bits, prediction.contexts)
-    for name, difference in worst.items():
-        kind = "guided" if name == "guided" else "logits"
-        yield Case(name=f"{title} {name}", kind=kind, error=difference)
+        state = commit(state, bits, prediction.contexts)
+    kinds = {"guided": "guided"}
+    return state, [
+        Case(name=f"{title} {name}", kind=kinds.get(name, "logits"), error=difference)
+        for name, difference in worst.items()
+    ]
 
 
 def transformer_cases(golden: Golden) -> Iterator[Case]:
@@ -238,11 +240,15 @@ def transformer_cases(golden: Golden) -> Iterator[Case]:
         case = name.removesuffix(".codes")
         frames = int(case.removeprefix("pt"))
         state = start(
-            golden.transformer, golden.steps(frames), [text, unconditional], torch.Generator()
+            golden.transformer,
+            golden.steps(frames),
+            [text, unconditional],
+            torch.Generator().get_state(),
         )
-        yield from _forced(
+        state, found = _forced(
             golden, state, cases, f"{case}.", golden.guidance("t2v"), f"transformer {case}"
         )
+        yield from found
         codes = torch.cat(state.latents, dim=2)
         yield Case(
             name=f"transformer {case} codes", kind="codes", error=codes_error(codes, cases[name])
@@ -254,15 +260,16 @@ def interact_cases(golden: Golden) -> Iterator[Case]:
     cases = golden.tensors("interact_cases")
     text, former = cases["text"], cases["former"]
     unconditional = golden.transformer.unconditional[: len(text)]
-    scene = read_conditions(golden.transformer, former, cases["first"], golden.scales[7])
+    conditions = read_conditions(golden.transformer, former, cases["first"], golden.scales[7])
     state = start(
         golden.transformer,
         golden.interact_steps(former.shape[2] - 1),
         [text, unconditional],
-        torch.Generator(),
-        scene=scene,
+        torch.Generator().get_state(),
+        conditions=conditions,
     )
-    yield from _forced(golden, state, cases, "", golden.guidance("interact"), "interact")
+    state, found = _forced(golden, state, cases, "", golden.guidance("interact"), "interact")
+    yield from found
     codes = torch.cat((former[:, :, -1:], *state.latents), dim=2)
     yield Case(name="interact codes", kind="codes", error=codes_error(codes, cases["codes"]))
 

@@ -27,39 +27,58 @@ def pipeline(checkpoint: Path) -> InfinityStarPipeline:
     return InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
 
 
-def test_interact_starts_by_itself_and_goes_on(pipeline: InfinityStarPipeline) -> None:
+def test_interact_starts_by_itself_and_continues(pipeline: InfinityStarPipeline) -> None:
     wanted = request("interact", prompt=("one", "two", "three"))
     events = list(pipeline.stream(wanted))
     assert [len(e.frames) for e in events if isinstance(e, ClipReady)] == [81, 80, 80]
-    session = pipeline.interact(wanted)
-    said = [event for prompt in wanted.prompts for event in session.say(prompt)]
-    assert torch.equal(frames_of(said), frames_of(events))
+    job = pipeline.job(replace(wanted, prompt=("one",)))
+    added = list(job.run())
+    assert job.finished
+    for prompt in ("two", "three"):
+        job.add_prompt(prompt)
+        assert not job.finished
+        added += job.run()
+    assert torch.equal(frames_of(added), frames_of(events))
+    assert job.request == wanted
+
+
+def test_only_an_interactive_job_takes_more_prompts(pipeline: InfinityStarPipeline) -> None:
+    with pytest.raises(UsageError, match="t2v takes one prompt"):
+        pipeline.job(request()).add_prompt("two")
+    job = pipeline.job(request("interact", prompt=("one",)))
+    for prompt in ("", "  ", "a\0b"):
+        with pytest.raises(UsageError, match="prompt"):
+            job.add_prompt(prompt)
+    assert job.request.prompts == job.plan.prompts == ("one",)
 
 
 @pytest.mark.parametrize("given", [80, 81, 100])
-def test_interact_goes_on_from_a_clip(pipeline: InfinityStarPipeline, given: int) -> None:
+def test_interact_continues_a_clip(pipeline: InfinityStarPipeline, given: int) -> None:
     clip = pictures(given)
     frames = pipeline.generate(request("interact", prompt=("one",), clip=clip)).frames
     assert len(frames) == given + 80
     assert torch.equal(frames[:given], clip)
 
 
-def test_interact_remembers_the_sessions_first_frame(pipeline: InfinityStarPipeline) -> None:
-    session = pipeline.interact(request("interact", prompt=("one",), clip=pictures(81)))
-    list(session.say("one"))
-    assert session.first is not None
-    assert session.former is not None
-    first, former = session.first, session.former
+def test_interact_remembers_the_videos_first_frame(pipeline: InfinityStarPipeline) -> None:
+    job = pipeline.job(request("interact", prompt=("one",), clip=pictures(81)))
+    list(job.run())
+    first, former = job.state.first, job.state.former
+    assert first is not None
+    assert former is not None
     assert first.shape[2] == 1
     assert former.shape[2] == 21
-    list(session.say("two"))
-    assert session.first is first
-    assert torch.equal(session.former[:, :, 0], former[:, :, -1])
+    job.add_prompt("two")
+    list(job.run())
+    assert job.state.first is first
+    assert job.state.former is not None
+    assert torch.equal(job.state.former[:, :, 0], former[:, :, -1])
 
 
 def test_interact_refuses_a_clip_below_five_seconds(pipeline: InfinityStarPipeline) -> None:
-    with pytest.raises(UsageError, match="istar extend"):
-        pipeline.interact(request("interact", prompt=("one",), clip=pictures(79)))
+    with pytest.raises(UsageError, match="interact needs 5 s or more") as refused:
+        pipeline.job(request("interact", prompt=("one",), clip=pictures(79)))
+    assert refused.value.remedies == ("extend_first",)
 
 
 def samplings(
@@ -68,18 +87,20 @@ def samplings(
     """How clips were sampled, and with how many branches; no two alike in a row."""
     used: list[tuple[SamplingConfig, int]] = []
 
-    def watched(model: Transformer, state: GenerationState, sampling: SamplingConfig) -> object:
+    def watched(
+        model: Transformer, state: GenerationState, sampling: SamplingConfig, *, together: bool
+    ) -> object:
         if not used or used[-1] != (sampling, len(state.branches)):
             used.append((sampling, len(state.branches)))
-        return advance(model, state, sampling)
+        return advance(model, state, sampling, together=together)
 
     with monkeypatch.context() as patched:
-        patched.setattr("istar.networks.advance", watched)
+        patched.setattr("istar.job.advance", watched)
         list(pipeline.stream(wanted))
     return used
 
 
-def test_interact_goes_on_with_its_own_guidance_and_temperature(
+def test_interact_continues_with_its_own_guidance_and_temperature(
     pipeline: InfinityStarPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = pipeline.spec
@@ -105,16 +126,13 @@ def test_interact_goes_on_with_its_own_guidance_and_temperature(
 
 
 def test_interact_hands_over_the_new_pictures(pipeline: InfinityStarPipeline) -> None:
-    session = pipeline.interact(request("interact", prompt=("one",), clip=pictures(90)))
-    assert session.former is None
-    events = session.say("one")
-    given = next(event for event in events if isinstance(event, ClipReady))
+    job = pipeline.job(request("interact", prompt=("one",), clip=pictures(90)))
+    given, *new = [event for event in job.run() if isinstance(event, ClipReady)]
     assert given.from_input
-    new = [event for event in events if isinstance(event, ClipReady)]
-    assert session.former is not None
+    assert job.state.former is not None
     former = pipeline.networks.encode(pictures(90)[-81:])
-    assert torch.equal(session.former[:, :, :1], former[:, :, -1:])
-    both = torch.cat((former[:, :, 1:], session.former[:, :, 1:]), dim=2)
+    assert torch.equal(job.state.former[:, :, :1], former[:, :, -1:])
+    both = torch.cat((former[:, :, 1:], job.state.former[:, :, 1:]), dim=2)
     decoded = pipeline.networks.decode(both, FrameHistory())
     assert len(decoded) == 157
     assert torch.equal(frames_of(new), decoded[77:])
@@ -122,12 +140,14 @@ def test_interact_hands_over_the_new_pictures(pipeline: InfinityStarPipeline) ->
 
 def test_a_model_of_short_clips_interacts_clip_by_clip(pipeline: InfinityStarPipeline) -> None:
     model = short_clips(pipeline)
-    session = model.interact(request("interact", prompt=("one",)))
+    job = model.job(request("interact", prompt=("one",)))
     sizes = []
-    for prompt in ("one", "two"):
-        sizes += [len(e.frames) for e in session.say(prompt) if isinstance(e, ClipReady)]
-        assert session.former is not None
-        assert session.former.shape[2] == 9
+    for prompt in ("two", None):
+        sizes += [len(e.frames) for e in job.run() if isinstance(e, ClipReady)]
+        assert job.state.former is not None
+        assert job.state.former.shape[2] == 9
+        if prompt:
+            job.add_prompt(prompt)
     assert sizes == [33, 32]
     clip = pictures(32)
     longer = model.generate(request("interact", prompt=("one",), clip=clip)).frames
@@ -139,4 +159,4 @@ def test_a_model_of_short_clips_interacts_clip_by_clip(pipeline: InfinityStarPip
     )
     assert torch.equal(new, same)
     with pytest.raises(UsageError, match="2 s or more"):
-        model.interact(request("interact", prompt=("one",), clip=clip[-31:]))
+        model.job(request("interact", prompt=("one",), clip=clip[-31:]))

@@ -1,4 +1,4 @@
-"""What the networks hands to its networks and takes from them."""
+"""What goes into the three networks and comes out of them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def networks(checkpoint: Path) -> Networks:
 
 def test_the_unconditional_features_have_the_prompts_length(networks: Networks) -> None:
     for prompt in ("a", "a red circle", "word " * 300):
-        (conditional, unconditional), _ = networks.encode_texts(prompt, "", guided=True)
+        conditional, unconditional = networks.texts(prompt, "", guided=True).features
         assert conditional.shape == unconditional.shape
         learned = networks.transformer.unconditional
         assert torch.equal(unconditional, learned[: len(conditional)])
 
 
 def test_a_negative_prompt_has_its_own_length(networks: Networks) -> None:
-    (prompt, negative), _ = networks.encode_texts("a red circle", "grey", guided=True)
+    prompt, negative = networks.texts("a red circle", "grey", guided=True).features
     assert len(prompt) > len(negative)
-    (alone,), _ = networks.encode_texts("grey", "", guided=False)
+    (alone,) = networks.texts("grey", "", guided=False).features
     assert torch.equal(negative, alone)
 
 

@@ -126,3 +126,44 @@ def test_every_quarter_second_is_a_length(quarters: int) -> None:
     check_seconds(quarters / 4, least=0.25)
     with pytest.raises(UsageError, match=r"multiple of 0\.25"):
         check_seconds(quarters / 4 + 0.125, least=0.25)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        GenerationRequest(mode="t2i", prompt="a red circle", aspect=1, seed=2**64 - 1),
+        GenerationRequest(mode="t2v", prompt="[/oops] ☃", seconds=1.25, negative_prompt="grey"),
+        GenerationRequest(mode="i2v", image="boat.jpg", tau_image=0.5, suffix=False),
+        GenerationRequest(mode="extend", clip=Path("clip.mp4"), guidance_scale=1),
+        GenerationRequest(mode="interact", prompt=("one", "two")),
+    ],
+)
+def test_json_gives_the_same_request(wanted: GenerationRequest) -> None:
+    assert GenerationRequest.from_json(wanted.to_json()) == wanted
+
+
+def test_pixels_are_handed_over_beside_the_json() -> None:
+    pixels = torch.zeros(8, 8, 3, dtype=torch.uint8)
+    text = GenerationRequest(mode="i2v", image=pixels).to_json()
+    assert GenerationRequest.from_json(text, image=pixels).image is pixels
+    with pytest.raises(UsageError, match="image"):
+        GenerationRequest.from_json(text)
+    by_path = GenerationRequest(mode="i2v", image=Path("boat.jpg")).to_json()
+    assert GenerationRequest.from_json(by_path, image=pixels).image == Path("boat.jpg")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "a JSON object"),
+        ("[]", "an object of"),
+        ('{"mode": "t2i", "prompt": "a", "pages": 3}', "an object of"),
+        ('{"prompt": "a"}', "lacks its mode"),
+        ('{"mode": "t2i", "prompt": ["a"]}', "one prompt"),
+        ('{"mode": "t2i", "prompt": "a", "seed": 1.5}', "whole number"),
+        ('{"mode": "i2v", "image": 7}', "torch tensor, not int"),
+    ],
+)
+def test_json_that_is_no_request(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        GenerationRequest.from_json(text)

@@ -21,7 +21,7 @@ from istar.generation.canvas import bits_of_latent
 from istar.generation.loop import advance, read_conditions, start
 from istar.generation.schedule import TEMPLATES, Step
 from istar.generation.state import GenerationState
-from istar.inputs import Inputs, read_inputs
+from istar.inputs import Inputs, picture_size, read_inputs
 from istar.networks import Networks, Texts
 from istar.placement import explained_memory_errors
 from istar.plan import Plan, Window, interact_of, plan_request
@@ -179,7 +179,7 @@ class Job:
         notice, clip = self.networks.spec.notice, self.inputs.clip
         texts = (*([notice] if notice else []), *self.inputs.notes)
         events: list[Event] = [Note(text=text) for text in texts]
-        events += _notes_on_training(self.plan, self.request)
+        events += [Note(text=t, remedies=r) for t, r in self.plan.untrained(self.request.mode)]
         if clip is not None:
             events.append(ClipReady(frames=clip, from_input=True))
         return replace(self.state, begun=True, tail=clip), tuple(events)
@@ -406,12 +406,19 @@ class Job:
         request = GenerationRequest.from_json(saved.request, image=image, clip=saved.clip)
         (template,) = (one for one in TEMPLATES if one.name == saved.template)
         inputs = Inputs(template=template, image=saved.image, clip=saved.clip, notes=())
+        size = (*picture_size(template, networks.spec), 3)
+        for pictures in (saved.image, saved.clip):
+            fits = pictures is None or (pictures.dtype, pictures.shape[1:]) == (torch.uint8, size)
+            if not fits:
+                raise ValueError("its pictures have the wrong size")
         job = cls.begin(networks, request, inputs)
         generator = torch.Generator()
         generator.set_state(saved.generator)
         known: dict[int, dict[int, Tensor]] = {}
         for (window, index), packed in saved.packed.items():
-            step = job.plan.steps(window)[index]
+            if not 0 <= window < len(job.plan.windows):
+                raise ValueError(f"there is no window {window}")
+            (step,) = (step for step in job.plan.steps(window) if step.index == index)
             bits = networks.transformer.config.bits_per_token(semantic=step.semantic)
             known.setdefault(window, {})[index] = unpack(packed, step.grid.tokens, bits)
         job.state = JobState(generator=generator.get_state(), known=known)
@@ -422,24 +429,3 @@ def last_pictures(shown: Tensor, count: int) -> Tensor:
     """The last `count` pictures `(count, H, W, 3)`, the first of them doubled if one is missing."""
     last = shown[-count:]
     return last if len(last) == count else torch.cat((last[:1], last))
-
-
-def _notes_on_training(plan: Plan, request: GenerationRequest) -> Iterator[Note]:
-    """What is asked of the model that it was not trained for."""
-    spec, mode = plan.spec, request.mode
-    if mode == "interact":
-        return
-    continued = [window.given_seconds for window in plan.windows if window.given_seconds]
-    if mode != "extend" and mode not in spec.modes:
-        yield Note(
-            text=f"the {spec.name} model was not trained for {mode}, but for "
-            f"{', '.join(spec.modes)}",
-            remedies=("any_model",),
-        )
-    if continued and not spec.extends:
-        yield Note(text=f"the {spec.name} model was not trained to continue given video")
-    if continued and min(continued) < spec.clip_seconds:
-        yield Note(
-            text=f"the clip gives {min(continued)} s to continue, and the model learned to "
-            f"continue {spec.clip_seconds} s: the result may suffer"
-        )

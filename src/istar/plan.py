@@ -8,9 +8,10 @@ looks at the frames before it through condition blocks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from istar.errors import CheckpointError
+from istar.errors import CheckpointError, Remedy
 from istar.generation.sampling import SamplingConfig
 from istar.generation.schedule import (
     LATENT_FRAMES_PER_SECOND,
@@ -21,7 +22,7 @@ from istar.generation.schedule import (
     steps,
 )
 from istar.model_spec import InteractConfig, ModelSpec
-from istar.request import GenerationRequest
+from istar.request import GenerationRequest, Mode
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
 
@@ -100,6 +101,23 @@ class Plan:
         if self.windows[window].interactive:
             own = interact_of(self.spec).sampling
         return own.for_request(request)
+
+    def untrained(self, mode: Mode) -> Iterator[tuple[str, tuple[Remedy, ...]]]:
+        """What is asked of the model that it was not trained for, and what may help."""
+        spec = self.spec
+        continued = [window.given_seconds for window in self.windows if window.given_seconds]
+        if mode not in ("extend", "interact") and mode not in spec.modes:
+            trained = ", ".join(spec.modes)
+            text = f"the {spec.name} model was not trained for {mode}, but for {trained}"
+            yield text, ("any_model",)
+        if continued and not spec.extends:
+            yield f"the {spec.name} model was not trained to continue given video", ()
+        if continued and min(continued) < spec.clip_seconds:
+            yield (
+                f"the clip gives {min(continued)} s to continue, and the model learned to continue "
+                f"{spec.clip_seconds} s: the result may suffer",
+                (),
+            )
 
     def with_prompt(self, prompt: str) -> Plan:
         """The plan with one more interactive window."""

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from asking import pictures
-from istar.generation.loop import advance, start
+from istar.generation.loop import advance, predict, start
 from istar.generation.schedule import nearest_template
 from istar.generation.state import GenerationState
+from istar.job import Job
 from istar.networks import Networks
 from istar.pipeline import InfinityStarPipeline
 from istar.plan import windows_from_start
@@ -80,9 +81,9 @@ def engines(checkpoint: Path) -> tuple[Networks, Networks]:
 def begin(networks: Networks) -> GenerationState:
     """A second of video before its first step."""
     (window,) = windows_from_start(1, networks.spec)
-    texts, _ = networks.encode_texts("a red circle", "", guided=True)
+    texts = networks.texts("a red circle", "", guided=True).features
     steps = window.steps(networks.spec, nearest_template(9 / 16))
-    return start(networks.transformer, steps, texts, torch.Generator().manual_seed(5))
+    return start(networks.transformer, steps, texts, torch.Generator().manual_seed(5).get_state())
 
 
 def finish(networks: Networks, state: GenerationState) -> GenerationState:
@@ -104,17 +105,34 @@ def test_a_video_has_the_same_bits_as_on_the_cpu(engines: tuple[Networks, Networ
     assert (frames[0] - frames[1]).abs().max() <= 1
 
 
-def test_a_state_goes_on_on_the_device(engines: tuple[Networks, Networks], tmp_path: Path) -> None:
+def test_a_job_is_finished_on_the_device(
+    engines: tuple[Networks, Networks], tmp_path: Path
+) -> None:
     cpu, cuda = engines
-    whole = finish(cpu, begin(cpu))
-    state = begin(cpu)
+    request = GenerationRequest(mode="t2v", prompt="a red circle", seconds=1, seed=5)
+    whole = Job.begin(cpu, request)
+    list(whole.run())
+    job = Job.begin(cpu, request)
+    while job.state.generation is None or job.state.generation.position < 3:
+        job.advance()
+    job.save(tmp_path / "job")
+    resumed = Job.load(tmp_path / "job", cuda)
+    list(resumed.run())
+    for index, bits in whole.state.bits[0].items():
+        assert torch.equal(bits, resumed.state.bits[0][index])
+
+
+def test_branches_in_one_batch_are_near_branches_alone(engines: tuple[Networks, Networks]) -> None:
+    _, cuda = engines
+    state = begin(cuda)
     with torch.inference_mode():
-        while state.next_step.clip == 0:
-            state = advance(cpu.transformer, state, cpu.spec.sampling)
-    state.save(tmp_path / "state")
-    resumed = finish(cuda, GenerationState.load(tmp_path / "state", DEVICE))
-    for one, two in zip(whole.bits, resumed.bits, strict=True):
-        assert torch.equal(one, two)
+        while not state.finished:
+            apart, together = (
+                predict(cuda.transformer, state, together=one) for one in (False, True)
+            )
+            for ours, theirs in zip(apart.logits, together.logits, strict=True):
+                torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+            state = advance(cuda.transformer, state, cuda.spec.sampling)
 
 
 def test_pictures_are_encoded_without_tf32(engines: tuple[Networks, Networks]) -> None:

@@ -60,11 +60,12 @@ def interactive_of(spec: ModelSpec, clip: Tensor, encoder: TextEncoder, text: st
 def stepwise(network: TransformerNetwork, one: Example, features: Tensor) -> dict[int, Tensor]:
     """The loop's logits of every step, by its index, each step's true bits given afterwards."""
     transformer = network.transformer
-    scene = None
+    conditions = None
     if one.scene is not None:
         former, first, grid = one.scene
-        scene = read_conditions(transformer, former[None], first[None], grid)
-    state = start(transformer, one.steps, [features], torch.Generator(), scene=scene)
+        conditions = read_conditions(transformer, former[None], first[None], grid)
+    draws = torch.Generator().get_state()
+    state = start(transformer, one.steps, [features], draws, conditions=conditions)
     logits = {}
     for number, latent in enumerate(one.latents):
         own = [step for step in one.steps if step.clip == number]
@@ -72,7 +73,7 @@ def stepwise(network: TransformerNetwork, one: Example, features: Tensor) -> dic
         for step, value in zip(own, bits, strict=True):
             prediction = predict(transformer, state)
             logits[step.index] = prediction.logits[0]
-            commit(state, value, prediction.contexts)
+            state = commit(state, value, prediction.contexts)
     return logits
 
 

@@ -26,6 +26,7 @@ from istar.training.sequences import (
 from istar.training.transformer import Outcome, block_mask
 from istar.transformer.model import Transformer
 from istar.transformer.rope import Rotation, rotation
+from istar.transformer.rows import Row
 
 SCALES = ((1, 1), (2, 3), (4, 6))
 PLAIN = SequenceConfig(most_flips=0.0, scene_noise=(0.0,))
@@ -71,7 +72,7 @@ def teacher_forced(transformer: Transformer, batch: PackedBatch, **others: objec
     turned = rotation(batch.coordinates.flatten(0, 1), transformer.config.head_size)
     turned = Rotation(*(value.unflatten(0, (rows, 1, length)) for value in turned))
     mask = others.get("mask", visible(batch.group, batch.looks_at).unsqueeze(1))
-    y, _ = transformer(x, turned, mask=mask)
+    ((y, _),) = transformer([Row(x, turned, mask=mask)])
     return Outcome(
         transformer.logits(y[batch.kind == SEMANTIC][None], semantic=True)[0],
         transformer.logits(y[batch.kind == DETAIL][None], semantic=False)[0],
@@ -80,12 +81,13 @@ def teacher_forced(transformer: Transformer, batch: PackedBatch, **others: objec
 
 def stepwise(transformer: Transformer, one: Example) -> Outcome:
     """Logits of the same example out of the generation loop, every step's bits given late."""
-    scene = None
+    conditions = None
     if one.scene is not None:
         former, first, grid = one.scene
-        scene = read_conditions(transformer, former[None], first[None], grid)
+        conditions = read_conditions(transformer, former[None], first[None], grid)
     text = features([one.text], transformer.config.text_channels)
-    state = start(transformer, one.steps, [text], torch.Generator(), scene=scene)
+    draws = torch.Generator().get_state()
+    state = start(transformer, one.steps, [text], draws, conditions=conditions)
     logits: dict[bool, list[Tensor]] = {True: [], False: []}
     for clip, latent in enumerate(one.latents):
         own = [step for step in one.steps if step.clip == clip]
@@ -93,7 +95,7 @@ def stepwise(transformer: Transformer, one: Example) -> Outcome:
         for step, value in zip(own, bits, strict=True):
             prediction = predict(transformer, state)
             logits[step.semantic].append(prediction.logits[0])
-            commit(state, value, prediction.contexts)
+            state = commit(state, value, prediction.contexts)
     return Outcome(torch.cat(logits[True]), torch.cat(logits[False]))
 
 

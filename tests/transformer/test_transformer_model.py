@@ -6,10 +6,11 @@ from torch.nn import functional as F
 
 from istar.errors import CheckpointError
 from istar.transformer.block import Block, RMSNorm
-from istar.transformer.cache import KeysValues, join
+from istar.transformer.cache import Context, KeysValues, join
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.transformer.rope import Rotation, rotate, rotation
+from istar.transformer.rows import LayerRow, Row
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -59,25 +60,40 @@ def test_block_against_its_formula(
     after = x + z.transpose(1, 2).reshape(2, 6, 32) @ attention.output.weight.T
     y = norm(after, block.mlp_norm)
     gated = F.silu(y @ mlp.gate.weight.T) * (y @ mlp.up.weight.T)
-    found, own = block(x, turn)
+    ((found, own),) = block([LayerRow(x, turn)])
     torch.testing.assert_close(found, after + gated @ mlp.down.weight.T, **TOLERANCE)
     torch.testing.assert_close(own, KeysValues(k, v), **TOLERANCE)
+
+
+def passed(model: Transformer, row: Row, **options: bool) -> torch.Tensor:
+    """One row after the last block."""
+    ((x, _),) = model([row], **options)
+    return x
+
+
+def context_of(model: Transformer, row: Row) -> Context:
+    (output,) = model([row], keep=True)
+    assert output.context is not None
+    return output.context
 
 
 def test_keys_and_values_alone_equal_those_kept(
     transformer: Transformer, random: torch.Generator
 ) -> None:
-    _, context = transformer(*run(random, 4), keep=True)
+    context = context_of(transformer, Row(*run(random, 4)))
     x, turn = run(random, 5)
-    for before in ([], [context]):
-        _, kept = transformer(x, turn, before, keep=True)
+    for before in ((), (context,)):
+        row = Row(x, turn, before)
+        kept = context_of(transformer, row)
         assert len(kept) == len(transformer.blocks)
-        for found, expected in zip(transformer.keys_values(x, turn, before), kept, strict=True):
+        (alone,) = transformer.keys_values([row])
+        for found, expected in zip(alone, kept, strict=True):
             torch.testing.assert_close(found, expected, **TOLERANCE)
 
 
 def test_nothing_is_kept_unless_asked(transformer: Transformer, random: torch.Generator) -> None:
-    assert transformer(*run(random, 3))[1] is None
+    (output,) = transformer([Row(*run(random, 3))])
+    assert output.context is None
 
 
 def test_a_context_equals_a_mask_over_one_sequence(
@@ -85,40 +101,110 @@ def test_a_context_equals_a_mask_over_one_sequence(
 ) -> None:
     first, first_turn = run(random, 4)
     second, second_turn = run(random, 5)
-    _, context = transformer(first, first_turn, keep=True)
-    after, _ = transformer(second, second_turn, [context])
+    context = context_of(transformer, Row(first, first_turn))
+    after = passed(transformer, Row(second, second_turn, (context,)))
     mask = torch.ones(9, 9, dtype=torch.bool)
     mask[:4, 4:] = False
     turn = Rotation(*(torch.cat(parts) for parts in zip(first_turn, second_turn, strict=True)))
-    together, _ = transformer(torch.cat((first, second), dim=1), turn, mask=mask)
-    torch.testing.assert_close(after, together[:, 4:], **TOLERANCE)
+    joined = passed(transformer, Row(torch.cat((first, second), dim=1), turn, mask=mask))
+    torch.testing.assert_close(after, joined[:, 4:], **TOLERANCE)
 
 
 def test_a_mask_covers_context_and_own_tokens(
     transformer: Transformer, random: torch.Generator
 ) -> None:
     x, turn = run(random, 5)
-    _, context = transformer(*run(random, 3), keep=True)
+    context = context_of(transformer, Row(*run(random, 3)))
     mask = torch.ones(5, 8, dtype=torch.bool)
-    whole, _ = transformer(x, turn, [context])
-    torch.testing.assert_close(transformer(x, turn, [context], mask=mask)[0], whole, **TOLERANCE)
+    whole = passed(transformer, Row(x, turn, (context,)))
+    masked = passed(transformer, Row(x, turn, (context,), mask))
+    torch.testing.assert_close(masked, whole, **TOLERANCE)
     mask[:, :3] = False
-    alone, _ = transformer(x, turn)
-    torch.testing.assert_close(transformer(x, turn, [context], mask=mask)[0], alone, **TOLERANCE)
+    alone = passed(transformer, Row(x, turn))
+    masked = passed(transformer, Row(x, turn, (context,), mask))
+    torch.testing.assert_close(masked, alone, **TOLERANCE)
     assert (alone - whole).abs().max() > 1e-2
 
 
 def test_several_contexts_are_seen_in_any_order(
     transformer: Transformer, random: torch.Generator
 ) -> None:
-    _, one = transformer(*run(random, 3), keep=True)
-    _, two = transformer(*run(random, 4), keep=True)
+    one, two = (context_of(transformer, Row(*run(random, length))) for length in (3, 4))
     x, turn = run(random, 5)
-    forward, _ = transformer(x, turn, [one, two])
-    backward, _ = transformer(x, turn, [two, one])
-    torch.testing.assert_close(forward, backward, **TOLERANCE)
-    assert torch.equal(forward, transformer(x, turn, [join([one, two])])[0])
-    assert (forward - transformer(x, turn, [one])[0]).abs().max() > 1e-2
+    forward = passed(transformer, Row(x, turn, (one, two)))
+    torch.testing.assert_close(forward, passed(transformer, Row(x, turn, (two, one))), **TOLERANCE)
+    assert torch.equal(forward, passed(transformer, Row(x, turn, (join([one, two]),))))
+    assert (forward - passed(transformer, Row(x, turn, (one,)))).abs().max() > 1e-2
+
+
+# --- Rows --------------------------------------------------------------------------------------
+
+
+def some_rows(model: Transformer, random: torch.Generator, lengths: tuple[int, ...]) -> list[Row]:
+    """Rows of five tokens at the same places, with texts of the given lengths to look at."""
+    _, turn = run(random, 5)
+    return [
+        Row(
+            torch.randn(1, 5, 32, generator=random),
+            turn,
+            (context_of(model, Row(*run(random, length, batch=1))),),
+        )
+        for length in lengths
+    ]
+
+
+def test_rows_together_equal_rows_alone(transformer: Transformer, random: torch.Generator) -> None:
+    rows = some_rows(transformer, random, (3, 7, 3, 2))
+    found = transformer(rows, keep=True)
+    contexts = transformer.keys_values(rows)
+    for row, output, context in zip(rows, found, contexts, strict=True):
+        (alone,) = transformer([row], keep=True)
+        assert torch.equal(output.x, alone.x)
+        assert output.context is not None
+        assert alone.context is not None
+        for ours, theirs in zip(output.context, alone.context, strict=True):
+            assert torch.equal(ours.keys, theirs.keys)
+            assert torch.equal(ours.values, theirs.values)
+        (own,) = transformer.keys_values([row])
+        for ours, theirs in zip(context, own, strict=True):
+            assert torch.equal(ours.keys, theirs.keys)
+
+
+@pytest.mark.parametrize("lengths", [(3, 3, 3), (3, 7, 3, 2)])
+def test_rows_in_one_batch_are_near_rows_alone(
+    transformer: Transformer, random: torch.Generator, lengths: tuple[int, ...]
+) -> None:
+    rows = some_rows(transformer, random, lengths)
+    batches: list[int] = []
+    transformer.blocks[0].mlp.register_forward_pre_hook(  # type: ignore[union-attr]
+        lambda _, args: batches.append(len(args[0]))
+    )
+    found = transformer(rows, keep=True, together=True)
+    assert sorted(batches) == sorted(lengths.count(length) for length in set(lengths))
+    for row, output in zip(rows, found, strict=True):
+        (alone,) = transformer([row], keep=True)
+        # Activations of these random weights are of the order of one.
+        torch.testing.assert_close(output.x, alone.x, atol=1e-6, rtol=1e-6)
+        assert output.context is not None
+        assert alone.context is not None
+        for ours, theirs in zip(output.context, alone.context, strict=True):
+            torch.testing.assert_close(ours.keys, theirs.keys, atol=1e-6, rtol=1e-6)
+            torch.testing.assert_close(ours.values, theirs.values, atol=1e-6, rtol=1e-6)
+
+
+def test_all_rows_pass_a_block_before_any_enters_the_next(
+    transformer: Transformer, random: torch.Generator
+) -> None:
+    visited: list[tuple[str, int]] = []
+    for number, block in enumerate(transformer.blocks):
+        block.register_forward_pre_hook(lambda *_, number=number: visited.append(("block", number)))
+        block.attention.register_forward_pre_hook(  # type: ignore[union-attr]
+            lambda *_, number=number: visited.append(("row", number))
+        )
+    transformer([Row(*run(random, 5)) for _ in range(3)])
+    assert visited == [
+        visit for number in range(3) for visit in [("block", number), *[("row", number)] * 3]
+    ]
 
 
 @pytest.mark.parametrize(("semantic", "bits"), [(True, 16), (False, 64)])
@@ -154,8 +240,8 @@ def test_heads_compute_in_float32_in_a_bf16_model(
 
 def test_bf16_stays_near_float32(transformer: Transformer, random: torch.Generator) -> None:
     x, turn = run(random, 6)
-    full = transformer(x, turn)[0]
-    half = transformer.bfloat16()(x.bfloat16(), turn)[0]
+    full = passed(transformer, Row(x, turn))
+    half = passed(transformer.bfloat16(), Row(x.bfloat16(), turn))
     assert half.dtype == torch.bfloat16
     assert (half.float() - full).abs().mean() < 0.03 * full.std()
 

@@ -68,6 +68,8 @@ def start(
         x = transformer.embed_text(features.to(transformer.device, transformer.dtype))
         coordinates = text_coordinates(len(features), transformer.device)
         rows.append(Row(x.unsqueeze(0), rotation(coordinates, transformer.config.head_size)))
+    # Blocks are not visited for nothing: whoever holds their weights may have to fetch them.
+    read = transformer.keys_values(rows) if rows else []
     channels = transformer.config.latent_channels
     known = dict(given or {})
     return GenerationState(
@@ -77,9 +79,7 @@ def start(
         needed=needed_steps(steps, known),
         canvas=Canvas.blank(steps[0].full_grid, channels, transformer.device),
         latents=(),
-        branches=tuple(
-            Branch(text=text, conditions=conditions) for text in transformer.keys_values(rows)
-        ),
+        branches=tuple(Branch(text=text, conditions=conditions) for text in read),
         generator=generator,
     )
 
