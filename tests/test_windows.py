@@ -70,9 +70,9 @@ def test_with_one_pyramid_a_picture_is_one_frame(one_pyramid: InfinityStarPipeli
 @pytest.mark.parametrize(
     ("mode", "changes", "said"),
     [
-        ("i2v", {"image": pictures(1)[0]}, "cannot i2v"),
-        ("extend", {"clip": pictures(16)}, "cannot extend"),
-        ("interact", {"clip": pictures(16), "prompt": ("a", "b")}, "cannot interact"),
+        ("i2v", {"image": pictures(1)[0]}, "cannot do i2v"),
+        ("extend", {"clip": pictures(16)}, "cannot do extend"),
+        ("interact", {"clip": pictures(16), "prompt": ("a", "b")}, "cannot do interact"),
         ("t2v", {"seconds": 2.25}, "makes at most 2 s, not 2.25"),
     ],
 )

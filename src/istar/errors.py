@@ -3,7 +3,7 @@
 ::
 
     IstarError                 exit code 1
-    ├── UsageError             exit code 2: what was asked for makes no sense
+    ├── UsageError             exit code 2: the request itself is wrong
     ├── MediaError             a picture or clip that cannot be read or written
     ├── CheckpointError        weights, manifest or text encoder that cannot be used
     ├── HubError               a model that cannot be fetched
@@ -59,7 +59,7 @@ class IstarError(Exception):
 
 
 class UsageError(IstarError):
-    """The request itself makes no sense: an empty prompt, no seconds, an unknown ratio."""
+    """The request itself is wrong: an empty prompt, a negative length, an unknown ratio."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""What a generation tells while it runs, and what it ends with."""
+"""The events of a running generation, and its result."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Progress:
     """One step was taken.
 
     Attributes:
-        done: steps taken so far, those whose bits were given included.
-        total: steps of the whole request; in an interactive session, of the current prompt.
+        done: steps taken so far, with those whose bits were given.
+        total: steps of the whole request; of an interactive one, of the current prompt.
         clip: the clip of the window under way.
         scale: which scale, from 0.
         tokens: how many tokens the step had.
-        given: its bits came from the input and were not sampled.
+        given: its bits were known, from the input or a saved job, and were not sampled.
     """
 
     done: int
@@ -108,7 +108,7 @@ def settings(request: GenerationRequest, spec: ModelSpec) -> dict[str, str]:
     """A file's metadata: the prompts as its title, everything that made it as its comment.
 
     Length, guidance and temperatures are those that were used, the model's own where the request
-    does not say. An interactive video without a clip to go on from has a start of its own.
+    does not say. An interactive video that starts without a clip has settings for its start.
     """
     own, start = spec.sampling, {}
     if request.mode == "interact" and spec.interact:

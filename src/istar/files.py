@@ -31,7 +31,7 @@ def output_path(wanted: Path | None, *, default_stem: str, suffix: str, overwrit
         overwrite: an existing file may be replaced.
 
     Raises:
-        UsageError: the suffix belongs to another kind of file, or the path makes no sense.
+        UsageError: the suffix belongs to another kind of file, or the path cannot be a file's.
         MediaError: the directory is missing or not writable, or the target is no plain file.
     """
     try:

@@ -18,12 +18,12 @@ from istar.video_tokenizer.config import FRAMES_PER_SECOND, SPATIAL_STRIDE
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a request starts from.
+    """A request's picture or clip, and the size it was fitted to.
 
     Attributes:
-        template: the ratio of what is made.
+        template: the ratio of the output.
         image: `(1, H, W, 3)`, uint8: the first picture.
-        clip: `(F, H, W, 3)`, uint8, at 16 a second: what is to be continued.
+        clip: `(F, H, W, 3)`, uint8, at 16 a second: the clip to continue.
         notes: what was noticed while reading.
     """
 
@@ -34,7 +34,7 @@ class Inputs:
 
 
 def check_length(pictures: int, request: GenerationRequest, spec: ModelSpec) -> None:
-    """Refuse a clip that gives too little to go on from.
+    """Refuse a clip that is too short to be continued.
 
     Raises:
         UsageError: below one second, or for `interact` below the model's full clip.

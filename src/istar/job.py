@@ -74,7 +74,7 @@ class Job:
 
     Attributes:
         networks: the loaded model.
-        request: what is made; in the interactive mode with every prompt so far.
+        request: with every prompt so far, in the interactive mode.
         inputs: the picture or clip it starts from.
         plan: its windows.
         state: where it is.
@@ -109,8 +109,8 @@ class Job:
 
         Args:
             networks: the loaded model.
-            request: what to make.
-            inputs: its picture or clip where that was read before; read here when absent.
+            request: the picture or video to make.
+            inputs: its picture or clip if that was read before; read here when absent.
 
         Raises:
             UsageError: the request does not fit its input.

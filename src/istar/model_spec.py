@@ -47,7 +47,7 @@ class PromptForm:
 
 @dataclass(frozen=True, kw_only=True)
 class InteractConfig:
-    """How a model goes on from what was shown before, prompt by prompt.
+    """How a model continues a video prompt by prompt.
 
     Attributes:
         repeats: predictions of each scale.
@@ -101,12 +101,12 @@ class ModelSpec:
         max_seconds: the longest video it makes in one pass.
         extends: it was trained to continue given clips.
         interact: how it runs prompt by prompt; None where it cannot.
-        context: what a step looks at. With `full` there is no `interact`.
+        context: the tokens that a step looks at. With `full` there is no `interact`.
         pyramid: where a video's first frame belongs. With `one` a video cannot begin with a given
-            picture or go on from given video: `extends` is false and `interact` None.
+            picture or continue a given one: `extends` is false and `interact` None.
         transformer_config: the sizes, where they are stated; else they are read off the tensors.
         tokenizer_config: likewise.
-        notice: a line that everyone who uses the model is told.
+        notice: a line for everyone who uses the model.
         source: where it was published; None for a checkpoint of one's own.
         dtype: `bf16` or `fp32`, what its files hold, where they are a converted copy.
 
@@ -168,26 +168,27 @@ class ModelSpec:
         return own if request.seconds is None else request.seconds
 
     def check_possible(self, mode: Mode, seconds: float | None = None) -> None:
-        """Refuse what its clips do not allow; what it was only not trained for is allowed.
+        """Refuse what its clips do not allow; a mode that it was not trained for is allowed.
 
         Args:
-            mode: what is to be made.
+            mode: of the request.
             seconds: of the whole video; None for the model's own, which is always possible.
 
         Raises:
-            CheckpointError: it has one pyramid, and would have to go on from what is given.
+            CheckpointError: it has one pyramid, and would have to continue something given.
         """
         if self.pyramid != "one":
             return
         if mode not in self.modes:
             raise CheckpointError(
-                f"the {self.name} model cannot {mode}: nothing of its videos' first clip can be "
-                f"given; it can {' and '.join(self.modes)}"
+                f"the {self.name} model cannot do {mode}: it can continue neither a picture nor a "
+                f"clip; it does {' and '.join(self.modes)}"
             )
         if mode == "t2v" and seconds is not None and seconds > self.max_seconds:
             raise CheckpointError(
                 f"the {self.name} model makes at most {self.max_seconds:g} s, not {seconds:g}: it "
-                "cannot go on from given video; choose fewer seconds"
+                "cannot continue a video",
+                remedies=("fewer_seconds",),
             )
 
     def __post_init__(self) -> None:

@@ -77,7 +77,7 @@ class Plan:
 
     Attributes:
         spec: the model.
-        template: the ratio of what is made.
+        template: the ratio of the output.
         windows: the passes, in order.
         prompts: of each window.
 

@@ -34,7 +34,7 @@ class GenerationRequest:
             `extend` it may be empty.
         image: `i2v`: a file, or pixels `(H, W, 3)` uint8.
         clip: `extend`, `interact`: a file, or frames `(F, H, W, 3)` uint8 at 16 a second.
-        seconds: `t2v`, `i2v`: the video's length; `extend`: the length of what is added. A
+        seconds: `t2v`, `i2v`: the video's length; `extend`: the length to add. A
             multiple of 0.25, at least 0.25 to add and at least 1 for a whole video; None for one
             clip of the model, in the released ones 5.
         aspect: height divided by width, mapped to the nearest template; None follows the input,
@@ -130,7 +130,7 @@ class GenerationRequest:
             clip: likewise.
 
         Raises:
-            UsageError: it is no JSON, has an unknown field, or makes no request.
+            UsageError: not JSON, an unknown field, or a value that is not allowed.
         """
         try:
             values = json.loads(text)
@@ -155,7 +155,7 @@ class GenerationRequest:
 
 
 def check_mode(mode: str) -> None:
-    """Refuse what is no mode.
+    """Refuse an unknown mode.
 
     Raises:
         UsageError: none of the modes.

@@ -57,7 +57,7 @@ def i2v(
 
 @with_common_options
 def extend(
-    clip: Annotated[Path, typer.Argument(help="The video to go on from, of a second or more.")],
+    clip: Annotated[Path, typer.Argument(help="The video to continue, of a second or more.")],
     options: CommonOptions,
     prompt: OptionalPromptArgument = "",
     seconds: Annotated[

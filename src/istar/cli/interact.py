@@ -1,4 +1,4 @@
-"""`interact`: a video that goes on prompt by prompt."""
+"""`interact`: a video that continues prompt by prompt."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def interact(
     clip: Annotated[
         Path | None,
         typer.Argument(
-            help="The video to go on from, of five seconds or more (one clip of the model).",
+            help="The video to continue, of five seconds or more (one clip of the model).",
             show_default="the first prompt starts one",
         ),
     ] = None,
@@ -44,9 +44,9 @@ def interact(
         ),
     ] = None,
 ) -> None:
-    """Make a video that goes on prompt by prompt, five seconds (one clip of the model) each.
+    """Make a video prompt by prompt, five seconds (one clip of the model) each.
 
-    The file is written anew after every prompt. An empty line, or the end of the input, ends it.
+    The file is rewritten after every prompt. An empty line, or the end of the input, ends it.
 
     Example: istar interact --script story.txt -o story.mp4
     """
@@ -102,7 +102,9 @@ def _write(frames: list[Tensor], output: OutputFile, job: Job) -> None:
 def _ask() -> Iterator[str]:
     """Prompts as the person types them; asked for on stderr, which a terminal shows."""
     if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError("there is no terminal to ask for prompts; give --script FILE, or -")
+        raise UsageError(
+            "there is no terminal to ask for prompts; use --script FILE, or --script - for stdin"
+        )
     while True:
         print(
             "istar: what happens next? (an empty line ends) ", end="", file=sys.stderr, flush=True

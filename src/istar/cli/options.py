@@ -99,7 +99,7 @@ class CommonOptions:
     ] = None
     seed: Annotated[
         int | None,
-        typer.Option("--seed", help="Same seed, same result.", show_default="drawn, and told"),
+        typer.Option("--seed", help="Same seed, same result.", show_default="drawn and printed"),
     ] = None
     device: Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu")] = "auto"
     dtype: Annotated[
@@ -107,7 +107,9 @@ class CommonOptions:
     ] = None
     guidance: Annotated[
         float | None,
-        typer.Option("--guidance", help="Guidance scale; 1 is none.", show_default="the model's"),
+        typer.Option(
+            "--guidance", help="Guidance scale; 1 means no guidance.", show_default="the model's"
+        ),
     ] = None
     tau: Annotated[
         str | None,
@@ -137,10 +139,10 @@ class CommonOptions:
         clip: Path | None = None,
         seconds: float | None = None,
     ) -> GenerationRequest:
-        """The request that the options make; a seed is drawn, and told, where none was given.
+        """The request that the options make; a seed is drawn, and printed, if none was given.
 
         Raises:
-            UsageError: something in it makes no sense.
+            UsageError: a value that is not allowed.
         """
         tau_image, tau_video = _parse_tau(self.tau)
         seed = self.seed

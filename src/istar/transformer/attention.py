@@ -13,7 +13,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 
 class Pattern(Protocol):
-    """Who sees whom, told by what computes the attention itself."""
+    """Which tokens see which, by an object that computes the attention itself."""
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """As the function below, of as many key and value heads as query heads."""
