@@ -274,7 +274,7 @@ def test_a_mode_that_a_model_cannot_do_is_refused_before_anything_is_made(
     able = ShapesTest(count=1, modes=("t2v", "tokenizer"), seconds=1.75)
     assert [one.record.mode for one in outcomes(one_pyramid, able)] == list(able.modes)
     monkeypatch.delattr(InfinityStarPipeline, "generate")
-    with pytest.raises(CheckpointError, match="cannot i2v"):
+    with pytest.raises(CheckpointError, match="cannot do i2v"):
         next(outcomes(one_pyramid, ShapesTest(count=1)))
 
 

@@ -62,8 +62,9 @@ def test_the_order_decides_between_equals() -> None:
 
 
 def test_interact_without_an_interactive_model() -> None:
-    with pytest.raises(CheckpointError, match="istar extend"):
+    with pytest.raises(CheckpointError, match="no interactive model") as refused:
         choose(released("720p", "480p"), "interact")
+    assert "extend" in refused.value.remedies
 
 
 ONE_PYRAMID = replace(MODELS["480p"], name="whole", pyramid="one", extends=False)
@@ -71,7 +72,7 @@ ONE_PYRAMID = replace(MODELS["480p"], name="whole", pyramid="one", extends=False
 
 @pytest.mark.parametrize("mode", ["i2v", "extend", "interact"])
 def test_one_pyramid_begins_with_nothing_given(mode: Mode) -> None:
-    with pytest.raises(CheckpointError, match=f"whole model cannot {mode}.*t2i and t2v"):
+    with pytest.raises(CheckpointError, match=f"whole model cannot do {mode}.*t2i and t2v"):
         choose((ONE_PYRAMID,), mode)
 
 
