@@ -120,26 +120,6 @@ def test_removing_another_model_minds_it_not() -> None:
     assert [remove_model(spec) for spec in RELEASED_MODELS] == [0] * len(RELEASED_MODELS)
 
 
-def test_the_doctor_counts_it_and_judges_without_it(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    *_, own = examine(offline=True).models
-    assert (own.name, own.fetch_bytes, own.fits_host) == ("tiny", 0, "yes")
-    stored = [load_file(file) for file in tiny.rglob("*.safetensors")]
-    parameters = sum(tensor.numel() for tensors in stored for tensor in tensors.values())
-    assert bundled.bundled_parameters() == parameters
-    assert own.host_bytes == 4 * parameters
-    # It does not hide that no released model can be had.
-    assert any("none is here" in problem.text for problem in examine().problems)
-
-
-def test_a_damaged_file_is_named(tiny: Path) -> None:
-    (tiny / "tokenizer.safetensors").write_bytes(b"\xff" * 100)
-    with pytest.raises(CheckpointError, match=r"tokenizer\.safetensors is damaged"):
-        bundled.bundled_parameters()
-
-
 def test_the_one_of_this_installation_is_whole() -> None:
     spec = bundled.bundled_model()
     assert spec is None or verify_model(spec) == []

@@ -5,9 +5,7 @@ It is named, never chosen: `auto` does not stand for it. It is not fetched, conv
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 
 from istar.errors import CheckpointError
@@ -51,23 +49,3 @@ def is_bundled(spec: ModelSpec) -> bool:
 def bundled_bytes() -> int:
     """The size of its files."""
     return sum(file.stat().st_size for file in DIRECTORY.rglob("*") if file.is_file())
-
-
-def bundled_parameters() -> int:
-    """How many numbers its safetensors files hold, counted from their headers.
-
-    Raises:
-        CheckpointError: one is damaged.
-    """
-    return sum(_numbers(file) for file in sorted(DIRECTORY.rglob("*.safetensors")))
-
-
-def _numbers(file: Path) -> int:
-    """The numbers in a safetensors file: eight bytes of length, a JSON header, the tensors."""
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(length, file.stat().st_size)))
-        return sum(prod(header[name]["shape"]) for name in header if name != "__metadata__")
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise CheckpointError(f"{file} is damaged; install istar again") from error

@@ -25,6 +25,14 @@ _RELEASED_PROMPT = PromptForm(
     prefix="<<<t={seconds}s>>>",
     suffix=", Close-up on big objects, emphasize scale and detail",
 )
+
+WEIGHT_BYTES_ON_GPU = 21_227_042_652
+"""All weights of a released model in a GPU's default dtypes: bf16, and float16 for the text encoder;
+float32 are the heads, the tokenizer and the last layers of the text encoder's MLPs."""
+
+WEIGHT_BYTES_ON_CPU = 40_706_226_012
+"""The same in float32."""
+
 _INTERACT_REPEATS = (3,) * 12 + (2, 1)
 
 _REPO = "FoundationVision/InfinityStar"
