@@ -21,26 +21,21 @@ from typing import Literal
 from istar import __version__
 from istar.errors import HubError, Remedy
 from istar.models.bundled import bundled_bytes, is_bundled
+from istar.models.find import wanted_files
 from istar.models.hub_settings import HubSettings, ask_hub, hub_settings
 from istar.models.released import RELEASED_MODELS, WEIGHT_BYTES_ON_CPU, WEIGHT_BYTES_ON_GPU
-from istar.models.store import known_models, state_of
+from istar.models.store import ModelState, known_models, state_of
 
 _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _LONGEST_REASON = 200
+_BUILD = "torch built for"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something that is wrong.
-
-    Attributes:
-        text: what, in a sentence.
-        advice: what to do about it outside of istar.
-        remedies: what to do about it within istar.
-        prevents_generating: istar makes nothing until that is done.
-    """
+    """Something that is wrong: in a sentence, with what helps outside of istar and within it."""
 
     text: str
     advice: str = ""
@@ -50,85 +45,54 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A GPU as torch sees it: its memory in bytes, the capability of its arithmetic as `9.0`."""
+    """A GPU as torch sees it."""
 
     index: int
     name: str
-    capability: str
-    has_bf16: bool
+    capability: str  # such as 9.0
+    has_bf16: bool  # in hardware
     total_bytes: int
     free_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """GPUs that torch can use, cores and memory that this process may use, by what is known."""
-
-    gpus: tuple[Gpu, ...]
-    cores: int | None
-    total_bytes: int | None
-    available_bytes: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Hub:
-    """The Hub as its client is set up, its cache, and whether it answers.
-
-    Attributes:
-        settings: of the client.
-        state: it answers; it does not; it was not asked; HF_HUB_OFFLINE forbids asking.
-        is_writable: models can be downloaded into the cache.
-        free_bytes: of the cache's disk.
-        model_bytes: what istar's models take in the cache.
-    """
+    """Whether the Hub answers, and the cache that models are downloaded into."""
 
     settings: HubSettings
     state: Literal["reached", "failed", "not asked", "offline"]
-    is_writable: bool
-    free_bytes: int
-    model_bytes: int
+    is_writable: bool  # the cache
+    free_bytes: int  # of its disk
+    model_bytes: int  # istar's models in it
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelNeeds:
-    """What a model needs in bytes, and whether that is here; None where it is not known.
+    """The weights of a model, and whether there is room for them; generating needs more.
 
-    Attributes:
-        name: of the model.
-        gpu_bytes: weights in a GPU's default dtypes, mostly bf16; generating needs more.
-        cpu_bytes: weights in float32; generating needs more.
-        missing_bytes: what is still to be downloaded.
-        fits_gpu: the weights fit the free memory of one GPU; None without a GPU.
-        fits_cpu: the weights fit the memory that is available.
-        fits_disk: what is to be downloaded fits the disk.
+    None where that is not known; nothing fits a GPU that is not there.
     """
 
     name: str
-    gpu_bytes: int
-    cpu_bytes: int
-    missing_bytes: int | None
-    fits_gpu: bool | None
+    gpu_bytes: int  # in the default dtypes, mostly bf16
+    cpu_bytes: int  # in float32
+    missing_bytes: int | None  # still to be downloaded
+    fits_gpu: bool | None  # the free memory of one
     fits_cpu: bool | None
-    fits_disk: bool | None
+    fits_disk: bool | None  # what is missing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What there is, and what is wrong with it.
+    """What there is, and what is wrong, what prevents generating first."""
 
-    Attributes:
-        software: versions, and what torch was built for; None for what is missing or broken.
-        codecs: whether clips can be `written` and `read`; empty if that cannot be asked.
-        machine: GPUs, processor and memory.
-        hub: None if its client does not start.
-        models: what each needs.
-        findings: what is wrong, what prevents generating first.
-    """
-
-    software: dict[str, str | None]
-    codecs: dict[str, bool]
-    machine: Machine
-    hub: Hub | None
+    software: dict[str, str | None]  # versions; None of what is missing
+    codecs: dict[str, bool]  # whether clips can be `written` and `read`
+    gpus: tuple[Gpu, ...]  # those that torch can use
+    cores: int | None  # that this process may use
+    memory_bytes: int | None  # what the container may use of it
+    available_bytes: int | None  # of memory, without swapping
+    hub: Hub | None  # None if its client or its cache does not work
     models: tuple[ModelNeeds, ...]
     findings: tuple[Finding, ...]
 
@@ -146,18 +110,23 @@ def examine(*, ask: bool = True) -> Report:
     """
     findings: list[Finding] = []
     software = _read_software(findings)
-    has_torch = software["torch_build"] is not None
-    codecs = _read_codecs(findings) if has_torch else {}
-    machine = _read_machine(_read_gpus(software, findings) if has_torch else ())
+    has_torch = software[_BUILD] is not None
+    codecs = _read_codecs(findings) if has_torch and software["PyAV"] else {}
+    gpus = _read_gpus(software, findings) if has_torch else ()
+    memory, available = _read_memory()
     if has_torch:
-        findings.extend(_memory_findings(machine))
+        findings.extend(_memory_findings(gpus, available))
     hub, missing = _read_hub(ask, findings)
+    affinity = getattr(os, "sched_getaffinity", None)
     return Report(
         software=software,
         codecs=codecs,
-        machine=machine,
+        gpus=gpus,
+        cores=len(affinity(0)) if affinity else os.cpu_count(),
+        memory_bytes=memory,
+        available_bytes=available,
         hub=hub,
-        models=tuple(_model_needs(machine, hub, missing)),
+        models=tuple(_model_needs(gpus, available, hub, missing)),
         findings=tuple(sorted(findings, key=lambda finding: not finding.prevents_generating)),
     )
 
@@ -165,23 +134,26 @@ def examine(*, ask: bool = True) -> Report:
 def _read_software(findings: list[Finding]) -> dict[str, str | None]:
     found: dict[str, str | None] = {
         "istar": __version__,
-        "python": platform.python_version(),
-        "executable": sys.executable,
+        "Python": f"{platform.python_version()}, {sys.executable}",
         "platform": platform.platform(),
+        "torch": None,
+        _BUILD: None,
     }
-    for package in ("torch", "transformers", "huggingface-hub", "av"):
-        found[package] = None
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-        if found[package] is None:
+    for name in ("torch", "transformers", "huggingface-hub", "PyAV"):
+        package = "av" if name == "PyAV" else name
+        try:
+            found[name] = version(package)
+        except PackageNotFoundError:
+            found[name] = None
             text, advice = f"{package} is not installed", f"`pip install {package}`"
             findings.append(Finding(text=text, advice=advice, prevents_generating=True))
-    found["torch_build"] = None
+    if found["torch"] is None:
+        return found
     try:
         import torch
 
         builds = (("CUDA", torch.version.cuda), ("ROCm", torch.version.hip))
-        found["torch_build"] = next((f"{name} {built}" for name, built in builds if built), "CPU")
+        found[_BUILD] = next((f"{name} {built}" for name, built in builds if built), "the CPU")
     except Exception as error:
         # A library that is missing, or does not fit, may raise anything.
         text, advice = f"torch cannot be imported: {_reason(error)}", "install torch again"
@@ -208,7 +180,8 @@ def _read_codecs(findings: list[Finding]) -> dict[str, bool]:
     return codecs
 
 
-def _read_machine(gpus: tuple[Gpu, ...]) -> Machine:
+def _read_memory() -> tuple[int | None, int | None]:
+    """All memory and what is available of it; None where the system does not say."""
     total = available = None
     with suppress(AttributeError, OSError, ValueError):
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -218,9 +191,7 @@ def _read_machine(gpus: tuple[Gpu, ...]) -> Machine:
     with suppress(OSError, ValueError):  # "max" where the container has no limit
         limit = int(_CGROUP_LIMIT.read_text())
         total, available = (size and min(size, limit) for size in (total, available))
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    return Machine(gpus=gpus, cores=cores, total_bytes=total, available_bytes=available)
+    return total, available
 
 
 def _read_gpus(software: dict[str, str | None], findings: list[Finding]) -> tuple[Gpu, ...]:
@@ -276,7 +247,7 @@ def _why_no_gpu(software: dict[str, str | None], failure: str) -> list[Finding]:
     except (OSError, subprocess.SubprocessError) as error:
         failure = failure or f"nvidia-smi fails: {_reason(error)}"
     advice = "update the NVIDIA driver, or install another build of torch"
-    if card and software["torch_build"] == "CPU":
+    if card and software[_BUILD] == "the CPU":
         text = f"torch {software['torch']} is built for the CPU and does not use the GPU: {card}"
         advice = "install torch for CUDA as https://pytorch.org/get-started/locally says"
     elif card and visible is not None:
@@ -289,15 +260,15 @@ def _why_no_gpu(software: dict[str, str | None], failure: str) -> list[Finding]:
     return [Finding(text=text, advice=advice)]
 
 
-def _memory_findings(machine: Machine) -> list[Finding]:
-    rooms = [gpu.free_bytes for gpu in machine.gpus]
-    most, available = max(rooms, default=0), machine.available_bytes
+def _memory_findings(gpus: tuple[Gpu, ...], available: int | None) -> list[Finding]:
+    rooms = [gpu.free_bytes for gpu in gpus]
+    most = max(rooms, default=0)
     gpu = f"the GPU has {_gigabytes(most)} free" if rooms else "torch sees no GPU"
     if rooms and rooms[0] >= WEIGHT_BYTES_ON_GPU:
         return []
     if most >= WEIGHT_BYTES_ON_GPU:
-        text = f"the first GPU has {_gigabytes(rooms[0])} free, too little for any released model"
-        return [Finding(text=text, advice=f"set CUDA_VISIBLE_DEVICES={rooms.index(most)}")]
+        text = f"GPU 0 has {_gigabytes(rooms[0])} free, too little, and another {_gigabytes(most)}"
+        return [Finding(text=text, remedies=("other_gpu",))]
     if available is None or available >= WEIGHT_BYTES_ON_CPU:
         remedies: tuple[Remedy, ...] = ("cpu",) if rooms else ("lower_resolution", "fewer_seconds")
         return [Finding(text=f"{gpu}, so models run on the CPU, very slowly", remedies=remedies)]
@@ -314,68 +285,66 @@ def _read_hub(ask: bool, findings: list[Finding]) -> tuple[Hub | None, dict[str,
     """The Hub, and what is still to be downloaded of each released model."""
     try:
         settings = hub_settings()
+        states = [state_of(spec) for spec in RELEASED_MODELS]
     except HubError as error:
-        findings.append(Finding(text=str(error), prevents_generating=True))
+        findings.append(_of_error(error, prevents=True))
         return None, {}
-    # 1. The cache, and what is in it.
-    path, missing = settings.cache, {}
-    there = next(place for place in (path, *path.parents) if os.path.exists(place))
-    free, is_writable = shutil.disk_usage(there).free, os.access(there, os.W_OK | os.X_OK)
-    problem = "" if is_writable else f"the Hub's cache {path} cannot be written"
-    if not there.is_dir():
-        is_writable = False
-        problem = f"the Hub's cache cannot be {path}, because {there} is not a directory"
-    else:
-        missing = _missing_bytes()
-        if min(missing.values()) > free:
-            least = min(missing.values())
-            problem = f"{_gigabytes(least)} are to be downloaded to {path}, and {_gigabytes(free)} are free"
-    prevents = 0 not in missing.values()
+    missing = {state.spec.name: _missing_bytes(state) for state in states}
+    least = min(missing.values())
+    # 1. Room for what is not here.
+    there = next(place for place in (settings.cache, *settings.cache.parents) if place.exists())
+    is_writable, free = os.access(there, os.W_OK | os.X_OK), shutil.disk_usage(there).free
+    problem = "" if is_writable else f"the Hub's cache {settings.cache} cannot be written"
+    if least > free:
+        problem = (
+            f"the disk of {settings.cache} has {_gigabytes(free)} free, and {_gigabytes(least)} "
+            "are to be downloaded"
+        )
     if problem:
         advice = "set HF_HUB_CACHE to a directory that can be written, on a disk with room"
-        findings.append(Finding(text=problem, advice=advice, prevents_generating=prevents))
-    # 2. The way to what is not here.
+        findings.append(Finding(text=problem, advice=advice, prevents_generating=least > 0))
+    # 2. The way to it.
     state: Literal["reached", "failed", "not asked", "offline"] = "not asked"
     if settings.is_offline:
         state = "offline"
-        if prevents:
-            text = "HF_HUB_OFFLINE forbids downloading a model, and none is here"
-            findings.append(
-                Finding(text=text, advice="unset HF_HUB_OFFLINE", prevents_generating=True)
-            )
-    elif ask and (source := RELEASED_MODELS[0].source):
+        if least:
+            text, advice = "no model is here, and none may be downloaded", "unset HF_HUB_OFFLINE"
+            findings.append(Finding(text=text, advice=advice, prevents_generating=True))
+    elif ask:
         try:
-            ask_hub(source, settings)
+            ask_hub(next(iter(wanted_files(RELEASED_MODELS[0]))), settings)
             state = "reached"
         except HubError as error:
             state = "failed"
-            found = Finding(text=str(error), remedies=error.remedies, prevents_generating=prevents)
-            findings.append(found)
-    # 3. The space that they take.
-    repos = {spec.source.repo for spec in RELEASED_MODELS if spec.source}
-    blobs = [path / f"models--{repo.replace('/', '--')}" / "blobs" for repo in repos]
-    size = sum(file.stat().st_size for place in blobs for file in place.glob("*"))
+            findings.append(_of_error(error, prevents=least > 0))
+    # 3. What is here; models share some of it.
+    parts = {(part.path, part.revision): part for here in states for part in here.parts}
     hub = Hub(
-        settings=settings, state=state, is_writable=is_writable, free_bytes=free, model_bytes=size
+        settings=settings,
+        state=state,
+        is_writable=is_writable,
+        free_bytes=free,
+        model_bytes=sum(part.bytes_here for part in parts.values()),
     )
     return hub, missing
 
 
-def _missing_bytes() -> dict[str, int]:
-    missing = {}
-    for spec in RELEASED_MODELS:
-        state = state_of(spec)
-        total = state.bytes_total or (spec.source.expected_bytes if spec.source else 0)
-        is_here = state.state == "ready" or bool(state.copies)
-        # Something is missing, even where the Hub has less than was expected.
-        missing[spec.name] = 0 if is_here else max(1, total - state.bytes_here)
-    return missing
+def _missing_bytes(state: ModelState) -> int:
+    if state.state == "ready" or state.copies:
+        return 0
+    expected = state.spec.source.expected_bytes if state.spec.source else 0
+    # Something is missing, even where the Hub has less than was expected.
+    return max(1, (state.bytes_total or expected) - state.bytes_here)
+
+
+def _of_error(error: HubError, *, prevents: bool) -> Finding:
+    return Finding(text=str(error), remedies=error.remedies, prevents_generating=prevents)
 
 
 def _model_needs(
-    machine: Machine, hub: Hub | None, missing: dict[str, int]
+    gpus: tuple[Gpu, ...], available: int | None, hub: Hub | None, missing: dict[str, int]
 ) -> Iterator[ModelNeeds]:
-    most = max((gpu.free_bytes for gpu in machine.gpus), default=None)
+    most = max((gpu.free_bytes for gpu in gpus), default=None)
     for spec in known_models():
         on_gpu, on_cpu, download = WEIGHT_BYTES_ON_GPU, WEIGHT_BYTES_ON_CPU, missing.get(spec.name)
         if is_bundled(spec):  # its files are float16, and it is small: float32 everywhere
@@ -386,7 +355,7 @@ def _model_needs(
             cpu_bytes=on_cpu,
             missing_bytes=download,
             fits_gpu=_fits(on_gpu, most),
-            fits_cpu=_fits(on_cpu, machine.available_bytes),
+            fits_cpu=_fits(on_cpu, available),
             fits_disk=_fits(download, hub.free_bytes if hub else None),
         )
 

@@ -30,6 +30,7 @@ Remedy = Literal[
     "half_precision",
     "list_models",
     "lower_resolution",
+    "other_gpu",
     "other_model",
     "other_name",
     "overwrite",

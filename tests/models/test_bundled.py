@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
 from istar import CheckpointError, InfinityStarPipeline
 from istar.checkpoint.convert import convert
@@ -62,7 +61,7 @@ def test_an_installation_without_one_says_so(capfd: pytest.CaptureFixture[str]) 
     for command in ("info", "path", "verify", "pull", "rm", "convert"):
         assert "no bundled model" in said(["models", command, "tiny"], capfd, code=1)
     assert "tiny" not in said(["models", "list"], capfd)
-    assert [needs.name for needs in examine(offline=True).models] == [
+    assert [needs.name for needs in examine(ask=False).models] == [
         spec.name for spec in RELEASED_MODELS
     ]
 

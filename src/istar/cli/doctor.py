@@ -15,7 +15,7 @@ from istar.cli.console import print_lines, printable
 from istar.cli.download_display import readable
 from istar.cli.models import JsonOption
 from istar.cli.remedies import with_remedies
-from istar.doctor import Finding, Hub, Report, examine
+from istar.doctor import Hub, Report, examine
 
 _FITS = {True: "fits", False: "too much", None: "unknown"}
 
@@ -30,16 +30,7 @@ def doctor(
     """
     report = examine(ask=not offline)
     if as_json:
-        problems = [
-            {
-                "text": finding.text,
-                "advice": _advice(finding),
-                "prevents_generating": finding.prevents_generating,
-            }
-            for finding in report.findings
-        ]
-        found = {"can_generate": report.can_generate, **asdict(report), "problems": problems}
-        del found["findings"]
+        found = {"can_generate": report.can_generate, **asdict(report)}
         print_lines([json.dumps(found, indent=2, default=str)])
     else:
         print_lines(_lines(report))
@@ -65,49 +56,37 @@ def _lines(report: Report) -> Iterator[str]:
     cross = "\x1b[31mx\x1b[0m" if shows_colour and os.environ.get("TERM") != "dumb" else "x"
     for finding in report.findings:
         yield f"  {cross if finding.prevents_generating else '-'} {printable(finding.text)}"
-        if advice := _advice(finding):
+        if advice := with_remedies(finding.advice, finding.remedies).removeprefix("; "):
             yield f"    {printable(advice)}"
     if not report.can_generate:
         yield "those marked x prevent generating with the released models"
 
 
-def _advice(finding: Finding) -> str:
-    return with_remedies(finding.advice, finding.remedies).removeprefix("; ")
-
-
 def _software(report: Report) -> Iterator[tuple[str, str]]:
-    found, codecs = report.software, report.codecs
-    build = found["torch_build"]
-    yield "istar", f"{found['istar']}"
-    yield "Python", f"{found['python']}, {found['executable']}"
-    yield "platform", f"{found['platform']}"
-    for package in ("torch", "transformers", "huggingface-hub", "av"):
-        name = "PyAV" if package == "av" else package
-        built = f", built for {build}" if package == "torch" and build else ""
-        yield name, f"{found[package] or 'not installed'}{built}"
-    can = (f"{what}: {'yes' if codecs.get(what) else 'no'}" for what in ("written", "read"))
-    yield "H.264", ", ".join(can)
+    for name, value in report.software.items():
+        yield name, value or "missing"
+    can = ((what, report.codecs.get(what)) for what in ("written", "read"))
+    yield "H.264", ", ".join(f"{what}: {'yes' if able else 'no'}" for what, able in can)
 
 
 def _machine(report: Report) -> Iterator[tuple[str, str]]:
-    machine = report.machine
-    for gpu in machine.gpus:
+    for gpu in report.gpus:
         room = f"{readable(gpu.free_bytes)} free of {readable(gpu.total_bytes)}"
         bf16 = "bf16" if gpu.has_bf16 else "slow bf16"
         yield f"GPU {gpu.index}", f"{gpu.name}, {room}, capability {gpu.capability}, {bf16}"
-    if not machine.gpus:
+    if not report.gpus:
         yield "GPU", "none"
-    yield "CPU cores", f"{machine.cores or 'unknown'}"
+    yield "CPU cores", f"{report.cores or 'unknown'}"
     available, total = (
         "unknown" if size is None else readable(size)
-        for size in (machine.available_bytes, machine.total_bytes)
+        for size in (report.available_bytes, report.memory_bytes)
     )
     yield "memory", f"{available} available of {total}"
 
 
 def _hub(hub: Hub | None) -> Iterator[tuple[str, str]]:
     if hub is None:
-        yield "client", "does not start"
+        yield "cache", "cannot be used"
         return
     answers = {"reached": "answers", "failed": "does not answer", "not asked": "not asked"}
     yield "cache", f"{hub.settings.cache}{'' if hub.is_writable else ', cannot be written'}"
@@ -119,21 +98,12 @@ def _hub(hub: Hub | None) -> Iterator[tuple[str, str]]:
 
 
 def _model_table(report: Report) -> Iterator[str]:
-    rows = [("NAME", "ON A GPU, BF16", "", "ON THE CPU, FP32", "", "TO DOWNLOAD", "")]
+    yield f"  {'NAME':<10}{'ON A GPU, BF16':<20}{'ON THE CPU, FP32':<20}TO DOWNLOAD"
     for model in report.models:
+        on_gpu, on_cpu = readable(model.gpu_bytes), readable(model.cpu_bytes)
         missing = model.missing_bytes
-        rows.append(
-            (
-                model.name,
-                readable(model.gpu_bytes),
-                _FITS[model.fits_gpu] if report.machine.gpus else "no GPU",
-                readable(model.cpu_bytes),
-                _FITS[model.fits_cpu],
-                readable(missing) if missing else "unknown" if missing is None else "nothing",
-                _FITS[model.fits_disk] if missing else "",
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield f"  {'  '.join(cells)}".rstrip()
+        download = readable(missing) if missing else "unknown" if missing is None else "nothing"
+        disk = _FITS[model.fits_disk] if missing else ""
+        gpu = _FITS[model.fits_gpu] if report.gpus else "no GPU"
+        cells = f"  {model.name:<10}{on_gpu:<10}{gpu:<10}{on_cpu:<10}{_FITS[model.fits_cpu]:<10}"
+        yield f"{cells}{download:<10}{disk}".rstrip()

@@ -15,6 +15,7 @@ WORDS: dict[Remedy, str] = {
     "half_precision": "compute with --dtype bf16",
     "list_models": "see `istar models list`",
     "lower_resolution": "choose a lower --res",
+    "other_gpu": "compute on another GPU with --device cuda:N",
     "other_model": "choose another --model",
     "other_name": "choose another name",
     "overwrite": "replace it with --overwrite",

@@ -12,25 +12,18 @@ from urllib.parse import urlsplit
 
 from istar import __version__
 from istar.errors import HubError
-from istar.model_spec import Source
+from istar.models.hub import RepoRevision
 
 _SECONDS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubSettings:
-    """The settings of the Hub's client.
+    """The settings of the Hub's client."""
 
-    Attributes:
-        endpoint: the Hub's address, without a password that may be in it.
-        cache: the directory that models are downloaded into; it may not exist yet.
-        is_offline: HF_HUB_OFFLINE forbids requests.
-        has_token: requests carry a token.
-    """
-
-    endpoint: str
-    cache: Path
-    is_offline: bool
+    endpoint: str  # the Hub's address, without a password that may be in it
+    cache: Path  # may not exist yet
+    is_offline: bool  # HF_HUB_OFFLINE forbids requests
     has_token: bool
 
 
@@ -61,33 +54,25 @@ def hub_settings() -> HubSettings:
     )
 
 
-def ask_hub(source: Source, settings: HubSettings) -> None:
-    """Ask for a model's repository, in one request, as a download does first.
+def ask_hub(where: RepoRevision, settings: HubSettings) -> None:
+    """Ask for a repository, in one request, as a download does first.
 
     Raises:
         HubError: the Hub does not answer within seconds, or refuses.
     """
     from huggingface_hub import constants, get_session, get_token, hf_raise_for_status
 
-    from istar.models.hub import RepoRevision
     from istar.models.hub.client import told
 
-    if not settings.endpoint.startswith(("http://", "https://")):
-        raise HubError(
-            f"HF_ENDPOINT is {settings.endpoint!r}, which is no web address; write it with "
-            "https:// in front, or unset it"
-        )
     # Headers that the client builds would cost a second request, for its telemetry.
-    headers = {"user-agent": f"istar/{__version__}"}
+    headers = {b"user-agent": f"istar/{__version__}".encode()}
     if settings.has_token:
-        headers["authorization"] = f"Bearer {get_token()}"
-    where = RepoRevision(repo=source.repo, revision=source.revision)
+        headers[b"authorization"] = f"Bearer {get_token()}".encode()
     address = f"{constants.ENDPOINT}/api/models/{where.repo}/revision/{where.revision}"
     with told(where, settings.cache):
         response = get_session().get(address, headers=headers, timeout=_SECONDS)
         hf_raise_for_status(response)
-        if not response.text.startswith("{"):
-            raise HubError(
-                f"{settings.endpoint} does not answer as the Hub does; check HF_ENDPOINT and the "
-                "proxy"
-            )
+    if not response.text.startswith("{"):
+        raise HubError(
+            f"{settings.endpoint} does not answer as the Hub does; check HF_ENDPOINT and the proxy"
+        )

@@ -27,8 +27,8 @@ _RELEASED_PROMPT = PromptForm(
 )
 
 WEIGHT_BYTES_ON_GPU = 21_227_042_652
-"""All weights of a released model in a GPU's default dtypes: bf16, and float16 for the text encoder;
-float32 are the heads, the tokenizer and the last layers of the text encoder's MLPs."""
+"""All weights of a released model in a GPU's default dtypes: bf16, and float16 for the text
+encoder; the heads, the tokenizer and the last layers of the text encoder's MLPs are float32."""
 
 WEIGHT_BYTES_ON_CPU = 40_706_226_012
 """The same in float32."""
