@@ -152,8 +152,10 @@ def _read_software(findings: list[Finding]) -> dict[str, str | None]:
     try:
         import torch
 
-        builds = (("CUDA", torch.version.cuda), ("ROCm", torch.version.hip))
-        found[_BUILD] = next((f"{name} {built}" for name, built in builds if built), "the CPU")
+        for name, attribute in (("XPU", "xpu"), ("ROCm", "hip"), ("CUDA", "cuda")):
+            if built_for := getattr(torch.version, attribute, None):
+                found[_BUILD] = f"{name} {built_for}"
+        found[_BUILD] = found[_BUILD] or "the CPU"
     except Exception as error:
         # A library that is missing, or does not fit, may raise anything.
         text, advice = f"torch cannot be imported: {_reason(error)}", "install torch again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,7 +23,6 @@ from hub_server import Hub, serving
 from istar.checkpoint.read import on_meta, transformer_dtype
 from istar.cli.app import run
 from istar.models.bundled import DIRECTORY, bundled_bytes
-from istar.models.find import released_files
 from istar.models.released import RELEASED_MODELS, WEIGHT_BYTES_ON_CPU, WEIGHT_BYTES_ON_GPU
 from istar.models.store import known_models
 from istar.transformer.config import TransformerConfig
@@ -271,7 +271,7 @@ PREVENTED: dict[str, tuple[Change, str, str]] = {
     "spoilt settings": (both(env("HF_HUB_ETAG_TIMEOUT", "soon"), BAD_VALUE), "soon", "HF_HUB_ETAG"),
     "a token's directory": (constant(HF_TOKEN_PATH="/"), "Is a directory: '/'", "HF_"),
     "nobody": (constant(ENDPOINT="http://127.0.0.1:1"), "be reached", "HF_ENDPOINT"),
-    "no address": (constant(ENDPOINT="nowhere"), "cannot be asked", "HF_ENDPOINT"),
+    "no address": (constant(ENDPOINT="nowhere"), "no web address", "HF_ENDPOINT"),
     "a failing Hub": (lambda m: m.hub.faults.status.update(api=(500, None)), "500", "wait"),
     "another server": (lambda m: m.hub.faults.answer.update({COMMIT: ""}), "as the Hub", "HF_ENDP"),
 }
@@ -292,7 +292,10 @@ def test_a_model_that_is_here_needs_neither_hub_nor_room(machine: Machine) -> No
     parts = (f"{MODEL.transformer}/model.safetensors", MODEL.tokenizer)
     names = (*parts, f"{MODEL.text_encoder}/config.json")
     machine.hub.commits[COMMIT] = dict.fromkeys(names, b"x" * (1 << 17))
-    released_files(MODEL)
+    settings = {"HF_ENDPOINT": machine.hub.address, "HF_HUB_CACHE": str(machine.home / "hub")}
+    command = [sys.executable, "-m", "istar", "models", "pull", MODEL.name]
+    environment = {**os.environ, "NO_PROXY": "*", "HF_HUB_OFFLINE": "0", **settings}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
     refuse_writing(machine)
     machine.constant(HF_HUB_OFFLINE=True)
     found = machine.json()
