@@ -6,7 +6,15 @@ Pixels are torch uint8 tensors in RGB: `(H, W, 3)` for a picture, `(F, H, W, 3)`
 
 from __future__ import annotations
 
-from istar.media.clip_reader import Clip, ClipInfo, probe_clip, read_clip, read_piece
+from istar.media.clip_reader import (
+    Clip,
+    ClipInfo,
+    ClipReader,
+    open_clip,
+    probe_clip,
+    read_clip,
+    read_piece,
+)
 from istar.media.clip_writer import ClipWriter, write_clip
 from istar.media.metadata import read_metadata
 from istar.media.pictures import Picture, cover_and_crop, read_picture, write_picture
@@ -14,9 +22,11 @@ from istar.media.pictures import Picture, cover_and_crop, read_picture, write_pi
 __all__ = [
     "Clip",
     "ClipInfo",
+    "ClipReader",
     "ClipWriter",
     "Picture",
     "cover_and_crop",
+    "open_clip",
     "probe_clip",
     "read_clip",
     "read_metadata",

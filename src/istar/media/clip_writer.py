@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -12,12 +12,13 @@ import av
 import torch
 from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.stream import VideoStream
 from torch import Tensor
 
 from istar.errors import MediaError
 from istar.files import CLIP_SUFFIXES, PendingFile, check_suffix, writing_failed
 from istar.media.clip_pixels import ACCURATE_CONVERSION
-from istar.media.files import clean_text
+from istar.media.pictures import clean_texts
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
 _X264_OPTIONS = {
@@ -30,7 +31,6 @@ _X264_OPTIONS = {
 }
 _X264_THREADS = 4  # the bytes depend on the number, so it cannot follow the machine
 _BT709 = 1  # ITU-T H.273: primaries, transfer and matrix alike
-_LIMITED_RANGE = 1
 _PLAIN_KEYS = frozenset({"title", "comment", "artist", "description", "copyright", "date"})
 
 
@@ -46,10 +46,6 @@ class ClipWriter:
         width: of every frame; even.
         metadata: texts to keep in the file; `title` and `comment` show in players.
         overwrite: an existing file may be replaced.
-
-    Attributes:
-        target: after the block, the file's name: as given, or a numbered one if that was taken
-            while writing.
 
     Raises:
         UsageError: another suffix.
@@ -73,28 +69,44 @@ class ClipWriter:
                 "crop or scale it first"
             )
         self._size = (height, width)
-        self._metadata = clean_text(metadata or {})
+        self._metadata = clean_texts(metadata or {})
         self._pending = PendingFile(target, overwrite=overwrite)
         self._reformatter = VideoReformatter()
         self._frames = 0
+        self._stack = ExitStack()
 
     @property
     def target(self) -> Path:
-        """The file's name; final once the block has ended."""
+        """The file's name: as given, or after the block a numbered one if that was taken."""
         return self._pending.target
 
     def __enter__(self) -> ClipWriter:
-        self._pending.__enter__()
-        try:
-            self._container = self._open()
-        except BaseException as error:
-            self._pending.__exit__(type(error), error, error.__traceback__)
-            if isinstance(error, (av.FFmpegError, OSError)):
-                raise writing_failed(self.target, error) from error
-            raise
+        self._stack.enter_context(self._file())
         return self
 
-    def _open(self) -> OutputContainer:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    @contextmanager
+    def _file(self) -> Iterator[None]:
+        with self._pending, ExitStack() as stack:
+            with self._failures_named():
+                self._container = self._opened()
+                stack.callback(self._close_quietly)
+                self._stream = self._video_stream()
+            yield
+            if not self._frames:
+                raise MediaError(f"'{self.target}' would be empty: no frames were written to it")
+            with self._failures_named():
+                self._container.mux(self._stream.encode(None))
+                self._container.close()
+
+    def _opened(self) -> OutputContainer:
         movflags = "+faststart"
         if not self._metadata.keys() <= _PLAIN_KEYS:
             movflags += "+use_metadata_tags"
@@ -102,18 +114,30 @@ class ClipWriter:
         url = f"file:{self._pending.temporary.absolute()}"
         container = av.open(url, "w", format="mp4", options={"movflags": movflags})
         container.metadata.update(self._metadata)
-        height, width = self._size
-        self._stream = container.add_stream(
+        return container
+
+    def _video_stream(self) -> VideoStream:
+        stream = self._container.add_stream(
             "libx264", rate=FRAMES_PER_SECOND, options=dict(_X264_OPTIONS)
         )
-        self._stream.width = width
-        self._stream.height = height
-        self._stream.pix_fmt = "yuv420p"
-        codec = self._stream.codec_context
+        stream.height, stream.width = self._size
+        stream.pix_fmt = "yuv420p"
+        codec = stream.codec_context
         codec.thread_count = _X264_THREADS
         codec.color_primaries = codec.color_trc = codec.colorspace = _BT709
-        codec.color_range = _LIMITED_RANGE
-        return container
+        codec.color_range = ColorRange.MPEG
+        return stream
+
+    def _close_quietly(self) -> None:
+        with suppress(av.FFmpegError, OSError):
+            self._container.close()
+
+    @contextmanager
+    def _failures_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            raise writing_failed(self.target, error) from error
 
     def write(self, frames: Tensor) -> None:
         """Append `frames` `(F, H, W, 3)` uint8 RGB.
@@ -127,60 +151,19 @@ class ClipWriter:
                 f"frames must be (F, {height}, {width}, 3) uint8, "
                 f"not {tuple(frames.shape)} {frames.dtype}"
             )
-        try:
+        with self._failures_named():
             for pixels in frames.detach().cpu().contiguous().numpy():
-                self._encode(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
-        except (av.FFmpegError, OSError) as error:
-            raise writing_failed(self.target, error) from error
-
-    def _encode(self, rgb: av.VideoFrame) -> None:
-        frame = self._reformatter.reformat(
-            rgb,
-            format="yuv420p",
-            dst_colorspace=Colorspace.ITU709,
-            dst_color_range=ColorRange.MPEG,
-            interpolation=ACCURATE_CONVERSION,
-        )
-        frame.pts = self._frames
-        frame.time_base = Fraction(1, FRAMES_PER_SECOND)
-        self._frames += 1
-        self._container.mux(self._stream.encode(frame))
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self._abandon(kind, error, trace)
-            return
-        try:
-            self._finish()
-        except BaseException as failure:
-            self._abandon(type(failure), failure, failure.__traceback__)
-            if isinstance(failure, (av.FFmpegError, OSError)):
-                raise writing_failed(self.target, failure) from failure
-            raise
-        self._pending.__exit__(None, None, None)
-
-    def _finish(self) -> None:
-        if not self._frames:
-            raise MediaError(f"'{self.target}' would be empty: no frames were written to it")
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
-
-    def _abandon(
-        self,
-        kind: type[BaseException],
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            with suppress(av.FFmpegError, OSError):
-                self._container.close()
-        finally:
-            self._pending.__exit__(kind, error, trace)
+                frame = self._reformatter.reformat(
+                    av.VideoFrame.from_ndarray(pixels, format="rgb24"),
+                    format="yuv420p",
+                    dst_colorspace=Colorspace.ITU709,
+                    dst_color_range=ColorRange.MPEG,
+                    interpolation=ACCURATE_CONVERSION,
+                )
+                frame.pts = self._frames
+                frame.time_base = Fraction(1, FRAMES_PER_SECOND)
+                self._frames += 1
+                self._container.mux(self._stream.encode(frame))
 
 
 def write_clip(

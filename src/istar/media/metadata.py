@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from istar.errors import MediaError
-from istar.media.clip_reader import clip_metadata
-from istar.media.files import open_source, source_name
+from istar.media.clip_reader import ClipReader
 from istar.media.pictures import picture_metadata
+from istar.media.sources import open_source, source_name
 
 
 def read_metadata(source: Path | BinaryIO) -> dict[str, str]:
@@ -25,4 +25,4 @@ def read_metadata(source: Path | BinaryIO) -> dict[str, str]:
         try:
             return picture_metadata(file, name)
         except MediaError:
-            return clip_metadata(file, name)
+            return ClipReader(file, name).metadata

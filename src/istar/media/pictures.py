@@ -13,12 +13,13 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from istar.errors import MediaError
 from istar.files import PICTURE_SUFFIXES, PendingFile, check_suffix, writing_failed
-from istar.media.files import clean_text, open_source, source_name
+from istar.media import png
+from istar.media.sources import open_source, source_name
 
 PIXEL_LIMIT = 100_000_000
 """Larger pictures are refused before they are decoded."""
@@ -26,6 +27,7 @@ PIXEL_LIMIT = 100_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _JSON_COMMENT = b"ASCII\0\0\0"
 _EXIF_BYTES = 60_000
+_HEAD_BYTES = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +47,8 @@ def read_picture(source: Path | BinaryIO) -> Picture:
     """Read a picture as upright, opaque RGB.
 
     PNG, JPEG, WebP, GIF, BMP, TIFF and AVIF. The EXIF orientation is applied, transparency is
-    laid on white, 16-bit grey is divided by 257, CMYK and palettes are converted, and of several
-    pictures the first is taken. Embedded colour profiles are not applied.
+    laid on white, 16-bit grey is divided by 257, CMYK and palettes are converted, an embedded
+    colour profile is converted to sRGB, and of several pictures the first is used.
 
     Args:
         source: a local file, or an open binary file read from its start.
@@ -56,12 +58,31 @@ def read_picture(source: Path | BinaryIO) -> Picture:
             white is unknown (float and 32-bit).
     """
     name = source_name(source)
-    with open_source(source) as file, _opened(file, name) as picture:
+    with open_source(source) as file:
+        try:
+            return _read(file, name)
+        except MediaError:
+            file.seek(0)
+            pixels_alone = png.essential(file.read())
+            if pixels_alone is None:
+                raise
+            picture = _read(BytesIO(pixels_alone), name)
+            left_out = f"{name} has damaged or very large extra data; only its pixels are used"
+            return Picture(pixels=picture.pixels, notes=(*picture.notes, left_out))
+
+
+def _read(file: BinaryIO, name: str) -> Picture:
+    with _opened(file, name) as picture:
         notes = []
         frames = getattr(picture, "n_frames", 1)
         if frames > 1:
             notes.append(f"{name} holds {frames} pictures; the first is used")
         picture.load()
+        if picture.format == "PNG":
+            file.seek(0)
+            head = file.read(_HEAD_BYTES)
+            png.mend_transparency(picture, head)
+            notes += png.colour_notes(picture, head, name)
         try:
             ImageOps.exif_transpose(picture, in_place=True)
         except Exception:  # the EXIF block is free-form bytes; anything may come of it
@@ -69,8 +90,11 @@ def read_picture(source: Path | BinaryIO) -> Picture:
         opaque, has_holes = _on_white(picture, name)
         if has_holes:
             notes.append(f"{name} is transparent in places; they are white now")
-        pixels = torch.from_numpy(np.array(opaque))
-    return Picture(pixels=pixels, notes=tuple(notes))
+        try:
+            opaque = _in_srgb(picture, opaque)
+        except Exception:  # so are colour profiles
+            notes.append(f"{name} has a colour profile that does not fit it and is ignored")
+        return Picture(pixels=torch.from_numpy(np.array(opaque)), notes=tuple(notes))
 
 
 @contextmanager
@@ -122,6 +146,22 @@ def _on_white(picture: Image.Image, name: str) -> tuple[Image.Image, bool]:
     lowest, _ = layered.getchannel("A").getextrema()
     white = Image.new("RGBA", layered.size, "white")
     return Image.alpha_composite(white, layered).convert("RGB"), lowest != 255
+
+
+def _in_srgb(picture: Image.Image, opaque: Image.Image) -> Image.Image:
+    """`opaque`, the RGB of `picture`, with the colours that the embedded profile means."""
+    embedded = picture.info.get("icc_profile")
+    if not embedded:
+        return opaque
+    profile = ImageCms.getOpenProfile(BytesIO(embedded))
+    if "srgb" in ImageCms.getProfileDescription(profile).lower():
+        return opaque
+    # Profiles of inks and of greys are for pixels as they are stored.
+    stored = picture if picture.mode in ("CMYK", "L") else opaque
+    return (
+        ImageCms.profileToProfile(stored, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        or opaque
+    )
 
 
 def cover_and_crop(pixels: Tensor, height: int, width: int) -> Tensor:
@@ -192,7 +232,7 @@ def write_picture(
     with PendingFile(target, overwrite=overwrite) as pending:
         try:
             pending.temporary.write_bytes(
-                _encoded(pixels, target.suffix.lower(), clean_text(metadata or {}))
+                _encoded(pixels, target.suffix.lower(), clean_texts(metadata or {}))
             )
         except (OSError, ValueError) as error:
             raise writing_failed(target, error) from error
@@ -245,3 +285,13 @@ def picture_metadata(file: BinaryIO, name: str) -> dict[str, str]:
         if not isinstance(entries, dict):
             return {}
         return {str(key): str(value) for key, value in entries.items()}
+
+
+def clean_texts(entries: Mapping[str, str]) -> dict[str, str]:
+    """`entries` without what files cannot hold: NULs go, lone surrogates become question marks."""
+    cleaned = {_clean(key): _clean(value) for key, value in entries.items()}
+    return {key: value for key, value in cleaned.items() if key}
+
+
+def _clean(text: str) -> str:
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
