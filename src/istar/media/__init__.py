@@ -16,7 +16,6 @@ from istar.media.clip_reader import (
     read_piece,
 )
 from istar.media.clip_writer import ClipWriter, write_clip
-from istar.media.metadata import read_metadata
 from istar.media.pictures import Picture, cover_and_crop, read_picture, write_picture
 
 __all__ = [
@@ -29,7 +28,6 @@ __all__ = [
     "open_clip",
     "probe_clip",
     "read_clip",
-    "read_metadata",
     "read_picture",
     "read_piece",
     "write_clip",

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 from av.container import InputContainer
@@ -26,51 +25,32 @@ _CONTAINERS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,obu,ogg,flv,asf,"
     "gif,apng,nut,mxf,dv,wtv,yuv4mpegpipe"
 )
-_OPEN_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
 _READ_BYTES = 2**18
+_HEAD_BYTES = 2**12
 _DEFAULT_RATE = Fraction(25)
-_LEAST_MISSING = Fraction(1, 10)
 _WILDEST_PIXEL = 16
-_HEAD_BYTES = 4096
 _MATROSKA_ELEMENTS = (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-_OGG_END_OF_STREAM = 4
+_OGG_LAST_PAGE = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Survey:
-    """What the packets of a video file say.
-
-    Attributes:
-        start: when the first picture appears, in seconds.
-        last: when the last one appears.
-        end: when the last one goes.
-        tolerance: seconds that a decoder may end before `last`.
-        notes: what reading changes or leaves out.
-    """
+class Survey(NamedTuple):
+    """Seconds at which the first and last pictures appear and the last one goes, and notes."""
 
     start: Fraction
     last: Fraction
     end: Fraction
-    tolerance: Fraction
     notes: tuple[str, ...]
 
 
 @contextmanager
 def open_container(file: BinaryIO, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """`file`, called `name`, opened from its start, with its video stream.
-
-    Raises:
-        MediaError: no video, or libav fails inside the block.
-    """
+    """`file`, called `name`, opened from its start; libav's failures become MediaErrors."""
     file.seek(0)
+    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
     try:
         container = av.open(
-            file,
-            "r",
-            container_options=_OPEN_OPTIONS,
-            metadata_errors="replace",
-            buffer_size=_READ_BYTES,
+            file, "r", container_options=options, metadata_errors="replace", buffer_size=_READ_BYTES
         )
     except av.FFmpegError as error:
         raise MediaError(
@@ -89,6 +69,20 @@ def damaged(name: str) -> MediaError:
     return MediaError(f"{name} is damaged or cut short; fetch or export it again")
 
 
+def _video_stream(container: InputContainer, name: str) -> VideoStream:
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+        raise MediaError(f"{name} has no pictures, only sound; name a video")
+    if stream.codec_context is None:
+        raise MediaError(f"{name} has an unknown video codec; convert it with ffmpeg")
+    if stream.width * stream.height * pixel_aspect(stream) > PIXEL_LIMIT:
+        raise MediaError(
+            f"{name} has pictures of {stream.width}×{stream.height}; make them smaller first"
+        )
+    stream.thread_type = "AUTO"
+    return stream
+
+
 def frame_rate(stream: VideoStream) -> Fraction:
     """Pictures a second, on average; a guess where the file does not say."""
     return stream.average_rate or stream.guessed_rate or _DEFAULT_RATE
@@ -100,8 +94,8 @@ def pixel_aspect(stream: VideoStream) -> Fraction:
     return aspect if 1 <= aspect * _WILDEST_PIXEL <= _WILDEST_PIXEL**2 else Fraction(1)
 
 
-def stamp(item: Packet | Frame, container: InputContainer) -> int | None:
-    """When a packet or frame is shown, in ticks of its clock.
+def stamp(item: Packet[Any] | Frame, container: InputContainer) -> int | None:
+    """When a packet or frame is shown, in ticks.
 
     AVI numbers its chunks and holds no times; those that libav finds for B-frames jump about.
     """
@@ -109,7 +103,7 @@ def stamp(item: Packet | Frame, container: InputContainer) -> int | None:
 
 
 def held_seconds(container: InputContainer, stream: VideoStream) -> Fraction:
-    """How long a whole file's pictures last at least, the last one repeated up to there.
+    """How long the pictures last at least, the last one repeated up to there.
 
     An AVI states it, and has no packets for pictures that repeat the one before.
     """
@@ -118,11 +112,7 @@ def held_seconds(container: InputContainer, stream: VideoStream) -> Fraction:
 
 
 def survey_clip(file: BinaryIO, name: str) -> Survey:
-    """Read through the packets of `file`, called `name`.
-
-    Raises:
-        MediaError: no video, or its end is missing.
-    """
+    """Read through the packets of `file`, called `name`; refuse it if its end is missing."""
     with open_container(file, name) as (container, stream):
         spans: list[tuple[Fraction, Fraction]] = []
         last_is_corrupt = False
@@ -133,58 +123,34 @@ def survey_clip(file: BinaryIO, name: str) -> Survey:
             if packet.stream_index != stream.index or packet.is_discard:
                 continue
             ticks = stamp(packet, container)
-            if ticks is not None:
-                start = ticks * packet.time_base
-            else:
-                start = spans[-1][1] if spans else Fraction(0)
+            previous = spans[-1][1] if spans else Fraction(0)
+            start = previous if ticks is None else ticks * packet.time_base
             length = (packet.duration or 0) * packet.time_base or 1 / frame_rate(stream)
             spans.append((start, start + length))
         if not spans or last_is_corrupt or _is_cut(container.format.name, file):
             raise damaged(name)
-        spans.sort()
-        starts = [start for start, _ in spans]
-        notes = {
-            "its frame rate varies; it is sampled by time": not _is_steady(
-                starts, stream.time_base or Fraction(0)
-            ),
-            "its sound is left out": bool(container.streams.audio),
-            "its transparency is left out": stream.metadata.get("alpha_mode") == "1",
-        }
-        return Survey(
-            start=starts[0],
-            last=starts[-1],
-            end=max(*(end for _, end in spans), starts[0] + held_seconds(container, stream)),
-            tolerance=max(2 / frame_rate(stream), _LEAST_MISSING),
-            notes=tuple(note for note, applies in notes.items() if applies),
-        )
-
-
-def _video_stream(container: InputContainer, name: str) -> VideoStream:
-    stream = container.streams.best("video")
-    if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
-        raise MediaError(f"{name} has no pictures, only sound; name a video")
-    if stream.codec_context is None:
-        raise MediaError(f"{name} has an unknown video codec; convert it with ffmpeg")
-    if stream.width * stream.height * max(1, pixel_aspect(stream)) > PIXEL_LIMIT:
-        raise MediaError(
-            f"{name} has pictures of {stream.width}×{stream.height}; make them smaller first"
-        )
-    stream.thread_type = "AUTO"
-    return stream
+        starts = sorted(start for start, _ in spans)
+        notes = []
+        if not _is_steady(starts, stream.time_base or Fraction(0)):
+            notes.append("its frame rate varies; it is sampled by time")
+        if container.streams.audio:
+            notes.append("its sound is left out")
+        if stream.metadata.get("alpha_mode") == "1":
+            notes.append("its transparency is left out")
+        held = starts[0] + held_seconds(container, stream)
+        end = max(held, *(end for _, end in spans))
+        return Survey(starts[0], starts[-1], end, tuple(notes))
 
 
 def _is_steady(starts: list[Fraction], tick: Fraction) -> bool:
-    gaps = [later - earlier for earlier, later in pairwise(starts) if later > earlier]
-    if not gaps:
-        return True
-    shortest = min(gaps)
-    return max(gaps) - shortest <= max(2 * tick, shortest / 10)
+    gaps = [later - earlier for earlier, later in pairwise(starts) if later > earlier] or [tick]
+    return max(gaps) - min(gaps) <= max(2 * tick, min(gaps) / 10)
 
 
 def _is_cut(kind: str, file: BinaryIO) -> bool:
     """Whether a file of libav's format `kind` stops before the end that it states.
 
-    libav reads most files to wherever they stop and calls that the end.
+    libav reads most files to wherever they stop, without a word.
     """
     length = file.seek(0, os.SEEK_END)
     if kind in ("gif", "ogg"):
@@ -192,7 +158,7 @@ def _is_cut(kind: str, file: BinaryIO) -> bool:
         tail = file.read()
         if kind == "gif":
             return not tail.rstrip(b"\0").endswith(b";")
-        return not tail[tail.rfind(b"OggS") + 5] & _OGG_END_OF_STREAM
+        return not tail[tail.rfind(b"OggS") + 5] & _OGG_LAST_PAGE
     position = 0
     while position < length:
         file.seek(position)
@@ -204,7 +170,7 @@ def _is_cut(kind: str, file: BinaryIO) -> bool:
 
 
 def _element_size(kind: str, head: bytes) -> int:
-    """Bytes of the top-level element that begins with `head`; 0 if they are not stated."""
+    """Bytes of the top-level element that begins with `head`; 0 if it does not state them."""
     if kind.startswith("mov,"):
         size = int.from_bytes(head[:4], "big")
         return int.from_bytes(head[8:16], "big") if size == 1 else size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -28,7 +28,7 @@ from istar.media.clip_container import (
     stamp,
     survey_clip,
 )
-from istar.media.clip_pixels import FrameConversion, conversion_of
+from istar.media.clip_pixels import FrameConversion
 from istar.media.sources import open_source, source_name
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
@@ -36,8 +36,8 @@ MAX_CLIP_BYTES = 16 * 2**30
 """Clips that would take more memory are refused before they are decoded."""
 
 _SEEK_MARGIN = Fraction(1)
+_MISSING_TOLERATED = Fraction(1, 8)
 _COARSEST_ROUNDED_TICK = Fraction(1, 100)
-_BRAND_KEYS = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,7 @@ class ClipInfo:
     """What a video file holds.
 
     Attributes:
-        width: as displayed: upright, with square pixels.
-        height: likewise.
+        width, height: as displayed: upright, with square pixels.
         seconds: from the first picture's appearance to the end of the last.
         notes: what reading it changes or leaves out, for the person to read.
     """
@@ -70,25 +69,17 @@ class Clip:
     notes: tuple[str, ...]
 
 
-class _Shown(NamedTuple):
-    """A decoded frame and when it is on the screen, in seconds."""
-
-    start: Fraction
-    end: Fraction
-    frame: av.VideoFrame
-
-
 class _Sample(NamedTuple):
-    """Picture number `index` at 16 a second, `(H, W, 3)` uint8, and its frame's time and state."""
+    """Picture `number` at 16 a second, `(H, W, 3)` uint8; when its frame appears, and its state."""
 
-    index: int
+    number: int
     pixels: Tensor
     start: Fraction
     is_broken: bool
 
 
 class ClipReader:
-    """A video that is open; `open_clip` makes one."""
+    """A video that is open, as `open_clip` gives it."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file = file
@@ -96,12 +87,13 @@ class ClipReader:
 
     @cached_property
     def info(self) -> ClipInfo:
-        """What the video holds: its packets are read through, one frame is decoded.
+        """What it holds: its packets are read through, one frame is decoded.
 
         Raises:
-            MediaError: no video, without pictures, of an unsupported kind, damaged or cut short.
+            MediaError: no video, of an unsupported kind, damaged or cut short.
         """
-        survey, (conversion, _) = self._survey, self._opening
+        survey = self._survey
+        conversion, _ = self._opening
         return ClipInfo(
             width=conversion.width,
             height=conversion.height,
@@ -110,40 +102,36 @@ class ClipReader:
         )
 
     def read(self, *, size: tuple[int, int] | None = None) -> Clip:
-        """The whole video as upright RGB at 16 frames a second.
+        """All of it as upright RGB at 16 frames a second.
 
-        Sampled by time: frame `k` shows what is on the screen `k / 16` seconds after the first
-        frame appeared, whatever the file's rate. A rest of half a sixteenth or more counts as a
-        frame.
+        Sampled by time: frame `k` is the one on the screen `k / 16` seconds after the first frame
+        appeared, whatever the file's rate. A rest of half a sixteenth or more counts as a frame.
 
         Args:
             size: height and width to cover and crop every frame to, while reading.
 
         Raises:
-            MediaError: as `info`, or the clip is over `MAX_CLIP_BYTES`.
+            MediaError: as `info` does, or the clip is over `MAX_CLIP_BYTES`.
         """
-        survey, info = self._survey, self.info
+        info = self.info
         height, width = size or (info.height, info.width)
-        needed = 3 * height * width * ceil((survey.end - survey.start) * FRAMES_PER_SECOND)
+        needed = 3 * height * width * ceil(info.seconds * FRAMES_PER_SECOND)
         if needed > MAX_CLIP_BYTES:
             raise MediaError(
                 f"{self._name} would take {needed / 2**30:.0f} GiB of memory; "
                 "cut it to the part you need"
             )
         samples = list(self._samples(size))
-        if not samples or survey.last - samples[-1].start > survey.tolerance:
+        if not samples or self._survey.last - samples[-1].start > _MISSING_TOLERATED:
             raise damaged(self._name)
         broken = sum(sample.is_broken for sample in samples)
         said = (f"{broken} of its pictures are damaged",) if broken else ()
-        frames = torch.stack([sample.pixels for sample in samples])
-        return Clip(frames=frames, notes=info.notes + said)
+        return Clip(frames=torch.stack([item.pixels for item in samples]), notes=info.notes + said)
 
     def read_piece(
         self, *, begin: float, pictures: int, size: tuple[int, int] | None = None
     ) -> Tensor:
-        """A few pictures from the middle, without reading through the rest.
-
-        They are the very pictures that `read` gives there.
+        """The very pictures that `read` gives there, without reading through the rest.
 
         Args:
             begin: seconds from the first picture on.
@@ -160,16 +148,9 @@ class ClipReader:
         # A file without an index may be sought in vain; then it is read from its start.
         for sought in (True, False):
             samples = list(islice(self._samples(size, first=first, sought=sought), pictures))
-            if len(samples) == pictures and samples[0].index == first:
+            if len(samples) == pictures and samples[0].number == first:
                 return torch.stack([sample.pixels for sample in samples])
         raise MediaError(f"{self._name} does not have {pictures} pictures from {begin:g} s on")
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """The texts in the file, but for those that libav writes of itself."""
-        with open_container(self._file, self._name) as (container, _):
-            texts = container.metadata.items()
-            return {key: text for key, text in texts if key not in _BRAND_KEYS}
 
     @cached_property
     def _survey(self) -> Survey:
@@ -179,35 +160,34 @@ class ClipReader:
     def _opening(self) -> tuple[FrameConversion, Fraction]:
         """How to convert the frames, and when the first one appears."""
         with open_container(self._file, self._name) as (container, stream):
-            for shown in _shown(container, stream, resumed=False):
-                return conversion_of(shown.frame, stream, self._name), shown.start
+            for frame in container.decode(stream):
+                origin = (stamp(frame, container) or 0) * (stream.time_base or Fraction(1))
+                return FrameConversion(frame, stream, self._name), origin
         raise damaged(self._name)
 
     def _samples(
         self, size: tuple[int, int] | None, *, first: int = 0, sought: bool = False
     ) -> Iterator[_Sample]:
-        """The pictures at 16 a second from number `first` on; if `sought`, perhaps later ones."""
+        """Pictures from number `first` on; if `sought`, from where the seek leads at the latest."""
         conversion, origin = self._opening
         since = origin + Fraction(first, FRAMES_PER_SECOND) - _SEEK_MARGIN
-        resumed = sought and since > origin
-        latest = pixels = None
+        sought = sought and since > origin
         with open_container(self._file, self._name) as (container, stream):
-            if resumed:
-                try:
+            if sought:
+                with suppress(av.FFmpegError):
                     container.seek(floor(since / (stream.time_base or 1)), stream=stream)
-                except av.FFmpegError:
-                    return
-            for index, shown in _sampled(container, stream, origin, resumed=resumed):
-                if index < first:
+            latest = pixels = None
+            for number, start, frame in _sampled(container, stream, origin, sought=sought):
+                if number < first:
                     continue
-                if pixels is None or shown is not latest:
-                    pixels, latest = conversion.pixels(shown.frame, size, self._name), shown
-                yield _Sample(index, pixels, shown.start, shown.frame.is_corrupt)
+                if pixels is None or frame is not latest:
+                    pixels, latest = conversion.pixels(frame, size), frame
+                yield _Sample(number, pixels, start, frame.is_corrupt)
 
 
 @contextmanager
 def open_clip(source: Path | BinaryIO) -> Iterator[ClipReader]:
-    """A video to look at and to read; its source is opened once, a pipe copied once.
+    """A video to look into and to read; the source is opened once, and a pipe is copied once.
 
     Args:
         source: a local file, or an open binary file read from its start.
@@ -224,13 +204,13 @@ def open_clip(source: Path | BinaryIO) -> Iterator[ClipReader]:
 
 
 def probe_clip(source: Path | BinaryIO) -> ClipInfo:
-    """`ClipReader.info` of a video that is opened for it."""
+    """`ClipReader.info`, with the video opened for it."""
     with open_clip(source) as clip:
         return clip.info
 
 
 def read_clip(source: Path | BinaryIO, *, size: tuple[int, int] | None = None) -> Clip:
-    """`ClipReader.read` of a video that is opened for it."""
+    """`ClipReader.read`, with the video opened for it."""
     with open_clip(source) as clip:
         return clip.read(size=size)
 
@@ -238,57 +218,39 @@ def read_clip(source: Path | BinaryIO, *, size: tuple[int, int] | None = None) -
 def read_piece(
     source: Path | BinaryIO, *, begin: float, pictures: int, size: tuple[int, int] | None = None
 ) -> Tensor:
-    """`ClipReader.read_piece` of a video that is opened for it."""
+    """`ClipReader.read_piece`, with the video opened for it."""
     with open_clip(source) as clip:
         return clip.read_piece(begin=begin, pictures=pictures, size=size)
 
 
-def _shown(container: InputContainer, stream: VideoStream, *, resumed: bool) -> Iterator[_Shown]:
-    """The decoded frames with their times.
-
-    Where frames carry no times, each follows the one before; then nothing is known after a seek,
-    and with `resumed` nothing is yielded.
-    """
-    start = end = None
-    for frame in container.decode(stream):
-        tick = frame.time_base or stream.time_base or Fraction(1)
-        ticks = stamp(frame, container)
-        if ticks is not None:
-            start = ticks * tick if start is None else max(start, ticks * tick)
-        elif resumed:
-            return
-        else:
-            start = end or Fraction(0)
-        end = start + (frame.duration * tick or 1 / frame_rate(stream))
-        yield _Shown(start, end, frame)
-
-
 def _sampled(
-    container: InputContainer, stream: VideoStream, origin: Fraction, *, resumed: bool
-) -> Iterator[tuple[int, _Shown]]:
-    """For each `k`, in order, the frame on the screen at `origin + k / 16`.
+    container: InputContainer, stream: VideoStream, origin: Fraction, *, sought: bool
+) -> Iterator[tuple[int, Fraction, av.VideoFrame]]:
+    """For each `k`, in order, when the frame on the screen at `origin + k / 16` appears, and it.
 
-    The first `k` is 0, or the first one not before the first frame.
+    The first `k` is 0, or after a seek the first one not before the first frame. Where frames
+    carry no times each follows the one before; then nothing is known after a seek, or yielded.
     """
-    tick = stream.time_base or Fraction(0)
+    tick = stream.time_base or Fraction(1)
     # A time may have been rounded up by half a tick. A clock of a few ticks a second counts whole
     # frames instead, and rounds nothing.
     slack = tick / 2 if tick <= _COARSEST_ROUNDED_TICK else Fraction(0)
-    index = 0
-    current: _Shown | None = None
-    for shown in _shown(container, stream, resumed=resumed):
-        until = (shown.start - slack - origin) * FRAMES_PER_SECOND
+    number, current, start, end = 0, None, origin, origin
+    for frame in container.decode(stream):
+        ticks = stamp(frame, container)
+        if ticks is None and sought:
+            return
+        following = end if ticks is None else max(start, ticks * tick)
+        until = (following - slack - origin) * FRAMES_PER_SECOND
         if current is None:
-            index = max(0, ceil(until))
-        else:
-            while index < until:
-                yield index, current
-                index += 1
-        current = shown
-    if current is None:
-        return
-    seconds = max(current.end - origin, held_seconds(container, stream))
+            number = max(0, ceil(until))
+        while current is not None and number < until:
+            yield number, start, current
+            number += 1
+        current, start = frame, following
+        end = start + (frame.duration * tick or 1 / frame_rate(stream))
+    seconds = max(end - origin, held_seconds(container, stream))
     total = max(1, floor(seconds * FRAMES_PER_SECOND + Fraction(1, 2)))
-    while index < total:
-        yield index, current
-        index += 1
+    while current is not None and number < total:
+        yield number, start, current
+        number += 1

@@ -6,13 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import av
 import torch
-from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
-from av.video.stream import VideoStream
 from torch import Tensor
 
 from istar.errors import MediaError
@@ -42,15 +40,13 @@ class ClipWriter:
 
     Args:
         target: ends in `.mp4`.
-        height: of every frame; even.
-        width: of every frame; even.
+        height, width: of every frame; even.
         metadata: texts to keep in the file; `title` and `comment` show in players.
         overwrite: an existing file may be replaced.
 
     Raises:
         UsageError: another suffix.
-        MediaError: an odd size, wrong frames, no frames at all, `target` exists, or writing
-            failed.
+        MediaError: an odd size, wrong frames, no frames, `target` exists, or writing failed.
     """
 
     def __init__(
@@ -73,7 +69,7 @@ class ClipWriter:
         self._pending = PendingFile(target, overwrite=overwrite)
         self._reformatter = VideoReformatter()
         self._frames = 0
-        self._stack = ExitStack()
+        self._block = ExitStack()
 
     @property
     def target(self) -> Path:
@@ -81,56 +77,45 @@ class ClipWriter:
         return self._pending.target
 
     def __enter__(self) -> ClipWriter:
-        self._stack.enter_context(self._file())
+        self._block.enter_context(self._file())
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *failure: Any) -> None:
+        self._block.__exit__(*failure)
 
     @contextmanager
     def _file(self) -> Iterator[None]:
-        with self._pending, ExitStack() as stack:
+        with self._pending:
             with self._failures_named():
-                self._container = self._opened()
-                stack.callback(self._close_quietly)
-                self._stream = self._video_stream()
-            yield
-            if not self._frames:
-                raise MediaError(f"'{self.target}' would be empty: no frames were written to it")
-            with self._failures_named():
-                self._container.mux(self._stream.encode(None))
-                self._container.close()
+                self._open()
+            try:
+                yield
+                if not self._frames:
+                    raise MediaError(f"'{self.target}' would be empty: it was given no frames")
+                with self._failures_named():
+                    self._container.mux(self._stream.encode(None))
+                    self._container.close()
+            finally:
+                with suppress(av.FFmpegError, OSError):
+                    self._container.close()
 
-    def _opened(self) -> OutputContainer:
+    def _open(self) -> None:
         movflags = "+faststart"
         if not self._metadata.keys() <= _PLAIN_KEYS:
             movflags += "+use_metadata_tags"
         # An absolute path behind `file:` is never taken for another protocol.
         url = f"file:{self._pending.temporary.absolute()}"
-        container = av.open(url, "w", format="mp4", options={"movflags": movflags})
-        container.metadata.update(self._metadata)
-        return container
-
-    def _video_stream(self) -> VideoStream:
-        stream = self._container.add_stream(
+        self._container = av.open(url, "w", format="mp4", options={"movflags": movflags})
+        self._container.metadata.update(self._metadata)
+        self._stream = self._container.add_stream(
             "libx264", rate=FRAMES_PER_SECOND, options=dict(_X264_OPTIONS)
         )
-        stream.height, stream.width = self._size
-        stream.pix_fmt = "yuv420p"
-        codec = stream.codec_context
+        self._stream.height, self._stream.width = self._size
+        self._stream.pix_fmt = "yuv420p"
+        codec = self._stream.codec_context
         codec.thread_count = _X264_THREADS
         codec.color_primaries = codec.color_trc = codec.colorspace = _BT709
         codec.color_range = ColorRange.MPEG
-        return stream
-
-    def _close_quietly(self) -> None:
-        with suppress(av.FFmpegError, OSError):
-            self._container.close()
 
     @contextmanager
     def _failures_named(self) -> Iterator[None]:
@@ -173,18 +158,13 @@ def write_clip(
     overwrite: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a whole clip `(F, H, W, 3)` uint8 RGB at 16 fps; see `ClipWriter`.
+    """Write a whole clip `(F, H, W, 3)` uint8 RGB at 16 fps, as `ClipWriter` does.
 
     Returns:
         The file's name: `target`, or a numbered one if `target` was taken while writing.
-
-    Raises:
-        UsageError: another suffix.
-        MediaError: wrong shape or dtype, an odd size, `target` exists, or writing failed.
     """
     if frames.ndim != 4:
         raise MediaError(f"a clip must be (F, H, W, 3), not {tuple(frames.shape)}")
-    height, width = frames.shape[1:3]
-    with ClipWriter(target, height, width, metadata=metadata, overwrite=overwrite) as writer:
+    with ClipWriter(target, *frames.shape[1:3], metadata=metadata, overwrite=overwrite) as writer:
         writer.write(frames)
     return writer.target

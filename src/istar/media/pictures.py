@@ -27,7 +27,6 @@ PIXEL_LIMIT = 100_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _JSON_COMMENT = b"ASCII\0\0\0"
 _EXIF_BYTES = 60_000
-_HEAD_BYTES = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +46,8 @@ def read_picture(source: Path | BinaryIO) -> Picture:
     """Read a picture as upright, opaque RGB.
 
     PNG, JPEG, WebP, GIF, BMP, TIFF and AVIF. The EXIF orientation is applied, transparency is
-    laid on white, 16-bit grey is divided by 257, CMYK and palettes are converted, an embedded
-    colour profile is converted to sRGB, and of several pictures the first is used.
+    laid on white, 16-bit grey is divided by 257, CMYK, palettes and colour profiles are converted
+    to sRGB, and of several pictures the first is used.
 
     Args:
         source: a local file, or an open binary file read from its start.
@@ -72,17 +71,14 @@ def read_picture(source: Path | BinaryIO) -> Picture:
 
 
 def _read(file: BinaryIO, name: str) -> Picture:
+    notes = []
     with _opened(file, name) as picture:
-        notes = []
         frames = getattr(picture, "n_frames", 1)
         if frames > 1:
             notes.append(f"{name} holds {frames} pictures; the first is used")
         picture.load()
         if picture.format == "PNG":
-            file.seek(0)
-            head = file.read(_HEAD_BYTES)
-            png.mend_transparency(picture, head)
-            notes += png.colour_notes(picture, head, name)
+            notes += png.mend(picture, file, name)
         try:
             ImageOps.exif_transpose(picture, in_place=True)
         except Exception:  # the EXIF block is free-form bytes; anything may come of it
@@ -100,13 +96,16 @@ def _read(file: BinaryIO, name: str) -> Picture:
 @contextmanager
 def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
     """The picture in `file`, every failure of Pillow's inside the block made a MediaError."""
+    too_large = MediaError(
+        f"{name} has more than {PIXEL_LIMIT // 1_000_000} million pixels; make it smaller first"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             # Named formats only: EPS and its like would reach external programs.
             with Image.open(file, formats=_FORMATS) as picture:
                 if picture.width * picture.height > PIXEL_LIMIT:
-                    raise _too_large(name)
+                    raise too_large
                 yield picture
         except MediaError:
             raise
@@ -116,15 +115,9 @@ def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
                 "use PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
             ) from error
         except Image.DecompressionBombError as error:
-            raise _too_large(name) from error
+            raise too_large from error
         except Exception as error:  # decoders fail on damaged bytes in any way they like
             raise MediaError(f"{name} is damaged or cut short; fetch or export it again") from error
-
-
-def _too_large(name: str) -> MediaError:
-    return MediaError(
-        f"{name} has more than {PIXEL_LIMIT // 1_000_000} million pixels; make it smaller first"
-    )
 
 
 def _on_white(picture: Image.Image, name: str) -> tuple[Image.Image, bool]:
@@ -149,7 +142,7 @@ def _on_white(picture: Image.Image, name: str) -> tuple[Image.Image, bool]:
 
 
 def _in_srgb(picture: Image.Image, opaque: Image.Image) -> Image.Image:
-    """`opaque`, the RGB of `picture`, with the colours that the embedded profile means."""
+    """`opaque`, the RGB of `picture`, in the colours that its embedded profile means."""
     embedded = picture.info.get("icc_profile")
     if not embedded:
         return opaque
@@ -158,10 +151,8 @@ def _in_srgb(picture: Image.Image, opaque: Image.Image) -> Image.Image:
         return opaque
     # Profiles of inks and of greys are for pixels as they are stored.
     stored = picture if picture.mode in ("CMYK", "L") else opaque
-    return (
-        ImageCms.profileToProfile(stored, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        or opaque
-    )
+    srgb = ImageCms.createProfile("sRGB")
+    return ImageCms.profileToProfile(stored, profile, srgb, outputMode="RGB") or opaque
 
 
 def cover_and_crop(pixels: Tensor, height: int, width: int) -> Tensor:
@@ -169,8 +160,7 @@ def cover_and_crop(pixels: Tensor, height: int, width: int) -> Tensor:
 
     Args:
         pixels: `(…, H, W, 3)` uint8.
-        height: of the result.
-        width: of the result.
+        height, width: of the result.
 
     Returns:
         `(…, height, width, 3)` uint8, Lanczos-filtered; `pixels` itself if it has that size.
@@ -193,10 +183,9 @@ def cover_and_crop(pixels: Tensor, height: int, width: int) -> Tensor:
         )
     left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
     box = (left, top, left + width, top + height)
-    frames = pixels.reshape(-1, old_height, old_width, 3).cpu().numpy()
     fitted = [
         np.array(Image.fromarray(frame).resize(scaled, Image.Resampling.LANCZOS).crop(box))
-        for frame in frames
+        for frame in pixels.reshape(-1, old_height, old_width, 3).cpu().numpy()
     ]
     return torch.from_numpy(np.stack(fitted)).reshape(*pixels.shape[:-3], height, width, 3)
 
@@ -229,62 +218,34 @@ def write_picture(
         raise MediaError(
             f"a picture must be (H, W, 3) uint8, not {tuple(pixels.shape)} {pixels.dtype}"
         )
+    picture = Image.fromarray(pixels.detach().cpu().contiguous().numpy())
+    texts, suffix = clean_texts(metadata or {}), target.suffix.lower()
     with PendingFile(target, overwrite=overwrite) as pending:
         try:
-            pending.temporary.write_bytes(
-                _encoded(pixels, target.suffix.lower(), clean_texts(metadata or {}))
-            )
+            if suffix == ".png":
+                chunks = PngImagePlugin.PngInfo()
+                for key, text in texts.items():
+                    chunks.add_itxt(key, text)
+                picture.save(pending.temporary, "PNG", pnginfo=chunks)
+            elif suffix == ".webp":
+                picture.save(pending.temporary, "WEBP", quality=95, exif=_exif(texts))
+            else:
+                while len(_exif(texts)) > _EXIF_BYTES:
+                    texts.pop(max(texts, key=lambda key: len(texts[key])))
+                exif = _exif(texts)
+                picture.save(pending.temporary, "JPEG", quality=95, subsampling=0, exif=exif)
         except (OSError, ValueError) as error:
             raise writing_failed(target, error) from error
     return pending.target
 
 
-def _encoded(pixels: Tensor, suffix: str, metadata: dict[str, str]) -> bytes:
-    picture = Image.fromarray(pixels.detach().cpu().contiguous().numpy())
-    buffer = BytesIO()
-    if suffix == ".png":
-        texts = PngImagePlugin.PngInfo()
-        for key, value in metadata.items():
-            texts.add_itxt(key, value)
-        picture.save(buffer, "PNG", pnginfo=texts)
-    elif suffix == ".webp":
-        picture.save(buffer, "WEBP", quality=95, exif=_exif(metadata))
-    else:
-        while len(_exif(metadata)) > _EXIF_BYTES:
-            longest = max(metadata, key=lambda key: len(metadata[key]))
-            metadata = {key: value for key, value in metadata.items() if key != longest}
-        picture.save(buffer, "JPEG", quality=95, subsampling=0, exif=_exif(metadata))
-    return buffer.getvalue()
-
-
-def _exif(metadata: dict[str, str]) -> bytes:
-    if not metadata:
+def _exif(texts: Mapping[str, str]) -> bytes:
+    if not texts:
         return b""
     exif = Image.Exif()
-    comment = _JSON_COMMENT + json.dumps(metadata).encode("ascii")
+    comment = _JSON_COMMENT + json.dumps(texts).encode("ascii")
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
     return exif.tobytes()
-
-
-def picture_metadata(file: BinaryIO, name: str) -> dict[str, str]:
-    """The texts that `write_picture` keeps in `file`, called `name`, and any other text of a PNG.
-
-    Raises:
-        MediaError: no picture, or damaged.
-    """
-    with _opened(file, name) as picture:
-        if isinstance(picture, PngImagePlugin.PngImageFile):
-            return {key: str(value) for key, value in picture.text.items()}
-        comment = picture.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
-        if not isinstance(comment, bytes) or not comment.startswith(_JSON_COMMENT):
-            return {}
-        try:
-            entries = json.loads(comment.removeprefix(_JSON_COMMENT))
-        except ValueError:  # another program's comment
-            return {}
-        if not isinstance(entries, dict):
-            return {}
-        return {str(key): str(value) for key, value in entries.items()}
 
 
 def clean_texts(entries: Mapping[str, str]) -> dict[str, str]:
