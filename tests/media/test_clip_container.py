@@ -1,0 +1,116 @@
+"""Files that are no video, damaged, or cut short: each is one clear line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from istar.errors import MediaError
+from istar.media import probe_clip, read_clip, write_clip
+from media_files import encode, grey_clip, silence, smooth_clip, spoil_packet
+
+DATA = Path(__file__).parent / "data"
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
+KINDS = [
+    ("clip.mp4", "libx264", {"movflags": "+faststart"}, "yuv420p"),
+    ("tail.mp4", "libx264", {}, "yuv420p"),
+    ("fragments.mp4", "libx264", FRAGMENTS, "yuv420p"),
+    ("clip.mkv", "libx264", {}, "yuv420p"),
+    ("clip.webm", "libvpx-vp9", {}, "yuv420p"),
+    ("clip.avi", "mpeg4", {}, "yuv420p"),
+    ("clip.wmv", "wmv2", {}, "yuv420p"),
+    ("clip.gif", "gif", {}, "rgb8"),
+    ("clip.png", "apng", {}, "rgb24"),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "options", "pixels"), KINDS)
+def test_truncated_clips_raise_wherever_they_are_cut(
+    tmp_path: Path, name: str, codec: str, options: dict[str, str], pixels: str
+) -> None:
+    path = encode(
+        tmp_path / name, smooth_clip(33), rate=16, codec=codec, options=options, pixels=pixels
+    )
+    data = path.read_bytes()
+    assert len(read_clip(path).frames) == 33
+    for share in (0.05, 0.3, 0.5, 0.75, 0.9):
+        path.write_bytes(data[: int(len(data) * share)])
+        for read in (read_clip, probe_clip):
+            with pytest.raises(MediaError, match="cut short") as caught:
+                read(path)
+            assert "\n" not in str(caught.value)
+            assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cut.wmv", "cut.ogv"])
+def test_cut_wmv_and_ogg_raise(name: str) -> None:
+    with pytest.raises(MediaError, match="cut short"):
+        read_clip(DATA / name)
+
+
+def test_a_faststart_clip_cut_between_packets_raises(tmp_path: Path) -> None:
+    path = write_clip(smooth_clip(33), tmp_path / "clip.mp4")
+    with av.open(str(path)) as container:
+        positions = sorted(packet.pos for packet in container.demux(video=0) if packet.size)
+    path.write_bytes(path.read_bytes()[: positions[-5]])
+    with pytest.raises(MediaError, match="cut short"):
+        read_clip(path)
+
+
+@pytest.mark.parametrize("filler", [b"\0", b"\xff"])
+@pytest.mark.parametrize("spoilt", [range(16, 17), range(20, 33)])
+@pytest.mark.parametrize(("name", "codec"), [("clip.avi", "mpeg4"), ("clip.mp4", "libx264")])
+def test_a_clip_with_spoilt_packets_raises(
+    tmp_path: Path, name: str, codec: str, spoilt: range, filler: bytes
+) -> None:
+    path = encode(tmp_path / name, smooth_clip(33), rate=16, codec=codec)
+    for index in spoilt:
+        spoil_packet(path, index, filler)
+    with pytest.raises(MediaError, match="damaged"):
+        read_clip(path)
+
+
+def test_what_is_no_video_is_refused_in_one_line(tmp_path: Path) -> None:
+    cases: dict[str, tuple[bytes | None, str]] = {
+        "missing.mp4": (None, "No such file"),
+        "empty.mp4": (b"", "is empty"),
+        "text.mp4": (b"just some words\n" * 100, "no video"),
+        "text.txt": (b"just some words\n" * 100, "no video"),
+        "list.m3u8": (b"#EXTM3U\n#EXTINF:5,\nclip.mp4\n#EXT-X-ENDLIST\n", "no video"),
+        "list.ffconcat": (b"ffconcat version 1.0\nfile clip.mp4\n", "no video"),
+        "noise.mp4": (np.random.default_rng(0).bytes(20_000), "no video"),
+    }
+    write_clip(grey_clip([1, 2, 3]), tmp_path / "clip.mp4")
+    for name, (data, reason) in cases.items():
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        for read in (read_clip, probe_clip):
+            with pytest.raises(MediaError, match=reason) as caught:
+                read(tmp_path / name)
+            assert "\n" not in str(caught.value)
+            assert name in str(caught.value)
+    with pytest.raises(MediaError, match="is a directory"):
+        read_clip(tmp_path)
+    with pytest.raises(MediaError, match="device"):
+        read_clip(Path("/dev/zero"))
+    with pytest.raises(MediaError, match="NUL"):
+        read_clip(Path("a\0b.mp4"))
+
+
+@pytest.mark.parametrize("name", ["sound.m4a", "sound.mkv"])
+def test_sound_alone_is_refused(tmp_path: Path, name: str) -> None:
+    with av.open(str(tmp_path / name), "w", format="mp4" if name[-1] == "a" else None) as output:
+        stream = output.add_stream("aac", rate=48_000)
+        output.mux(stream.encode(silence()))
+        output.mux(stream.encode(None))
+    with pytest.raises(MediaError, match="only sound"):
+        read_clip(tmp_path / name)
+
+
+def test_foreign_texts_do_not_break_reading(tmp_path: Path) -> None:
+    path = write_clip(grey_clip([1, 2]), tmp_path / "clip.mp4", metadata={"title": "caf??"})
+    path.write_bytes(path.read_bytes().replace(b"caf??", b"caf\xe9!"))
+    assert len(read_clip(path).frames) == 2
