@@ -23,11 +23,12 @@ from istar import (
     UsageError,
 )
 from istar.job import last_pictures
-from istar.media import cover_and_crop, read_clip, read_metadata, read_picture, write_clip
+from istar.media import cover_and_crop, read_clip, read_picture, write_clip
 from istar.text_encoder import EncodedText, TextEncoder
 from istar.transformer.block import Block
 from istar.transformer.rows import LayerRow
 from istar.video_tokenizer.conv import CausalConv3d, FrameHistory
+from media_files import texts_in
 from random_checkpoint import NOTICE, write_checkpoint
 
 
@@ -288,7 +289,7 @@ def test_files_are_read_and_written(pipeline: InfinityStarPipeline, tmp_path: Pa
     path = result.save(tmp_path / "a.mp4")
     assert len(read_clip(path).frames) == 17
     assert result.seconds == 17 / 16
-    comment = json.loads(read_metadata(path)["comment"])
+    comment = json.loads(texts_in(path)["comment"])
     assert comment["istar"]["seed"] == 5
     # What was used, though nobody asked for it.
     sampling = pipeline.spec.sampling

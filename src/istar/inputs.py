@@ -10,7 +10,7 @@ from torch import Tensor
 
 from istar.errors import UsageError
 from istar.generation.schedule import Template, nearest_template
-from istar.media import cover_and_crop, probe_clip, read_clip, read_picture
+from istar.media import cover_and_crop, open_clip, probe_clip, read_picture
 from istar.model_spec import ModelSpec
 from istar.request import GenerationRequest
 from istar.video_tokenizer.config import FRAMES_PER_SECOND, SPATIAL_STRIDE
@@ -58,11 +58,11 @@ def read_inputs(request: GenerationRequest, spec: ModelSpec) -> Inputs:
         MediaError: a file cannot be read.
     """
     if isinstance(request.clip, Path):
-        info = probe_clip(request.clip)
-        template = _template(request, info.height / info.width)
-        film = read_clip(request.clip, size=picture_size(template, spec))
-        check_length(len(film.frames), request, spec)
-        return Inputs(template=template, image=None, clip=film.frames, notes=film.notes)
+        with open_clip(request.clip) as clip:
+            template = _template(request, clip.info.height / clip.info.width)
+            read = clip.read(size=picture_size(template, spec))
+        check_length(len(read.frames), request, spec)
+        return Inputs(template=template, image=None, clip=read.frames, notes=read.notes)
     if isinstance(request.image, Path):
         picture = read_picture(request.image)
         pixels, notes = picture.pixels.unsqueeze(0), picture.notes

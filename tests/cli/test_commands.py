@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from istar.cli.app import run
-from istar.media import read_clip, read_metadata, read_picture, write_clip, write_picture
+from istar.media import read_clip, read_picture, write_clip, write_picture
+from media_files import texts_in
 
 ISTAR = [sys.executable, "-m", "istar"]
 
@@ -259,7 +260,7 @@ def test_asking_on_a_terminal() -> None:
     assert err.count(b"what happens next?") == 3
     written = Path(out.decode().strip())
     assert len(read_clip(written).frames) == 161
-    assert read_metadata(written)["title"] == "one / two"
+    assert texts_in(written)["title"] == "one / two"
 
 
 @pytest.mark.usefixtures("model")

@@ -11,12 +11,13 @@ from istar import CheckpointError, InfinityStarPipeline
 from istar.checkpoint.convert import convert
 from istar.cli.app import run
 from istar.doctor import examine
-from istar.media import read_metadata, read_picture
+from istar.media import read_picture
 from istar.models import bundled
 from istar.models.find import ModelFiles, describe
 from istar.models.manifest import find_models
 from istar.models.released import RELEASED_MODELS
 from istar.models.store import known_models, remove_model, verify_model
+from media_files import texts_in
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +70,7 @@ def test_an_installation_without_one_says_so(capfd: pytest.CaptureFixture[str]) 
 def test_it_generates_by_its_name(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
     written = said(["t2i", "a cat", "--model", "tiny", "--seed", "1"], capfd).strip()
     assert read_picture(Path(written)).pixels.shape == (32, 48, 3)
-    assert json.loads(read_metadata(Path(written))["comment"])["istar"]["model"] == "tiny"
+    assert json.loads(texts_in(Path(written))["comment"])["istar"]["model"] == "tiny"
 
 
 @pytest.mark.usefixtures("tiny")

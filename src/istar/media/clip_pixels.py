@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from av import VideoFrame
-from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 
@@ -15,14 +15,11 @@ from istar.errors import MediaError
 from istar.media.clip_container import pixel_aspect
 from istar.media.pictures import cover_and_crop
 
-ACCURATE_CONVERSION = (
-    Interpolation.LANCZOS
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-    | Interpolation.BITEXACT
-)
-"""How libswscale is to convert: exact rounding, chroma at full width."""
+ACCURATE_CONVERSION = 0x200 | 0x40000 | 0x2000 | 0x4000 | 0x80000
+"""libswscale's LANCZOS, ACCURATE_RND, FULL_CHR_H_INT, FULL_CHR_H_INP and BITEXACT.
+
+Exact rounding, chroma at full width. PyAV has names for all five only since 18.
+"""
 
 # ITU-T H.273 matrix coefficients to libswscale's numbers.
 _MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}

@@ -248,7 +248,7 @@ def _sampled(
             yield number, start, current
             number += 1
         current, start = frame, following
-        end = start + (frame.duration * tick or 1 / frame_rate(stream))
+        end = start + ((frame.duration or 0) * tick or 1 / frame_rate(stream))
     seconds = max(end - origin, held_seconds(container, stream))
     total = max(1, floor(seconds * FRAMES_PER_SECOND + Fraction(1, 2)))
     while current is not None and number < total:
