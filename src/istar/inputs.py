@@ -10,7 +10,7 @@ from torch import Tensor
 
 from istar.errors import UsageError
 from istar.generation.schedule import Template, nearest_template
-from istar.media import cover_and_crop, open_clip, probe_clip, read_picture
+from istar.media import cover_and_crop, open_clip, read_picture
 from istar.model_spec import ModelSpec
 from istar.request import GenerationRequest
 from istar.video_tokenizer.config import FRAMES_PER_SECOND, SPATIAL_STRIDE

@@ -221,7 +221,7 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
             read_picture(tmp_path / name)
         assert "\n" not in str(caught.value)
         assert name in str(caught.value)
-    with pytest.raises(MediaError, match="is a directory"):
+    with pytest.raises(MediaError, match="Is a directory"):
         read_picture(tmp_path)
 
 

@@ -52,7 +52,5 @@ def _check_kind(path: Path, name: str) -> None:
     if "\0" in str(path):
         raise MediaError("a path holds a NUL character; check how it was made")
     mode = path.stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise MediaError(f"{name} is a directory; name a file in it")
-    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
         raise MediaError(f"{name} is a device, not a file; name a file")
