@@ -45,6 +45,18 @@ def test_truncated_clips_raise_wherever_they_are_cut(
             assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(("name", "codec", "options", "pixels"), KINDS)
+def test_bytes_behind_the_end_do_no_harm(
+    tmp_path: Path, name: str, codec: str, options: dict[str, str], pixels: str
+) -> None:
+    path = encode(
+        tmp_path / name, smooth_clip(4), rate=16, codec=codec, options=options, pixels=pixels
+    )
+    junk = b"\0" * 40 if name.endswith("gif") else b"more of something else" * 9
+    path.write_bytes(path.read_bytes() + junk)
+    assert len(read_clip(path).frames) == 4
+
+
 @pytest.mark.parametrize("name", ["cut.wmv", "cut.ogv"])
 def test_cut_wmv_and_ogg_raise(name: str) -> None:
     with pytest.raises(MediaError, match="cut short"):

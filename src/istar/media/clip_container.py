@@ -29,9 +29,11 @@ _READ_BYTES = 2**18
 _HEAD_BYTES = 2**12
 _DEFAULT_RATE = Fraction(25)
 _WILDEST_PIXEL = 16
+_MP4_BOXES = frozenset(b"ftyp styp sidx moov moof mdat mfra free skip wide uuid udta meta".split())
 _MATROSKA_ELEMENTS = (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _OGG_LAST_PAGE = 4
+_MISCOUNTED_BYTES = 8  # some writers count an AVI's own header in
 
 
 class Survey(NamedTuple):
@@ -166,12 +168,12 @@ def _is_cut(kind: str, file: BinaryIO) -> bool:
         if not size:
             return False
         position += size
-    return position > length
+    return position > length + _MISCOUNTED_BYTES
 
 
 def _element_size(kind: str, head: bytes) -> int:
     """Bytes of the top-level element that begins with `head`; 0 if it does not state them."""
-    if kind.startswith("mov,"):
+    if kind.startswith("mov,") and head[4:8] in _MP4_BOXES:
         size = int.from_bytes(head[:4], "big")
         return int.from_bytes(head[8:16], "big") if size == 1 else size
     if kind == "avi" and head.startswith(b"RIFF"):
