@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -167,3 +170,25 @@ def test_pixels_are_handed_over_beside_the_json() -> None:
 def test_json_that_is_no_request(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         GenerationRequest.from_json(text)
+
+
+def test_numbers_of_other_libraries_become_pythons() -> None:
+    wanted = GenerationRequest(
+        mode="t2v",
+        prompt="a",
+        seed=np.int64(7),  # type: ignore[arg-type]
+        seconds=Fraction(5, 4),  # type: ignore[arg-type]
+        aspect=np.float32(0.5),  # type: ignore[arg-type]
+        guidance_scale=np.float64(3),
+        tau_video=np.int32(1),  # type: ignore[arg-type]
+    )
+    values = (wanted.seed, wanted.seconds, wanted.aspect, wanted.guidance_scale, wanted.tau_video)
+    assert values == (7, 1.25, 0.5, 3, 1)
+    assert [type(value) for value in values] == [int, float, float, float, int]
+    assert GenerationRequest.from_json(wanted.to_json()) == wanted
+
+
+@pytest.mark.parametrize("seed", [np.float64(1), np.bool_(True), Decimal(1), "1", 1.0])
+def test_seeds_that_are_no_whole_number(seed: Any) -> None:
+    with pytest.raises(UsageError, match="whole number"):
+        GenerationRequest(mode="t2i", prompt="a", seed=seed)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from math import isfinite
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from istar.errors import UsageError
 
@@ -64,6 +64,8 @@ class GenerationRequest:
     suffix: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("seconds", "aspect", "seed", "guidance_scale", "tau_image", "tau_video"):
+            object.__setattr__(self, name, _plain_number(getattr(self, name)))
         check_mode(self.mode)
         if not isinstance(self.prompt, tuple if self.mode == "interact" else str):
             raise UsageError("interact takes a tuple of prompts, the other modes take one prompt")
@@ -200,6 +202,13 @@ def check_seconds(seconds: float, *, least: float) -> None:
         raise UsageError(
             f"seconds must be a multiple of {SECONDS_STEP} (four pictures), not {seconds:g}"
         )
+
+
+def _plain_number(value: Any) -> Any:
+    """A number of any library as Python's int or float; anything else as it is."""
+    if not _is_number(value):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _is_number(value: object) -> bool:

@@ -104,8 +104,18 @@ class TextEncoder:
 
     def tokenize(self, text: str) -> Tensor:
         """The ids `(L,)` of a text, cut at the longest that the model reads."""
-        ids = self._tokenizer(text, truncation=True, max_length=self._max_tokens)["input_ids"]
-        return torch.tensor(ids)
+        return torch.tensor(self._ids(text)[0], device="cpu")
+
+    def _ids(self, text: str) -> tuple[list[int], bool]:
+        """A text's ids, its end mark last, and whether its end was cut off.
+
+        The tokenizer is never asked to cut: how long texts may be is a state of its own, which
+        threads that share it would change for each other.
+        """
+        ids: list[int] = self._tokenizer(text)["input_ids"]
+        if len(ids) <= self._max_tokens:
+            return ids, False
+        return [*ids[: self._max_tokens - 1], ids[-1]], True
 
     def features(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """The last hidden states of several texts at once, with gradients.
@@ -130,10 +140,7 @@ class TextEncoder:
 
     def encode(self, text: str) -> EncodedText:
         """The last hidden state of a text, cut at the longest that the model reads."""
-        ids = self._tokenizer(text)["input_ids"]
-        cut = len(ids) > self._max_tokens
-        if cut:
-            ids = self._tokenizer(text, truncation=True, max_length=self._max_tokens)["input_ids"]
+        ids, cut = self._ids(text)
         tokens = torch.tensor([ids], device=self._model.device)
         with torch.inference_mode():
             features = self._model(input_ids=tokens).last_hidden_state[0]

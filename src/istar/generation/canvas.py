@@ -24,7 +24,7 @@ class Canvas:
     @classmethod
     def blank(cls, grid: Grid, channels: int, device: torch.device | str = "cpu") -> Canvas:
         """The canvas of a clip that has not begun."""
-        return cls(torch.zeros(1, channels, *grid, device=device))
+        return cls(torch.zeros(1, channels, *grid, device=device, dtype=torch.float32))
 
     def tokens(self, step: Step) -> Tensor:
         """The network's input for a step, `(1, t·h·w, C)`: the sum at the step's size."""

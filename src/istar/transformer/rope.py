@@ -24,7 +24,7 @@ class Rotation(NamedTuple):
 
 def text_coordinates(length: int, device: torch.device | str = "cpu") -> Tensor:
     """Coordinates `(L, 4)` of text tokens: the scale axis counts them, the others stay zero."""
-    coordinates = torch.zeros(length, _AXES, device=device)
+    coordinates = torch.zeros(length, _AXES, device=device, dtype=torch.float32)
     coordinates[:, 0] = torch.arange(length, device=device)
     return coordinates
 
@@ -46,7 +46,7 @@ def visual_coordinates(
             spread and rounded (half to even).
     """
     rows, columns = (
-        (torch.arange(count, device=times.device) * (full / count)).round()
+        (torch.arange(count, device=times.device, dtype=torch.float32) * (full / count)).round()
         for count, full in zip(grid, full_grid, strict=True)
     )
     t, h, w = torch.meshgrid(times.float(), rows, columns, indexing="ij")
