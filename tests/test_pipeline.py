@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -402,3 +403,28 @@ def test_networks_that_do_not_belong_together_are_refused(tmp_path: Path) -> Non
     write_text_encoder(root / "text_encoder", channels=16, seed=0)
     with pytest.raises(CheckpointError, match="do not belong together"):
         InfinityStarPipeline.from_pretrained(root, device="cpu")
+
+
+def test_settings_of_other_code_change_nothing(checkpoint: Path) -> None:
+    wanted = request("i2v", image=pictures(1)[0])
+    expected = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu").generate(wanted)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            other = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
+            assert torch.equal(other.generate(wanted).frames, expected.frames)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
+def test_threads_may_share_a_pipeline(pipeline: InfinityStarPipeline) -> None:
+    wanted = [
+        request("t2i", prompt="word " * (150 * number), seed=number) for number in (1, 2, 3, 4)
+    ]
+    alone = [pipeline.generate(one).frames for one in wanted]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda one: pipeline.generate(one).frames, wanted * 2))
+    for ours, theirs in zip(together, alone * 2, strict=True):
+        assert torch.equal(ours, theirs)

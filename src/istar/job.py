@@ -161,7 +161,12 @@ class Job:
             DeviceError: memory ran out.
             GenerationError: the network's output is not a number.
         """
-        with explained_memory_errors("generating"), torch.inference_mode():
+        with (
+            explained_memory_errors("generating"),
+            torch.inference_mode(),
+            # Whatever other code has set, the networks compute in their own dtypes.
+            torch.autocast(self.networks.transformer.device.type, enabled=False),
+        ):
             generation = self.state.generation
             if not self.state.begun:
                 self.state, events = self._begin()

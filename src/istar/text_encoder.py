@@ -177,7 +177,7 @@ def _load(place: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     _check_files(place)
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
-        with _quiet_transformers():
+        with _quiet_transformers(), torch.device("cpu"):
             config = AutoConfig.from_pretrained(place, **local)
             if config.model_type not in _FAMILY:
                 raise CheckpointError(
