@@ -88,10 +88,11 @@ class Person:
         script = """
             import sys
             from istar.errors import IstarError
-            from istar.models.find import locate
+            from istar.models.download_events import ignore
+            from istar.models.find import find_model
             name, mode, dtype = sys.argv[1:]
             try:
-                print(locate(name, mode=mode, dtype=dtype)[1].transformer)
+                print(find_model(name, mode=mode, dtype=dtype).files(ignore).transformer)
             except IstarError as error:
                 sys.exit(str(error))
             assert "torch" not in sys.modules

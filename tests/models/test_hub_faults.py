@@ -386,7 +386,7 @@ class TestDisk:
 def test_the_hubs_client_is_loaded_by_questions_only() -> None:
     code = (
         "import sys, istar.cli.models; from istar.models import find, store;"
-        "assert find.locate('tiny'); store.known_models();"
+        "assert find.find_model('tiny').files(print); store.known_models();"
         "sys.exit(bool({'huggingface_hub', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
