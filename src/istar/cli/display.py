@@ -63,7 +63,7 @@ class Display:
             if task.description != name:
                 self._bar.remove_task(task.id)
         if not self._bar.tasks:
-            self._bar.add_task(name)
+            self._bar.add_task(name, total=total)
         self._bar.update(self._bar.task_ids[0], completed=done, total=total)
 
 
