@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from random import Random
 from threading import Lock, Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -26,6 +27,15 @@ REPO = "someone/model"
 COMMIT = "c0ffee00" * 5
 LATER = "decade00" * 5
 TOKEN = "hf_notARealToken"
+LARGE = "big/model.safetensors"
+FILES = {
+    LARGE: Random(1).randbytes(5_000_000),
+    "big/index.json": b'{"weight_map": {}}',
+    "big/empty.txt": b"",
+    "config.json": b'{"a": 1}',
+    "other/not asked for.pth": Random(2).randbytes(100_000),
+}
+WANTED = ("big/", "config.json")
 
 
 @dataclass(frozen=True)
@@ -49,13 +59,12 @@ class Faults:
         cuts: after how many bytes the line is cut, for each of the next bodies of large files.
         flips: of how many of the next bodies a byte is flipped.
         lengthen: how many bytes too many each body has; fewer if negative.
-        pause: seconds between two pieces of 64 KiB.
+        pause: seconds between two pieces of 64 KiB of one body.
         pause_after: how many bytes of a body come before the first such pause.
-        ignore_range: bodies always begin at zero.
-        wrong_range: bodies begin a byte late.
+        ignore_range: bodies are always whole.
+        wrong_range: ranges begin a byte late.
         answer: raw JSON to answer to a path that ends in the key.
         headers: headers of answers to a file that replace the right ones.
-        elsewhere: where the list of files is continued.
     """
 
     status: dict[str, tuple[int, str | None]] = field(default_factory=dict)
@@ -69,7 +78,6 @@ class Faults:
     wrong_range: bool = False
     answer: dict[str, object] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
-    elsewhere: str | None = None
 
 
 def is_large(path: str) -> bool:
@@ -83,17 +91,23 @@ def blob_of(path: str, content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
+def folder(home: Path) -> Path:
+    """The repository's folder in the cache of a home."""
+    return home / "hf" / "hub" / "models--someone--model"
+
+
+def blob(home: Path, ending: str = "") -> Path:
+    """The large file's content in there."""
+    return folder(home) / "blobs" / (blob_of(LARGE, FILES[LARGE]) + ending)
+
+
 class Hub:
     """A repository, its branches, what goes wrong with it and what was asked of it."""
 
     def __init__(
-        self,
-        commits: dict[str, dict[str, bytes]],
-        branches: dict[str, str],
-        repo: str = REPO,
+        self, commits: dict[str, dict[str, bytes]], branches: dict[str, str], repo: str = REPO
     ) -> None:
-        self.repo = repo
-        self.commits, self.branches = commits, branches
+        self.repo, self.commits, self.branches = repo, commits, branches
         self.faults = Faults()
         self.log: list[Request] = []
         self.lock = Lock()
@@ -103,15 +117,16 @@ class Hub:
         """The requests for contents."""
         return [request for request in self.log if path in request.path]
 
-    def tree(self, commit: str) -> list[dict[str, object]]:
-        entries: list[dict[str, object]] = [{"type": "directory", "path": "big", "oid": "0" * 40}]
+    def description(self, commit: str, *more: object) -> dict[str, object]:
+        """The Hub's answer about a commit, with its files and some `more`."""
+        siblings: list[object] = [*more]
         for path, content in self.commits[commit].items():
             blob = blob_of(path, content)
-            entry = {"type": "file", "path": path, "size": len(content), "oid": blob[:40]}
+            entry = {"rfilename": path, "size": len(content), "blobId": blob[:40]}
             if is_large(path):
-                entry["lfs"] = {"oid": blob, "size": len(content), "pointerSize": 130}
-            entries.append(entry)
-        return entries
+                entry["lfs"] = {"sha256": blob, "size": len(content), "pointerSize": 130}
+            siblings.append(entry)
+        return {"id": self.repo, "sha": commit, "siblings": siblings}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -131,24 +146,17 @@ class Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        hub, path = self.hub, unquote(urlsplit(self.path).path)
+        hub, faults, path = self.hub, self.hub.faults, unquote(urlsplit(self.path).path)
+        headers = (self.headers[name] for name in ("Host", "Range", "Authorization"))
         with hub.lock:
-            hub.log.append(
-                Request(
-                    self.command,
-                    path,
-                    self.headers["Host"],
-                    self.headers["Range"],
-                    self.headers["Authorization"],
-                )
-            )
-        for word, (status, code) in hub.faults.status.items():
+            hub.log.append(Request(self.command, path, *headers))
+        for word, (status, code) in faults.status.items():
             if word in path:
-                headers = {"X-Error-Code": code} if code else {}
-                if hub.faults.retry_after is not None:
-                    headers["Retry-After"] = str(hub.faults.retry_after)
-                return self.reply(status, b'{"error": "no \\u001b[31mserver text"}', headers)
-        for end, answer in hub.faults.answer.items():
+                pause = faults.retry_after
+                found = {"X-Error-Code": code, "Retry-After": None if pause is None else str(pause)}
+                given = {name: value for name, value in found.items() if value}
+                return self.reply(status, b'{"error": "no \\u001b[31mserver text"}', given)
+        for end, answer in faults.answer.items():
             if path.endswith(end):
                 return self.reply(200, json.dumps(answer).encode())
         parts = path.strip("/").split("/")
@@ -157,9 +165,7 @@ class Handler(BaseHTTPRequestHandler):
             commit = hub.branches.get(name, name)
             if commit not in hub.commits:
                 return self.reply(404, headers={"X-Error-Code": "RevisionNotFound"})
-            return self.reply(200, json.dumps({"id": hub.repo, "sha": commit}).encode())
-        if path.startswith(f"/api/models/{hub.repo}/tree/") and parts[5] in hub.commits:
-            return self.listing(parts[5])
+            return self.reply(200, json.dumps(hub.description(commit)).encode())
         if path.startswith(f"/{hub.repo}/resolve/"):
             commit = hub.branches.get(parts[3], parts[3])
             content = hub.commits.get(commit, {}).get("/".join(parts[4:]))
@@ -172,14 +178,6 @@ class Handler(BaseHTTPRequestHandler):
                     if blob_of(name, content) == parts[1]:
                         return self.body(content, {"ETag": '"of the storage"'})
         return self.reply(404, headers={"X-Error-Code": "RepoNotFound"})
-
-    def listing(self, commit: str) -> None:
-        entries = self.hub.tree(commit)
-        if "cursor=2" in self.path:
-            return self.reply(200, json.dumps(entries[2:]).encode())
-        following = self.hub.faults.elsewhere or f"{self.hub.address}{self.path}&cursor=2"
-        headers = {"Link": f'<{following}>; rel="next"'}
-        return self.reply(200, json.dumps(entries[:2]).encode(), headers)
 
     def resolved(self, path: str, commit: str, content: bytes) -> None:
         blob = blob_of(path, content)
@@ -195,42 +193,34 @@ class Handler(BaseHTTPRequestHandler):
         return self.reply(302, headers=headers | self.hub.faults.headers)
 
     def body(self, content: bytes, headers: dict[str, str]) -> None:
-        faults = self.hub.faults
-        asked, begin, status = self.headers["Range"], 0, 200
+        faults, asked, status = self.hub.faults, self.headers["Range"], 200
+        begin, end = 0, len(content)
         if asked and not faults.ignore_range:
-            begin, status = int(asked.removeprefix("bytes=").removesuffix("-")), 206
-            begin += faults.wrong_range
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            begin, end, status = int(first) + faults.wrong_range, int(last or end) + 1, 206
             if begin >= len(content):
                 return self.reply(416)
-            headers = headers | {
-                "Content-Range": f"bytes {begin}-{len(content) - 1}/{len(content)}"
-            }
-        sent = bytearray(content[begin:])
+            headers = headers | {"Content-Range": f"bytes {begin}-{end - 1}/{len(content)}"}
+        sent = bytearray(content[begin:end])
         with self.hub.lock:
             if faults.flips > 0 and sent:
                 faults.flips -= 1
                 sent[len(sent) // 2] ^= 1
             cut = faults.cuts.pop(0) if faults.cuts and len(content) > 1 << 16 else None
-        if faults.lengthen > 0:
-            sent += b"x" * faults.lengthen
-        elif faults.lengthen < 0:
-            del sent[faults.lengthen :]
+        sent += b"x" * faults.lengthen
+        del sent[len(sent) + min(faults.lengthen, 0) :]
         self.send_response(status)
-        for name, value in headers.items():
+        for name, value in (headers | {"Content-Length": str(len(sent))}).items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(sent)))
         self.end_headers()
         if self.command == "HEAD":
             return None
-        for position in range(0, len(sent), 1 << 16):
-            piece = sent[position : position + (1 << 16)]
-            if cut is not None and position + len(piece) > cut:
-                self.wfile.write(piece[: max(0, cut - position)])
-                self.close_connection = True
-                return None
-            self.wfile.write(piece)
+        kept = sent[:cut]  # the whole unless the line is cut
+        for position in range(0, len(kept), 1 << 16):
+            self.wfile.write(kept[position : position + (1 << 16)])
             if position >= faults.pause_after:
                 time.sleep(faults.pause)
+        self.close_connection = self.close_connection or len(kept) < len(sent)
         return None
 
     def reply(
@@ -269,28 +259,24 @@ def serving(hub: Hub, tls: ssl.SSLContext | None = None) -> Iterator[Hub]:
 
 PULL = """
 import dataclasses, json, sys
-task = json.loads(sys.argv[1])
-if task["largest_file"]:
-    import resource
-    resource.setrlimit(resource.RLIMIT_FSIZE, (task["largest_file"],) * 2)
 from istar.errors import HubError
+from istar.models import download
 from istar.models.hub import RepoRevision, pull
-assert "torch" not in sys.modules
+assert not {"torch", "huggingface_hub"} & set(sys.modules)
+task = json.loads(sys.argv[1])
+download.SMALLEST_RANGE = task["smallest_range"]
 
 def say(**line):
     print(json.dumps(line), flush=True)
 
-def tell(event):
-    say(event=type(event).__name__, **dataclasses.asdict(event))
-
 try:
     where = RepoRevision(repo=task["repo"], revision=task["revision"])
-    say(path=str(pull(where, task["wanted"], tell)))
+    listener = lambda event: say(event=type(event).__name__, **dataclasses.asdict(event))
+    say(path=str(pull({where: task["wanted"]}, listener)[where]))
 except HubError as error:
     say(error=str(error))
     sys.exit(1)
 except KeyboardInterrupt:
-    say(stopped=True)
     sys.exit(130)
 """
 
@@ -300,10 +286,10 @@ class Pull:
     """A pull in a process of its own."""
 
     process: subprocess.Popen[str]
-    lines: list[dict[str, object]] = field(default_factory=list)
+    lines: list[dict[str, Any]] = field(default_factory=list)
     noise: str = ""
 
-    def wait_for(self, event: str, **fields: object) -> dict[str, object]:
+    def wait_for(self, event: str, **fields: object) -> dict[str, Any]:
         """Read until an event with these fields at least as large; fail at the end."""
         assert self.process.stdout
         for text in self.process.stdout:
@@ -320,49 +306,45 @@ class Pull:
         return self
 
     @property
-    def code(self) -> int:
-        return self.process.returncode
-
-    @property
     def path(self) -> Path:
         """The snapshot; fails if the pull did."""
-        assert self.code == 0, (self.lines, self.noise)
-        return Path(str(self.lines[-1]["path"]))
+        assert self.process.returncode == 0, (self.lines, self.noise)
+        assert self.noise == ""
+        return Path(self.lines[-1]["path"])
 
     @property
     def error(self) -> str:
         """The message of the failure; fails if there was none."""
-        assert self.code == 1, (self.lines, self.noise)
+        assert self.process.returncode == 1, (self.lines, self.noise)
         assert self.noise == ""
         return str(self.lines[-1]["error"])
 
-    def events(self, name: str) -> list[dict[str, object]]:
+    def events(self, name: str) -> list[dict[str, Any]]:
         return [line for line in self.lines if line.get("event") == name]
 
 
 def start_pull(
     home: Path,
     address: str,
-    wanted: tuple[str, ...] = ("big/", "config.json"),
+    wanted: tuple[str, ...] = WANTED,
     *,
     revision: str = COMMIT,
-    repo: str = REPO,
-    largest_file: int = 0,
+    smallest_range: int = 1 << 20,
     **environment: str,
 ) -> Pull:
     """Start to pull in a process that knows nothing of this one's environment."""
     task = {
-        "repo": repo,
+        "repo": REPO,
         "revision": revision,
         "wanted": wanted,
-        "largest_file": largest_file,
+        "smallest_range": smallest_range,
     }
     settings = {
-        "PATH": os.environ["PATH"],
+        **{name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},
         "HOME": str(home),
         "HF_HOME": str(home / "hf"),
         "HF_ENDPOINT": address,
-        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
         "NO_PROXY": "*",
         "PYTHONWARNINGS": "error",
     }

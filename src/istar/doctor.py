@@ -22,7 +22,8 @@ from istar import __version__
 from istar.errors import HubError, Remedy
 from istar.models.bundled import bundled_bytes, is_bundled
 from istar.models.find import wanted_files
-from istar.models.hub_settings import HubSettings, ask_hub, hub_settings
+from istar.models.hub import ask_hub
+from istar.models.hub_settings import HubSettings, hub_settings
 from istar.models.released import RELEASED_MODELS, WEIGHT_BYTES_ON_CPU, WEIGHT_BYTES_ON_GPU
 from istar.models.store import ModelState, known_models, state_of
 

@@ -14,8 +14,8 @@ from istar.events import ClipReady, Event, GenerationResult, Note, settings
 from istar.inputs import Inputs
 from istar.job import Job
 from istar.model_spec import ModelSpec
+from istar.models.download_events import DownloadListener, ignore
 from istar.models.find import AUTO, FoundModel, find_model
-from istar.models.hub import Listener, ignore
 from istar.networks import Networks
 from istar.placement import Placement, dtype_name
 from istar.request import SECONDS_STEP, GenerationRequest, Mode, check_mode, check_seconds
@@ -41,7 +41,7 @@ class InfinityStarPipeline:
         seconds: float | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype | None = None,
-        on_event: Listener = ignore,
+        on_event: DownloadListener = ignore,
     ) -> InfinityStarPipeline:
         """Load a model, fetching its files first if they are not there.
 
@@ -80,7 +80,7 @@ class InfinityStarPipeline:
 
     @classmethod
     def load(
-        cls, model: FoundModel, placement: Placement, *, on_event: Listener = ignore
+        cls, model: FoundModel, placement: Placement, *, on_event: DownloadListener = ignore
     ) -> InfinityStarPipeline:
         """Load a model that was found before, see `istar.models.find.find_model`.
 

@@ -13,7 +13,7 @@ from istar.cli.app import run
 from istar.doctor import examine
 from istar.media import read_picture
 from istar.models import bundled
-from istar.models.find import ModelFiles, describe
+from istar.models.find import ModelFiles, find_model
 from istar.models.manifest import find_models
 from istar.models.released import RELEASED_MODELS
 from istar.models.store import known_models, remove_model, verify_model
@@ -75,10 +75,10 @@ def test_it_generates_by_its_name(tiny: Path, capfd: pytest.CaptureFixture[str])
 
 @pytest.mark.usefixtures("tiny")
 def test_auto_does_not_stand_for_it() -> None:
-    found = describe("auto", mode="t2v", resolution="480p")
+    found = find_model("auto", mode="t2v", resolution="480p").spec
     assert found in RELEASED_MODELS
     with pytest.raises(CheckpointError, match="not 192p"):
-        describe("auto", mode="t2v", resolution="192p")
+        find_model("auto", mode="t2v", resolution="192p")
 
 
 def test_it_is_listed_and_described(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Pulling from a Hub on the loopback: whole, resumed, shared, offline."""
+"""Pulling from a Hub on the loopback: whole, resumed, shared, offline, checked, removed."""
 
 from __future__ import annotations
 
@@ -9,245 +9,203 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from random import Random
 
 import pytest
-from huggingface_hub import close_session, constants, hf_hub_download, scan_cache_dir
+from huggingface_hub import constants, hf_hub_download, scan_cache_dir
 
 from hub_server import (
     COMMIT,
+    FILES,
+    LARGE,
     LATER,
     REPO,
     TOKEN,
+    WANTED,
     Hub,
+    blob,
     blob_of,
+    folder,
     run_pull,
-    serving,
     start_pull,
 )
 from istar.errors import HubError
-from istar.models.hub import (
-    EVERYTHING,
-    RepoRevision,
-    cached_snapshot,
-    list_files,
-    pull,
-    remove,
-    repair,
-    verify,
-)
+from istar.models import download
+from istar.models.hub import cached_files, list_files, pull, remove, verify
+from istar.models.repository import RepoRevision
 
-PINNED = RepoRevision(repo=REPO, revision=COMMIT)
-LARGE = "big/model.safetensors"
-FILES = {
-    LARGE: Random(1).randbytes(5_000_000),
-    "big/index.json": b'{"weight_map": {}}',
-    "big/empty.txt": b"",
-    "config.json": b'{"a": 1}',
-    "other/not asked for.pth": Random(2).randbytes(100_000),
-}
-WANTED = ("big/", "config.json")
+PINNED, BRANCH = RepoRevision(repo=REPO, revision=COMMIT), RepoRevision(repo=REPO)
 ASKED = [path for path in FILES if path.startswith("big/") or path == "config.json"]
 
 
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    later = FILES | {"config.json": b'{"a": 2}'}
-    with serving(Hub({COMMIT: dict(FILES), LATER: later}, {"main": COMMIT})) as hub:
-        yield hub
-
-
-@pytest.fixture
-def here(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """This process's cache, where `start_pull(tmp_path)` has its own."""
-    cache = tmp_path / "hf" / "hub"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-    template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    yield cache
-    close_session()
-
-
-def folder(home: Path) -> Path:
-    return home / "hf" / "hub" / "models--someone--model"
+def pulled(where: RepoRevision = PINNED, wanted: tuple[str, ...] = WANTED) -> Path:
+    return pull({where: wanted})[where]
 
 
 def assert_whole(snapshot: Path, files: dict[str, bytes] = FILES) -> None:
     """The files asked for are there, right, and links to blobs named by their hash."""
     for path in ASKED:
         assert (snapshot / path).read_bytes() == files[path], path
-        blob = (snapshot / path).resolve()
-        assert blob == snapshot.parents[1] / "blobs" / blob_of(path, files[path])
-        assert not blob.is_symlink()
+        content = (snapshot / path).resolve()
+        assert content == snapshot.parents[1] / "blobs" / blob_of(path, files[path])
+    names = {path.name for path in (snapshot.parents[1] / "blobs").iterdir()}
+    assert not [name for name in names if "." in name], "nothing else is left"
 
 
-def assert_clean(home: Path) -> None:
-    """Nothing is left but what belongs to the cache's layout."""
-    names = {path.name for path in (folder(home) / "blobs").iterdir()}
-    assert names <= {blob_of(path, content) for path, content in FILES.items()}
-    assert not list((home / "hf" / "hub" / ".locks").rglob("*.pid"))
-    assert not list(folder(home).rglob("*.tmp"))
+def ranges(hub: Hub) -> list[tuple[int, int]]:
+    """The bytes of the large file that were asked for, in order."""
+    asked = [request.range or f"bytes=0-{len(FILES[LARGE]) - 1}" for request in hub.bodies()]
+    return sorted(tuple(map(int, text[6:].split("-"))) for text in asked)  # type: ignore[misc]
 
 
-class TestPull:
-    def test_a_pull_has_all_files_in_the_hubs_own_layout(self, hub: Hub, tmp_path: Path) -> None:
-        done = run_pull(tmp_path, hub.address)
-        assert done.path == folder(tmp_path) / "snapshots" / COMMIT
-        assert_whole(done.path)
-        assert_clean(tmp_path)
-        assert not (done.path / "other").exists()
-        assert done.noise == ""
+def test_a_pull_has_all_files_in_the_hubs_own_layout(hub: Hub, tmp_path: Path) -> None:
+    done = run_pull(tmp_path, hub.address)
+    assert done.path == folder(tmp_path) / "snapshots" / COMMIT
+    assert_whole(done.path)
+    assert not (done.path / "other").exists()
+    # The large file came in four ranges that together are the whole.
+    asked = ranges(hub)
+    assert len(asked) == 4
+    assert [0, *(end + 1 for _, end in asked)] == [
+        *(begin for begin, _ in asked),
+        len(FILES[LARGE]),
+    ]
+    (plan,) = done.events("DownloadPlanned")
+    assert plan["files_total"] == plan["files_missing"] == 4
+    assert plan["bytes_total"] == plan["bytes_missing"] == sum(len(FILES[path]) for path in ASKED)
+    heard = [line["done"] for line in done.events("DownloadProgress") if line["path"] == LARGE]
+    assert heard == sorted(heard)
+    assert heard[-1] == len(FILES[LARGE])
 
-    def test_the_plan_and_the_progress_are_told(self, hub: Hub, tmp_path: Path) -> None:
-        done = run_pull(tmp_path, hub.address)
-        plan = done.events("PullPlan")
-        total = sum(len(FILES[path]) for path in ASKED)
-        assert [line["files_total"] for line in plan] == [4]
-        assert plan[0]["bytes_total"] == plan[0]["bytes_missing"] == total
-        assert {line["path"] for line in done.events("FileDone")} == set(ASKED)
-        large = [line["done"] for line in done.events("FileProgress") if line["path"] == LARGE]
-        assert large == sorted(large)
-        assert large[-1] == len(FILES[LARGE])
 
-    @pytest.mark.parametrize("revision", [COMMIT, "main"])
-    def test_a_second_pull_asks_nothing_but_what_a_branch_means(
-        self, revision: str, hub: Hub, tmp_path: Path
-    ) -> None:
-        first = run_pull(tmp_path, hub.address, revision=revision)
-        before = len(hub.log)
-        second = run_pull(tmp_path, hub.address, revision=revision)
-        assert second.path == first.path
-        assert [request.path for request in hub.log[before:]] == (
-            [] if revision == COMMIT else [f"/api/models/{REPO}/revision/main"]
-        )
+@pytest.mark.parametrize("revision", [COMMIT, "main"])
+def test_a_second_pull_asks_nothing_but_what_a_branch_means(
+    revision: str, hub: Hub, tmp_path: Path
+) -> None:
+    first = run_pull(tmp_path, hub.address, revision=revision)
+    hub.log.clear()
+    second = run_pull(tmp_path, hub.address, revision=revision)
+    assert second.path == first.path
+    assert not second.events("DownloadPlanned")
+    asked = [] if revision == COMMIT else [f"/api/models/{REPO}/revision/main"]
+    assert [request.path for request in hub.log] == asked
 
-    def test_the_hubs_client_finds_what_was_pulled(self, hub: Hub, here: Path) -> None:
-        snapshot = pull(RepoRevision(repo=REPO), [EVERYTHING])
-        before = len(hub.log)
-        for path in FILES:
-            found = hf_hub_download(
-                REPO, path, revision=COMMIT, cache_dir=here, endpoint=hub.address
-            )
-            assert Path(found) == snapshot / path
-        assert len(hub.log) == before
-        info = scan_cache_dir(here)
-        assert not info.warnings
-        (repo,) = info.repos
-        assert repo.refs.keys() == {"main"}
-        assert repo.nb_files == len(FILES)
 
-    def test_what_the_hubs_client_fetched_is_not_fetched_again(self, hub: Hub, here: Path) -> None:
-        hf_hub_download(REPO, LARGE, revision=COMMIT, cache_dir=here)
-        hub.log.clear()
-        assert_whole(pull(PINNED, WANTED))
-        assert not hub.bodies()
-        assert verify(PINNED, WANTED) == []
+def test_the_hubs_client_finds_what_was_pulled(hub: Hub, cache: Path) -> None:
+    snapshot = pulled(BRANCH)
+    hub.log.clear()
+    for path in ASKED:
+        assert Path(hf_hub_download(REPO, path, revision=COMMIT)) == snapshot / path
+    assert not hub.log
+    info = scan_cache_dir(cache)
+    assert not info.warnings
+    (repo,) = info.repos
+    assert repo.refs.keys() == {"main"}
+    assert repo.nb_files == len(ASKED)
 
-    def test_a_branch_that_moved_is_followed_and_shares_its_blobs(
-        self, hub: Hub, here: Path
-    ) -> None:
-        branch = RepoRevision(repo=REPO)
-        first = pull(branch, WANTED)
-        hub.branches["main"] = LATER
-        hub.log.clear()
-        second = pull(branch, WANTED)
-        assert (first / "config.json").read_bytes() == b'{"a": 1}'
-        assert (second / "config.json").read_bytes() == b'{"a": 2}'
-        assert [r.path for r in hub.log if "resolve" in r.path] == [
-            f"/{REPO}/resolve/{LATER}/config.json"
-        ]
-        assert cached_snapshot(branch, WANTED) == second
 
-    def test_a_file_that_nothing_has_is_named(self, hub: Hub, tmp_path: Path) -> None:
-        assert "no nonsense/" in run_pull(tmp_path, hub.address, ("nonsense/",)).error
-        assert not (folder(tmp_path) / "blobs").exists()
+def test_what_the_hubs_client_fetched_is_not_fetched_again(hub: Hub, cache: Path) -> None:
+    hf_hub_download(REPO, LARGE, revision=COMMIT)
+    hub.log.clear()
+    assert_whole(pulled())
+    assert not hub.bodies()
+    assert verify(PINNED, WANTED) == []
 
-    def test_of_a_directory_only_what_is_ever_read_is_fetched(self, hub: Hub, here: Path) -> None:
-        for name in ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack"):
-            hub.commits[COMMIT][f"big/{name}"] = b"the same weights again"
-        snapshot = pull(PINNED, WANTED)
-        assert_whole(snapshot)
-        assert {path.name for path in (snapshot / "big").iterdir()} == {
-            path.removeprefix("big/") for path in ASKED if path.startswith("big/")
-        }
-        assert verify(PINNED, WANTED) == []
-        assert (pull(PINNED, ["big/tf_model.h5"]) / "big/tf_model.h5").is_file()
 
-    def test_a_disk_without_links_holds_the_files_themselves(
-        self, hub: Hub, here: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def refuse(*_: object, **__: object) -> None:
-            raise OSError(1, "no links here")
+def test_a_branch_that_moved_is_followed_and_shares_its_blobs(hub: Hub, cache: Path) -> None:
+    first = pulled(BRANCH)
+    hub.branches["main"] = LATER
+    hub.log.clear()
+    second = pulled(BRANCH)
+    assert (first / "config.json").read_bytes() == b'{"a": 1}'
+    assert (second / "config.json").read_bytes() == b'{"a": 2}'
+    bodies = [request.path for request in hub.bodies("resolve")]
+    assert bodies == [f"/{REPO}/resolve/{LATER}/config.json"]
+    assert cached_files(BRANCH, WANTED).snapshot == second
 
-        monkeypatch.setattr(os, "symlink", refuse)
-        snapshot = pull(PINNED, WANTED)
-        assert not (snapshot / LARGE).is_symlink()
-        assert all((snapshot / path).read_bytes() == FILES[path] for path in ASKED)
-        assert verify(PINNED, WANTED) == []
-        hub.log.clear()
-        assert pull(PINNED, WANTED) == snapshot
-        assert not hub.log
-        assert remove(PINNED, WANTED) == sum(len(FILES[path]) for path in ASKED)
+
+def test_of_a_directory_only_what_is_ever_read_is_fetched(hub: Hub, cache: Path) -> None:
+    for name in ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack"):
+        hub.commits[COMMIT][f"big/{name}"] = b"the same weights again"
+    assert {path.name for path in (pulled() / "big").iterdir()} == {
+        path.removeprefix("big/") for path in ASKED if path.startswith("big/")
+    }
+    assert verify(PINNED, WANTED) == []
+    assert (pulled(wanted=("big/tf_model.h5",)) / "big/tf_model.h5").is_file()
+    with pytest.raises(HubError, match="no nonsense/"):
+        pulled(wanted=("nonsense/",))
+
+
+def test_a_disk_without_links_holds_the_files_themselves(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(1, "no links here")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    snapshot = pulled()
+    assert not (snapshot / LARGE).is_symlink()
+    assert all((snapshot / path).read_bytes() == FILES[path] for path in ASKED)
+    assert verify(PINNED, WANTED) == []
+    hub.log.clear()
+    assert pulled() == snapshot
+    assert not hub.log
+    assert remove(PINNED, WANTED) == sum(len(FILES[path]) for path in ASKED)
 
 
 class TestToken:
     def test_the_token_stays_with_the_hub_and_is_never_shown(
         self, hub: Hub, tmp_path: Path
     ) -> None:
-        done = run_pull(tmp_path, hub.address, HF_TOKEN=TOKEN)
-        assert_whole(done.path)
-        at_hub = [request for request in hub.log if request.host.startswith("127.0.0.1")]
-        elsewhere = [request for request in hub.log if request.host.startswith("localhost")]
-        assert {request.authorization for request in at_hub} == {f"Bearer {TOKEN}"}
-        assert [request.authorization for request in elsewhere] == [None]
-        assert TOKEN not in json.dumps(done.lines) + done.noise
-
-    def test_a_token_that_is_none_is_not_shown(self, hub: Hub, tmp_path: Path) -> None:
-        for token in ("hf_sëcret", "hf_se\x01cret"):
-            error = run_pull(tmp_path, hub.address, HF_TOKEN=token).error
-            assert "hf auth login" in error
-            assert "cret" not in error
-        assert not hub.log
-
-    def test_the_token_file_and_the_cache_of_the_environment_are_used(
-        self, hub: Hub, tmp_path: Path
-    ) -> None:
         (tmp_path / "my token").write_text(TOKEN)
-        done = run_pull(
-            tmp_path,
-            hub.address,
-            HF_TOKEN_PATH=str(tmp_path / "my token"),
-            HF_HUB_CACHE=str(tmp_path / "elsewhere"),
-        )
-        assert done.path.parents[2] == tmp_path / "elsewhere"
-        assert_whole(done.path)
-        assert hub.log[0].authorization == f"Bearer {TOKEN}"
+        place = {"HF_TOKEN_PATH": str(tmp_path / "my token"), "HF_HUB_CACHE": str(tmp_path / "x")}
+        for environment in ({"HF_TOKEN": TOKEN}, place):
+            hub.log.clear()
+            done = run_pull(tmp_path, hub.address, **environment)
+            assert_whole(done.path)
+            elsewhere = [request for request in hub.log if request.host.startswith("localhost")]
+            at_hub = [request for request in hub.log if request not in elsewhere]
+            assert {request.authorization for request in at_hub} == {f"Bearer {TOKEN}"}
+            assert {request.authorization for request in elsewhere} == {None}
+            assert TOKEN not in json.dumps(done.lines) + done.noise
+        assert done.path.parents[2] == tmp_path / "x"
+
+    def test_a_malformed_token_is_not_shown(
+        self, hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HF_TOKEN", "hf_sëcret")
+        with pytest.raises(HubError, match="hf auth login") as caught:
+            pulled()
+        assert "cret" not in str(caught.value)
+        assert caught.value.__cause__ is None
+        assert not hub.log
 
 
 class TestResume:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-    @pytest.mark.parametrize("share", [0.3, 0.8])
-    def test_a_stopped_pull_goes_on_where_it_was(
-        self, number: signal.Signals, share: float, hub: Hub, tmp_path: Path
+    def test_a_stopped_pull_continues_where_it_was(
+        self, number: signal.Signals, hub: Hub, tmp_path: Path
     ) -> None:
-        reached = int(share * len(FILES[LARGE]))
-        hub.faults.pause, hub.faults.pause_after = 0.3, reached
+        hub.faults.pause = 0.15
         started = start_pull(tmp_path, hub.address, (LARGE,))
-        started.wait_for("FileProgress", done=reached)
+        # The journal is written every second.
+        started.wait_for("DownloadProgress", done=3_500_000)
+        began = time.monotonic()
         started.process.send_signal(number)
         started.finish()
-        assert started.code == (130 if number == signal.SIGINT else -number)
-        (part,) = (folder(tmp_path) / "blobs").iterdir()
-        kept = part.stat().st_size
-        assert part.name == f"{blob_of(LARGE, FILES[LARGE])}.part"
-        assert FILES[LARGE].startswith(part.read_bytes())
-        assert 0.05 * len(FILES[LARGE]) < kept < len(FILES[LARGE])
+        assert time.monotonic() - began < 5
+        assert started.process.returncode == (130 if number == signal.SIGINT else -number)
+        missing = json.loads(blob(tmp_path, ".part.json").read_text())
+        there = blob(tmp_path, ".part").read_bytes()
+        assert len(there) == len(FILES[LARGE])
+        for begin, end in zip(
+            [0, *(end for _, end in missing)],
+            [*(begin for begin, _ in missing), len(there)],
+            strict=True,
+        ):
+            assert there[begin:end] == FILES[LARGE][begin:end], "what counts as there is there"
+        rest = sum(end - begin for begin, end in missing)
+        assert 0 < rest < 0.8 * len(there)
         assert not list((folder(tmp_path) / "snapshots").glob("*/*"))
         assert not scan_cache_dir(tmp_path / "hf" / "hub").warnings
 
@@ -255,79 +213,85 @@ class TestResume:
         hub.log.clear()
         again = run_pull(tmp_path, hub.address)
         assert_whole(again.path)
-        assert_clean(tmp_path)
-        assert [request.range for request in hub.bodies()] == [f"bytes={kept}-"]
-        rest = sum(len(FILES[path]) for path in ASKED) - kept
-        assert again.events("PullPlan")[0]["bytes_missing"] == rest
+        assert sum(end + 1 - begin for begin, end in ranges(hub)) == rest
+        others = sum(len(FILES[path]) for path in ASKED if path != LARGE)
+        assert again.events("DownloadPlanned")[0]["bytes_missing"] == rest + others
 
-    def test_a_cut_line_is_taken_up_again(self, hub: Hub, tmp_path: Path) -> None:
+    def test_a_line_that_breaks_off_is_taken_up_again(
+        self, hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(download, "RANGES_AT_ONCE", 1)
+        monkeypatch.setattr(download, "RETRY_SECONDS", 0.01)
         hub.faults.cuts = [1_000_000, 2_000_000, 0]
-        assert_whole(run_pull(tmp_path, hub.address).path)
-        assert [request.range for request in hub.bodies()] == [
-            None,
-            "bytes=1000000-",
-            "bytes=3000000-",
-            "bytes=3000000-",
-        ]
+        assert_whole(pulled())
+        assert [begin for begin, _ in ranges(hub)] == [0, 1_000_000, 3_000_000, 3_000_000]
 
-    def test_a_line_that_stays_cut_keeps_what_came(self, hub: Hub, tmp_path: Path) -> None:
-        hub.faults.cuts = [2_000_000] + [0] * 9
-        error = run_pull(tmp_path, hub.address, (LARGE,)).error
-        assert "broke off" in error
-        assert "same command again" in error
+    def test_a_line_that_stays_broken_keeps_what_came(
+        self, hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(download, "RETRY_SECONDS", 0.01)
+        hub.faults.cuts = [1_000_000] * 4 + [0] * 99
+        with pytest.raises(HubError, match=r"broke off; run the same command again"):
+            pulled()
+        assert cached_files(PINNED, [LARGE]).bytes_here >= 1_000_000
         hub.faults.cuts = []
         hub.log.clear()
-        assert_whole(run_pull(tmp_path, hub.address).path)
-        assert [request.range for request in hub.bodies()] == ["bytes=2000000-"]
+        assert_whole(pulled())
+        assert sum(end + 1 - begin for begin, end in ranges(hub)) <= 4_000_000
 
-    def test_a_part_of_another_file_is_noticed_and_replaced(self, hub: Hub, here: Path) -> None:
-        part = here / PINNED.folder_name / "blobs" / f"{blob_of(LARGE, FILES[LARGE])}.part"
-        for stale in (b"x" * 1000, b"x" * len(FILES[LARGE]), b"x" * (len(FILES[LARGE]) + 1)):
-            part.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(stale)
-            assert_whole(pull(PINNED, WANTED))
-            assert not part.exists()
+    def test_a_part_of_another_file_is_noticed_and_replaced(
+        self, hub: Hub, cache: Path, tmp_path: Path
+    ) -> None:
+        size = len(FILES[LARGE])
+        for stale, journal in (
+            (b"x" * 1000, "[]"),
+            (b"x" * size, "[]"),
+            (b"x" * (size + 1), "[[0, 5]]"),
+            (b"x" * size, "[[0, 5"),
+            (b"x" * size, "[5]"),
+        ):
+            blob(tmp_path).parent.mkdir(parents=True, exist_ok=True)
+            blob(tmp_path, ".part").write_bytes(stale)
+            blob(tmp_path, ".part.json").write_text(journal)
+            assert_whole(pulled())
             remove(PINNED, WANTED)
 
-    def test_a_server_without_ranges_is_served_from_zero(self, hub: Hub, here: Path) -> None:
-        hub.faults.cuts = [1_000_000]
-        hub.faults.ignore_range = True
-        assert_whole(pull(PINNED, WANTED))
-        assert len(hub.bodies()) == 2
+    @pytest.mark.parametrize("cuts", [[], [1_000_000]])
+    def test_a_server_without_ranges_sends_the_whole(
+        self, cuts: list[int], hub: Hub, cache: Path
+    ) -> None:
+        hub.faults.cuts, hub.faults.ignore_range = [9_999_999] * 4 + cuts, True
+        assert_whole(pulled())
 
 
 class TestShared:
     def test_four_pulls_at_once_fetch_each_file_once(self, hub: Hub, tmp_path: Path) -> None:
-        hub.faults.pause = 0.03
-        pulls = [start_pull(tmp_path, hub.address) for _ in range(4)]
+        hub.faults.pause = 0.05
+        pulls = [start_pull(tmp_path, hub.address, smallest_range=1 << 30) for _ in range(4)]
         for one in pulls:
             assert_whole(one.finish().path)
-        bodies = [r.path for r in hub.log if "/resolve/" in r.path]
-        assert sorted(bodies) == sorted(f"/{REPO}/resolve/{COMMIT}/{p}" for p in ASKED if FILES[p])
-        pids = {one.process.pid for one in pulls}
-        waits = [(one, line["pid"]) for one in pulls for line in one.events("Waiting")]
-        assert len({one.process.pid for one, _ in waits}) >= 3
-        assert all(pid in pids - {one.process.pid} for one, pid in waits)
-        assert_clean(tmp_path)
+        bodies = sorted(request.path for request in hub.bodies("resolve"))
+        assert bodies == sorted(f"/{REPO}/resolve/{COMMIT}/{path}" for path in ASKED if FILES[path])
+        assert sum(bool(one.events("DownloadWaiting")) for one in pulls) == 3
 
     def test_the_lock_of_a_killed_process_blocks_nobody(self, hub: Hub, tmp_path: Path) -> None:
-        hub.faults.pause = 0.02
+        hub.faults.pause = 0.1
         started = start_pull(tmp_path, hub.address, (LARGE,))
-        started.wait_for("FileProgress", done=1)
-        waiting = start_pull(tmp_path, hub.address, (LARGE,))
-        assert waiting.wait_for("Waiting")["pid"] == started.process.pid
+        started.wait_for("DownloadProgress", done=1)
+        waiting = [start_pull(tmp_path, hub.address, (LARGE,)) for _ in range(2)]
+        for one in waiting:
+            assert one.wait_for("DownloadWaiting")["path"] == LARGE
+        waiting[1].process.send_signal(signal.SIGINT)
+        assert waiting[1].finish().process.returncode == 130
         started.process.kill()
         started.finish()
-        assert list((tmp_path / "hf" / "hub" / ".locks").rglob("*.pid"))
         hub.faults.pause = 0
-        assert waiting.finish().path
-        assert_whole(run_pull(tmp_path, hub.address).path)
-        assert_clean(tmp_path)
+        assert waiting[0].finish().path
 
     def test_the_hubs_client_waits_for_the_same_lock(self, hub: Hub, tmp_path: Path) -> None:
-        hub.faults.pause = 0.01
+        hub.faults.pause = 0.05
         started = start_pull(tmp_path, hub.address, (LARGE,))
-        started.wait_for("FileProgress", done=1)
+        started.wait_for("DownloadProgress", done=1)
         fetch = (
             "import sys; from huggingface_hub import hf_hub_download;"
             "print(hf_hub_download(sys.argv[1], sys.argv[2], revision=sys.argv[3]))"
@@ -341,69 +305,49 @@ class TestShared:
             check=True,
         )
         assert Path(other.stdout.strip()) == started.finish().path / LARGE
-        assert len(hub.bodies()) == 1
+        assert sum(end + 1 - begin for begin, end in ranges(hub)) == len(FILES[LARGE])
 
 
 class TestOffline:
     @pytest.mark.parametrize("revision", [COMMIT, "main"])
-    def test_a_full_cache_needs_no_network(self, revision: str, hub: Hub, tmp_path: Path) -> None:
+    def test_without_a_network_the_cache_serves_or_says_what_is_missing(
+        self, revision: str, hub: Hub, tmp_path: Path
+    ) -> None:
+        offline = {"revision": revision, "HF_HUB_OFFLINE": "1"}
+        error = run_pull(tmp_path, hub.address, **offline).error
+        assert REPO in error
+        assert "unset HF_HUB_OFFLINE" in error
         first = run_pull(tmp_path, hub.address, revision=revision)
         hub.log.clear()
-        again = run_pull(tmp_path, hub.address, revision=revision, HF_HUB_OFFLINE="1")
+        again = run_pull(tmp_path, hub.address, **offline)
         assert again.path == first.path
-        assert again.events("Note") == []
-        assert hub.log == []
-
-    def test_a_hole_is_named_at_once(self, hub: Hub, tmp_path: Path) -> None:
-        snapshot = run_pull(tmp_path, hub.address).path
-        (snapshot / LARGE).resolve().unlink()
-        hub.log.clear()
-        error = run_pull(tmp_path, hub.address, HF_HUB_OFFLINE="1").error
+        assert again.events("DownloadNote") == []
+        (first.path / LARGE).resolve().unlink()
+        error = run_pull(tmp_path, hub.address, **offline).error
         assert LARGE in error
         assert "unset HF_HUB_OFFLINE" in error
         assert "index.json" not in error
         assert hub.log == []
 
-    def test_an_empty_cache_is_said_at_once(self, hub: Hub, tmp_path: Path) -> None:
-        for revision in (COMMIT, "main"):
-            error = run_pull(tmp_path, hub.address, revision=revision, HF_HUB_OFFLINE="1").error
-            assert REPO in error
-            assert "unset HF_HUB_OFFLINE" in error
-        assert hub.log == []
-
-    def test_without_a_network_a_branch_is_what_it_last_was(self, hub: Hub, tmp_path: Path) -> None:
-        first = run_pull(tmp_path, hub.address, revision="main")
-        hub.branches["main"] = LATER
-        began = time.monotonic()
-        again = run_pull(tmp_path, "http://127.0.0.1:9", revision="main")
-        assert time.monotonic() - began < 20
-        assert again.path == first.path
-        (note,) = again.events("Note")
-        assert "cannot be reached" in str(note["text"])
-        assert COMMIT[:12] in str(note["text"])
-
-    def test_a_hub_that_never_answers_is_given_up_soon(self, hub: Hub, tmp_path: Path) -> None:
+    def test_a_branch_is_what_it_last_was_and_that_is_said(self, hub: Hub, tmp_path: Path) -> None:
         first = run_pull(tmp_path, hub.address, revision="main")
         with socket.create_server(("127.0.0.1", 0)) as silent:
-            address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-            began = time.monotonic()
-            again = run_pull(tmp_path, address, revision="main", HF_HUB_ETAG_TIMEOUT="1")
-        assert time.monotonic() - began < 20
-        assert again.path == first.path
-
-    def test_the_list_of_a_commit_is_remembered(self, hub: Hub, here: Path) -> None:
-        pull(PINNED, ["config.json"])
-        hub.log.clear()
-        assert cached_snapshot(PINNED, ["config.json"])
-        assert cached_snapshot(PINNED, ["big/"]) is None
-        pull(PINNED, ["big/"])
-        assert [r.path for r in hub.log if "/api/" in r.path] == []
-        assert cached_snapshot(PINNED, WANTED)
+            never = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            for address, said in (
+                ("http://127.0.0.1:9", "cannot be reached"),
+                (never, "broke off"),
+            ):
+                began = time.monotonic()
+                again = run_pull(tmp_path, address, revision="main", HF_HUB_ETAG_TIMEOUT="1")
+                assert time.monotonic() - began < 20
+                assert again.path == first.path
+                (note,) = again.events("DownloadNote")
+                assert said in note["text"]
+                assert COMMIT[:12] in note["text"]
 
     def test_a_list_is_asked_for_once_a_commit(
-        self, hub: Hub, here: Path, monkeypatch: pytest.MonkeyPatch
+        self, hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        branch = RepoRevision(repo=REPO)
         files = list_files(PINNED)
         assert [(file.path, file.size, file.blob) for file in files] == [
             (path, len(FILES[path]), blob_of(path, FILES[path])) for path in sorted(FILES)
@@ -411,14 +355,13 @@ class TestOffline:
         hub.log.clear()
         assert list_files(PINNED) == files
         assert not hub.log
-        assert list_files(branch) == files
-        assert [request.path for request in hub.log] == [f"/api/models/{REPO}/revision/main"]
-        pull(branch, ["config.json"])
+        assert list_files(BRANCH) == files
+        pulled(BRANCH, ("config.json",))
         hub.faults.status["/api/"] = (503, None)
-        assert list_files(branch) == files
+        assert list_files(BRANCH) == files
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-        assert list_files(branch) == files
-        with pytest.raises(HubError, match="unset it"):
+        assert list_files(BRANCH) == files
+        with pytest.raises(HubError, match="unset HF_HUB_OFFLINE"):
             list_files(RepoRevision(repo="someone/else"))
 
     @pytest.mark.parametrize(
@@ -427,7 +370,6 @@ class TestOffline:
             "",
             "[]",
             "{}",
-            "[" * 100_000,
             '{"format_version": 1, "files": []}',
             '{"format_version": 1, "files": {"../x": {"size": 1, "blob_id": "%s"}}}' % ("0" * 40),
             '{"format_version": 1, "files": {"x": {"size": -1, "blob_id": "%s"}}}' % ("0" * 40),
@@ -435,90 +377,78 @@ class TestOffline:
             '{"format_version": 2, "files": {}}',
         ],
     )
-    def test_a_damaged_record_is_fetched_again(self, record: str, hub: Hub, here: Path) -> None:
-        snapshot = pull(PINNED, WANTED)
-        (place,) = (here / PINNED.folder_name / "trees").iterdir()
+    def test_a_damaged_record_is_fetched_again(self, record: str, hub: Hub, cache: Path) -> None:
+        snapshot = pulled()
+        (place,) = (cache / "models--someone--model" / "trees").iterdir()
         right = place.read_text()
         place.write_text(record)
-        assert cached_snapshot(PINNED, WANTED) is None
-        assert pull(PINNED, WANTED) == snapshot
+        assert cached_files(PINNED, WANTED).snapshot is None
+        assert pulled() == snapshot
         assert place.read_text() == right
+        (cache / "models--someone--model" / "refs" / "main").parent.mkdir()
+        (cache / "models--someone--model" / "refs" / "main").write_text("../../outside")
+        assert pulled(BRANCH) == snapshot
 
-    def test_without_a_list_single_files_are_known_and_directories_are_not(
-        self, hub: Hub, here: Path, monkeypatch: pytest.MonkeyPatch
+    def test_without_a_list_the_cache_serves_only_offline(
+        self, hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for path in ASKED:
-            hf_hub_download(REPO, path, revision=COMMIT, cache_dir=here)
-        snapshot = here / PINNED.folder_name / "snapshots" / COMMIT
-        assert cached_snapshot(PINNED, ASKED) == snapshot
-        assert cached_snapshot(PINNED, [*ASKED, "more.txt"]) is None
-        assert cached_snapshot(PINNED, ["big/"]) is None
+            found = hf_hub_download(REPO, path, revision=COMMIT)
+        for record in cache.glob("*/trees/*"):
+            record.unlink()
+        here = cached_files(PINNED, WANTED)
+        assert (here.snapshot, here.bytes_total) == (None, None)
+        assert here.bytes_here == sum(len(FILES[path]) for path in ASKED)
+        assert verify(PINNED, WANTED) == []
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-        told: list[object] = []
-        assert pull(PINNED, ["big/"], told.append) == snapshot
-        assert len(told) == 1
-        assert "cannot be told" in str(told[0])
+        assert pulled() == Path(found).parent
+        with pytest.raises(HubError, match="other/ of someone/model is missing"):
+            pulled(wanted=("other/",))
 
 
-class TestCare:
-    def test_a_whole_cache_has_no_problems(self, hub: Hub, here: Path) -> None:
-        pull(PINNED, WANTED)
+class TestVerify:
+    def test_damage_is_named_and_repaired_without_a_request(self, hub: Hub, cache: Path) -> None:
+        snapshot = pulled()
         hub.log.clear()
         assert verify(PINNED, WANTED) == []
-        assert not hub.log
-
-    def test_each_kind_of_damage_is_named_and_repaired(
-        self, hub: Hub, here: Path, tmp_path: Path
-    ) -> None:
-        snapshot = pull(PINNED, WANTED)
-        precious = tmp_path / "precious"
-        precious.write_bytes(FILES["big/empty.txt"])
-        blob = (snapshot / LARGE).resolve()
         content = bytearray(FILES[LARGE])
         content[len(content) // 2] ^= 1
-        blob.write_bytes(content)
+        (snapshot / LARGE).resolve().write_bytes(content)
         (snapshot / "big/index.json").resolve().write_bytes(b"{}")
-        (snapshot / "big/empty.txt").unlink()
-        (snapshot / "big/empty.txt").symlink_to(precious)
         (snapshot / "config.json").unlink()
         problems = verify(PINNED, [*WANTED, "other/"])
-        assert {problem.path: problem.kind for problem in problems} == {
-            LARGE: "hash",
-            "big/index.json": "size",
-            "big/empty.txt": "link",
-            "config.json": "missing",
-            "other/not asked for.pth": "missing",
-        }
-        assert all(problem.path in problem.text for problem in problems)
-        assert cached_snapshot(PINNED, [LARGE]) == snapshot, "a size alone does not tell"
-
-        hub.log.clear()
-        assert repair(PINNED, WANTED) == problems[:-1]
+        assert [problem.split(":")[0] for problem in problems] == [
+            "config.json is not in the cache",
+            "other/not asked for.pth is not in the cache",
+            "big/index.json is damaged",
+            f"{LARGE} is damaged",
+        ]
+        assert cached_files(PINNED, [LARGE]).snapshot, "a size alone does not show it"
+        assert verify(PINNED, [*WANTED, "other/"], repair=True) == problems
         assert not hub.log
-        assert precious.exists()
-        assert_whole(pull(PINNED, WANTED))
+        assert_whole(pulled())
         assert verify(PINNED, WANTED) == []
 
-    def test_a_cut_blob_is_noticed_and_fetched_again(self, hub: Hub, here: Path) -> None:
-        blob = (pull(PINNED, WANTED) / LARGE).resolve()
-        os.truncate(blob, 1000)
-        assert cached_snapshot(PINNED, WANTED) is None
-        told: list[object] = []
-        assert_whole(pull(PINNED, WANTED, told.append))
-        assert any("damaged in the cache" in str(event) for event in told)
+    def test_a_cut_blob_is_noticed_and_fetched_again(self, hub: Hub, cache: Path) -> None:
+        os.truncate((pulled() / LARGE).resolve(), 1000)
+        assert cached_files(PINNED, WANTED).snapshot is None
+        notes: list[object] = []
+        assert_whole(pull({PINNED: WANTED}, notes.append)[PINNED])
+        assert any("damaged in the cache" in str(event) for event in notes)
 
-    def test_removing_frees_what_nothing_else_uses(self, hub: Hub, here: Path) -> None:
-        branch = RepoRevision(repo=REPO)
-        pull(branch, WANTED)
+    def test_removing_frees_what_nothing_else_uses(
+        self, hub: Hub, cache: Path, tmp_path: Path
+    ) -> None:
+        pulled(BRANCH)
         hub.branches["main"] = LATER
-        later = pull(branch, WANTED)
+        later = pulled(BRANCH)
         assert remove(PINNED, WANTED) == len(b'{"a": 1}')
         assert_whole(later, FILES | {"config.json": b'{"a": 2}'})
         assert not (later.parent / COMMIT).exists()
-        (part := later.parents[1] / "blobs" / f"{blob_of(LARGE, FILES[LARGE])}.part").touch()
-        assert remove(branch, ["big/"]) == len(FILES[LARGE]) + len(FILES["big/index.json"])
-        assert not part.exists()
-        assert cached_snapshot(branch, ["config.json"]) == later
-        assert not scan_cache_dir(here).warnings
-        assert remove(branch, [EVERYTHING]) == len(b'{"a": 2}')
-        assert not (here / branch.folder_name).exists()
+        blob(tmp_path, ".part").touch()
+        assert remove(BRANCH, ["big/"]) == len(FILES[LARGE]) + len(FILES["big/index.json"])
+        assert not blob(tmp_path, ".part").exists()
+        assert cached_files(BRANCH, ["config.json"]).snapshot == later
+        assert not scan_cache_dir(cache).warnings
+        assert remove(BRANCH, ["config.json"]) == len(b'{"a": 2}')
+        assert not folder(tmp_path).exists()

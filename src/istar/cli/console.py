@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
 
 BROKEN_PIPE = 128 + 13
 SECONDS_BETWEEN_LINES = 10.0
@@ -77,41 +73,16 @@ def animated_console() -> Console | None:
     return Console(stderr=True)
 
 
-class StepDisplay:
-    """How far a generation is: a bar on a terminal, elsewhere a line now and then."""
+def asked_yes(question: str, *, yes: bool) -> bool:
+    """Whether the person agrees; asked on stderr, and only on a terminal.
 
-    def __init__(self) -> None:
-        self._bar: RichProgress | None = None
-        if console := animated_console():
-            self._bar = RichProgress(
-                TextColumn("istar: step {task.completed}/{task.total}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TimeRemainingColumn(),
-                console=console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("steps", total=None)
-        self._last_line = time.monotonic()
-
-    def __enter__(self) -> StepDisplay:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def show(self, done: int, total: int) -> None:
-        """Say that `done` of `total` steps are taken."""
-        if self._bar:
-            self._bar.update(self._task, completed=done, total=total)
-        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            say(f"step {done} of {total}")
+    Args:
+        question: without its mark.
+        yes: they already did.
+    """
+    if yes:
+        return True
+    if sys.stdin is None or not sys.stdin.isatty():
+        return False
+    print(f"istar: {question}? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
+from istar.byte_size import readable_size
 from istar.cli.console import print_lines, printable
-from istar.cli.download_display import readable
 from istar.cli.models import JsonOption
 from istar.cli.remedies import with_remedies
 from istar.doctor import Hub, Report, examine
@@ -71,14 +71,14 @@ def _software(report: Report) -> Iterator[tuple[str, str]]:
 
 def _machine(report: Report) -> Iterator[tuple[str, str]]:
     for gpu in report.gpus:
-        room = f"{readable(gpu.free_bytes)} free of {readable(gpu.total_bytes)}"
+        room = f"{readable_size(gpu.free_bytes)} free of {readable_size(gpu.total_bytes)}"
         bf16 = "bf16" if gpu.has_bf16 else "slow bf16"
         yield f"GPU {gpu.index}", f"{gpu.name}, {room}, capability {gpu.capability}, {bf16}"
     if not report.gpus:
         yield "GPU", "none"
     yield "CPU cores", f"{report.cores or 'unknown'}"
     available, total = (
-        "unknown" if size is None else readable(size)
+        "unknown" if size is None else readable_size(size)
         for size in (report.available_bytes, report.memory_bytes)
     )
     yield "memory", f"{available} available of {total}"
@@ -90,8 +90,8 @@ def _hub(hub: Hub | None) -> Iterator[tuple[str, str]]:
         return
     answers = {"reached": "answers", "failed": "does not answer", "not asked": "not asked"}
     yield "cache", f"{hub.settings.cache}{'' if hub.is_writable else ', cannot be written'}"
-    yield "free disk", readable(hub.free_bytes)
-    yield "models in cache", readable(hub.model_bytes)
+    yield "free disk", readable_size(hub.free_bytes)
+    yield "models in cache", readable_size(hub.model_bytes)
     offline = "not asked: HF_HUB_OFFLINE is set"
     yield "address", f"{hub.settings.endpoint}, {answers.get(hub.state, offline)}"
     yield "token", "present" if hub.settings.has_token else "none, and none is needed"
@@ -100,9 +100,11 @@ def _hub(hub: Hub | None) -> Iterator[tuple[str, str]]:
 def _model_table(report: Report) -> Iterator[str]:
     yield f"  {'NAME':<10}{'ON A GPU, BF16':<20}{'ON THE CPU, FP32':<20}TO DOWNLOAD"
     for model in report.models:
-        on_gpu, on_cpu = readable(model.gpu_bytes), readable(model.cpu_bytes)
+        on_gpu, on_cpu = readable_size(model.gpu_bytes), readable_size(model.cpu_bytes)
         missing = model.missing_bytes
-        download = readable(missing) if missing else "unknown" if missing is None else "nothing"
+        download = (
+            readable_size(missing) if missing else "unknown" if missing is None else "nothing"
+        )
         disk = _FITS[model.fits_disk] if missing else ""
         gpu = _FITS[model.fits_gpu] if report.gpus else "no GPU"
         cells = f"  {model.name:<10}{on_gpu:<10}{gpu:<10}{on_cpu:<10}{_FITS[model.fits_cpu]:<10}"

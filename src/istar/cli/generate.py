@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from istar.cli.console import StepDisplay, say
+from istar.cli.console import say
+from istar.cli.display import StepDisplay
 from istar.cli.options import (
     CommonOptions,
     OptionalPromptArgument,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istar.cli.console import StepDisplay, say
+from istar.cli.console import say
+from istar.cli.display import StepDisplay
 from istar.cli.options import CommonOptions, input_file, with_common_options
 from istar.cli.output import OutputFile, output_file
 from istar.cli.remedies import with_remedies

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istar.cli.console import StepDisplay, print_lines, print_path, say
+from istar.cli.console import print_lines, print_path, say
+from istar.cli.display import StepDisplay
 from istar.cli.options import NumberType
 from istar.errors import IstarError, MediaError, UsageError
 
@@ -84,7 +85,7 @@ def shapes(
 
     import torch
 
-    from istar.cli.download_display import FetchDisplay
+    from istar.cli.display import DownloadDisplay
     from istar.lab.report import ShapesReport, contact_sheet
     from istar.lab.score import outcomes
     from istar.media import write_picture
@@ -94,7 +95,7 @@ def shapes(
     test = _test(count, seed, modes, seconds)
     if threads is not None:
         torch.set_num_threads(threads)
-    with FetchDisplay() as downloads:
+    with DownloadDisplay() as downloads:
         pipeline = InfinityStarPipeline.from_pretrained(
             model,
             seconds=seconds,

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from istar.cli.console import print_lines, print_path, say
-from istar.cli.download_display import FetchDisplay, asked_yes, readable
+from istar.byte_size import readable_size
+from istar.cli.console import asked_yes, print_lines, print_path, say
+from istar.cli.display import DownloadDisplay
 from istar.cli.options import NumberType
 from istar.errors import IstarError, UsageError
 from istar.model_spec import ModelSpec
@@ -44,12 +45,12 @@ def list_models(as_json: JsonOption = False) -> None:
         return
     rows = [("NAME", "MAKES", "SIZE", "STATE", "PATH")]
     for state in states:
-        here = f" ({readable(state.bytes_here)})" if state.state == "partial" else ""
+        here = f" ({readable_size(state.bytes_here)})" if state.state == "partial" else ""
         spec = state.spec
         path = str(state.path or "-")
         rows.append((spec.name, _makes(spec), _size(state), state.state + here, path))
         rows += [
-            (f"  {copy.dtype} copy", "", readable(copy.bytes_here), "ready", str(copy.path))
+            (f"  {copy.dtype} copy", "", readable_size(copy.bytes_here), "ready", str(copy.path))
             for copy in state.copies
         ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -64,13 +65,13 @@ def pull(
     names: Annotated[list[str], typer.Argument(help="Names of models.", metavar="NAME...")],
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch models; what an earlier pull fetched is kept and gone on from.
+    """Fetch models; an earlier pull that was stopped continues where it was.
 
     Example: istar models pull 480p
     """
     specs = [_named(name) for name in names]
     fetched = []
-    with FetchDisplay() as display:
+    with DownloadDisplay() as display:
         for spec in specs:
             place = _files(spec, display).transformer
             fetched.append({"name": spec.name, "path": str(place)})
@@ -100,7 +101,7 @@ def verify(
     if not specs:
         raise IstarError("no model is here yet; `istar models pull NAME` fetches one")
     found: dict[str, list[str]] = {}
-    with FetchDisplay() as display:
+    with DownloadDisplay() as display:
         for spec in specs:
             before, copies = _here(spec), _copies(spec)
             found[spec.name] = verify_model(spec, display, repair=repair)
@@ -138,13 +139,13 @@ def rm(
     _refuse_bundled(spec, "removed")
     state = _here(spec)
     size = state.bytes_here + sum(copy.bytes_here for copy in state.copies)
-    if not asked_yes(f"remove {name}, up to {readable(size)}", yes=yes):
+    if not asked_yes(f"remove {name}, up to {readable_size(size)}", yes=yes):
         raise UsageError("nothing was removed; --yes removes without asking")
     freed = remove_model(spec)
     if as_json:
         _print_json({"name": name, "bytes_freed": freed})
     else:
-        say(f"{readable(freed)} freed")
+        say(f"{readable_size(freed)} freed")
 
 
 @models.command()
@@ -162,7 +163,7 @@ def path(name: NameArgument, as_json: JsonOption = False) -> None:
 
 @models.command()
 def info(name: NameArgument, as_json: JsonOption = False) -> None:
-    """Print everything that is known of a model."""
+    """Print everything known about a model."""
     described = _described(state_of(_named(name)))
     if as_json:
         _print_json(described)
@@ -187,7 +188,7 @@ def convert(
     """
     spec = _named(name)
     _refuse_bundled(spec, "converted")
-    with FetchDisplay() as display:
+    with DownloadDisplay() as display:
         files = released_files(spec, display)
 
     from istar.checkpoint.convert import convert as convert_model
@@ -240,7 +241,7 @@ def _say_what_copies_went(name: str, dtypes: set[str]) -> None:
         )
 
 
-def _files(spec: ModelSpec, display: FetchDisplay) -> ModelFiles:
+def _files(spec: ModelSpec, display: DownloadDisplay) -> ModelFiles:
     """A model's files, fetched first if need be; of the bundled model there is no need."""
     if is_bundled(spec):
         return ModelFiles.below(*bundled_checkpoint())
@@ -254,8 +255,8 @@ def _refuse_bundled(spec: ModelSpec, done: str) -> None:
 
 def _size(state: ModelState) -> str:
     if state.bytes_total is not None:
-        return readable(state.bytes_total)
-    return f"about {readable(state.spec.source.expected_bytes)}" if state.spec.source else "?"
+        return readable_size(state.bytes_total)
+    return f"about {readable_size(state.spec.source.expected_bytes)}" if state.spec.source else "?"
 
 
 def _makes(spec: ModelSpec) -> str:

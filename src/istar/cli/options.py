@@ -175,14 +175,14 @@ class CommonOptions:
         Raises:
             IstarError: as `find_model`, `read_inputs` and `InfinityStarPipeline.load`.
         """
-        from istar.cli.download_display import FetchDisplay
+        from istar.cli.display import DownloadDisplay
         from istar.inputs import read_inputs
         from istar.models.find import find_model
         from istar.pipeline import InfinityStarPipeline
         from istar.placement import Placement, dtype_name
 
         placement = Placement.choose(self.device, self.dtype.value if self.dtype else None)
-        with FetchDisplay() as display:
+        with DownloadDisplay() as display:
             model = find_model(
                 self.model,
                 mode=request.mode,

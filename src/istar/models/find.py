@@ -16,9 +16,10 @@ from platformdirs import user_data_path
 from istar.errors import CheckpointError
 from istar.model_spec import ModelSpec
 from istar.models import bundled, hub
-from istar.models.hub import Listener, RepoRevision, ignore
+from istar.models.download_events import DownloadListener, ignore
 from istar.models.manifest import MANIFEST_NAME, find_models, read_manifest
 from istar.models.released import RELEASED_MODELS, choose
+from istar.models.repository import RepoRevision
 from istar.request import Mode
 
 AUTO = "auto"
@@ -62,7 +63,7 @@ class FoundModel:
     """
 
     spec: ModelSpec
-    files: Callable[[Listener], ModelFiles]
+    files: Callable[[DownloadListener], ModelFiles]
 
 
 def find_model(
@@ -72,7 +73,7 @@ def find_model(
     resolution: str | None = None,
     seconds: float | None = None,
     dtype: str | None = None,
-    on_event: Listener = ignore,
+    on_event: DownloadListener = ignore,
 ) -> FoundModel:
     """The model to use; of a repository on the Hub no more is fetched than says what it holds.
 
@@ -161,21 +162,23 @@ def wanted_files(spec: ModelSpec) -> dict[RepoRevision, list[str]]:
     return wanted
 
 
-def released_files(spec: ModelSpec, on_event: Listener = ignore) -> ModelFiles:
+def released_files(spec: ModelSpec, on_event: DownloadListener = ignore) -> ModelFiles:
     """A published model's files in the Hub's cache, fetched first if they are not there.
 
     Raises:
         HubError: something cannot be fetched.
     """
     wanted = wanted_files(spec)
-    snapshots = hub.pull_all(wanted, on_event)
+    snapshots = hub.pull(wanted, on_event)
     places = [snapshots[where] for where in wanted]
     return _assembled(spec, places[0], places[-1])
 
 
 def cached_files(spec: ModelSpec) -> ModelFiles | None:
     """A published model's files in the Hub's cache, if all are there; nothing is asked for."""
-    places = [hub.cached_snapshot(where, wanted) for where, wanted in wanted_files(spec).items()]
+    places = [
+        hub.cached_files(where, wanted).snapshot for where, wanted in wanted_files(spec).items()
+    ]
     if places[0] is None or places[-1] is None:
         return None
     return _assembled(spec, places[0], places[-1])
@@ -220,13 +223,13 @@ def _in_repo(
     where: RepoRevision,
     path: str,
     chosen: Callable[[Sequence[ModelSpec]], ModelSpec],
-    on_event: Listener,
+    on_event: DownloadListener,
 ) -> FoundModel:
     """A model in a repository of anybody's: by its manifest, or by the released names."""
     names = [file.path for file in hub.list_files(where)]
     prefix = f"{path.strip('/')}/" if path.strip("/") else ""
     if prefix + MANIFEST_NAME in names:
-        place = hub.pull(where, [prefix + MANIFEST_NAME], on_event)
+        place = hub.pull({where: [prefix + MANIFEST_NAME]}, on_event)[where]
         models = [read_manifest(place / prefix / MANIFEST_NAME)]
     else:
         models = [
@@ -246,5 +249,7 @@ def _in_repo(
     ]
     return FoundModel(
         spec=spec,
-        files=lambda listen: ModelFiles.below(hub.pull(where, wanted, listen) / prefix, spec),
+        files=lambda listen: ModelFiles.below(
+            hub.pull({where: wanted}, listen)[where] / prefix, spec
+        ),
     )

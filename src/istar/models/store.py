@@ -10,6 +10,7 @@ from typing import Literal
 from istar.errors import CheckpointError
 from istar.model_spec import ModelSpec
 from istar.models import bundled, hub
+from istar.models.download_events import DownloadListener, ignore
 from istar.models.find import (
     cached_files,
     converted,
@@ -17,7 +18,6 @@ from istar.models.find import (
     wanted_files,
     working_directory,
 )
-from istar.models.hub import Listener, ignore
 from istar.models.manifest import MANIFEST_NAME, file_hash, read_hashes
 from istar.models.released import RELEASED_MODELS
 
@@ -124,7 +124,7 @@ def state_of(spec: ModelSpec) -> ModelState:
         )
         for where, wanted in wanted_files(spec).items()
         for path in wanted
-        for found in [hub.holding(where, [path])]
+        for found in [hub.cached_files(where, [path])]
     )
     bytes_here = sum(part.bytes_here for part in parts)
     totals = [part.bytes_total for part in parts]
@@ -152,13 +152,13 @@ def state_of(spec: ModelSpec) -> ModelState:
 
 
 def verify_model(
-    spec: ModelSpec, on_event: Listener = ignore, *, repair: bool = False
+    spec: ModelSpec, on_event: DownloadListener = ignore, *, repair: bool = False
 ) -> list[str]:
     """What is wrong with a model's files and copies, a sentence each; nothing is requested.
 
     Args:
         spec: the model.
-        on_event: told how far it is.
+        on_event: hears how far it is.
         repair: remove what is damaged, so that the next pull fetches it, and damaged copies; of
             the bundled model nothing is removed.
 
@@ -168,10 +168,9 @@ def verify_model(
     if bundled.is_bundled(spec):
         return _damage(bundled.DIRECTORY)
     problems = []
-    check = hub.repair if repair else hub.verify
     for where, wanted in wanted_files(spec).items():
-        if hub.holding(where, wanted).bytes_here or not _copies(spec):
-            problems += [problem.text for problem in check(where, wanted, on_event)]
+        if hub.cached_files(where, wanted).bytes_here or not _copies(spec):
+            problems += hub.verify(where, wanted, on_event, repair=repair)
     for dtype in _DTYPES:
         place = converted_directory(spec, dtype)
         if not place.exists():
@@ -206,7 +205,7 @@ def remove_model(spec: ModelSpec) -> int:
     freed = 0
     for where, wanted in wanted_files(spec).items():
         own = [path for path in wanted if (where, path) not in needed]
-        if own and hub.holding(where, own).bytes_here:
+        if own and hub.cached_files(where, own).bytes_here:
             freed += hub.remove(where, own)
     for dtype in _DTYPES:
         copy = converted_directory(spec, dtype)

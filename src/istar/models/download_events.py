@@ -1,4 +1,4 @@
-"""What a pull tells while it runs."""
+"""Events of a download, and of a check of what was downloaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class PullPlan:
+class DownloadPlanned:
     """What is about to be fetched; sizes in bytes.
 
     Attributes:
@@ -26,7 +26,7 @@ class PullPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileProgress:
+class DownloadProgress:
     """So many bytes of a file are there, or were checked."""
 
     path: str
@@ -35,35 +35,22 @@ class FileProgress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileDone:
-    """A file is in the cache, whole and checked."""
+class DownloadWaiting:
+    """Another process fetches the file now."""
 
     path: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Waiting:
-    """Another process fetches the file now.
-
-    Attributes:
-        path: the file.
-        pid: that process; None if it does not say.
-    """
-
-    path: str
-    pid: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Note:
+class DownloadNote:
     """Something worth knowing that is not an error."""
 
     text: str
 
 
-Event = PullPlan | FileProgress | FileDone | Waiting | Note
-Listener = Callable[[Event], None]
+DownloadEvent = DownloadPlanned | DownloadProgress | DownloadWaiting | DownloadNote
+DownloadListener = Callable[[DownloadEvent], None]
 
 
-def ignore(event: Event) -> None:
+def ignore(event: DownloadEvent) -> None:
     """A listener that does nothing."""

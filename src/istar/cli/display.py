@@ -1,0 +1,114 @@
+"""How far something is: a bar on a terminal, elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from istar.byte_size import readable_size
+from istar.cli.console import SECONDS_BETWEEN_LINES, animated_console, printable, say
+from istar.models.download_events import (
+    DownloadEvent,
+    DownloadNote,
+    DownloadPlanned,
+    DownloadProgress,
+    DownloadWaiting,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Display:
+    """A bar that appears with the first thing it shows, or lines where no bar can be."""
+
+    def __init__(self, *columns: ProgressColumn) -> None:
+        console = animated_console()
+        self._bar = Progress(*columns, console=console, transient=True) if console else None
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def _update(self, name: str, done: int, total: int, line: str) -> None:
+        """Show one thing's progress, in place of any other's."""
+        if self._bar is None:
+            if time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+                self._last_line = time.monotonic()
+                say(line)
+            return
+        self._bar.start()
+        for task in self._bar.tasks:
+            if task.description != name:
+                self._bar.remove_task(task.id)
+        if not self._bar.tasks:
+            self._bar.add_task(name, total=total)
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+
+
+class StepDisplay(Display):
+    """How far a generation is."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            TextColumn("istar: step {task.completed}/{task.total}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
+
+    def show(self, done: int, total: int) -> None:
+        """Say that `done` of `total` steps are taken."""
+        self._update("steps", done, total, f"step {done} of {total}")
+
+
+class DownloadDisplay(Display):
+    """How far a download is, or a check of what was downloaded; a listener of its events."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            TextColumn("istar: {task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+
+    def __call__(self, event: DownloadEvent) -> None:
+        """Show one event."""
+        match event:
+            case DownloadPlanned():
+                say(
+                    f"fetching {readable_size(event.bytes_missing)} in {event.files_missing} files "
+                    f"(of {readable_size(event.bytes_total)} in {event.files_total}); the disk has "
+                    f"{readable_size(event.free_bytes)} free"
+                )
+            case DownloadWaiting():
+                say(f"waiting for another process, which fetches {event.path}")
+            case DownloadNote():
+                say(event.text)
+            case DownloadProgress():
+                name = printable(event.path.rpartition("/")[2])
+                here = f"{readable_size(event.done)} of {readable_size(event.total)}"
+                self._update(name, event.done, event.total, f"{name}: {here}")
