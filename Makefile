@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+# A worker per core; a file's tests stay with one of them, and share its fixtures.
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+LOWEST = $(VENV)-lowest
 
-.PHONY: demo test check check-slow format docs ablations clean
+.PHONY: demo test test-lowest check check-slow format docs ablations clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,17 +21,29 @@ demo: $(READY)
 		--model tiny --seed 1 --output out/demo.mp4 --overwrite
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# The core's tests with the lowest versions that pyproject.toml admits.
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+		tests/checkpoint tests/cli/test_commands.py tests/generation tests/text_encoder \
+		tests/transformer tests/video_tokenizer tests/test_[a-oq-z]*.py
+
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints-lowest.txt -e . --group test
+	touch $@
 
 check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 	$(BIN)/python -m build --no-isolation --outdir out/dist
 
 check-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 format: $(READY)
 	$(BIN)/ruff check --fix
