@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
-# A worker per core; a file's tests stay with one of them, and share its fixtures.
-PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 LOWEST = $(VENV)-lowest
+# A process per core; the tests of a file stay in one, and share its fixtures.
+PYTEST = -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+CORE = $(addprefix tests/,checkpoint generation training transformer video_tokenizer \
+	cli/test_commands.py test_media.py test_package.py test_parity.py test_pipeline.py \
+	test_request.py test_text_encoder.py)
 
 .PHONY: demo test test-lowest check check-slow format docs ablations clean
 
@@ -21,29 +24,27 @@ demo: $(READY)
 		--model tiny --seed 1 --output out/demo.mp4 --overwrite
 
 test: $(READY)
-	$(PYTEST)
+	$(BIN)/python $(PYTEST)
 
-# The core's tests with the lowest versions that pyproject.toml admits.
+# The core with the lowest versions that pyproject.toml admits.
 test-lowest: $(LOWEST)/.ready
-	$(LOWEST)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
-		tests/checkpoint tests/cli/test_commands.py tests/generation tests/text_encoder \
-		tests/transformer tests/video_tokenizer tests/test_[a-oq-z]*.py
+	$(LOWEST)/bin/python $(PYTEST) $(CORE)
 
 $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints-lowest.txt -e . --group test
+		-c constraints-lowest.txt -e '.[test]'
 	touch $@
 
 check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(PYTEST)
+	$(BIN)/python $(PYTEST)
 	$(BIN)/python -m build --no-isolation --outdir out/dist
 
 check-slow: $(READY)
-	$(PYTEST) -m slow
+	$(BIN)/python $(PYTEST) -m slow
 
 format: $(READY)
 	$(BIN)/ruff check --fix
