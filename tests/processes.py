@@ -20,8 +20,9 @@ ISTAR = (sys.executable, "-m", "istar")
 WORDY_ISTAR = (
     sys.executable,
     "-c",
-    "import sys, istar.cli.console, istar.cli.app\n"
-    "istar.cli.console.SECONDS_BETWEEN_LINES = 0\n"
+    "import sys, istar.cli.app, istar.cli.console, istar.cli.train\n"
+    "for module in (istar.cli.console, istar.cli.train):\n"
+    "    module.SECONDS_BETWEEN_LINES = 0\n"
     "sys.exit(istar.cli.app.run())\n",
 )
 """The same, with a line on stderr for every step: a sign to wait for."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from istar.lab.world import random_scene
 from istar.media import write_picture
 from istar.training.log import LOG_NAME
 from istar.training.trainer import StepDone
-from processes import ISTAR, run_warm, started
+from processes import WORDY_ISTAR, await_line, run_warm, started
 from small_training import write_manifest
 
 
@@ -81,13 +80,12 @@ def test_a_run_killed_after_its_first_checkpoint_goes_on(tmp_path: Path) -> None
         return done.stderr
 
     finish("whole")
-    with started([*ISTAR, *command("killed")]) as killed:
-        while not (tmp_path / "killed" / "checkpoints" / "step-00000002").exists():
-            assert killed.poll() is None
-            time.sleep(0.002)
+    with started([*WORDY_ISTAR, *command("killed")]) as killed:
+        await_line(killed, b"step 3 of 8")
         killed.kill()
         killed.communicate()
     assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "killed" / "checkpoints" / "step-00000002").is_dir()
     assert not (tmp_path / "killed" / "checkpoints" / "step-00000008").exists()
     assert re.search(rb"going on from step [246]\n", finish("killed"))
     one, other = ((tmp_path / name / LOG_NAME).read_bytes() for name in ("whole", "killed"))
