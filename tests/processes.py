@@ -46,7 +46,12 @@ _FORKS.set_forkserver_preload(
 
 
 def run_warm(
-    *arguments: str, input: bytes = b"", terminal: int | None = None, timeout: float = 120
+    *arguments: str,
+    input: bytes = b"",
+    terminal: int | None = None,
+    directory: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    timeout: float = 120,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `istar ARGUMENTS` in a process that has imported torch and transformers already.
 
@@ -59,6 +64,8 @@ def run_warm(
         arguments: of the command line.
         input: up to 64 KiB for stdin, through a pipe.
         terminal: a descriptor for stdin in place of that pipe.
+        directory: to work in; this process's own if None.
+        environment: likewise.
         timeout: seconds to end in, once stdout is closed.
     """
     out, child_out = os.pipe()
@@ -71,9 +78,11 @@ def run_warm(
         else:
             writer.write(input)
         writer.close()
-        child = _FORKS.Process(
-            target=_serve, args=(arguments, str(Path.cwd()), dict(os.environ), descriptors)
+        surroundings = (
+            directory or Path.cwd(),
+            dict(os.environ if environment is None else environment),
         )
+        child = _FORKS.Process(target=_serve, args=(arguments, *surroundings, descriptors))
         child.start()
         for descriptor in descriptors:
             descriptor.close()
@@ -91,7 +100,7 @@ def run_warm(
 
 def _serve(
     arguments: Sequence[str],
-    directory: str,
+    directory: Path,
     environment: Mapping[str, str],
     descriptors: Sequence[Connection],
 ) -> None:
