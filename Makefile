@@ -3,8 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+LOWEST = $(VENV)-lowest
+# A process per core; the tests of a file stay in one, and share its fixtures.
+PYTEST = -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+CORE = $(addprefix tests/,checkpoint generation training transformer video_tokenizer \
+	cli/test_commands.py media test_package.py test_parity.py test_pipeline.py \
+	test_request.py test_text_encoder.py)
 
-.PHONY: demo test check check-slow format docs ablations clean
+.PHONY: demo test test-lowest check check-slow format docs ablations clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,17 +24,27 @@ demo: $(READY)
 		--model tiny --seed 1 --output out/demo.mp4 --overwrite
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
+
+# The core with the lowest versions that pyproject.toml admits.
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python $(PYTEST) $(CORE)
+
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints-lowest.txt -e '.[test]'
+	touch $@
 
 check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 	$(BIN)/python -m build --no-isolation --outdir out/dist
 
 check-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python $(PYTEST) -m slow
 
 format: $(READY)
 	$(BIN)/ruff check --fix

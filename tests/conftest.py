@@ -1,7 +1,9 @@
-"""Small models with random weights, the same in every run."""
+"""How every test runs, and small models with random weights, the same in every run."""
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,24 @@ from istar.video_tokenizer.model import VideoTokenizer
 from random_checkpoint import write_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_configure() -> None:
+    """One thread per process, here and in children: small tensors are slower on two."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def default_signals_in_children() -> None:
+    """Let children start with default handlers, also under nohup or in a shell's background.
+
+    A child inherits that a signal is ignored, but not a handler: what was ignored here gets one
+    that does nothing, and so goes unheeded here as before.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
 
 
 def randomize(module: nn.Module, seed: int) -> None:

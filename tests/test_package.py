@@ -7,7 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 import istar
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,6 +43,18 @@ def test_version_is_the_changelogs() -> None:
     assert f'version = "{istar.__version__}"' in (ROOT / "pyproject.toml").read_text()
 
 
+def test_the_lowest_versions_are_the_ones_that_are_tested() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    admitted = project["dependencies"] + project["optional-dependencies"]["train"]
+    pins = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8").splitlines()
+    floors = [line.replace("==", ">=") for line in pins if not line.startswith("#")]
+    lowest, tested = (
+        {one.name: one.specifier for one in map(Requirement, lines)} for lines in (admitted, floors)
+    )
+    assert lowest.pop("torch") != tested.pop("torch")  # the file says why
+    assert lowest == tested
+
+
 def test_importing_and_asking_for_help_load_no_torch() -> None:
     for code in (
         "import istar, istar.cli.app",
@@ -53,6 +72,10 @@ def test_importing_touches_nothing(tmp_path: Path) -> None:
         [sys.executable, "-c", code],
         check=True,
         cwd=tmp_path,
-        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        env={
+            "HOME": str(tmp_path),
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(Path(istar.__file__).parents[1]),
+        },
     )
     assert list(tmp_path.iterdir()) == []

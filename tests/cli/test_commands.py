@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +13,7 @@ import torch
 from istar.cli.app import run
 from istar.media import read_clip, read_picture, write_clip, write_picture
 from media_files import texts_in
-
-ISTAR = [sys.executable, "-m", "istar"]
+from processes import ISTAR, WORDY_ISTAR, await_line, run_warm, started
 
 
 @pytest.fixture(autouse=True)
@@ -217,27 +215,19 @@ def test_debug_shows_where(
 
 @pytest.mark.usefixtures("model")
 def test_prompts_and_files_through_pipes() -> None:
-    done = subprocess.run(
-        [*ISTAR, "t2i", "-", "-o", "-", "--seed", "7"],
-        input=b"a cat\n",
-        capture_output=True,
-        check=True,
-    )
+    done = run_warm("t2i", "-", "-o", "-", "--seed", "7", input=b"a cat\n")
+    assert done.returncode == 0, done.stderr
     assert run(["t2i", "a cat", "--seed", "7", "-o", "same.png"]) == 0
     assert done.stdout == Path("same.png").read_bytes()
-    done = subprocess.run([*ISTAR, "t2i", "-"], input=b"\xff\xfe", capture_output=True, check=False)
+    done = run_warm("t2i", "-", input=b"\xff\xfe")
     assert done.returncode == 2
     assert b"UTF-8" in done.stderr
 
 
 @pytest.mark.usefixtures("model")
 def test_a_script_through_a_pipe() -> None:
-    done = subprocess.run(
-        [*ISTAR, "interact", "--script", "-", "--seed", "1"],
-        input=b"one\n",
-        capture_output=True,
-        check=True,
-    )
+    done = run_warm("interact", "--script", "-", "--seed", "1", input=b"one\n")
+    assert done.returncode == 0, done.stderr
     assert len(read_clip(Path(done.stdout.decode().strip())).frames) == 81
 
 
@@ -245,37 +235,32 @@ def test_a_script_through_a_pipe() -> None:
 def test_asking_on_a_terminal() -> None:
     import pty
 
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [*ISTAR, "interact", "--seed", "1"],
-        stdin=slave,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    os.close(slave)
-    os.write(master, b"one\ntwo\n\n")
-    out, err = process.communicate(timeout=120)
-    os.close(master)
-    assert process.returncode == 0, err
-    assert err.count(b"what happens next?") == 3
-    written = Path(out.decode().strip())
+    person, terminal = pty.openpty()
+    try:
+        os.write(person, b"one\ntwo\n\n")
+        done = run_warm("interact", "--seed", "1", terminal=terminal)
+    finally:
+        os.close(terminal)
+        os.close(person)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(b"what happens next?") == 3
+    written = Path(done.stdout.decode().strip())
     assert len(read_clip(written).frames) == 161
     assert texts_in(written)["title"] == "one / two"
 
 
+@pytest.mark.signals
 @pytest.mark.usefixtures("model")
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 def test_a_signal_leaves_no_file(number: signal.Signals, code: int) -> None:
-    process = subprocess.Popen(
-        [*ISTAR, "t2v", "x", "--seconds", "120", "-o", "a.mp4"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    wait_for(lambda: any(Path().glob(".a.*")), process)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    command = [*WORDY_ISTAR, "t2v", "x", "--seconds", "120", "-o", "a.mp4"]
+    with started(command) as process:
+        while not any(Path().glob(".a.*")):
+            await_line(process, b"step ")
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
     assert process.returncode == code, err
     assert out == b""
     assert b"Traceback" not in err
@@ -283,30 +268,20 @@ def test_a_signal_leaves_no_file(number: signal.Signals, code: int) -> None:
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.signals
 @pytest.mark.usefixtures("model")
 def test_an_interrupted_session_keeps_what_was_made() -> None:
     Path("story.txt").write_text("one\n" * 50)
-    process = subprocess.Popen(
-        [*ISTAR, "interact", "--script", "story.txt", "-o", "a.mp4"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    wait_for(Path("a.mp4").exists, process)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    command = [*WORDY_ISTAR, "interact", "--script", "story.txt", "-o", "a.mp4"]
+    with started(command) as process:
+        while not Path("a.mp4").exists():
+            await_line(process, b"step ")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert b"a.mp4 holds what was made before" in err
     assert len(read_clip(Path("a.mp4")).frames) % 80 == 1
     assert sorted(path.name for path in Path().iterdir()) == ["a.mp4", "story.txt"]
-
-
-def wait_for(condition: object, process: subprocess.Popen[bytes]) -> None:
-    assert callable(condition)
-    end = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.mark.usefixtures("model")

@@ -14,6 +14,7 @@ import torch
 
 from istar.cli.app import run
 from istar.media import read_picture
+from processes import WORDY_ISTAR, await_line, started
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,7 @@ def test_a_report_and_a_sheet_are_written(
 ) -> None:
     command = ["eval", "shapes", "--model", str(checkpoint), "--count", "2", "--seed", "4"]
     command += ["--seconds", "1.75", "--threads", "1", "--device", "cpu"]
+    torch.set_num_threads(2)
     assert run([*command, "-o", "found"]) == 0
     out, err = capfd.readouterr()
     assert out == "found/report.json\nfound/sheet.png\n"
@@ -64,12 +66,12 @@ def test_json_goes_to_stdout(checkpoint: Path, capfd: pytest.CaptureFixture[str]
     assert run([*command, "--overwrite"]) == 0
 
 
+@pytest.mark.signals
 def test_what_was_found_is_kept_when_it_is_stopped(checkpoint: Path) -> None:
-    command = [sys.executable, "-m", "istar", "eval", "shapes", "--model", str(checkpoint)]
+    command = [*WORDY_ISTAR, "eval", "shapes", "--model", str(checkpoint)]
     command += ["--modes", "tokenizer,t2v", "--count", "5000", "--seconds", "1.75"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        assert any(b" of 10000" in line for line in process.stderr)
+    with started(command) as process:
+        await_line(process, b" of 10000")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import pytest
 from istar.cli.app import run
 from istar.lab.world import random_scene
 from istar.media import write_picture
+from processes import TORCHRUN, started
 from small_training import files, write_manifest, write_tokenizer
 
 
@@ -30,19 +28,13 @@ def test_two_processes_prepare_what_one_does_and_name_it_once(
     sets = '[[sets]]\nname = "pictures"\ncount = 5\nlength = 1\n'
     assert run(["prepare", str(settings(tmp_path, "one", sets))]) == 0
     assert capfd.readouterr().out == f"{tmp_path / 'one'}\n"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "-m", "istar", "prepare"]
-    done = subprocess.run(
-        [*command, str(settings(tmp_path, "two", sets))],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'two'}\n"
-    assert "3 of 3 clips of process 1" in done.stderr
-    assert "2 of 2 clips of process 2" in done.stderr
+    command = [*TORCHRUN, "-m", "istar", "prepare", str(settings(tmp_path, "two", sets))]
+    with started(command) as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert out.decode() == f"{tmp_path / 'two'}\n"
+    assert b"3 of 3 clips of process 1" in err
+    assert b"2 of 2 clips of process 2" in err
     assert files(tmp_path / "two") == files(tmp_path / "one")
 
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +15,7 @@ from istar.lab.world import random_scene
 from istar.media import write_picture
 from istar.training.log import LOG_NAME
 from istar.training.trainer import StepDone
+from processes import WORDY_ISTAR, await_line, run_warm, started
 from small_training import write_manifest
 
 
@@ -54,6 +51,7 @@ def test_lines_that_make_no_sense_are_said_before_the_first_step(
     assert first.startswith("istar: step 1 of 1: ")
 
 
+@pytest.mark.signals
 def test_a_run_killed_after_its_first_checkpoint_goes_on(tmp_path: Path) -> None:
     write_manifest(tmp_path)
     recipe = """
@@ -71,35 +69,25 @@ def test_a_run_killed_after_its_first_checkpoint_goes_on(tmp_path: Path) -> None
         drop_most = 2
     """
 
-    def start(output: str) -> subprocess.Popen[bytes]:
+    def command(output: str) -> list[str]:
         config = tmp_path / f"{output}.toml"
         config.write_text(recipe.format(output=output))
-        command = [sys.executable, "-m", "istar", "train", "tokenizer", str(config)]
-        return subprocess.Popen(
-            [*command, "--device", "cpu", "--threads", "1"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        return ["train", "tokenizer", str(config), "--device", "cpu", "--threads", "1"]
 
-    def finish(process: subprocess.Popen[bytes]) -> str:
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err.decode()
-        return err.decode()
+    def finish(output: str) -> bytes:
+        done = run_warm(*command(output))
+        assert done.returncode == 0, done.stderr
+        return done.stderr
 
-    whole = start("whole")
-    finish(whole)
-    killed = start("killed")
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "killed" / "checkpoints" / "step-00000002").exists():
-        assert killed.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
+    finish("whole")
+    with started([*WORDY_ISTAR, *command("killed")]) as killed:
+        await_line(killed, b"step 3 of 8")
+        killed.kill()
+        killed.communicate()
     assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "killed" / "checkpoints" / "step-00000002").is_dir()
     assert not (tmp_path / "killed" / "checkpoints" / "step-00000008").exists()
-    assert re.search(r"going on from step [246]\n", finish(start("killed")))
+    assert re.search(rb"going on from step [246]\n", finish("killed"))
     one, other = ((tmp_path / name / LOG_NAME).read_bytes() for name in ("whole", "killed"))
     assert one == other
     assert [json.loads(line)["step"] for line in one.splitlines()] == [*range(1, 9)]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,27 +13,21 @@ from torch import Tensor, nn
 
 from istar.training.distributed import Share, averaged, shard_network, summed, whole
 from istar.training.log import LOG_NAME, read_log
+from processes import TORCHRUN, started
 from small_training import losses, run_config
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
-TESTS = Path(__file__).parents[1]
 
 
 def by_two(
     directory: Path, output: Path, kind: str, stop_after: int = STEPS, *, shard: bool = True
 ) -> str:
     """Run in two processes; what they wrote to stderr."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(SCRIPT), str(directory), str(output), kind]
-    done = subprocess.run(
-        [*command, str(stop_after), "sharded" if shard else "whole"],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+    command = [*TORCHRUN, str(SCRIPT), str(directory), str(output), kind, str(stop_after)]
+    with started([*command, "sharded" if shard else "whole"]) as process:
+        _, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err.decode()
+    return err.decode()
 
 
 def by_one(directory: Path, output: Path, kind: str) -> None:

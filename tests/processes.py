@@ -1,0 +1,155 @@
+"""Processes that tests start: warm ones for commands, real ones for signals and shutdown."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryFile
+
+ISTAR = (sys.executable, "-m", "istar")
+"""The command in a process of its own."""
+
+WORDY_ISTAR = (
+    sys.executable,
+    "-c",
+    "import sys, istar.cli.app, istar.cli.console, istar.cli.train\n"
+    "for module in (istar.cli.console, istar.cli.train):\n"
+    "    module.SECONDS_BETWEEN_LINES = 0\n"
+    "sys.exit(istar.cli.app.run())\n",
+)
+"""The same, with a line on stderr for every step: a sign to wait for."""
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+"""What runs a script or a module in two processes."""
+
+_FORKS = get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    [
+        "av",
+        "istar.cli.app",
+        "istar.pipeline",
+        "pytest",
+        "transformers.models.auto.modeling_auto",
+        "transformers.models.auto.tokenization_auto",
+        "transformers.models.byt5.tokenization_byt5",
+        "transformers.models.t5.modeling_t5",
+    ]
+)
+
+
+def run_warm(
+    *arguments: str,
+    input: bytes = b"",
+    terminal: int | None = None,
+    directory: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    timeout: float = 120,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `istar ARGUMENTS` in a process that has imported torch and transformers already.
+
+    It is forked from a server that imports them once per session, which saves about two seconds a
+    command. Working directory, environment, pipes and exit code are as for any process. The
+    interpreter neither starts nor shuts down with the command: what depends on that, and signals,
+    need `started`.
+
+    Args:
+        arguments: of the command line.
+        input: up to 64 KiB for stdin, through a pipe.
+        terminal: a descriptor for stdin in place of that pipe.
+        directory: to work in; this process's own if None.
+        environment: likewise.
+        timeout: seconds to end in, once stdout is closed.
+    """
+    out, child_out = os.pipe()
+    child_in, feed = os.pipe()
+    with TemporaryFile() as err, os.fdopen(out, "rb") as reader, os.fdopen(feed, "wb") as writer:
+        # A connection is what multiprocessing hands to a child as an open descriptor.
+        descriptors = [Connection(number) for number in (child_in, child_out, os.dup(err.fileno()))]
+        if terminal is not None:
+            os.dup2(terminal, child_in)
+        else:
+            writer.write(input)
+        writer.close()
+        surroundings = (
+            directory or Path.cwd(),
+            dict(os.environ if environment is None else environment),
+        )
+        child = _FORKS.Process(target=_serve, args=(arguments, *surroundings, descriptors))
+        child.start()
+        for descriptor in descriptors:
+            descriptor.close()
+        try:
+            written = reader.read()
+            child.join(timeout)
+            code = child.exitcode
+        finally:
+            child.kill()
+            child.join()
+        err.seek(0)
+        assert code is not None, err.read()
+        return subprocess.CompletedProcess(arguments, code, written, err.read())
+
+
+def _serve(
+    arguments: Sequence[str],
+    directory: Path,
+    environment: Mapping[str, str],
+    descriptors: Sequence[Connection],
+) -> None:
+    """The life of a forked process: become like one that was started with all this."""
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor.fileno(), number)
+        descriptor.close()
+    sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    os.chdir(directory)
+    os.environ.clear()
+    os.environ.update(environment)
+    # The hub's client reads the environment when it is imported.
+    importlib.reload(importlib.import_module("huggingface_hub.constants"))
+    sys.argv = ["istar", *arguments]
+    from istar.__main__ import main
+
+    main()
+
+
+@contextmanager
+def started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with pipes for stdout and stderr; it and its children are killed in the end.
+
+    It can import what lies in `tests/`.
+    """
+    path = (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def await_line(process: subprocess.Popen[bytes], part: bytes) -> None:
+    """Read stderr up to the next line with `part` in it; fail where the process ends first."""
+    assert process.stderr is not None
+    read = []
+    for line in process.stderr:
+        if part in line:
+            return
+        read.append(line)
+    raise AssertionError(f"ended without {part!r}: {b''.join(read)!r}")
