@@ -64,6 +64,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.generation.schedule",
         "istar.request",
     ),
+    ("istar.decoding",),
     ("istar.errors",),
 )
 """Top to bottom. A module imports from rows below its own, or from its own package."""

@@ -30,7 +30,7 @@ from istar.checkpoint.read import (
 from istar.errors import CheckpointError
 from istar.model_spec import ModelSpec
 from istar.models.find import ModelFiles, working_directory
-from istar.models.manifest import MANIFEST_NAME, hashes_of, manifest_of
+from istar.models.manifest import write_manifest
 from istar.placement import DTYPES, dtype_name
 from istar.text_encoder import save_encoder
 from istar.transformer.model import Transformer
@@ -113,8 +113,14 @@ def _write(
     _convert_tokenizer(files.tokenizer, directory / "tokenizer.safetensors")
     on_progress("the text encoder")
     save_encoder(files.text_encoder, directory / "text_encoder")
-    manifest = _manifest(spec, dtype_name(dtype), directory)
-    (directory / MANIFEST_NAME).write_text(manifest, encoding="utf-8")
+    copy = replace(
+        spec,
+        transformer="transformer",
+        tokenizer="tokenizer.safetensors",
+        text_encoder="text_encoder",
+        dtype=dtype_name(dtype),
+    )
+    write_manifest(directory, copy)
     for file in directory.rglob("*"):
         if file.is_file():
             with file.open("rb+") as stream:
@@ -158,18 +164,6 @@ def _convert_tokenizer(place: Path, target: Path) -> None:
     module = on_meta(lambda: VideoTokenizer(config))
     parameters = read_parameters(module, files, naming, dtype_of=lambda _: torch.float32)
     save_file(dict(parameters), target)
-
-
-def _manifest(spec: ModelSpec, dtype: str, directory: Path) -> str:
-    """The copy's `istar.json`, with the hash of every file beside it."""
-    copy = replace(
-        spec,
-        transformer="transformer",
-        tokenizer="tokenizer.safetensors",
-        text_encoder="text_encoder",
-        dtype=dtype,
-    )
-    return json.dumps(manifest_of(copy) | {"hashes": hashes_of(directory)}, indent=2) + "\n"
 
 
 def _check_room(files: ModelFiles, dtype: torch.dtype, place: Path) -> None:

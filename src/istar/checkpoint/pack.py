@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import replace
@@ -14,7 +13,7 @@ from istar.checkpoint.read import load_transformer, load_video_tokenizer
 from istar.checkpoint.write import save_transformer, save_video_tokenizer
 from istar.errors import CheckpointError, MediaError, UsageError
 from istar.models.find import ModelFiles
-from istar.models.manifest import MANIFEST_NAME, find_models, hashes_of, manifest_of
+from istar.models.manifest import find_models, write_manifest
 from istar.text_encoder import TextEncoder
 
 
@@ -50,8 +49,7 @@ def pack(directory: Path, target: Path) -> Path:
         text_encoder = TextEncoder.from_directory(files.text_encoder)
         text_encoder.module.to(half)
         text_encoder.save(work / small.text_encoder)
-        described = manifest_of(small) | {"hashes": hashes_of(work)}
-        (work / MANIFEST_NAME).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        write_manifest(work, small)
         work.rename(target)
     except (OSError, MediaError) as error:
         cause = error.__cause__ or error  # what `work` is called means nothing to anybody
