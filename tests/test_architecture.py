@@ -38,6 +38,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "istar.generation.canvas",
+        "istar.generation.residual",
         "istar.models.find",
         "istar.models.store",
         "istar.models.hub_settings",

@@ -14,6 +14,7 @@ from asking import with_spec
 from istar.errors import CheckpointError, MediaError, UsageError
 from istar.events import GenerationResult
 from istar.generation.canvas import Canvas, bits_of_latent
+from istar.generation.residual import quantized_latent
 from istar.generation.schedule import Step, nearest_template
 from istar.inputs import picture_size
 from istar.lab.measure import measure
@@ -205,12 +206,12 @@ def test_the_tokenizer_decodes_the_sum_of_all_codes(
     frames = random_scene(1, held_out=True).frames(29, 32, 48)
     cut: list[tuple[Tensor, list[Step], list[Tensor]]] = []
 
-    def noted(latent: Tensor, steps: list[Step], *, semantic_bits: int) -> list[Tensor]:
+    def noted(latent: Tensor, steps: list[Step], *, semantic_bits: int) -> Tensor:
         bits = bits_of_latent(latent, steps, semantic_bits=semantic_bits)
         cut.append((latent, steps, bits))
-        return bits
+        return quantized_latent(latent, steps, semantic_bits=semantic_bits)
 
-    monkeypatch.setattr("istar.lab.score.bits_of_latent", noted)
+    monkeypatch.setattr("istar.lab.score.quantized_latent", noted)
     decoded = reconstructed(pipeline, frames, 1.75)
     scales = len(pipeline.spec.pixel_budget.sides)
     assert [(latent.shape[2], len(steps)) for latent, steps, _ in cut] == [(1, scales), (7, scales)]

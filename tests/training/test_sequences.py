@@ -18,9 +18,9 @@ from istar.training.sequences import (
     SEMANTIC,
     Example,
     SequenceConfig,
-    lessons,
     run_of,
     step_weight,
+    teacher_forcing,
     tokens_of,
 )
 from istar.training.transformer import Outcome, block_mask
@@ -215,25 +215,25 @@ def test_the_mask_of_full_context_is_this_one(
     ]
 
 
-def test_without_flips_lessons_are_the_bits_of_the_latent(random: torch.Generator) -> None:
+def test_without_flips_the_targets_are_the_bits_of_the_latent(random: torch.Generator) -> None:
     own = schedule(3, repeats=(2, 2, 1))
     (latent,) = latents(own, random)
-    taught = lessons(latent[None], own, semantic_bits=16, most_flips=0.0, generator=random)
+    forced = teacher_forcing(latent[None], own, semantic_bits=16, most_flips=0.0, generator=random)
     wanted = bits_of_latent(latent[None], own, semantic_bits=16)
-    assert all(torch.equal(a.targets, b) for a, b in zip(taught, wanted, strict=True))
-    assert not taught[0].inputs.any()
-    assert taught[1].inputs.any()
+    assert all(torch.equal(a.targets, b) for a, b in zip(forced, wanted, strict=True))
+    assert not forced[0].inputs.any()
+    assert forced[1].inputs.any()
 
 
 def test_flips_are_corrected_by_later_targets(random: torch.Generator) -> None:
     """With flips the next step starts from another sum; its targets still lead to the latent."""
     own = schedule(2, repeats=(1, 1, 8))
     (latent,) = latents(own, random)
-    taught = lessons(latent[None], own, semantic_bits=16, most_flips=0.3, generator=random)
-    plain = lessons(latent[None], own, semantic_bits=16, most_flips=0.0, generator=random)
-    assert torch.equal(taught[0].targets, plain[0].targets)
-    assert any(not torch.equal(a.targets, b.targets) for a, b in zip(taught, plain, strict=True))
-    last = taught[-1]
+    forced = teacher_forcing(latent[None], own, semantic_bits=16, most_flips=0.3, generator=random)
+    plain = teacher_forcing(latent[None], own, semantic_bits=16, most_flips=0.0, generator=random)
+    assert torch.equal(forced[0].targets, plain[0].targets)
+    assert any(not torch.equal(a.targets, b.targets) for a, b in zip(forced, plain, strict=True))
+    last = forced[-1]
     residual = latent.flatten(1).T - last.inputs
     assert torch.equal(last.targets, residual > 0)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from istar.errors import UsageError
-from istar.generation.canvas import Canvas, bits_of_latent
+from istar.generation.residual import quantized_latent
 from istar.generation.schedule import nearest_template
 from istar.inputs import picture_size
 from istar.lab.measure import Measurement, measure
@@ -245,14 +245,11 @@ def reconstructed(pipeline: InfinityStarPipeline, frames: Tensor, seconds: float
     pieces = []
     for clip, own in enumerate(latent.split(window.clip_lengths(networks.spec), dim=2)):
         clip_steps = [step for step in steps if step.clip == clip]
-        canvas = Canvas(torch.zeros_like(own))
         with torch.inference_mode():
-            bits = bits_of_latent(
+            kept = quantized_latent(
                 own, clip_steps, semantic_bits=networks.transformer.config.semantic_bits
             )
-            for step, value in zip(clip_steps, bits, strict=True):
-                canvas.add(step, value)
-        pieces.append(networks.decode(canvas.total, history))
+        pieces.append(networks.decode(kept, history))
     return torch.cat(pieces)
 
 

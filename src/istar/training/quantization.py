@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from istar.generation.residual import residual_steps
 from istar.generation.schedule import Step
-from istar.video_tokenizer.quantizer import grow, shrink, to_bits, to_codes
 
 
 class Quantized(NamedTuple):
@@ -57,23 +57,18 @@ def quantize(
         pooled: the mean over the whole batch of a mean over these clips, where they are but one
             process's; it is what `diversity` is the entropy of.
     """
-    total = torch.zeros_like(latent)
-    kept = torch.zeros_like(latent)
+    total = kept = torch.zeros_like(latent)
     entropies, diversities = [], []
-    for number, step in enumerate(steps):
-        bits = semantic_bits if step.semantic else latent.shape[1]
-        frames, height, width = step.grid
-        residual = shrink(latent - total, bits=bits, height=height, width=width)
-        probabilities = bit_probabilities(residual, sharpness)
+    parts = residual_steps(latent, steps, semantic_bits=semantic_bits)
+    for number, part in enumerate(parts):
+        total = part.total
+        probabilities = bit_probabilities(part.residual, sharpness)
         entropies.append(bit_entropy(probabilities).mean())
         mean = probabilities.flatten(0, 1).mean(0)
         diversities.append(bit_entropy(mean if pooled is None else pooled(mean)).mean())
-        codes = to_codes(to_bits(residual.detach()), latent.dtype)
-        part = grow(codes, frames=frames, height=height, width=width, size=latent.shape)
-        total = total + part
         if dropped is not None:
             stays = (number < (len(steps) - dropped).clamp_min(1)).to(latent.dtype)
-            kept = kept + part * stays.view(-1, 1, 1, 1, 1)
+            kept = kept + part.codes * stays.view(-1, 1, 1, 1, 1)
     shown = total if dropped is None else kept
     return Quantized(
         latent=latent + (shown - latent).detach(),

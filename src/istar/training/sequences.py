@@ -18,11 +18,11 @@ from torch import Tensor
 
 from istar.generation.canvas import Canvas
 from istar.generation.loop import DETAIL_CONTEXT, ConditionBlock, condition_blocks
+from istar.generation.residual import residual_steps
 from istar.generation.schedule import Step
 from istar.training.seeds import draw
 from istar.transformer.config import TransformerConfig
 from istar.transformer.rope import text_coordinates, visual_coordinates
-from istar.video_tokenizer.quantizer import shrink, to_bits
 
 NO_LOSS, SEMANTIC, DETAIL = range(3)
 """What a token predicts."""
@@ -76,7 +76,7 @@ class SequenceConfig:
     weigh_by_magnitude: bool = False
 
 
-class Lesson(NamedTuple):
+class ForcedStep(NamedTuple):
     """One step with its bits given.
 
     Attributes:
@@ -128,14 +128,14 @@ class Run(NamedTuple):
         return len(self.group)
 
 
-def lessons(
+def teacher_forcing(
     latent: Tensor,
     steps: Sequence[Step],
     *,
     semantic_bits: int,
     most_flips: float,
     generator: torch.Generator,
-) -> list[Lesson]:
+) -> list[ForcedStep]:
     """Teacher forcing of one clip with bitwise self-correction.
 
     On every step but the last some bits flip on their way into the running sum, so that later
@@ -148,22 +148,17 @@ def lessons(
         most_flips: see `SequenceConfig`.
         generator: of the flips.
     """
-    canvas = Canvas(torch.zeros_like(latent))
+
+    def flip(step: Step, bits: Tensor) -> Tensor:
+        if step.ends_clip or most_flips <= 0:
+            return bits
+        chance = draw(round(100 * most_flips) + 1, generator) / 100
+        return bits ^ (torch.rand(bits.shape, generator=generator) < chance)
+
     result = []
-    for step in steps:
-        residual = shrink(
-            latent - canvas.total,
-            bits=semantic_bits if step.semantic else latent.shape[1],
-            height=step.grid.height,
-            width=step.grid.width,
-        )
-        bits = to_bits(residual)[0]
-        inputs = torch.zeros_like if step.starts_clip else torch.clone
-        result.append(Lesson(step, inputs(canvas.tokens(step)[0]), bits, residual[0].abs()))
-        if not step.ends_clip and most_flips > 0:
-            chance = draw(round(100 * most_flips) + 1, generator) / 100
-            bits = bits ^ (torch.rand(bits.shape, generator=generator) < chance)
-        canvas.add(step, bits)
+    for part in residual_steps(latent, steps, semantic_bits=semantic_bits, flip=flip):
+        inputs = Canvas(part.before).tokens(part.step)[0]
+        result.append(ForcedStep(part.step, inputs, part.bits[0], part.residual[0].abs()))
     return result
 
 
@@ -189,15 +184,15 @@ def run_of(
     if example.scene is not None:
         parts += _scene_parts(example, transformer, config, generator)
     always = range(len(parts))
-    chosen = _chosen_lessons(example, transformer, config, generator)
+    chosen = _chosen_steps(example, transformer, config, generator)
     if longest is not None:
         room = longest - sum(part.tokens for part in parts)
         chosen = _short_enough(chosen, _read_scales(example.steps), room, generator)
-    groups = {_scale(lesson.step): group for group, lesson in enumerate(chosen, len(parts))}
-    for lesson in chosen:
-        seen = [groups[_scale(example.steps[index])] for index in lesson.step.looks_at]
-        group = groups[_scale(lesson.step)]
-        parts.append(_lesson_part(lesson, group, [*always, *seen], transformer, config))
+    groups = {_scale(forced.step): group for group, forced in enumerate(chosen, len(parts))}
+    for forced in chosen:
+        seen = [groups[_scale(example.steps[index])] for index in forced.step.looks_at]
+        group = groups[_scale(forced.step)]
+        parts.append(_step_part(forced, group, [*always, *seen], transformer, config))
     columns = zip(*(part[2:] for part in parts), strict=True)
     return Run(parts[0].text, parts[0].unconditional, *map(torch.cat, columns))
 
@@ -209,17 +204,17 @@ def tokens_of(example: Example) -> int:
     return len(example.text) + sum(block.tokens.shape[1] for block in blocks) + sum(scales.values())
 
 
-def _chosen_lessons(
+def _chosen_steps(
     example: Example,
     transformer: TransformerConfig,
     config: SequenceConfig,
     generator: torch.Generator,
-) -> list[Lesson]:
+) -> list[ForcedStep]:
     """One repetition of every scale; of the largest, if the next clip looks at it, the last."""
     chosen = []
     for number, latent in enumerate(example.latents):
         own = [step for step in example.steps if step.clip == number]
-        taught = lessons(
+        forced_steps = teacher_forcing(
             latent.unsqueeze(0),
             own,
             semantic_bits=transformer.semantic_bits,
@@ -227,7 +222,7 @@ def _chosen_lessons(
             generator=generator,
         )
         for scale in range(own[-1].scale + 1):
-            repeated = [lesson for lesson in taught if lesson.step.scale == scale]
+            repeated = [forced for forced in forced_steps if forced.step.scale == scale]
             pick = draw(len(repeated), generator)
             last = repeated[-1].step
             chosen.append(repeated[-1] if last.ends_clip and last.read_later else repeated[pick])
@@ -245,12 +240,12 @@ def _read_scales(steps: Sequence[Step]) -> set[tuple[int, int]]:
 
 
 def _short_enough(
-    chosen: list[Lesson], read: set[tuple[int, int]], room: int, generator: torch.Generator
-) -> list[Lesson]:
+    chosen: list[ForcedStep], read: set[tuple[int, int]], room: int, generator: torch.Generator
+) -> list[ForcedStep]:
     """Leave steps out until the rest fits, but none of a scale in `read`."""
     kept = list(chosen)
-    while sum(lesson.step.grid.tokens for lesson in kept) > room:
-        dispensable = [n for n, lesson in enumerate(kept) if _scale(lesson.step) not in read]
+    while sum(forced.step.grid.tokens for forced in kept) > room:
+        dispensable = [n for n, forced in enumerate(kept) if _scale(forced.step) not in read]
         if len(dispensable) <= 1:
             break
         del kept[dispensable[draw(len(dispensable), generator)]]
@@ -315,15 +310,15 @@ def _blocks(scene: Scene) -> tuple[ConditionBlock, ConditionBlock]:
     return condition_blocks(former[None], first[None], grid)
 
 
-def _lesson_part(
-    lesson: Lesson,
+def _step_part(
+    forced: ForcedStep,
     group: int,
     looks_at: Sequence[int],
     transformer: TransformerConfig,
     config: SequenceConfig,
 ) -> Run:
-    step = lesson.step
-    by_magnitude = lesson.magnitudes / lesson.magnitudes.mean().clamp_min(_TINY)
+    step = forced.step
+    by_magnitude = forced.magnitudes / forced.magnitudes.mean().clamp_min(_TINY)
     coordinates = visual_coordinates(
         scale=transformer.text_positions + step.index,
         times=torch.arange(step.first_frame, step.first_frame + step.grid.frames),
@@ -335,8 +330,8 @@ def _lesson_part(
         group=group,
         looks_at=looks_at,
         coordinates=coordinates,
-        inputs=lesson.inputs,
-        lesson=lesson,
+        inputs=forced.inputs,
+        forced=forced,
         bit_weights=by_magnitude if config.weigh_by_magnitude else 1.0,
     )
 
@@ -348,7 +343,7 @@ def _part(
     looks_at: Sequence[int],
     coordinates: Tensor,
     inputs: Tensor,
-    lesson: Lesson | None = None,
+    forced: ForcedStep | None = None,
     bit_weights: Tensor | float = 0.0,
     text: Tensor | None = None,
     unconditional: bool = False,
@@ -358,10 +353,10 @@ def _part(
     targets = torch.zeros(length, transformer.latent_channels, dtype=torch.bool)
     bit_weight = torch.zeros(length, transformer.latent_channels)
     kind, weight, scale = NO_LOSS, 0.0, 0
-    if lesson is not None:
-        step = lesson.step
-        targets[:, : lesson.targets.shape[1]] = lesson.targets
-        bit_weight[:, : lesson.targets.shape[1]] = bit_weights
+    if forced is not None:
+        step = forced.step
+        targets[:, : forced.targets.shape[1]] = forced.targets
+        bit_weight[:, : forced.targets.shape[1]] = bit_weights
         kind = SEMANTIC if step.semantic else DETAIL
         weight = step_weight(step)
         scale = step.scale

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from istar.checkpoint.read import load_video_tokenizer, on_meta
 from istar.checkpoint.write import save_video_tokenizer
 from istar.errors import UsageError
+from istar.generation.residual import quantized_latent
 from istar.generation.schedule import Step, clip_lengths, clip_plans, nearest_template, steps
 from istar.model_spec import ModelSpec
 from istar.models.manifest import read_manifest
@@ -270,12 +271,11 @@ def reconstruct(
     """
     latent = tokenizer.encode(x)
     clips = [
-        quantize(
+        quantized_latent(
             part,
             [step for step in own if scales is None or step.scale < scales],
             semantic_bits=semantic_bits_of(spec),
-            sharpness=1.0,
-        ).latent
+        )
         for part, own in clips_of(latent, spec)
     ]
     return tokenizer.decode(torch.cat(clips, dim=2))
