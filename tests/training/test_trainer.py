@@ -154,7 +154,7 @@ def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
     run = run_config(tmp_path)
     losses(LineTask(), run, stop_after=3)
     checkpoints = tmp_path / "checkpoints"
-    shutil.copytree(checkpoints / "step-00000002", checkpoints / ".step-00000004.partial")
+    shutil.copytree(checkpoints / "step-00000002", checkpoints / ".step-00000005.tmp" / "new")
     (checkpoints / "notes").mkdir()
     assert Checkpoints(checkpoints, 2).steps() == [2]
     losses(LineTask(), run)
@@ -316,7 +316,6 @@ def test_the_model_is_the_last_whole_one(tmp_path: Path) -> None:
 
         def export(self, weights: Mapping[str, Tensor], directory: Path) -> None:
             self.exports += 1
-            directory.mkdir(parents=True)
             if self.exports == 2:
                 (directory / "half").touch()
                 raise KeyboardInterrupt

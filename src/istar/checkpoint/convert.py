@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,9 +26,10 @@ from istar.checkpoint.read import (
     tokenizer_files,
     transformer_dtype,
 )
-from istar.errors import CheckpointError
+from istar.errors import CheckpointError, MediaError
+from istar.files import PendingDirectory, working_directory
 from istar.model_spec import ModelSpec
-from istar.models.find import ModelFiles, working_directory
+from istar.models.find import ModelFiles
 from istar.models.manifest import write_manifest
 from istar.placement import DTYPES, dtype_name
 from istar.text_encoder import save_encoder
@@ -69,27 +69,22 @@ def convert(
             process does the same.
     """
     number_type = DTYPES[dtype]
-    work = working_directory(target)
     try:
-        work.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(work.with_suffix(".lock"), timeout=0):
-            # What a killed conversion left.
-            shutil.rmtree(work, ignore_errors=True)
-            _check_room(files, number_type, work.parent)
-            try:
-                _write(spec, files, work / "new", number_type, on_progress, shard_bytes)
-                if target.exists():
-                    target.rename(work / "old")
-                (work / "new").rename(target)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(working_directory(target).with_suffix(".lock"), timeout=0),
+            PendingDirectory(target, overwrite=True) as pending,
+        ):
+            _check_room(files, number_type, target.parent)
+            _write(spec, files, pending.temporary, number_type, on_progress, shard_bytes)
     except Timeout as error:
         raise CheckpointError(
             f"another process is making {target} now; wait for its end, and run the same command "
             "again if it fails"
         ) from error
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    except (OSError, SafetensorError, MediaError) as error:
+        cause = error.__cause__ or error  # the name of a temporary directory means nothing
+        reason = getattr(cause, "strerror", None) or " ".join(str(cause).split())
         raise CheckpointError(
             f"{target} cannot be written: {reason}; free some space, or set XDG_DATA_HOME to a "
             "directory elsewhere"
@@ -105,8 +100,7 @@ def _write(
     on_progress: Listener,
     shard_bytes: int,
 ) -> None:
-    """All files of a copy, on the disk when this returns."""
-    directory.mkdir(parents=True)
+    """All files of a copy."""
     on_progress("the transformer")
     _convert_transformer(files.transformer, directory / "transformer", dtype, shard_bytes)
     on_progress("the tokenizer")
@@ -121,10 +115,6 @@ def _write(
         dtype=dtype_name(dtype),
     )
     write_manifest(directory, copy)
-    for file in directory.rglob("*"):
-        if file.is_file():
-            with file.open("rb+") as stream:
-                os.fsync(stream.fileno())
 
 
 def _convert_transformer(place: Path, target: Path, dtype: torch.dtype, shard_bytes: int) -> None:

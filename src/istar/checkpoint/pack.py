@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from istar.checkpoint.read import load_transformer, load_video_tokenizer
 from istar.checkpoint.write import save_transformer, save_video_tokenizer
 from istar.errors import CheckpointError, MediaError, UsageError
+from istar.files import PendingDirectory
 from istar.models.find import ModelFiles
 from istar.models.manifest import find_models, write_manifest
 from istar.text_encoder import TextEncoder
@@ -39,22 +39,19 @@ def pack(directory: Path, target: Path) -> Path:
         text_encoder="text_encoder",
     )
     half = torch.float16
-    work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        work.mkdir(parents=True)
-        transformer = load_transformer(files.transformer, spec.transformer_config)
-        save_transformer(work / small.transformer, transformer, half)
-        tokenizer = load_video_tokenizer(files.tokenizer, spec.tokenizer_config)
-        save_video_tokenizer(work / small.tokenizer, tokenizer, half)
-        text_encoder = TextEncoder.from_directory(files.text_encoder)
-        text_encoder.module.to(half)
-        text_encoder.save(work / small.text_encoder)
-        write_manifest(work, small)
-        work.rename(target)
+        with PendingDirectory(target, overwrite=False) as pending:
+            work = pending.temporary
+            transformer = load_transformer(files.transformer, spec.transformer_config)
+            save_transformer(work / small.transformer, transformer, half)
+            tokenizer = load_video_tokenizer(files.tokenizer, spec.tokenizer_config)
+            save_video_tokenizer(work / small.tokenizer, tokenizer, half)
+            text_encoder = TextEncoder.from_directory(files.text_encoder)
+            text_encoder.module.to(half)
+            text_encoder.save(work / small.text_encoder)
+            write_manifest(work, small)
     except (OSError, MediaError) as error:
-        cause = error.__cause__ or error  # what `work` is called means nothing to anybody
+        cause = error.__cause__ or error  # the name of a temporary directory means nothing
         reason = getattr(cause, "strerror", None) or cause
         raise CheckpointError(f"{target} cannot be written: {reason}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target

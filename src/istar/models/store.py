@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from istar.errors import CheckpointError
+from istar.files import working_directory
 from istar.model_spec import ModelSpec
 from istar.models import bundled, hub
 from istar.models.find import (
@@ -15,7 +16,6 @@ from istar.models.find import (
     converted,
     converted_directory,
     wanted_files,
-    working_directory,
 )
 from istar.models.hub import Listener, ignore
 from istar.models.manifest import MANIFEST_NAME, file_hash, read_hashes

@@ -10,7 +10,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from istar.errors import StateError
-from istar.files import writing_failed
+from istar.files import PendingDirectory, writing_failed
 from istar.training.average import MovingAverage
 from istar.training.optimizers import Optimizers
 
@@ -62,22 +62,18 @@ class Checkpoints:
             MediaError: it cannot be written; those before it stay.
         """
         final = self._directory / f"step-{step:08d}"
-        work = self._directory / f".step-{step:08d}.partial"
         first = not dist.is_initialized() or dist.get_rank() == 0
         if first:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            for left_behind in self._directory.glob(".step-*.partial"):
+            # A run that was killed while it wrote another step may save at other steps now.
+            for left_behind in self._directory.glob(".step-*.tmp"):
                 shutil.rmtree(left_behind, ignore_errors=True)
-        try:
-            with _single_process_is_fine():
-                save(_state(network, optimizers, average), checkpoint_id=work)
-        except CheckpointException as error:
-            if first:
-                shutil.rmtree(work, ignore_errors=True)
-            raise writing_failed(final, _failure(error)) from error
+        pending = PendingDirectory(final, overwrite=True)
+        with pending if first else nullcontext(), _single_process_is_fine():
+            try:
+                save(_state(network, optimizers, average), checkpoint_id=pending.temporary)
+            except CheckpointException as error:
+                raise writing_failed(final, _failure(error)) from error
         if first:
-            shutil.rmtree(final, ignore_errors=True)
-            work.rename(final)
             for old in self.steps()[: -self._keep]:
                 shutil.rmtree(self._directory / f"step-{old:08d}")
         if dist.is_initialized():

@@ -6,7 +6,6 @@ so that a run that was killed goes on from its last checkpoint as if nothing had
 
 from __future__ import annotations
 
-import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from istar.errors import GenerationError, IstarError
+from istar.files import PendingDirectory
 from istar.training.average import MovingAverage
 from istar.training.checkpoints import Checkpoints
 from istar.training.config import RunConfig
@@ -68,7 +68,7 @@ class Task(Protocol):
         """The loss of a batch, averaged over the whole batch of all processes."""
 
     def export(self, weights: Mapping[str, Tensor], directory: Path) -> None:
-        """Write the network in the form that istar loads."""
+        """Write the network, in the form that istar loads, to an empty directory."""
 
     def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> Tensor:
         """A contact sheet `(H, W, 3)`, uint8, of what the network can do now."""
@@ -181,15 +181,9 @@ def _results(
 
 def _export(task: Task, weights: Mapping[str, Tensor], output: Path) -> Path:
     """Write the model beside the last one, which it replaces once it is whole."""
-    final, work, former = (output / name for name in ("model", ".model.partial", ".model.former"))
-    for left_behind in (work, former):
-        shutil.rmtree(left_behind, ignore_errors=True)
-    task.export(weights, work)
-    if final.exists():
-        final.rename(former)
-    work.rename(final)
-    shutil.rmtree(former, ignore_errors=True)
-    return final
+    with PendingDirectory(output / "model", overwrite=True) as pending:
+        task.export(weights, pending.temporary)
+    return pending.target
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
