@@ -21,8 +21,8 @@ import torch
 
 from istar.checkpoint.read import load_video_tokenizer
 from istar.lab.quality import psnr
-from istar.lab.rates import Rate
-from istar.lab.score import ShapesTest, outcomes
+from istar.lab.report import Rate
+from istar.lab.score import ShapesTest, evaluate_shapes
 from istar.lab.world import random_scene
 from istar.models.manifest import read_manifest
 from istar.pipeline import InfinityStarPipeline
@@ -98,7 +98,7 @@ def run_transformer(variant: Variant, place: Path) -> dict[str, Any]:
     _train(TransformerTask(config), config.run)
     last = [line for line in read_log(place / LOG_NAME) if line["step"] > 0.9 * config.run.steps]
     pipeline = InfinityStarPipeline.from_pretrained(place / "model", device=CPU)
-    right = [outcome.record.right for outcome in outcomes(pipeline, TEST)]
+    right = [outcome.record.right for outcome in evaluate_shapes(pipeline, TEST)]
     return {
         "loss": fmean(line["loss"] for line in last),
         "bits": fmean(line["right"] for line in last),

@@ -280,5 +280,3 @@ def test_scenes_that_cannot_be_told_apart_are_refused() -> None:
         Subject(shape="circle", colour="red", motion="spins", x=0.5, y=0.5, size=0.2)
     with pytest.raises(UsageError, match="no colour 'mauve'"):
         Subject(shape="circle", colour="mauve", motion="up", x=0.5, y=0.5, size=0.2)
-    with pytest.raises(UsageError, match="cannot draw"):
-        Scene(background="blue", subjects=(one,)).frames(0, 8, 8)

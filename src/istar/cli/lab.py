@@ -86,7 +86,7 @@ def shapes(
 
     from istar.cli.download_display import FetchDisplay
     from istar.lab.report import ShapesReport, contact_sheet
-    from istar.lab.score import outcomes
+    from istar.lab.score import evaluate_shapes
     from istar.media import write_picture
     from istar.pipeline import InfinityStarPipeline
     from istar.placement import dtype_name
@@ -124,7 +124,7 @@ def shapes(
 
     try:
         with StepDisplay() as display:
-            for outcome in outcomes(pipeline, test):
+            for outcome in evaluate_shapes(pipeline, test):
                 found.append(outcome)
                 display.show(len(found), test.clips)
     except (KeyboardInterrupt, SystemExit, IstarError):

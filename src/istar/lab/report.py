@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from math import sqrt
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,13 +14,50 @@ import torch
 from torch import Tensor
 
 from istar.files import write_text
-from istar.lab.rates import Rate
 from istar.lab.score import EvaluationMode, Outcome, Record, ShapesTest
+
+_Z = 1.959963984540054
+"""Within so many standard deviations lie 95 % of a normal distribution."""
 
 _COLUMNS = 4
 _LINE = 2
 _GAP = 6
 _PAPER, _RIGHT, _WRONG = (240, 240, 240), (0, 150, 0), (200, 0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """So many hits in so many tries.
+
+    Attributes:
+        hits: how often it happened.
+        count: how often it could have.
+    """
+
+    hits: int
+    count: int
+
+    @classmethod
+    def of(cls, outcomes: Iterable[bool]) -> Rate:
+        """The rate of the true ones."""
+        every = list(outcomes)
+        return cls(hits=sum(every), count=len(every))
+
+    @property
+    def share(self) -> float:
+        """Hits by tries; 0 without a try."""
+        return self.hits / self.count if self.count else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The Wilson score interval of 95 %; 0 to 1 without a try."""
+        if not self.count:
+            return 0.0, 1.0
+        widening = _Z**2 / self.count
+        middle = self.share + widening / 2
+        spread = _Z * sqrt(self.share * (1 - self.share) / self.count + widening / self.count / 4)
+        low, high = (middle - spread) / (1 + widening), (middle + spread) / (1 + widening)
+        return max(low, 0.0), min(high, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

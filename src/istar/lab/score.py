@@ -139,7 +139,7 @@ class Outcome:
     pictures: Tensor
 
 
-def outcomes(pipeline: InfinityStarPipeline, test: ShapesTest) -> Iterator[Outcome]:
+def evaluate_shapes(pipeline: InfinityStarPipeline, test: ShapesTest) -> Iterator[Outcome]:
     """Make and measure every clip of a test, mode by mode.
 
     Raises:
@@ -152,10 +152,10 @@ def outcomes(pipeline: InfinityStarPipeline, test: ShapesTest) -> Iterator[Outco
         for seed in range(test.seed, test.seed + test.count):
             scene = random_scene(seed, held_out=True)
             frames = _made(pipeline, test, mode, seed, scene)
-            yield judged(frames, scene, mode=mode, seed=seed, test=test)
+            yield judge(frames, scene, mode=mode, seed=seed, test=test)
 
 
-def judged(
+def judge(
     frames: Tensor, scene: Scene, *, mode: EvaluationMode, seed: int, test: ShapesTest
 ) -> Outcome:
     """Measure a clip of a scene and compare it with the scene.
@@ -172,7 +172,7 @@ def judged(
     quality: tuple[float, float] | None = None
     if mode == "extend":
         seconds = test.pictures / FRAMES_PER_SECOND
-        right["continued"] = goes_on(scene.subjects[0], measured, seconds)
+        right["continued"] = continues(scene.subjects[0], measured, seconds)
     elif mode == "tokenizer":
         shown = scene.frames(len(frames), *frames.shape[1:3])
         quality = min(psnr(shown, frames), PERFECT_PSNR), ssim(shown, frames)
@@ -210,7 +210,7 @@ def verdict(scene: Scene, measured: Measurement) -> tuple[Wanted, dict[str, bool
     return wanted, {**right, "all": all(right.values()), "kept": measured.kept}
 
 
-def goes_on(subject: Subject, measured: Measurement, seconds: float) -> bool:
+def continues(subject: Subject, measured: Measurement, seconds: float) -> bool:
     """Whether what was measured from a time on goes on with what a subject does.
 
     It does the same, and begins no further than a tenth of the frame from where the subject is
@@ -224,7 +224,7 @@ def goes_on(subject: Subject, measured: Measurement, seconds: float) -> bool:
     )
 
 
-def reconstructed(pipeline: InfinityStarPipeline, frames: Tensor, seconds: float) -> Tensor:
+def reconstruct(pipeline: InfinityStarPipeline, frames: Tensor, seconds: float) -> Tensor:
     """A clip as it comes out of the tokenizer when the network predicts every bit rightly.
 
     Encoded, cut to the bits of every scale of every clip, summed up again, and decoded.
@@ -260,7 +260,7 @@ def _made(
     size = picture_size(nearest_template(pipeline.spec.aspect), pipeline.spec)
     given = scene.frames(test.pictures, *size)
     if mode == "tokenizer":
-        return reconstructed(pipeline, given, test.seconds)
+        return reconstruct(pipeline, given, test.seconds)
     request = GenerationRequest(
         mode=mode,
         prompt=scene.caption(seed),

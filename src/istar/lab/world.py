@@ -73,11 +73,7 @@ class Scene:
         )
 
     def frames(self, count: int, height: int, width: int, *, first: int = 0) -> Tensor:
-        """Its pictures `(F, H, W, 3)` uint8, 16 a second, from picture number `first` on.
-
-        Raises:
-            UsageError: no pictures, or pictures without pixels, are asked for.
-        """
+        """Its pictures `(F, H, W, 3)` uint8, 16 a second, from picture number `first` on."""
         return draw(
             self.background, self.subjects, count=count, height=height, width=width, first=first
         )
