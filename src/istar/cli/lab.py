@@ -70,7 +70,7 @@ def shapes(
         bool, typer.Option("--json", help="The report on stdout, in place of the paths.")
     ] = False,
 ) -> None:
-    """Test a model that was trained on moving shapes, on combinations it was never shown.
+    """Test a model that was trained on moving shapes, on combinations that training left out.
 
     Clips are made and measured by plain image analysis: colour, shape, motion, background. Exit
     code 0 whatever the quality. The report's and the sheet's path go to stdout, or the report.
@@ -104,7 +104,7 @@ def shapes(
         )
     found: list[Outcome] = []
 
-    def tell() -> None:
+    def write_results() -> None:
         report = ShapesReport(
             model=pipeline.spec.name,
             device=str(pipeline.device),
@@ -130,9 +130,9 @@ def shapes(
     except (KeyboardInterrupt, SystemExit, IstarError):
         if found:
             say(f"stopped after {len(found)} of {test.clips} clips")
-            tell()
+            write_results()
         raise
-    tell()
+    write_results()
 
 
 def _targets(directory: Path, *, overwrite: bool) -> tuple[Path, Path]:

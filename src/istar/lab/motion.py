@@ -3,11 +3,11 @@
 The rules, in this order:
 
 - It bounces if it both rises and falls by 0.06 of the frame's height or more.
-- Otherwise its speed, its growth and its spin, each found by a straight line through all of
-  its trajectory, are compared with those that the world of shapes has on average: 0.135 of the frame's extent
+- Otherwise its speed, its growth and its spin, each the slope of a straight line through the whole
+  trajectory, are compared with the averages of the world of shapes: 0.135 of the frame's extent
   along an axis a second, two doublings of the area in four seconds, 0.325 turns a second. The
-  largest of the three shares counts, if it is 0.4 or more. The direction of what moves is the
-  nearest of eight, where a frame's width and height count alike.
+  largest of the three shares counts, if it is 0.4 or more. A direction is the nearest of eight,
+  with a frame's width and height counting alike.
 - Otherwise it stands.
 """
 

@@ -17,7 +17,7 @@ from istar.errors import CheckpointError
 from istar.generation.guidance import GuidanceConfig
 from istar.generation.sampling import SamplingConfig
 from istar.generation.schedule import PIXEL_BUDGETS, ContextKind, PixelBudget, PyramidKind
-from istar.model_spec import InteractConfig, ModelSpec, PromptForm, Source
+from istar.model_spec import InteractConfig, ModelSpec, Precision, PromptForm, Source
 from istar.models.released import RELEASED_MODELS
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.config import VideoTokenizerConfig
@@ -87,7 +87,7 @@ class _Manifest:
     context: ContextKind = ModelSpec.context
     pyramid: PyramidKind = ModelSpec.pyramid
     notice: str = ModelSpec.notice
-    dtype: str | None = None
+    dtype: Precision | None = None
     source: Source | None = None
     hashes: dict[str, str] | None = None
     """The sha256 of every file: of converted copies and of the bundled model."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from istar.errors import CheckpointError
 from istar.files import working_directory
-from istar.model_spec import ModelSpec
+from istar.model_spec import ModelSpec, Precision
 from istar.models import bundled, hub
 from istar.models.find import (
     cached_files,
@@ -20,8 +20,6 @@ from istar.models.find import (
 from istar.models.hub import Listener, ignore
 from istar.models.manifest import MANIFEST_NAME, file_hash, read_hashes
 from istar.models.released import RELEASED_MODELS
-
-_DTYPES = ("bf16", "fp32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +143,7 @@ def state_of(spec: ModelSpec) -> ModelState:
                 path=place,
                 bytes_here=_size_of(place),
             )
-            for dtype in _DTYPES
+            for dtype in get_args(Precision)
             if converted(spec, dtype) and (place := converted_directory(spec, dtype))
         ),
     )
@@ -172,7 +170,7 @@ def verify_model(
     for where, wanted in wanted_files(spec).items():
         if hub.holding(where, wanted).bytes_here or not _copies(spec):
             problems += [problem.text for problem in check(where, wanted, on_event)]
-    for dtype in _DTYPES:
+    for dtype in get_args(Precision):
         place = converted_directory(spec, dtype)
         if not place.exists():
             continue
@@ -208,7 +206,7 @@ def remove_model(spec: ModelSpec) -> int:
         own = [path for path in wanted if (where, path) not in needed]
         if own and hub.holding(where, own).bytes_here:
             freed += hub.remove(where, own)
-    for dtype in _DTYPES:
+    for dtype in get_args(Precision):
         copy = converted_directory(spec, dtype)
         for place in (copy, working_directory(copy)):
             freed += _size_of(place)
@@ -234,4 +232,4 @@ def _size_of(directory: Path) -> int:
 
 
 def _copies(spec: ModelSpec) -> list[str]:
-    return [dtype for dtype in _DTYPES if converted(spec, dtype)]
+    return [dtype for dtype in get_args(Precision) if converted(spec, dtype)]

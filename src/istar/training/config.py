@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from istar.errors import UsageError
+from istar.model_spec import Precision
 from istar.request import SECONDS_STEP
 from istar.training.checks import at_least, below_seed_limit, positive, share
 from istar.video_tokenizer.config import SPATIAL_STRIDE
@@ -56,7 +57,7 @@ class RunConfig:
     weight_decay: float = 0.0
     clip_norm: float = 5.0
     ema: float = 0.999
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     workers: int = 0
     shard: bool = True
     save_every: int = 500

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from istar.errors import GenerationError, IstarError
 from istar.files import PendingDirectory
+from istar.placement import DTYPES
 from istar.training.average import MovingAverage
 from istar.training.checkpoints import Checkpoints
 from istar.training.config import RunConfig
@@ -214,7 +215,7 @@ def _step(
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    with torch.autocast(device.type, DTYPES["bf16"], enabled=config.precision == "bf16"):
         loss = task.loss(batch, step, device)
     loss.total.backward()
     if not config.shard:
