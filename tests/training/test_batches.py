@@ -27,9 +27,9 @@ def rows_of(batch: PackedBatch) -> list[tuple[Any, ...]]:
     for text, size, dropped in zip(
         batch.texts, batch.text_lengths.tolist(), batch.unconditional.tolist(), strict=True
     ):
-        places = batch.text_places[at : at + size]
-        row = int(places[0]) // length
-        texts[row].append((text[:size].tolist(), (places - row * length).tolist(), dropped))
+        positions = batch.text_positions[at : at + size]
+        row = int(positions[0]) // length
+        texts[row].append((text[:size].tolist(), (positions - row * length).tolist(), dropped))
         at += size
     return [
         (text, *(getattr(batch, name)[row].tolist() for name in columns))

@@ -137,7 +137,7 @@ def test_shards_of_unknown_origin_are_left_alone(whole: Path, tmp_path: Path) ->
     config = prepare_run(tmp_path, count=4)
     copytree(whole, config.output)
     (config.output / "pictures" / "set.json").unlink()
-    with pytest.raises(UsageError, match="pictures does not say how it was prepared"):
+    with pytest.raises(UsageError, match="pictures has no record of how it was prepared"):
         list(prepare(config, CPU))
 
 

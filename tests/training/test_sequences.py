@@ -23,7 +23,7 @@ from istar.training.sequences import (
     teacher_forcing,
     tokens_of,
 )
-from istar.training.transformer import Outcome, block_mask
+from istar.training.transformer import BatchLogits, block_mask
 from istar.transformer.model import Transformer
 from istar.transformer.rope import Rotation, rotation
 from istar.transformer.rows import Row
@@ -62,24 +62,24 @@ def features(texts: list[Tensor], channels: int) -> Tensor:
     return angles.sin()
 
 
-def teacher_forced(transformer: Transformer, batch: PackedBatch, **others: object) -> Outcome:
+def teacher_forced(transformer: Transformer, batch: PackedBatch, **others: object) -> BatchLogits:
     """Logits of packed rows, computed without the training network."""
     rows, length, _ = batch.inputs.shape
     texts = [t[:n] for t, n in zip(batch.texts, batch.text_lengths.tolist(), strict=True)]
     x = transformer.embed_latents(batch.inputs).flatten(0, 1)
     text = transformer.embed_text(features(texts, transformer.config.text_channels))
-    x = x.index_copy(0, batch.text_places, text).unflatten(0, (rows, length))
+    x = x.index_copy(0, batch.text_positions, text).unflatten(0, (rows, length))
     turned = rotation(batch.coordinates.flatten(0, 1), transformer.config.head_size)
     turned = Rotation(*(value.unflatten(0, (rows, 1, length)) for value in turned))
     mask = others.get("mask", visible(batch.group, batch.looks_at).unsqueeze(1))
     ((y, _),) = transformer([Row(x, turned, mask=mask)])
-    return Outcome(
+    return BatchLogits(
         transformer.logits(y[batch.kind == SEMANTIC][None], semantic=True)[0],
         transformer.logits(y[batch.kind == DETAIL][None], semantic=False)[0],
     )
 
 
-def stepwise(transformer: Transformer, one: Example) -> Outcome:
+def stepwise(transformer: Transformer, one: Example) -> BatchLogits:
     """Logits of the same example out of the generation loop, every step's bits given late."""
     conditions = None
     if one.scene is not None:
@@ -96,7 +96,7 @@ def stepwise(transformer: Transformer, one: Example) -> Outcome:
             prediction = predict(transformer, state)
             logits[step.semantic].append(prediction.logits[0])
             state = commit(state, value, prediction.contexts)
-    return Outcome(torch.cat(logits[True]), torch.cat(logits[False]))
+    return BatchLogits(torch.cat(logits[True]), torch.cat(logits[False]))
 
 
 @pytest.mark.parametrize("context", ["sparse", "full"])

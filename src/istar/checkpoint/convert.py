@@ -51,17 +51,17 @@ def convert(
     on_progress: Listener = lambda line: None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
-    """Write a converted copy of a model; it appears under its name when it is whole.
+    """Write a converted copy of a model, whole or not at all.
 
-    The transformer's heads stay float32, and so do the tokenizer and the text encoder, of which
-    only the encoder is kept: loaded in `dtype`, the copy gives what the original gives.
+    The transformer's heads, the tokenizer and the text encoder stay float32, the last without its
+    decoder: loaded in `dtype`, the copy computes what the original does.
 
     Args:
         spec: the model.
         files: where its files lie.
-        target: the directory to make; one that is there is replaced at the end.
+        target: the directory to make; an existing one is replaced at the end.
         dtype: `bf16` or `fp32`.
-        on_progress: told what is being written.
+        on_progress: called with the name of what is being written.
         shard_bytes: the largest file of a transformer, unless one tensor is larger.
 
     Raises:
@@ -79,8 +79,8 @@ def convert(
             _write(spec, files, pending.temporary, number_type, on_progress, shard_bytes)
     except Timeout as error:
         raise CheckpointError(
-            f"another process is making {target} now; wait for its end, and run the same command "
-            "again if it fails"
+            f"another process is making {target} now; wait for it, and run the same command again "
+            "if it fails"
         ) from error
     except (OSError, SafetensorError, MediaError) as error:
         cause = error.__cause__ or error  # the name of a temporary directory means nothing
@@ -117,11 +117,11 @@ def _write(
     write_manifest(directory, copy)
 
 
-def _convert_transformer(place: Path, target: Path, dtype: torch.dtype, shard_bytes: int) -> None:
+def _convert_transformer(path: Path, target: Path, dtype: torch.dtype, shard_bytes: int) -> None:
     """Shards and an index; the host holds one shard, and one of the original."""
-    files = SafetensorFiles(place)
+    files = SafetensorFiles(path)
     naming = transformer_naming(files.shapes)
-    config = infer_transformer_config(files.shapes, naming, place)
+    config = infer_transformer_config(files.shapes, naming, path)
     parameters = read_parameters(
         on_meta(lambda: Transformer(config)),
         files,
@@ -147,17 +147,17 @@ def _convert_transformer(place: Path, target: Path, dtype: torch.dtype, shard_by
     (target / INDEX_NAME).write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
-def _convert_tokenizer(place: Path, target: Path) -> None:
-    files = tokenizer_files(place)
+def _convert_tokenizer(path: Path, target: Path) -> None:
+    files = tokenizer_files(path)
     naming = tokenizer_naming(files.shapes)
-    config = infer_tokenizer_config(files.shapes, naming, place)
+    config = infer_tokenizer_config(files.shapes, naming, path)
     module = on_meta(lambda: VideoTokenizer(config))
     parameters = read_parameters(module, files, naming, dtype_of=lambda _: torch.float32)
     save_file(dict(parameters), target)
 
 
-def _check_room(files: ModelFiles, dtype: torch.dtype, place: Path) -> None:
-    """Refuse before the first byte what the disk cannot hold.
+def _check_room(files: ModelFiles, dtype: torch.dtype, directory: Path) -> None:
+    """Refuse a copy for which the disk has too little room, before the first byte.
 
     Raises:
         CheckpointError: too little room.
@@ -166,9 +166,9 @@ def _check_room(files: ModelFiles, dtype: torch.dtype, place: Path) -> None:
     parameters = sum(prod(shape) for shape in stored.shapes.values())
     beside = [files.tokenizer, *files.text_encoder.glob("*")]
     needed = parameters * dtype.itemsize + sum(file.stat().st_size for file in beside)
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(directory).free
     if free < needed:
         raise CheckpointError(
-            f"the copy may need {needed / 1e9:.1f} GB and {place} has {free / 1e9:.1f} GB free; "
-            "free some, or set XDG_DATA_HOME to a larger disk"
+            f"the copy may need {needed / 1e9:.1f} GB and {directory} has {free / 1e9:.1f} GB "
+            "free; free some, or set XDG_DATA_HOME to a larger disk"
         )

@@ -1,4 +1,4 @@
-"""A checkpoint directory made small: half-precision numbers, hashes, nothing that is not needed."""
+"""A checkpoint directory packed for others: half-precision numbers and hashes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from istar.text_encoder import TextEncoder
 
 
 def pack(directory: Path, target: Path) -> Path:
-    """Write a checkpoint directory again in float16, with hashes, ready to be handed on.
+    """Write a checkpoint directory again in float16, with hashes, to give to others.
 
     Args:
         directory: with an `istar.json`, as a training run writes it.
@@ -26,10 +26,10 @@ def pack(directory: Path, target: Path) -> Path:
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded, or the target cannot be written.
-        UsageError: the target is there already.
+        UsageError: the target exists.
     """
     if os.path.lexists(target):
-        raise UsageError(f"{target} is there already; give another name, or remove it first")
+        raise UsageError(f"{target} exists; give another name, or remove it first")
     root, (spec, *_) = find_models(directory)
     files = ModelFiles.below(root, spec)
     small = replace(

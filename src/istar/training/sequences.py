@@ -2,8 +2,8 @@
 
 Every scale of every clip stands in a run once, as one of its repetitions; all repetitions are
 simulated in the running sum. A token belongs to a group (a step, a text, a block of context) and
-sees its own group and, of earlier ones, two ranges at most: that is the whole of the spacetime
-sparse attention, and of the full attention that it is compared with.
+sees its own group and at most two ranges of earlier ones: enough for the spacetime sparse
+attention, and for the full attention that it is compared with.
 Source: InfinityStar paper (arXiv 2511.04675); released reference.
 """
 
@@ -25,17 +25,17 @@ from istar.transformer.config import TransformerConfig
 from istar.transformer.rope import text_coordinates, visual_coordinates
 
 NO_LOSS, SEMANTIC, DETAIL = range(3)
-"""What a token predicts."""
+"""Kinds of tokens by what they predict."""
 
 NOWHERE = -2
-"""The group with which a range that a token lacks begins and ends."""
+"""The first and last group of an empty range."""
 
 _RANGES = 2
 _SMALL_SCALES_COUNT_MORE, _AT_MOST = 0.2, 40.0
 _TINY = 1e-6
 
 Scene = tuple[Tensor, Tensor, tuple[int, int]]
-"""What an interactive clip goes on from, see `Example.scene`."""
+"""The context of an interactive clip, see `Example.scene`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Example:
         unconditional: the learned unconditional features stand in for the text.
         steps: the schedule of all clips.
         latents: `(C, T, H, W)` of every clip, before quantization.
-        scene: for a clip that goes on interactively, the latents `(C, n, H, W)` before it and
+        scene: for an interactive clip, the latents `(C, n, H, W)` before it and
             `(C, 1, H, W)` of the video's first frame, and the rows and columns of the coarse grid.
     """
 
@@ -63,10 +63,10 @@ class SequenceConfig:
     """How examples become tokens.
 
     Attributes:
-        most_flips: self-correction: each step's bits flip with a probability drawn from 0 to
-            this in hundredths; 0 flips none.
+        most_flips: self-correction: each step's bits flip with a random probability from 0 to
+            this in hundredths; 0 switches it off.
         scene_noise: the standard deviations of noise on an interactive clip's context, of which
-            one is drawn.
+            one is chosen at random.
         weigh_by_magnitude: a bit's weight in the loss is proportional to the magnitude of the
             number whose sign it is, instead of the same for all.
     """
@@ -177,8 +177,8 @@ def run_of(
         transformer: sizes of the network.
         config: how.
         generator: of flips, noise and the choice of repetitions and scales.
-        longest: with more tokens than that, scales are left out at random, but never one that
-            later steps look at.
+        longest: a run with more tokens loses scales at random, but never one that later steps
+            look at.
     """
     parts = [_text_part(example, transformer)]
     if example.scene is not None:
@@ -198,7 +198,7 @@ def run_of(
 
 
 def tokens_of(example: Example) -> int:
-    """How many tokens an example's run has if nothing is left out; quick to tell."""
+    """How many tokens an example's run has if no scale is left out, without making it."""
     blocks = () if example.scene is None else _blocks(example.scene)
     scales = {_scale(step): step.grid.tokens for step in example.steps}
     return len(example.text) + sum(block.tokens.shape[1] for block in blocks) + sum(scales.values())
@@ -242,7 +242,7 @@ def _read_scales(steps: Sequence[Step]) -> set[tuple[int, int]]:
 def _short_enough(
     chosen: list[ForcedStep], read: set[tuple[int, int]], room: int, generator: torch.Generator
 ) -> list[ForcedStep]:
-    """Leave steps out until the rest fits, but none of a scale in `read`."""
+    """Remove random steps until the rest fits, but no scale in `read`."""
     kept = list(chosen)
     while sum(forced.step.grid.tokens for forced in kept) > room:
         dispensable = [n for n, forced in enumerate(kept) if _scale(forced.step) not in read]
@@ -271,10 +271,7 @@ def _scene_parts(
     config: SequenceConfig,
     generator: torch.Generator,
 ) -> list[Run]:
-    """The two blocks of context of an interactive clip, perhaps noisy.
-
-    The noise spares the video's first frame.
-    """
+    """The two blocks of context of an interactive clip, with noise on all but the first frame."""
     assert example.scene is not None
     former, first, _ = example.scene
     noise = config.scene_noise[draw(len(config.scene_noise), generator)]
