@@ -49,8 +49,8 @@ def test_lines_that_make_no_sense_are_said_before_the_first_step(
     assert run(["train", "tokenizer", str(config)]) == 0
     out, err = capfd.readouterr()
     assert out == f"{tmp_path / 'out' / 'model'}\n"
-    said, first, *_ = err.splitlines()
-    assert said == f"istar: {clips}: 2 of its lines are invalid and skipped"
+    skipped, first, *_ = err.splitlines()
+    assert skipped == f"istar: {clips}: 2 of its lines are invalid and skipped"
     assert first.startswith("istar: step 1 of 1: ")
 
 

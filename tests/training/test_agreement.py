@@ -44,7 +44,7 @@ def example_of(
 
 
 def interactive_of(spec: ModelSpec, clip: Tensor, encoder: TextEncoder, text: str) -> Example:
-    """The second half of a prepared latent as a clip that goes on from the first."""
+    """The second half of a prepared latent as a clip that continues the first."""
     assert spec.interact is not None
     scales = spec.pixel_budget.scales(nearest_template(1.0))
     plan = ClipPlan(frames=4, repeats=spec.interact.repeats)

@@ -64,7 +64,7 @@ def test_every_process_has_a_row(config: TransformerTraining) -> None:
 def test_every_kind_of_example_is_drawn(
     config: TransformerTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each has latent frames of its own number; only what goes on from a clip has a scene."""
+    """Each has latent frames of its own number; only an interactive clip has a scene."""
     drawn = set()
 
     def remember(example: Example, *rest: Any, **settings: Any) -> Run:
@@ -81,7 +81,7 @@ def test_every_kind_of_example_is_drawn(
     assert drawn == {(False, 1, ""), (False, 5, "1s: "), (False, 9, "2s: "), (True, 4, "1s: ")}
 
 
-def test_a_row_goes_on_drawing_until_an_example_fits(
+def test_a_row_tries_examples_until_one_fits(
     config: TransformerTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With full context an example is whole or left out, and here few are pictures."""

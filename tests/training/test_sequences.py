@@ -306,11 +306,11 @@ def test_an_example_tells_its_tokens_before_it_has_them(
 ) -> None:
     (latent,) = latents(schedule(4), random)
     former = torch.randn(64, 5, 4, 6, generator=random)
-    goes_on = replace(
+    interactive = replace(
         example(random, 4), latents=(latent,), scene=(former, former[:, :1], SCALES[1])
     )
     repeated = replace(example(random, 1, 2), steps=schedule(1, 2, repeats=(3, 1, 2)))
-    for one in (example(random, 1), example(random, 1, 4, 3), repeated, goes_on):
+    for one in (example(random, 1), example(random, 1, 4, 3), repeated, interactive):
         assert tokens_of(one) == run_of(one, transformer.config, PLAIN, random).tokens
 
 

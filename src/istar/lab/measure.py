@@ -33,7 +33,7 @@ from istar.video_tokenizer.config import FRAMES_PER_SECOND
 _LARGEST_SIDE = 96
 _BORDER = 1 / 20
 _LEAST_DISTANCE = 45.0
-"""What is nearer to the background's colour is background; named colours are 100 apart."""
+"""A nearer colour belongs to the background; named colours are 100 apart."""
 
 _NOTHING, _WHOLLY = 0.25, 0.75
 _LEAST_AREA = 0.01
@@ -46,10 +46,10 @@ class Measurement:
 
     Attributes:
         background: a colour's name.
-        colour: of the subject; None where there is none.
-        shape: of the subject; None where there is none, or it is no known shape.
-        motion: of the subject; None where it is not there for half of the clip.
-        kept: the subject is there, with one colour and one shape, in every third of the clip.
+        colour: of the subject; None without a subject.
+        shape: of the subject; None without a subject or of no known shape.
+        motion: of the subject; None if it is present in less than half of the clip.
+        kept: the subject is present, with one colour and one shape, in every third of the clip.
         centre: of the subject in the first picture where it is present, as shares of the width
             and the height.
     """
@@ -161,7 +161,7 @@ def _track(share: Tensor) -> tuple[Trajectory, Outlines, Tensor]:
 def _motion(
     trajectory: Trajectory, outlines: Outlines, present: Tensor, shape: str | None
 ) -> str | None:
-    """What the subject does, if it is there for at least half of the clip."""
+    """The motion of a subject that is present in at least half of the clip."""
     if present.sum() * 2 < len(present) or present.sum() < 3:
         return None
     if shape not in SYMMETRY:
@@ -172,7 +172,7 @@ def _motion(
 def _third(
     pixels: Tensor, inside: Tensor, outlines: Outlines, present: Tensor, part: Tensor
 ) -> tuple[str, str] | None:
-    """Colour and shape in a part of a clip; None where the subject is not there or has no shape."""
+    """Colour and shape in a part of a clip; None if the subject is absent or of no known shape."""
     if present[part].float().mean() < _PRESENT or not inside[part].any():
         return None
     chosen = torch.zeros_like(present)

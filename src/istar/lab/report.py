@@ -1,4 +1,4 @@
-"""What a test in the world of shapes found: rates, records, a page of pictures."""
+"""The report of a test in the world of shapes: rates with intervals, records, a contact sheet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from istar.files import write_text
 from istar.lab.score import EvaluationMode, Outcome, Record, ShapesTest
 
 _Z = 1.959963984540054
-"""Within so many standard deviations lie 95 % of a normal distribution."""
+"""95 % of a normal distribution lie within this many standard deviations."""
 
 _COLUMNS = 4
 _LINE = 2
@@ -27,7 +27,7 @@ _PAPER, _RIGHT, _WRONG = (240, 240, 240), (0, 150, 0), (200, 0, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """So many hits in so many tries.
+    """A number of hits in a number of tries.
 
     Attributes:
         hits: how often it happened.
@@ -69,7 +69,7 @@ class ShapesReport:
         device: where it computed.
         dtype: `bf16` or `fp32`, in which it did.
         test: what was tested.
-        records: the clips' verdicts, in order; fewer than the test has where it was stopped.
+        records: the clips' verdicts, in order; fewer than the test has if it was stopped.
     """
 
     model: str
@@ -85,16 +85,16 @@ class ShapesReport:
 
     @property
     def complete(self) -> bool:
-        """Whether all of the test is in it."""
+        """Whether the test was run to its end."""
         return len(self.records) == self.test.clips
 
     def rates(self, mode: EvaluationMode) -> dict[str, Rate]:
-        """How often what was right in one mode, by name."""
+        """The rate of right clips in one mode, by name."""
         own = self._own(mode)
         return {name: Rate.of(record.right[name] for record in own) for name in own[0].right}
 
     def rates_by_motion(self, mode: EvaluationMode) -> dict[str, Rate]:
-        """How often each motion that was wanted in one mode was right."""
+        """The rate of right motions in one mode, by the wanted motion."""
         own = self._own(mode)
         return {
             motion: Rate.of(r.right["motion"] for r in own if r.wanted.motion == motion)
@@ -112,7 +112,7 @@ class ShapesReport:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, in what JSON knows."""
+        """The report as JSON values."""
         return {
             "model": self.model,
             "device": self.device,
@@ -165,8 +165,8 @@ class ShapesReport:
 def contact_sheet(found: Sequence[Outcome]) -> Tensor:
     """One picture `(H, W, 3)` uint8 of all clips, four in a row.
 
-    Of each its first, middle and last picture, framed in green where background, colour, shape
-    and motion are right, else in red. Every mode begins a row of its own.
+    Each clip is shown by its first, middle and last picture, framed in green where background,
+    colour, shape and motion are right, else in red. Every mode begins a new row.
 
     Args:
         found: one or more, of one size.

@@ -1,6 +1,6 @@
-"""The test of a model in the world of shapes, on combinations that training never showed.
+"""Test a model in the world of shapes, on combinations that training leaves out.
 
-Of every held-out scene, in every mode asked for, a clip is made and measured:
+A clip of every held-out scene is made and measured in every mode:
 
 - `t2v`: from the scene's caption.
 - `i2v`: from the scene's first picture and its caption.
@@ -37,7 +37,7 @@ EvaluationMode = Literal["t2v", "i2v", "extend", "tokenizer"]
 MODES: tuple[EvaluationMode, ...] = get_args(EvaluationMode)
 
 LEAST_SECONDS = 1.75
-"""In less than this a bounce is not over, wherever it begins, and looks like a rise or a fall."""
+"""A shorter clip may hold less than a bounce, which then looks like a rise or a fall."""
 
 PERFECT_PSNR = 100.0
 """Stands for the infinite decibels of equal clips."""
@@ -81,12 +81,12 @@ class ShapesTest:
 
     @property
     def pictures(self) -> int:
-        """Of a clip of `seconds`."""
+        """The number of pictures of a clip."""
         return round(self.seconds * FRAMES_PER_SECOND) + 1
 
     @property
     def clips(self) -> int:
-        """How many are made in all."""
+        """The number of clips in all."""
         return self.count * len(self.modes)
 
 
@@ -110,7 +110,7 @@ class Record:
         prompt: the caption; empty for `tokenizer`.
         wanted: what it should show.
         measured: what it shows; for `extend`, in what was added.
-        right: by name, what is as it should be.
+        right: by name, whether it is as it should be.
         psnr: `tokenizer`: decibels against the scene's own pictures, at most `PERFECT_PSNR`.
         ssim: `tokenizer`: likewise.
     """
@@ -190,7 +190,7 @@ def judge(
 
 
 def verdict(scene: Scene, measured: Measurement) -> tuple[Wanted, dict[str, bool]]:
-    """What a scene of one subject should show, and what of it was measured.
+    """Compare a scene of one subject with a measurement.
 
     Returns:
         the names wanted; and by `background`, `colour`, `shape`, `motion` whether each is right,
@@ -211,10 +211,10 @@ def verdict(scene: Scene, measured: Measurement) -> tuple[Wanted, dict[str, bool
 
 
 def continues(subject: Subject, measured: Measurement, seconds: float) -> bool:
-    """Whether what was measured from a time on goes on with what a subject does.
+    """Whether a clip, measured from a time on, continues the motion of a subject.
 
-    It does the same, and begins no further than a tenth of the frame from where the subject is
-    then.
+    Its motion is the same, and it begins at most a tenth of the frame from the subject's place at
+    that time.
     """
     pose = subject.pose(seconds)
     return (
@@ -225,9 +225,9 @@ def continues(subject: Subject, measured: Measurement, seconds: float) -> bool:
 
 
 def reconstruct(pipeline: InfinityStarPipeline, frames: Tensor, seconds: float) -> Tensor:
-    """A clip as it comes out of the tokenizer when the network predicts every bit rightly.
+    """A clip after encoding, quantization over all scales, and decoding.
 
-    Encoded, cut to the bits of every scale of every clip, summed up again, and decoded.
+    It is what the transformer would make if it predicted every bit correctly.
 
     Args:
         pipeline: the loaded model.

@@ -73,7 +73,7 @@ def _attend(tiles: Tiles, queries: Tensor, keys: Tensor, values: Tensor) -> Tens
 
 
 _not_compiled: Callable[[Tiles, Tensor, Tensor, Tensor], Tensor] = torch.compiler.disable(_attend)
-"""No two batches have the same tiles: compiled, every one would be compiled anew."""
+"""No two batches have the same tiles, so that each would be compiled again."""
 
 
 def _heads_first(pieces: Sequence[Tensor]) -> Tensor:

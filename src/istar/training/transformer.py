@@ -260,7 +260,7 @@ class ExampleSource:
         for kind in config.data.mix:
             if kind.kind == "interact" and spec.interact is None:
                 raise UsageError(
-                    "data: the manifest has no interact, which that kind of the mix needs"
+                    "data: the manifest's model cannot interact; leave that kind out of the mix"
                 )
             if self._frames[-1] < self._needed(kind):
                 what = f" of {kind.seconds:g} s" if kind.kind == "start" else ""
