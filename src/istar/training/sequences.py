@@ -157,6 +157,8 @@ def teacher_forcing(
 
     result = []
     for part in residual_steps(latent, steps, semantic_bits=semantic_bits, flip=flip):
+        # The network sees the sum with the flipped bits of earlier steps, as it will see its own
+        # errors in generation, and predicts the true bits of what that sum lacks.
         inputs = Canvas(part.before).tokens(part.step)[0]
         result.append(ForcedStep(part.step, inputs, part.bits[0], part.residual[0].abs()))
     return result
@@ -180,14 +182,17 @@ def run_of(
         longest: a run with more tokens loses scales at random, but never one that later steps
             look at.
     """
+    # 1. The context that every step sees: the text, and before an interactive clip two blocks.
     parts = [_text_part(example, transformer)]
     if example.scene is not None:
         parts += _scene_parts(example, transformer, config, generator)
     always = range(len(parts))
+    # 2. One repetition of every scale, without some scales if the run would be too long.
     chosen = _chosen_steps(example, transformer, config, generator)
     if longest is not None:
         room = longest - sum(part.tokens for part in parts)
         chosen = _short_enough(chosen, _read_scales(example.steps), room, generator)
+    # 3. Each is a group of tokens, numbered in order, that sees the groups its step looks at.
     groups = {_scale(forced.step): group for group, forced in enumerate(chosen, len(parts))}
     for forced in chosen:
         seen = [groups[_scale(example.steps[index])] for index in forced.step.looks_at]
