@@ -284,7 +284,7 @@ def reconstruct(
 def clips_of(latent: Tensor, spec: ModelSpec) -> list[tuple[Tensor, tuple[Step, ...]]]:
     """A video's latent `(B, C, T, h, w)` clip by clip, each with its steps.
 
-    A grid that is not one of the model's gets the same pyramid, cut off at its own size.
+    A grid that is not one of the model's has the same pyramid, ending at its own size.
     """
     frames, height, width = latent.shape[2:]
     scales, repeats, semantic = _pyramid(spec, height, width)
