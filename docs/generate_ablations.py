@@ -21,8 +21,8 @@ import torch
 
 from istar.checkpoint.read import load_video_tokenizer
 from istar.lab.quality import psnr
-from istar.lab.rates import Rate
-from istar.lab.score import ShapesTest, outcomes
+from istar.lab.report import Rate
+from istar.lab.score import ShapesTest, evaluate_shapes
 from istar.lab.world import random_scene
 from istar.models.manifest import read_manifest
 from istar.pipeline import InfinityStarPipeline
@@ -38,7 +38,7 @@ from istar.video_tokenizer.model import to_range
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "ablations"
-PLACE = ROOT / "out" / "ablations"
+OUTPUT = ROOT / "out" / "ablations"
 RESULTS = Path(__file__).with_name("ablations.json")
 TARGET = RESULTS.with_suffix(".md")
 
@@ -46,7 +46,7 @@ TEST = ShapesTest(count=100, modes=("t2v",), seconds=2)
 _OPEN = "Not run yet; the command above does it."
 QUALITIES = ("background", "colour", "shape", "motion", "all", "kept")
 CLIPS, PICTURES = 64, 17
-TOLD_EVERY = 100
+PRINT_EVERY = 100
 CPU = torch.device("cpu")
 
 
@@ -86,19 +86,21 @@ TOKENIZERS = {
 }
 
 
-def run_transformer(variant: Variant, place: Path) -> dict[str, Any]:
+def run_transformer(variant: Variant, directory: Path) -> dict[str, Any]:
     """Train a transformer in a directory and test it on held-out scenes."""
     config = read_config(CONFIGS / "transformer.toml", TransformerTraining)
     config = replace(
         config,
-        model=_manifest(CONFIGS / "istar.json", variant, place),
-        run=replace(config.run, output=place),
+        model=_manifest(CONFIGS / "istar.json", variant, directory),
+        run=replace(config.run, output=directory),
         data=replace(config.data, sets=prepared(), **variant.data),
     )
     _train(TransformerTask(config), config.run)
-    last = [line for line in read_log(place / LOG_NAME) if line["step"] > 0.9 * config.run.steps]
-    pipeline = InfinityStarPipeline.from_pretrained(place / "model", device=CPU)
-    right = [outcome.record.right for outcome in outcomes(pipeline, TEST)]
+    last = [
+        line for line in read_log(directory / LOG_NAME) if line["step"] > 0.9 * config.run.steps
+    ]
+    pipeline = InfinityStarPipeline.from_pretrained(directory / "model", device=CPU)
+    right = [outcome.record.right for outcome in evaluate_shapes(pipeline, TEST)]
     return {
         "loss": fmean(line["loss"] for line in last),
         "bits": fmean(line["right"] for line in last),
@@ -106,18 +108,18 @@ def run_transformer(variant: Variant, place: Path) -> dict[str, Any]:
     }
 
 
-def run_tokenizer(variant: Variant, place: Path) -> dict[str, Any]:
+def run_tokenizer(variant: Variant, directory: Path) -> dict[str, Any]:
     """Train a tokenizer and measure what is left of held-out clips, the more scales the more."""
     config = read_config(CONFIGS / "tokenizer.toml", TokenizerTraining)
     config = replace(
         config,
-        model=_manifest(CONFIGS / "istar.json", variant, place),
-        run=replace(config.run, output=place),
+        model=_manifest(CONFIGS / "istar.json", variant, directory),
+        run=replace(config.run, output=directory),
         quantizer=replace(config.quantizer, **variant.quantizer),
     )
     _train(TokenizerTask(config), config.run)
     spec = read_manifest(config.model)
-    tokenizer = load_video_tokenizer(place / "model" / spec.tokenizer, spec.tokenizer_config)
+    tokenizer = load_video_tokenizer(directory / "model" / spec.tokenizer, spec.tokenizer_config)
     size = picture_size(spec.pixel_budget, spec.aspect)
     found: list[list[float]] = [[] for _ in spec.pixel_budget.sides]
     for seed in range(CLIPS):
@@ -130,10 +132,10 @@ def run_tokenizer(variant: Variant, place: Path) -> dict[str, Any]:
     return {"psnr": [fmean(values) for values in found]}
 
 
-def _manifest(base: Path, variant: Variant, place: Path) -> Path:
+def _manifest(base: Path, variant: Variant, directory: Path) -> Path:
     """A variant's manifest, written beside its run."""
-    place.mkdir(parents=True, exist_ok=True)
-    target = place / "istar.json"
+    directory.mkdir(parents=True, exist_ok=True)
+    target = directory / "istar.json"
     manifest = {**json.loads(base.read_text()), **variant.manifest}
     target.write_text(json.dumps(manifest, indent=2) + "\n")
     return target
@@ -141,17 +143,19 @@ def _manifest(base: Path, variant: Variant, place: Path) -> Path:
 
 def _train(task: Task, run: RunConfig) -> None:
     for event in train(task, run, CPU):
-        if isinstance(event, StepDone) and event.step % TOLD_EVERY == 0:
+        if isinstance(event, StepDone) and event.step % PRINT_EVERY == 0:
             print(f"{run.output.name}: step {event.step} of {event.total}", flush=True)
 
 
 def prepared() -> tuple[Path, ...]:
     """The sets of clips that the transformers learn from, encoded if they are not yet."""
     config = read_config(CONFIGS / "latents.toml", PrepareConfig)
-    place = PLACE / f"latents-{_digest(CONFIGS / 'latents.toml', config.model, config.tokenizer)}"
-    for _ in prepare(replace(config, output=place), CPU):
+    directory = (
+        OUTPUT / f"latents-{_digest(CONFIGS / 'latents.toml', config.model, config.tokenizer)}"
+    )
+    for _ in prepare(replace(config, output=directory), CPU):
         pass
-    return tuple(place / one.name for one in config.sets)
+    return tuple(directory / one.name for one in config.sets)
 
 
 def settings_of(kind: str, variant: Variant) -> str:
@@ -207,10 +211,10 @@ def in_order(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
 def result_of(kind: str, name: str, variant: Variant) -> dict[str, Any]:
     """What one run comes to, with the settings that it comes of."""
     settings = settings_of(kind, variant)
-    place = PLACE / f"{kind}-{settings}"
-    print(f"{place.name}: {kind} {name}", flush=True)
+    directory = OUTPUT / f"{kind}-{settings}"
+    print(f"{directory.name}: {kind} {name}", flush=True)
     _, run = KINDS[kind]
-    return {"settings": settings, **run(variant, place)}
+    return {"settings": settings, **run(variant, directory)}
 
 
 KINDS = {"transformer": (TRANSFORMERS, run_transformer), "tokenizer": (TOKENIZERS, run_tokenizer)}

@@ -43,7 +43,7 @@ def generated(text: str) -> str:
 def table(kind: type[Any]) -> str:
     """The settings of one table of a file, as Markdown."""
     meanings, hints = dict(attributes(kind)), get_type_hints(kind)
-    lines = ["", "| setting | kind | without it | meaning |", "|---|---|---|---|"]
+    lines = ["", "| setting | kind | default | meaning |", "|---|---|---|---|"]
     for field in fields(kind):
         hint = hints[field.name]
         if is_table(hint):

@@ -36,7 +36,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.checkpoint.write",
         "istar.placement",
     ),
-    ("istar.generation.canvas",),
+    ("istar.generation.canvas", "istar.generation.residual"),
     (
         "istar.transformer.*",
         "istar.video_tokenizer.*",
@@ -58,6 +58,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.generation.schedule",
         "istar.request",
     ),
+    ("istar.decoding",),
     ("istar.errors", "istar.byte_size"),
 )
 """Top to bottom. A module imports from rows below its own, or from its own package."""

@@ -11,7 +11,7 @@ from istar import GenerationRequest, InfinityStarPipeline
 from istar.cli.app import run
 from istar.lab.measure import measure
 from istar.lab.report import ShapesReport
-from istar.lab.score import ShapesTest, outcomes
+from istar.lab.score import ShapesTest, evaluate_shapes
 from istar.lab.world import Scene, random_scene
 from istar.media import read_clip
 from istar.models.bundled import bundled_bytes
@@ -47,7 +47,7 @@ def test_most_of_what_prompts_say_that_it_never_saw_is_shown(
     tiny: InfinityStarPipeline,
 ) -> None:
     test = ShapesTest(count=12, seed=7, modes=("t2v",), seconds=2)
-    records = tuple(outcome.record for outcome in outcomes(tiny, test))
+    records = tuple(outcome.record for outcome in evaluate_shapes(tiny, test))
     report = ShapesReport(model="tiny", device="cpu", dtype="fp32", test=test, records=records)
     assert report.rates("t2v")["background"].hits >= 10
     assert report.rates("t2v")["colour"].hits >= 10

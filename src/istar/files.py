@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
@@ -160,18 +161,12 @@ class PendingFile:
                 self.temporary.unlink()
 
     def _publish(self) -> None:
-        with self.temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        _sync(self.temporary)
         if self._overwrite:
             self.temporary.replace(self.target)
         else:
             self._take_free_name()
-        with suppress(OSError):
-            directory = os.open(self.target.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+        _sync_directory(self.target.parent)
 
     def _take_free_name(self) -> None:
         names = _numbered(self.target)
@@ -192,6 +187,89 @@ class PendingFile:
             # No hard links here (FAT, some network shares): reserve the name, then replace.
             _create(self.target)
             self.temporary.replace(self.target)
+
+
+class PendingDirectory:
+    """A directory written beside its target and given the target's name once it is whole.
+
+    A context manager. Inside, fill the directory `temporary`. A clean exit syncs its files and
+    renames it; any exception, `KeyboardInterrupt` included, removes it. A directory that is
+    replaced stays until then. Only one process at a time may write a target: what it finds half
+    written was left by a process that was killed, and is removed.
+
+    Attributes:
+        target: its name in the end.
+        temporary: where to write.
+
+    Raises:
+        MediaError: the target exists and `overwrite` is not set, or the system refuses.
+    """
+
+    def __init__(self, target: Path, *, overwrite: bool) -> None:
+        self.target = target
+        self._work = working_directory(target)
+        self.temporary = self._work / "new"
+        self._former = self._work / "former"
+        self._overwrite = overwrite
+
+    def __enter__(self) -> PendingDirectory:
+        if not self._overwrite and os.path.lexists(self.target):
+            raise MediaError(f"'{self.target}' exists", remedies=("other_name", "overwrite"))
+        try:
+            self._clear()
+            self.temporary.mkdir(parents=True)
+        except OSError as error:
+            raise writing_failed(self.target, error) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        except OSError as failure:
+            raise writing_failed(self.target, failure) from failure
+        finally:
+            self._clear()
+
+    def _publish(self) -> None:
+        for path in self.temporary.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        if self.target.exists():
+            self.target.rename(self._former)
+        self.temporary.rename(self.target)
+        _sync_directory(self.target.parent)
+
+    def _clear(self) -> None:
+        """Remove all but the target, which may have been moved away for one that never came."""
+        if self._former.exists() and not self.target.exists():
+            self._former.rename(self.target)
+        shutil.rmtree(self._work, ignore_errors=True)
+
+
+def working_directory(target: Path) -> Path:
+    """Where `PendingDirectory` works on a target; it remains after a kill only."""
+    return target.with_name(f".{target.name}.tmp")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    """Sync the names in a directory, where the system can."""
+    with suppress(OSError):
+        directory = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
 
 def _create(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Literal, get_args
 
 from istar.errors import CheckpointError
 from istar.generation.sampling import SamplingConfig
@@ -16,6 +16,9 @@ from istar.generation.schedule import (
 from istar.request import SECONDS_STEP, GenerationRequest, Mode
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.config import VideoTokenizerConfig
+
+Precision = Literal["bf16", "fp32"]
+"""The types of number that a transformer computes in; `istar.placement.DTYPES` are torch's."""
 
 _SECONDS_FIELD = "{seconds}"
 
@@ -135,7 +138,7 @@ class ModelSpec:
     tokenizer_config: VideoTokenizerConfig | None = None
     notice: str = ""
     source: Source | None = None
-    dtype: str | None = None
+    dtype: Precision | None = None
 
     @property
     def modes(self) -> tuple[Mode, ...]:

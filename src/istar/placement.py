@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 
 from istar.errors import DeviceError, Remedy, UsageError
+from istar.model_spec import Precision
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +96,9 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
     return found
 
 
-def dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> Precision:
     """What a dtype is called here: `bf16` or `fp32`."""
-    return next(name for name, known in DTYPES.items() if known == dtype)
+    return next(name for name in get_args(Precision) if DTYPES[name] == dtype)
 
 
 @contextmanager

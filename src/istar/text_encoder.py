@@ -47,7 +47,7 @@ class TextEncoder:
     @classmethod
     def from_directory(
         cls,
-        place: Path,
+        path: Path,
         *,
         max_tokens: int = 512,
         device: torch.device | str = "cpu",
@@ -56,7 +56,7 @@ class TextEncoder:
         """Load an encoder and its tokenizer; nothing is fetched, no code of theirs is run.
 
         Args:
-            place: a directory with `config.json`, safetensors weights and tokenizer files.
+            path: a directory with `config.json`, safetensors weights and tokenizer files.
             max_tokens: the longest text, its end mark included.
             device: where the encoder computes.
             dtype: of the encoder.
@@ -65,7 +65,7 @@ class TextEncoder:
             CheckpointError: a file is missing or malformed, a weight missing or of the wrong
                 shape, or the model is not of the T5 family.
         """
-        model, tokenizer = _load(place, dtype)
+        model, tokenizer = _load(path, dtype)
         return cls(model.to(device).eval(), tokenizer, max_tokens)
 
     @classmethod
@@ -147,26 +147,26 @@ class TextEncoder:
         return EncodedText(features.float(), cut)
 
 
-def save_encoder(place: Path, target: Path) -> None:
+def save_encoder(path: Path, target: Path) -> None:
     """Write the encoder of a directory, without a decoder that may be there, and its tokenizer.
 
     Args:
-        place: as `TextEncoder.from_directory` takes it.
+        path: as `TextEncoder.from_directory` takes it.
         target: a directory to make; the weights in it are float32 safetensors.
 
     Raises:
         CheckpointError: as `TextEncoder.from_directory`.
     """
-    model, _ = _load(place, torch.float32)
+    model, _ = _load(path, torch.float32)
     with _quiet_transformers():
         model.save_pretrained(target)
-    for file in place.iterdir():
+    for file in path.iterdir():
         is_text = file.suffix in (".json", ".model", ".txt", ".jinja")
         if is_text and file.name != "config.json" and not file.name.endswith(".index.json"):
             shutil.copyfile(file, target / file.name)
 
 
-def _load(place: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def _load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """The encoder and the tokenizer of a directory.
 
     Raises:
@@ -174,28 +174,28 @@ def _load(place: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """
     from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer
 
-    _check_files(place)
+    _check_files(path)
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
         with _quiet_transformers(), torch.device("cpu"):
-            config = AutoConfig.from_pretrained(place, **local)
+            config = AutoConfig.from_pretrained(path, **local)
             if config.model_type not in _FAMILY:
                 raise CheckpointError(
-                    f"{place}: the text encoder must be of the T5 family, not {config.model_type}"
+                    f"{path}: the text encoder must be of the T5 family, not {config.model_type}"
                 )
             model, report = AutoModelForTextEncoding.from_pretrained(
-                place, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
+                path, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
             )
-            tokenizer = AutoTokenizer.from_pretrained(place, **local)
+            tokenizer = AutoTokenizer.from_pretrained(path, **local)
     except (OSError, ValueError, RuntimeError, ImportError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{place}: the text encoder cannot be loaded: {reason}") from error
+        raise CheckpointError(f"{path}: the text encoder cannot be loaded: {reason}") from error
     missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if missing:
-        raise CheckpointError(f"{place}: the text encoder lacks tensor {missing[0]}")
+        raise CheckpointError(f"{path}: the text encoder lacks tensor {missing[0]}")
     if max(tokenizer("a red circle")["input_ids"]) >= config.vocab_size:
         raise CheckpointError(
-            f"{place}: the tokenizer has tokens that the encoder does not know: "
+            f"{path}: the tokenizer has tokens that the encoder does not know: "
             "they do not belong together"
         )
     return model, tokenizer
@@ -218,22 +218,22 @@ def _quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _check_files(place: Path) -> None:
+def _check_files(path: Path) -> None:
     """Refuse a directory without a vocabulary; transformers would make up an empty one.
 
     Raises:
         CheckpointError: the configuration or the tokenizer's files are not there.
     """
-    if not (place / "config.json").is_file():
-        raise CheckpointError(f"{place}: no text encoder there (config.json is missing)")
-    if any((place / name).is_file() for name in _VOCABULARIES):
+    if not (path / "config.json").is_file():
+        raise CheckpointError(f"{path}: no text encoder there (config.json is missing)")
+    if any((path / name).is_file() for name in _VOCABULARIES):
         return
     try:
-        settings = json.loads((place / "tokenizer_config.json").read_text(encoding="utf-8"))
+        settings = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
         is_byte_level = settings["tokenizer_class"] == _BYTE_LEVEL
     except (OSError, ValueError, LookupError, TypeError):
         is_byte_level = False
     if not is_byte_level:
         raise CheckpointError(
-            f"{place}: the tokenizer is missing (none of {', '.join(_VOCABULARIES)})"
+            f"{path}: the tokenizer is missing (none of {', '.join(_VOCABULARIES)})"
         )

@@ -15,8 +15,9 @@ from istar.checkpoint import convert as module
 from istar.checkpoint.convert import convert
 from istar.checkpoint.read import load_transformer, load_video_tokenizer
 from istar.errors import CheckpointError
+from istar.files import working_directory
 from istar.model_spec import ModelSpec
-from istar.models.find import ModelFiles, converted_directory, working_directory
+from istar.models.find import ModelFiles, converted_directory
 from istar.models.manifest import MANIFEST_NAME, hashes_of, read_hashes, read_manifest
 from istar.models.released import RELEASED_MODELS
 from istar.models.store import remove_model

@@ -75,6 +75,6 @@ def test_every_number_takes_two_bytes(packed: Path) -> None:
 
 def test_nothing_is_written_over(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="exists; give another name"):
         pack(checkpoint, tmp_path / "taken")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]

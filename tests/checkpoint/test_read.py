@@ -25,7 +25,7 @@ Change = Callable[[dict[str, Tensor]], None]
 
 
 def transformer_tensors(model: Transformer, group: int | None = 1) -> dict[str, Tensor]:
-    """A transformer's tensors under their released names, and the one that nobody uses."""
+    """A transformer's tensors under their released names, and the unused one."""
     tensors = {
         released_transformer_name(name, group): tensor.clone()
         for name, tensor in model.state_dict().items()
@@ -58,13 +58,13 @@ def assert_same(one: torch.nn.Module, two: torch.nn.Module) -> None:
         assert torch.equal(tensor, theirs[name]), name
 
 
-def assert_refused(load: Callable[[], object], *said: str) -> None:
-    """One line, which names the place and says what is wrong."""
+def assert_refused(load: Callable[[], object], *message: str) -> None:
+    """One line, which names the path and says what is wrong."""
     with pytest.raises(CheckpointError) as refusal:
         load()
     message = str(refusal.value)
     assert "\n" not in message
-    for part in said:
+    for part in message:
         assert part in message
 
 
@@ -80,9 +80,9 @@ def shards(transformer: Transformer, tmp_path: Path) -> Path:
 def test_shards_come_back_as_the_same_model(
     transformer: Transformer, tmp_path: Path, group: int | None
 ) -> None:
-    place = write_shards(transformer_tensors(transformer, group), tmp_path / "transformer")
+    path = write_shards(transformer_tensors(transformer, group), tmp_path / "transformer")
     for config in (None, transformer.config):
-        loaded = load_transformer(place, config)
+        loaded = load_transformer(path, config)
         assert loaded.config == transformer.config
         assert_same(loaded, transformer)
         assert not loaded.training
@@ -137,7 +137,7 @@ BLOCK = "block_chunks.1.module.0"
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda t: t.pop(f"{BLOCK}.mlp.up_proj.weight"), f"{BLOCK}.mlp.up_proj.weight"),
         (lambda t: t.pop("head.bias"), "head.bias"),
@@ -157,12 +157,12 @@ BLOCK = "block_chunks.1.module.0"
     ],
 )
 def test_tensors_that_are_not_the_models(
-    transformer: Transformer, tmp_path: Path, change: Change, said: str
+    transformer: Transformer, tmp_path: Path, change: Change, message: str
 ) -> None:
     tensors = transformer_tensors(transformer)
     change(tensors)
-    place = write_shards(tensors, tmp_path / "transformer")
-    assert_refused(lambda: load_transformer(place), str(place), said)
+    path = write_shards(tensors, tmp_path / "transformer")
+    assert_refused(lambda: load_transformer(path), str(path), message)
 
 
 def test_sizes_that_the_tensors_do_not_have(shards: Path, small_config: TransformerConfig) -> None:
@@ -173,10 +173,10 @@ def test_sizes_that_the_tensors_do_not_have(shards: Path, small_config: Transfor
 def test_weights_that_are_too_large_for_the_dtype(transformer: Transformer, tmp_path: Path) -> None:
     tensors = transformer_tensors(transformer)
     tensors["word_embed.weight"][0, 0] = 1e5
-    place = write_shards(tensors, tmp_path / "transformer")
-    assert load_transformer(place).embed_latents.weight[0, 0] == 1e5
+    path = write_shards(tensors, tmp_path / "transformer")
+    assert load_transformer(path).embed_latents.weight[0, 0] == 1e5
     assert_refused(
-        lambda: load_transformer(place, dtype=torch.float16), str(place), "word_embed.weight"
+        lambda: load_transformer(path, dtype=torch.float16), str(path), "word_embed.weight"
     )
 
 
@@ -196,7 +196,7 @@ def test_a_missing_shard(shards: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("../x.safetensors", "outside its directory"),
         ("/x.safetensors", "outside its directory"),
@@ -207,7 +207,7 @@ def test_a_missing_shard(shards: Path) -> None:
         (7, INDEX_NAME),
     ],
 )
-def test_an_index_that_points_elsewhere(shards: Path, how: object, said: str) -> None:
+def test_an_index_that_points_elsewhere(shards: Path, how: object, message: str) -> None:
     (shards.parent / "x.safetensors").write_bytes((shards / "model-1.safetensors").read_bytes())
     index = shards / INDEX_NAME
     weight_map = json.loads(index.read_text())["weight_map"]
@@ -215,7 +215,7 @@ def test_an_index_that_points_elsewhere(shards: Path, how: object, said: str) ->
         name: how if file == "model-1.safetensors" else file for name, file in weight_map.items()
     }
     index.write_text(json.dumps({"weight_map": files}))
-    assert_refused(lambda: load_transformer(shards), str(shards), said)
+    assert_refused(lambda: load_transformer(shards), str(shards), message)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}'])
@@ -236,11 +236,11 @@ def test_a_tensor_in_two_files(shards: Path) -> None:
 
 
 def test_places_with_nothing_there(tmp_path: Path) -> None:
-    for place in (tmp_path, tmp_path / "nowhere", tmp_path / "nowhere.safetensors"):
-        assert_refused(lambda place=place: load_transformer(place), str(place))
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "nowhere.safetensors"):
+        assert_refused(lambda path=path: load_transformer(path), str(path))
     for name in ("nowhere.pth", "nowhere.safetensors"):
-        place = tmp_path / name
-        assert_refused(lambda place=place: load_video_tokenizer(place), str(place))
+        path = tmp_path / name
+        assert_refused(lambda path=path: load_video_tokenizer(path), str(path))
 
 
 # --- Tokenizers --------------------------------------------------------------------------------
@@ -256,33 +256,33 @@ def write_tokenizer(tensors: dict[str, Tensor], path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["vae.pth", "vae.safetensors"])
 def test_a_tokenizer_comes_back(tokenizer: VideoTokenizer, tmp_path: Path, name: str) -> None:
-    place = write_tokenizer(tokenizer_tensors(tokenizer), tmp_path / name)
-    loaded = load_video_tokenizer(place)
+    path = write_tokenizer(tokenizer_tensors(tokenizer), tmp_path / name)
+    loaded = load_video_tokenizer(path)
     assert loaded.config == tokenizer.config
     assert_same(loaded, tokenizer)
 
 
 def test_a_tokenizer_in_torchs_older_form(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
-    place = tmp_path / "vae.pth"
+    path = tmp_path / "vae.pth"
     content = {"vae": tokenizer_tensors(tokenizer)}
-    torch.save(content, place, _use_new_zipfile_serialization=False)
-    assert_same(load_video_tokenizer(place), tokenizer)
-    whole = place.read_bytes()
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    assert_same(load_video_tokenizer(path), tokenizer)
+    whole = path.read_bytes()
     for keep in (1, 100, len(whole) // 2, len(whole) - 1):
-        place.write_bytes(whole[:keep])
-        assert_refused(lambda: load_video_tokenizer(place), str(place))
+        path.write_bytes(whole[:keep])
+        assert_refused(lambda: load_video_tokenizer(path), str(path))
 
 
 def test_widths_that_form_no_network(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
     tensors = tokenizer_tensors(tokenizer)
     tensors["encoder.norm_out.gamma"] = torch.zeros(20, 1, 1, 1)
-    place = write_tokenizer(tensors, tmp_path / "vae.pth")
-    assert_refused(lambda: load_video_tokenizer(place), str(place), "equally wide")
+    path = write_tokenizer(tensors, tmp_path / "vae.pth")
+    assert_refused(lambda: load_video_tokenizer(path), str(path), "equally wide")
 
 
 @pytest.mark.parametrize("name", ["vae.pth", "vae.safetensors"])
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda t: t.pop("proj_up.bias"), "proj_up.bias"),
         (lambda t: t.pop("encoder.norm_out.gamma"), "encoder.norm_out.gamma"),
@@ -293,35 +293,35 @@ def test_widths_that_form_no_network(tokenizer: VideoTokenizer, tmp_path: Path) 
     ],
 )
 def test_tensors_that_are_not_the_tokenizers(
-    tokenizer: VideoTokenizer, tmp_path: Path, name: str, change: Change, said: str
+    tokenizer: VideoTokenizer, tmp_path: Path, name: str, change: Change, message: str
 ) -> None:
     tensors = tokenizer_tensors(tokenizer)
     change(tensors)
-    place = write_tokenizer(tensors, tmp_path / name)
-    assert_refused(lambda: load_video_tokenizer(place), str(place), said)
+    path = write_tokenizer(tensors, tmp_path / name)
+    assert_refused(lambda: load_video_tokenizer(path), str(path), message)
 
 
 def test_pickles_of_another_form(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
-    place = tmp_path / "vae.pth"
+    path = tmp_path / "vae.pth"
     tensors = tokenizer_tensors(tokenizer)
     for content in (tensors, [tensors], {"vae": None}, {"vae": {**tensors, "step": 3}}, {}):
-        torch.save(content, place)
-        assert_refused(lambda: load_video_tokenizer(place), str(place), "vae")
+        torch.save(content, path)
+        assert_refused(lambda: load_video_tokenizer(path), str(path), "vae")
 
 
 def test_a_pickle_with_a_name_that_is_no_text(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
-    place = write_tokenizer(
+    path = write_tokenizer(
         {**tokenizer_tensors(tokenizer), 7: torch.zeros(1)},  # type: ignore[dict-item]
         tmp_path / "vae.pth",
     )
-    assert_refused(lambda: load_video_tokenizer(place), str(place))
+    assert_refused(lambda: load_video_tokenizer(path), str(path))
 
 
 @pytest.mark.parametrize("keep", [0, 10, 5000, -100])
 def test_a_truncated_pickle(tokenizer: VideoTokenizer, tmp_path: Path, keep: int) -> None:
-    place = write_tokenizer(tokenizer_tensors(tokenizer), tmp_path / "vae.pth")
-    place.write_bytes(place.read_bytes()[:keep])
-    assert_refused(lambda: load_video_tokenizer(place), str(place))
+    path = write_tokenizer(tokenizer_tensors(tokenizer), tmp_path / "vae.pth")
+    path.write_bytes(path.read_bytes()[:keep])
+    assert_refused(lambda: load_video_tokenizer(path), str(path))
 
 
 class RunsCommand:
@@ -339,23 +339,23 @@ class RunsCommand:
 def test_code_in_a_pickle_is_refused_and_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, forced: bool
 ) -> None:
-    marker, place = tmp_path / "marker", tmp_path / "vae.pth"
+    marker, path = tmp_path / "marker", tmp_path / "vae.pth"
     content = {"vae": {"proj_up.bias": RunsCommand(marker)}}
     if form == "plain":
-        place.write_bytes(pickle.dumps(content))
-        pickle.load(io.BytesIO(place.read_bytes()))
+        path.write_bytes(pickle.dumps(content))
+        pickle.load(io.BytesIO(path.read_bytes()))
     else:
-        torch.save(content, place, _use_new_zipfile_serialization=form == "torch")
-        torch.load(place, weights_only=False)
+        torch.save(content, path, _use_new_zipfile_serialization=form == "torch")
+        torch.load(path, weights_only=False)
     assert marker.exists()  # the code works where it is let
     marker.unlink()
     if forced:
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     with pytest.raises(CheckpointError) as caught:
-        load_video_tokenizer(place)
+        load_video_tokenizer(path)
     assert not marker.exists()
     message = str(caught.value)
-    assert message.startswith(str(place))
+    assert message.startswith(str(path))
     assert "\n" not in message
     if form == "torch":
         assert "nothing in it was run" in message

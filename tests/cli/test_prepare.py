@@ -38,7 +38,7 @@ def test_two_processes_prepare_what_one_does_and_name_it_once(
     assert files(tmp_path / "two") == files(tmp_path / "one")
 
 
-def test_what_is_skipped_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_skipped_clips_are_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_picture(random_scene(1).frames(1, 32, 32)[0], tmp_path / "whole.png")
     (tmp_path / "list.jsonl").write_text(
         '{"path": "whole.png", "caption": "a shape"}\n'

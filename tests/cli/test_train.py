@@ -46,8 +46,8 @@ def test_lines_that_make_no_sense_are_said_before_the_first_step(
     assert run(["train", "tokenizer", str(config)]) == 0
     out, err = capfd.readouterr()
     assert out == f"{tmp_path / 'out' / 'model'}\n"
-    said, first, *_ = err.splitlines()
-    assert said == f"istar: {clips}: 2 of its lines skipped: they make no sense"
+    skipped, first, *_ = err.splitlines()
+    assert skipped == f"istar: {clips}: 2 of its lines are invalid and skipped"
     assert first.startswith("istar: step 1 of 1: ")
 
 
@@ -87,7 +87,7 @@ def test_a_run_killed_after_its_first_checkpoint_goes_on(tmp_path: Path) -> None
     assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / "killed" / "checkpoints" / "step-00000002").is_dir()
     assert not (tmp_path / "killed" / "checkpoints" / "step-00000008").exists()
-    assert re.search(rb"going on from step [246]\n", finish("killed"))
+    assert re.search(rb"continuing from step [246]\n", finish("killed"))
     one, other = ((tmp_path / name / LOG_NAME).read_bytes() for name in ("whole", "killed"))
     assert one == other
     assert [json.loads(line)["step"] for line in one.splitlines()] == [*range(1, 9)]

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from istar.errors import UsageError
 from istar.lab.measure import Measurement, measure
 from istar.lab.motion import (
     LEAST_SHARE,
     USUAL_GROWTH,
     USUAL_SPEED,
     USUAL_SPIN,
-    Path,
-    motion_of,
+    Trajectory,
+    classify_motion,
 )
 from istar.lab.score import LEAST_SECONDS
 from istar.lab.subject import COLOURS, DIRECTIONS, MOTIONS, Subject
@@ -181,8 +180,8 @@ def test_the_repeated_first_picture_does_no_harm() -> None:
         assert found(measure(frames)) == truth(scene)
 
 
-def path(**changes: Tensor) -> Path:
-    still = Path(
+def path(**changes: Tensor) -> Trajectory:
+    still = Trajectory(
         seconds=torch.arange(PICTURES) / 16,
         across=torch.full((PICTURES,), 0.5),
         down=torch.full((PICTURES,), 0.5),
@@ -199,7 +198,7 @@ def test_a_direction_counts_from_four_tenths_of_the_usual_speed(
     least = path().seconds * USUAL_SPEED * LEAST_SHARE * factor * 1.001
     across, down = DIRECTIONS[name]
     way = path(across=0.5 + across * least, down=0.5 + down * least)
-    assert motion_of(way) == (name if moves else "stands")
+    assert classify_motion(way) == (name if moves else "stands")
 
 
 def test_the_nearest_of_eight_directions_counts() -> None:
@@ -211,7 +210,7 @@ def test_the_nearest_of_eight_directions_counts() -> None:
         (-0.05, -0.14, "up"),
     ):
         way = path(across=0.5 + across * seconds, down=0.5 + down * seconds)
-        assert motion_of(way) == name
+        assert classify_motion(way) == name
 
 
 def test_growth_and_spin_count_from_four_tenths_of_the_usual() -> None:
@@ -219,50 +218,40 @@ def test_growth_and_spin_count_from_four_tenths_of_the_usual() -> None:
     for factor, seen in ((1.05, True), (0.95, False)):
         share = LEAST_SHARE * factor
         areas = 400 * 2 ** (USUAL_GROWTH * share * seconds)
-        assert motion_of(path(areas=areas)) == ("grows" if seen else "stands")
-        assert motion_of(path(areas=400 * 400 / areas)) == ("shrinks" if seen else "stands")
+        assert classify_motion(path(areas=areas)) == ("grows" if seen else "stands")
+        assert classify_motion(path(areas=400 * 400 / areas)) == ("shrinks" if seen else "stands")
         for way in (1, -1):
             turns = (4 * way * USUAL_SPIN * share * seconds) % 1
-            assert motion_of(path(), turns, 4) == ("spins" if seen else "stands")
+            assert classify_motion(path(), turns, 4) == ("spins" if seen else "stands")
 
 
 def test_the_strongest_motion_counts() -> None:
     seconds = path().seconds
     moving = path(across=0.2 + 0.135 * seconds, areas=400 * 2 ** (0.3 * seconds))
-    assert motion_of(moving) == "right"
+    assert classify_motion(moving) == "right"
     growing = path(across=0.2 + 0.07 * seconds, areas=400 * 2 ** (0.5 * seconds))
-    assert motion_of(growing) == "grows"
+    assert classify_motion(growing) == "grows"
 
 
 def test_a_bounce_goes_both_ways() -> None:
     half = torch.linspace(0, 0.07, 16)
     there_and_back = 0.5 - torch.cat((half, half.flip(0), half[:1]))
-    assert motion_of(path(down=there_and_back)) == "bounces"
-    assert motion_of(path(across=there_and_back)) == "stands"
+    assert classify_motion(path(down=there_and_back)) == "bounces"
+    assert classify_motion(path(across=there_and_back)) == "stands"
     low = 0.5 - (0.5 - there_and_back) * 0.8
-    assert motion_of(path(down=low)) == "stands"
+    assert classify_motion(path(down=low)) == "stands"
 
 
 def test_strays_do_not_make_a_motion(random: torch.Generator) -> None:
     down = path().down.clone()
     down[[5, 20]] = 0.9
-    assert motion_of(path(down=down)) == "stands"
+    assert classify_motion(path(down=down)) == "stands"
     turns = torch.rand(PICTURES, generator=random)
-    assert motion_of(path(), turns, 4) == "stands"
+    assert classify_motion(path(), turns, 4) == "stands"
 
 
-def test_every_motion_of_the_world_can_be_told() -> None:
+def test_every_motion_of_the_world_is_recognized() -> None:
     seen = {
         measure(s.frames(PICTURES, 64, 112)).motion for s in one_subject_scenes(80, held_out=False)
     }
     assert seen == set(MOTIONS)
-
-
-def test_only_clips_are_measured() -> None:
-    for frames in (
-        torch.zeros(2, 32, 32, 3, dtype=torch.uint8),
-        torch.zeros(9, 32, 32, 3),
-        torch.zeros(9, 3, 32, 32, dtype=torch.uint8),
-    ):
-        with pytest.raises(UsageError, match="only clips"):
-            measure(frames)

@@ -14,12 +14,12 @@ from asking import with_spec
 from istar.errors import CheckpointError, MediaError, UsageError
 from istar.events import GenerationResult
 from istar.generation.canvas import Canvas, bits_of_latent
+from istar.generation.residual import quantized_latent
 from istar.generation.schedule import Step, nearest_template
 from istar.inputs import picture_size
 from istar.lab.measure import measure
 from istar.lab.quality import psnr
-from istar.lab.rates import Rate
-from istar.lab.report import ShapesReport, contact_sheet
+from istar.lab.report import Rate, ShapesReport, contact_sheet
 from istar.lab.score import (
     MODES,
     PERFECT_PSNR,
@@ -27,10 +27,10 @@ from istar.lab.score import (
     EvaluationMode,
     Outcome,
     ShapesTest,
-    goes_on,
-    judged,
-    outcomes,
-    reconstructed,
+    continues,
+    evaluate_shapes,
+    judge,
+    reconstruct,
     verdict,
 )
 from istar.lab.world import Scene, random_scene
@@ -49,7 +49,7 @@ def pipeline(checkpoint: Path) -> InfinityStarPipeline:
 def outcome(
     scene: Scene, frames: Tensor, *, mode: EvaluationMode = "t2v", seed: int = 3
 ) -> Outcome:
-    return judged(frames, scene, mode=mode, seed=seed, test=TEST)
+    return judge(frames, scene, mode=mode, seed=seed, test=TEST)
 
 
 def other_scene(scene: Scene, *, but: str) -> Scene:
@@ -142,7 +142,7 @@ def test_what_is_added_must_go_on_where_the_clip_ended() -> None:
     assert not stopped["motion"]
     assert not stopped["continued"]
     gone = scene.frames(32, 64, 112, first=1000)
-    assert not goes_on(scene.subjects[0], measure(gone), 33 / 16)
+    assert not continues(scene.subjects[0], measure(gone), 33 / 16)
 
 
 def test_the_tokenizer_is_compared_with_the_scene() -> None:
@@ -189,8 +189,8 @@ def test_a_decoder_that_draws_the_scene_passes_in_every_mode(
         return GenerationResult(request=request, model="drawn", frames=frames)
 
     monkeypatch.setattr(InfinityStarPipeline, "generate", draw)
-    monkeypatch.setattr("istar.lab.score.reconstructed", lambda pipeline, frames, seconds: frames)
-    found = list(outcomes(pipeline, test))
+    monkeypatch.setattr("istar.lab.score.reconstruct", lambda pipeline, frames, seconds: frames)
+    found = list(evaluate_shapes(pipeline, test))
     assert [(o.record.mode, o.record.seed) for o in found] == [
         (mode, seed) for mode in MODES for seed in (20, 21, 22)
     ]
@@ -205,13 +205,13 @@ def test_the_tokenizer_decodes_the_sum_of_all_codes(
     frames = random_scene(1, held_out=True).frames(29, 32, 48)
     cut: list[tuple[Tensor, list[Step], list[Tensor]]] = []
 
-    def noted(latent: Tensor, steps: list[Step], *, semantic_bits: int) -> list[Tensor]:
+    def noted(latent: Tensor, steps: list[Step], *, semantic_bits: int) -> Tensor:
         bits = bits_of_latent(latent, steps, semantic_bits=semantic_bits)
         cut.append((latent, steps, bits))
-        return bits
+        return quantized_latent(latent, steps, semantic_bits=semantic_bits)
 
-    monkeypatch.setattr("istar.lab.score.bits_of_latent", noted)
-    decoded = reconstructed(pipeline, frames, 1.75)
+    monkeypatch.setattr("istar.lab.score.quantized_latent", noted)
+    decoded = reconstruct(pipeline, frames, 1.75)
     scales = len(pipeline.spec.pixel_budget.sides)
     assert [(latent.shape[2], len(steps)) for latent, steps, _ in cut] == [(1, scales), (7, scales)]
     assert torch.equal(
@@ -232,7 +232,7 @@ def test_the_report_says_what_its_records_say(
     pipeline: InfinityStarPipeline, tmp_path: Path
 ) -> None:
     test = ShapesTest(count=2, seed=5, seconds=1.75)
-    found = list(outcomes(pipeline, test))
+    found = list(evaluate_shapes(pipeline, test))
     report = replace(report_of(found, test.modes), test=test, model=pipeline.spec.name)
     target = report.write(tmp_path / "report.json", overwrite=False)
     read = json.loads(target.read_text(encoding="utf-8"))
@@ -261,7 +261,7 @@ def test_the_report_says_what_its_records_say(
 
 def test_the_same_seed_finds_the_same(pipeline: InfinityStarPipeline) -> None:
     test = ShapesTest(count=1, seed=9, modes=("t2v",), seconds=1.75)
-    first, second = (next(outcomes(pipeline, test)) for _ in range(2))
+    first, second = (next(evaluate_shapes(pipeline, test)) for _ in range(2))
     assert first.record == second.record
     assert torch.equal(first.pictures, second.pictures)
 
@@ -272,10 +272,10 @@ def test_a_mode_that_a_model_cannot_do_is_refused_before_anything_is_made(
     spec = replace(pipeline.spec, pyramid="one", extends=False, interact=None)
     one_pyramid = with_spec(pipeline, spec)
     able = ShapesTest(count=1, modes=("t2v", "tokenizer"), seconds=1.75)
-    assert [one.record.mode for one in outcomes(one_pyramid, able)] == list(able.modes)
+    assert [one.record.mode for one in evaluate_shapes(one_pyramid, able)] == list(able.modes)
     monkeypatch.delattr(InfinityStarPipeline, "generate")
     with pytest.raises(CheckpointError, match="cannot do i2v"):
-        next(outcomes(one_pyramid, ShapesTest(count=1)))
+        next(evaluate_shapes(one_pyramid, ShapesTest(count=1)))
 
 
 def test_the_sheet_frames_what_is_right_in_green() -> None:

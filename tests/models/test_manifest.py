@@ -10,7 +10,7 @@ from istar.errors import CheckpointError
 from istar.generation.guidance import GuidanceConfig
 from istar.generation.schedule import PIXEL_BUDGETS
 from istar.model_spec import ModelSpec
-from istar.models.manifest import MANIFEST_NAME, find_models, manifest_of, read_manifest
+from istar.models.manifest import MANIFEST_NAME, find_models, read_manifest, write_manifest
 from istar.transformer.config import TransformerConfig
 from random_checkpoint import manifest
 
@@ -168,7 +168,7 @@ def test_the_papers_choices_can_be_switched_off(tmp_path: Path) -> None:
     spec = read_manifest(write(tmp_path, changes, without="interact"))
     assert (spec.context, spec.pyramid) == ("full", "one")
     assert spec.modes == ("t2i", "t2v")
-    (tmp_path / "istar.json").write_text(json.dumps(manifest_of(spec)), encoding="utf-8")
+    write_manifest(tmp_path, spec)
     assert read_manifest(tmp_path / "istar.json") == spec
 
 

@@ -22,7 +22,7 @@ from istar.training.distributed import Share
 from istar.training.latents import read_prepared
 from istar.training.packing import PackedBatch, pack
 from istar.training.sequences import DETAIL, SEMANTIC, Example, SequenceConfig, run_of
-from istar.training.transformer import Outcome, TransformerNetwork, TransformerTask
+from istar.training.transformer import BatchLogits, TransformerNetwork, TransformerTask
 from small_training import CPU, network_of
 
 PLAIN = SequenceConfig(most_flips=0.0, scene_noise=(0.0,))
@@ -44,7 +44,7 @@ def example_of(
 
 
 def interactive_of(spec: ModelSpec, clip: Tensor, encoder: TextEncoder, text: str) -> Example:
-    """The second half of a prepared latent as a clip that goes on from the first."""
+    """The second half of a prepared latent as a clip that continues the first."""
     assert spec.interact is not None
     scales = spec.pixel_budget.scales(nearest_template(1.0))
     plan = ClipPlan(frames=4, repeats=spec.interact.repeats)
@@ -77,7 +77,7 @@ def stepwise(network: TransformerNetwork, one: Example, features: Tensor) -> dic
     return logits
 
 
-def assert_agree(outcome: Outcome, batch: PackedBatch, wanted: dict[int, Tensor]) -> None:
+def assert_agree(outcome: BatchLogits, batch: PackedBatch, wanted: dict[int, Tensor]) -> None:
     """Compare a packed row's logits with those of steps by their index; both copies of a step."""
     positions = 96
     for kind, logits in ((SEMANTIC, outcome.semantic), (DETAIL, outcome.detail)):

@@ -27,9 +27,9 @@ def rows_of(batch: PackedBatch) -> list[tuple[Any, ...]]:
     for text, size, dropped in zip(
         batch.texts, batch.text_lengths.tolist(), batch.unconditional.tolist(), strict=True
     ):
-        places = batch.text_places[at : at + size]
-        row = int(places[0]) // length
-        texts[row].append((text[:size].tolist(), (places - row * length).tolist(), dropped))
+        positions = batch.text_positions[at : at + size]
+        row = int(positions[0]) // length
+        texts[row].append((text[:size].tolist(), (positions - row * length).tolist(), dropped))
         at += size
     return [
         (text, *(getattr(batch, name)[row].tolist() for name in columns))
@@ -64,7 +64,7 @@ def test_every_process_has_a_row(config: TransformerTraining) -> None:
 def test_every_kind_of_example_is_drawn(
     config: TransformerTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each has latent frames of its own number; only what goes on from a clip has a scene."""
+    """Each has latent frames of its own number; only an interactive clip has a scene."""
     drawn = set()
 
     def remember(example: Example, *rest: Any, **settings: Any) -> Run:
@@ -81,7 +81,7 @@ def test_every_kind_of_example_is_drawn(
     assert drawn == {(False, 1, ""), (False, 5, "1s: "), (False, 9, "2s: "), (True, 4, "1s: ")}
 
 
-def test_a_row_goes_on_drawing_until_an_example_fits(
+def test_a_row_tries_examples_until_one_fits(
     config: TransformerTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With full context an example is whole or left out, and here few are pictures."""

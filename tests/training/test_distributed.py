@@ -86,7 +86,7 @@ def test_two_processes_go_on_from_ones_checkpoint_with_a_critic(
     losses(task, run_config(tmp_path / "two", steps=STEPS), stop_after=2)
     by_two(place, tmp_path / "two", "adversarial")
     first, second = (read_log(tmp_path / name / LOG_NAME) for name in ("one", "two"))
-    assert "told_apart" in first[2]
+    assert "discriminator" in first[2]
     for a, b in zip(first[:3], second[:3], strict=True):
         assert b == pytest.approx(a, rel=1e-5, abs=1e-6)
     for a, b in zip(first[3:], second[3:], strict=True):

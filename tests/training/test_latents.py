@@ -1,4 +1,4 @@
-"""Prepared latents: shards are there whole or not at all, and a run of `prepare` goes on."""
+"""Prepared latents: whole shards or none, and an interrupted `prepare` continues."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_shards_of_unknown_origin_are_left_alone(whole: Path, tmp_path: Path) ->
     config = prepare_run(tmp_path, count=4)
     copytree(whole, config.output)
     (config.output / "pictures" / "set.json").unlink()
-    with pytest.raises(UsageError, match="pictures does not say how it was prepared"):
+    with pytest.raises(UsageError, match="pictures has no record of how it was prepared"):
         list(prepare(config, CPU))
 
 
@@ -211,7 +211,7 @@ def test_a_shard_that_could_not_be_written_is_not_there(
     assert len(read_prepared(tmp_path)) == 1
 
 
-def test_a_shard_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
+def test_a_rewritten_shard_is_read_again(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
         write_shard(tmp_path, 0, [torch.full((64, 1, 2, 2), value)], [["a circle"]])
         (clip,) = read_prepared(tmp_path)

@@ -18,12 +18,12 @@ from istar.training.sequences import (
     SEMANTIC,
     Example,
     SequenceConfig,
-    lessons,
     run_of,
     step_weight,
+    teacher_forcing,
     tokens_of,
 )
-from istar.training.transformer import Outcome, block_mask
+from istar.training.transformer import BatchLogits, block_mask
 from istar.transformer.model import Transformer
 from istar.transformer.rope import Rotation, rotation
 from istar.transformer.rows import Row
@@ -62,24 +62,24 @@ def features(texts: list[Tensor], channels: int) -> Tensor:
     return angles.sin()
 
 
-def teacher_forced(transformer: Transformer, batch: PackedBatch, **others: object) -> Outcome:
+def teacher_forced(transformer: Transformer, batch: PackedBatch, **others: object) -> BatchLogits:
     """Logits of packed rows, computed without the training network."""
     rows, length, _ = batch.inputs.shape
     texts = [t[:n] for t, n in zip(batch.texts, batch.text_lengths.tolist(), strict=True)]
     x = transformer.embed_latents(batch.inputs).flatten(0, 1)
     text = transformer.embed_text(features(texts, transformer.config.text_channels))
-    x = x.index_copy(0, batch.text_places, text).unflatten(0, (rows, length))
+    x = x.index_copy(0, batch.text_positions, text).unflatten(0, (rows, length))
     turned = rotation(batch.coordinates.flatten(0, 1), transformer.config.head_size)
     turned = Rotation(*(value.unflatten(0, (rows, 1, length)) for value in turned))
     mask = others.get("mask", visible(batch.group, batch.looks_at).unsqueeze(1))
     ((y, _),) = transformer([Row(x, turned, mask=mask)])
-    return Outcome(
+    return BatchLogits(
         transformer.logits(y[batch.kind == SEMANTIC][None], semantic=True)[0],
         transformer.logits(y[batch.kind == DETAIL][None], semantic=False)[0],
     )
 
 
-def stepwise(transformer: Transformer, one: Example) -> Outcome:
+def stepwise(transformer: Transformer, one: Example) -> BatchLogits:
     """Logits of the same example out of the generation loop, every step's bits given late."""
     conditions = None
     if one.scene is not None:
@@ -96,7 +96,7 @@ def stepwise(transformer: Transformer, one: Example) -> Outcome:
             prediction = predict(transformer, state)
             logits[step.semantic].append(prediction.logits[0])
             state = commit(state, value, prediction.contexts)
-    return Outcome(torch.cat(logits[True]), torch.cat(logits[False]))
+    return BatchLogits(torch.cat(logits[True]), torch.cat(logits[False]))
 
 
 @pytest.mark.parametrize("context", ["sparse", "full"])
@@ -215,25 +215,25 @@ def test_the_mask_of_full_context_is_this_one(
     ]
 
 
-def test_without_flips_lessons_are_the_bits_of_the_latent(random: torch.Generator) -> None:
+def test_without_flips_the_targets_are_the_bits_of_the_latent(random: torch.Generator) -> None:
     own = schedule(3, repeats=(2, 2, 1))
     (latent,) = latents(own, random)
-    taught = lessons(latent[None], own, semantic_bits=16, most_flips=0.0, generator=random)
+    forced = teacher_forcing(latent[None], own, semantic_bits=16, most_flips=0.0, generator=random)
     wanted = bits_of_latent(latent[None], own, semantic_bits=16)
-    assert all(torch.equal(a.targets, b) for a, b in zip(taught, wanted, strict=True))
-    assert not taught[0].inputs.any()
-    assert taught[1].inputs.any()
+    assert all(torch.equal(a.targets, b) for a, b in zip(forced, wanted, strict=True))
+    assert not forced[0].inputs.any()
+    assert forced[1].inputs.any()
 
 
 def test_flips_are_corrected_by_later_targets(random: torch.Generator) -> None:
     """With flips the next step starts from another sum; its targets still lead to the latent."""
     own = schedule(2, repeats=(1, 1, 8))
     (latent,) = latents(own, random)
-    taught = lessons(latent[None], own, semantic_bits=16, most_flips=0.3, generator=random)
-    plain = lessons(latent[None], own, semantic_bits=16, most_flips=0.0, generator=random)
-    assert torch.equal(taught[0].targets, plain[0].targets)
-    assert any(not torch.equal(a.targets, b.targets) for a, b in zip(taught, plain, strict=True))
-    last = taught[-1]
+    forced = teacher_forcing(latent[None], own, semantic_bits=16, most_flips=0.3, generator=random)
+    plain = teacher_forcing(latent[None], own, semantic_bits=16, most_flips=0.0, generator=random)
+    assert torch.equal(forced[0].targets, plain[0].targets)
+    assert any(not torch.equal(a.targets, b.targets) for a, b in zip(forced, plain, strict=True))
+    last = forced[-1]
     residual = latent.flatten(1).T - last.inputs
     assert torch.equal(last.targets, residual > 0)
 
@@ -306,11 +306,11 @@ def test_an_example_tells_its_tokens_before_it_has_them(
 ) -> None:
     (latent,) = latents(schedule(4), random)
     former = torch.randn(64, 5, 4, 6, generator=random)
-    goes_on = replace(
+    interactive = replace(
         example(random, 4), latents=(latent,), scene=(former, former[:, :1], SCALES[1])
     )
     repeated = replace(example(random, 1, 2), steps=schedule(1, 2, repeats=(3, 1, 2)))
-    for one in (example(random, 1), example(random, 1, 4, 3), repeated, goes_on):
+    for one in (example(random, 1), example(random, 1, 4, 3), repeated, interactive):
         assert tokens_of(one) == run_of(one, transformer.config, PLAIN, random).tokens
 
 

@@ -63,7 +63,7 @@ def test_tiles_take_half_precision_and_shared_heads(
     torch.testing.assert_close(found, exact, atol=1e-5, rtol=1e-5)
 
 
-def test_what_nobody_sees_is_left_out(
+def test_unseen_pairs_are_left_out(
     transformer: Transformer, random: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A group sees the text, itself and, from the second clip on, the largest scale before."""

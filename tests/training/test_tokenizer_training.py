@@ -290,16 +290,16 @@ def test_each_adversary_learns_from_its_own_loss(
 ) -> None:
     discriminator, real, made = sides
     parameters = list(discriminator.parameters())
-    fooled, told_apart = adversarial_terms(discriminator, real, made)
-    of_fooled = torch.autograd.grad(fooled, [made, *parameters], allow_unused=True)
-    assert of_fooled[0].abs().sum() > 0
-    assert all(gradient is None for gradient in of_fooled[1:])
-    of_told = torch.autograd.grad(told_apart, [made, *parameters], allow_unused=True)
-    assert of_told[0] is None
+    generator, critic = adversarial_terms(discriminator, real, made)
+    of_generator = torch.autograd.grad(generator, [made, *parameters], allow_unused=True)
+    assert of_generator[0].abs().sum() > 0
+    assert all(gradient is None for gradient in of_generator[1:])
+    of_critic = torch.autograd.grad(critic, [made, *parameters], allow_unused=True)
+    assert of_critic[0] is None
     # Within the margin the two halves pull the last bias apart equally.
-    assert all(gradient.abs().sum() > 0 for gradient in of_told[1:-1])
+    assert all(gradient.abs().sum() > 0 for gradient in of_critic[1:-1])
     with torch.no_grad():
-        assert fooled.item() == pytest.approx(-float(discriminator(made).mean()))
+        assert generator.item() == pytest.approx(-float(discriminator(made).mean()))
 
 
 def test_the_adversary_is_there_from_its_step_on(tmp_path: Path) -> None:

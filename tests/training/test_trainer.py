@@ -1,4 +1,4 @@
-"""The course of a run: cut off and gone on with, it is the run that was not."""
+"""The training loop: a resumed run is the uninterrupted one."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_run_cut_off_and_started_again_is_one_that_was_not(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_it_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+def test_it_continues_from_the_last_checkpoint(tmp_path: Path) -> None:
     run = run_config(tmp_path)
     losses(LineTask(), run, stop_after=5)
     events = list(train(LineTask(), run, CPU))
@@ -150,11 +150,11 @@ def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
     ]
 
 
-def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
+def test_an_unfinished_checkpoint_is_ignored_and_removed(tmp_path: Path) -> None:
     run = run_config(tmp_path)
     losses(LineTask(), run, stop_after=3)
     checkpoints = tmp_path / "checkpoints"
-    shutil.copytree(checkpoints / "step-00000002", checkpoints / ".step-00000004.partial")
+    shutil.copytree(checkpoints / "step-00000002", checkpoints / ".step-00000005.tmp" / "new")
     (checkpoints / "notes").mkdir()
     assert Checkpoints(checkpoints, 2).steps() == [2]
     losses(LineTask(), run)
@@ -207,7 +207,9 @@ def damaged_files(place: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "garbage"])
-def test_a_damaged_checkpoint_is_said_in_a_line(tmp_path: Path, which: int, damage: str) -> None:
+def test_a_damaged_checkpoint_is_refused_in_one_line(
+    tmp_path: Path, which: int, damage: str
+) -> None:
     run = run_config(tmp_path)
     losses(LineTask(), run, stop_after=3)
     file = list(damaged_files(tmp_path / "checkpoints" / "step-00000002"))[which]
@@ -244,7 +246,7 @@ def test_a_frozen_part_learns_from_its_step_on(tmp_path: Path) -> None:
             assert not torch.equal(now["late.weight"], start["late.weight"])
 
 
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path: Path) -> None:
     task = LineTask()
     task.spoilt_at = 4
     with pytest.raises(GenerationError, match="the loss is not a number at step 5"):
@@ -316,7 +318,6 @@ def test_the_model_is_the_last_whole_one(tmp_path: Path) -> None:
 
         def export(self, weights: Mapping[str, Tensor], directory: Path) -> None:
             self.exports += 1
-            directory.mkdir(parents=True)
             if self.exports == 2:
                 (directory / "half").touch()
                 raise KeyboardInterrupt
@@ -331,7 +332,7 @@ def test_the_model_is_the_last_whole_one(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_the_optimizers_settings_are_the_files_after_going_on_too(tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_files_optimizer_settings(tmp_path: Path) -> None:
     changed = {"betas": (0.5, 0.6), "weight_decay": 0.3}
     losses(LineTask(), run_config(tmp_path / "one"), stop_after=3)
     losses(LineTask(), run_config(tmp_path / "other"), stop_after=3)
@@ -365,7 +366,7 @@ def test_a_log_line_that_a_kill_cut_off_is_forgotten(tmp_path: Path) -> None:
     assert [line["step"] for line in read_log(tmp_path / LOG_NAME)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_log_tells_what_was_measured(tmp_path: Path) -> None:
+def test_the_log_has_the_measures(tmp_path: Path) -> None:
     losses(LineTask(), run_config(tmp_path, log_every=4))
     lines = read_log(tmp_path / LOG_NAME)
     assert [line["step"] for line in lines] == [4, 6]

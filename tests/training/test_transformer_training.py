@@ -47,9 +47,7 @@ def test_workers_change_nothing(config: TransformerTraining, tmp_path: Path) -> 
     )
 
 
-def test_a_run_cut_off_goes_on_as_if_nothing_had_been(
-    config: TransformerTraining, tmp_path: Path
-) -> None:
+def test_an_interrupted_run_continues_exactly(config: TransformerTraining, tmp_path: Path) -> None:
     config = replace(config, run=replace(config.run, steps=5))
     losses(TransformerTask(config), config.run)
     cut = replace(config, run=replace(config.run, output=tmp_path / "cut"))
@@ -132,7 +130,7 @@ def test_interactive_examples_need_a_model_that_interacts(
     del manifest["interact"]
     model = tmp_path / "istar.json"
     model.write_text(json.dumps(manifest))
-    with pytest.raises(UsageError, match="does not interact; leave that kind out of the mix"):
+    with pytest.raises(UsageError, match="cannot interact; leave that kind out of the mix"):
         TransformerTask(replace(config, model=model))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,10 +26,11 @@ from istar.checkpoint.read import (
     tokenizer_files,
     transformer_dtype,
 )
-from istar.errors import CheckpointError
+from istar.errors import CheckpointError, MediaError
+from istar.files import PendingDirectory, working_directory
 from istar.model_spec import ModelSpec
-from istar.models.find import ModelFiles, working_directory
-from istar.models.manifest import MANIFEST_NAME, hashes_of, manifest_of
+from istar.models.find import ModelFiles
+from istar.models.manifest import write_manifest
 from istar.placement import DTYPES, dtype_name
 from istar.text_encoder import save_encoder
 from istar.transformer.model import Transformer
@@ -51,17 +51,17 @@ def convert(
     on_progress: Listener = lambda line: None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
-    """Write a converted copy of a model; it appears under its name when it is whole.
+    """Write a converted copy of a model, whole or not at all.
 
-    The transformer's heads stay float32, and so do the tokenizer and the text encoder, of which
-    only the encoder is kept: loaded in `dtype`, the copy gives what the original gives.
+    The transformer's heads, the tokenizer and the text encoder stay float32, the last without its
+    decoder: loaded in `dtype`, the copy computes what the original does.
 
     Args:
         spec: the model.
         files: where its files lie.
-        target: the directory to make; one that is there is replaced at the end.
+        target: the directory to make; an existing one is replaced at the end.
         dtype: `bf16` or `fp32`.
-        on_progress: told what is being written.
+        on_progress: called with the name of what is being written.
         shard_bytes: the largest file of a transformer, unless one tensor is larger.
 
     Raises:
@@ -69,27 +69,22 @@ def convert(
             process does the same.
     """
     number_type = DTYPES[dtype]
-    work = working_directory(target)
     try:
-        work.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(work.with_suffix(".lock"), timeout=0):
-            # What a killed conversion left.
-            shutil.rmtree(work, ignore_errors=True)
-            _check_room(files, number_type, work.parent)
-            try:
-                _write(spec, files, work / "new", number_type, on_progress, shard_bytes)
-                if target.exists():
-                    target.rename(work / "old")
-                (work / "new").rename(target)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(working_directory(target).with_suffix(".lock"), timeout=0),
+            PendingDirectory(target, overwrite=True) as pending,
+        ):
+            _check_room(files, number_type, target.parent)
+            _write(spec, files, pending.temporary, number_type, on_progress, shard_bytes)
     except Timeout as error:
         raise CheckpointError(
-            f"another process is making {target} now; wait for its end, and run the same command "
-            "again if it fails"
+            f"another process is making {target} now; wait for it, and run the same command again "
+            "if it fails"
         ) from error
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    except (OSError, SafetensorError, MediaError) as error:
+        cause = error.__cause__ or error  # the name of a temporary directory means nothing
+        reason = getattr(cause, "strerror", None) or " ".join(str(cause).split())
         raise CheckpointError(
             f"{target} cannot be written: {reason}; free some space, or set XDG_DATA_HOME to a "
             "directory elsewhere"
@@ -105,27 +100,28 @@ def _write(
     on_progress: Listener,
     shard_bytes: int,
 ) -> None:
-    """All files of a copy, on the disk when this returns."""
-    directory.mkdir(parents=True)
+    """All files of a copy."""
     on_progress("the transformer")
     _convert_transformer(files.transformer, directory / "transformer", dtype, shard_bytes)
     on_progress("the tokenizer")
     _convert_tokenizer(files.tokenizer, directory / "tokenizer.safetensors")
     on_progress("the text encoder")
     save_encoder(files.text_encoder, directory / "text_encoder")
-    manifest = _manifest(spec, dtype_name(dtype), directory)
-    (directory / MANIFEST_NAME).write_text(manifest, encoding="utf-8")
-    for file in directory.rglob("*"):
-        if file.is_file():
-            with file.open("rb+") as stream:
-                os.fsync(stream.fileno())
+    copy = replace(
+        spec,
+        transformer="transformer",
+        tokenizer="tokenizer.safetensors",
+        text_encoder="text_encoder",
+        dtype=dtype_name(dtype),
+    )
+    write_manifest(directory, copy)
 
 
-def _convert_transformer(place: Path, target: Path, dtype: torch.dtype, shard_bytes: int) -> None:
+def _convert_transformer(path: Path, target: Path, dtype: torch.dtype, shard_bytes: int) -> None:
     """Shards and an index; the host holds one shard, and one of the original."""
-    files = SafetensorFiles(place)
+    files = SafetensorFiles(path)
     naming = transformer_naming(files.shapes)
-    config = infer_transformer_config(files.shapes, naming, place)
+    config = infer_transformer_config(files.shapes, naming, path)
     parameters = read_parameters(
         on_meta(lambda: Transformer(config)),
         files,
@@ -151,29 +147,17 @@ def _convert_transformer(place: Path, target: Path, dtype: torch.dtype, shard_by
     (target / INDEX_NAME).write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
-def _convert_tokenizer(place: Path, target: Path) -> None:
-    files = tokenizer_files(place)
+def _convert_tokenizer(path: Path, target: Path) -> None:
+    files = tokenizer_files(path)
     naming = tokenizer_naming(files.shapes)
-    config = infer_tokenizer_config(files.shapes, naming, place)
+    config = infer_tokenizer_config(files.shapes, naming, path)
     module = on_meta(lambda: VideoTokenizer(config))
     parameters = read_parameters(module, files, naming, dtype_of=lambda _: torch.float32)
     save_file(dict(parameters), target)
 
 
-def _manifest(spec: ModelSpec, dtype: str, directory: Path) -> str:
-    """The copy's `istar.json`, with the hash of every file beside it."""
-    copy = replace(
-        spec,
-        transformer="transformer",
-        tokenizer="tokenizer.safetensors",
-        text_encoder="text_encoder",
-        dtype=dtype,
-    )
-    return json.dumps(manifest_of(copy) | {"hashes": hashes_of(directory)}, indent=2) + "\n"
-
-
-def _check_room(files: ModelFiles, dtype: torch.dtype, place: Path) -> None:
-    """Refuse before the first byte what the disk cannot hold.
+def _check_room(files: ModelFiles, dtype: torch.dtype, directory: Path) -> None:
+    """Refuse a copy for which the disk has too little room, before the first byte.
 
     Raises:
         CheckpointError: too little room.
@@ -182,9 +166,9 @@ def _check_room(files: ModelFiles, dtype: torch.dtype, place: Path) -> None:
     parameters = sum(prod(shape) for shape in stored.shapes.values())
     beside = [files.tokenizer, *files.text_encoder.glob("*")]
     needed = parameters * dtype.itemsize + sum(file.stat().st_size for file in beside)
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(directory).free
     if free < needed:
         raise CheckpointError(
-            f"the copy may need {needed / 1e9:.1f} GB and {place} has {free / 1e9:.1f} GB free; "
-            "free some, or set XDG_DATA_HOME to a larger disk"
+            f"the copy may need {needed / 1e9:.1f} GB and {directory} has {free / 1e9:.1f} GB "
+            "free; free some, or set XDG_DATA_HOME to a larger disk"
         )

@@ -58,7 +58,7 @@ class Naming:
 
     Attributes:
         name_in_file: of one of our parameters.
-        is_unused: whether a name in the file belongs to a tensor that nobody needs.
+        is_unused: whether a name in the file belongs to a tensor that istar does not need.
     """
 
     name_in_file: Callable[[str], str]
@@ -66,7 +66,7 @@ class Naming:
 
 
 def transformer_naming(names: Iterable[str]) -> Naming:
-    """The naming of a transformer's file, told from the names in it."""
+    """The naming of a transformer's file, by the names in it."""
     names = set(names)
     if "unconditional" in names:
         return _OWN
@@ -78,7 +78,7 @@ def transformer_naming(names: Iterable[str]) -> Naming:
 
 
 def tokenizer_naming(names: Iterable[str]) -> Naming:
-    """The naming of a video tokenizer's file, told from the names in it."""
+    """The naming of a video tokenizer's file, by the names in it."""
     if "latent_scales" in set(names):
         return _OWN
     return Naming(
@@ -91,9 +91,9 @@ _OWN = Naming(name_in_file=lambda name: name, is_unused=lambda name: False)
 
 
 def layers_per_group(released_names: Iterable[str]) -> int | None:
-    """How many layers a released transformer puts in a group; None where it does not group."""
-    places = [int(m[2]) for m in map(_GROUPED_BLOCK.match, released_names) if m]
-    return max(places) + 1 if places else None
+    """How many layers are in a group of a released transformer; None without groups."""
+    numbers = [int(m[2]) for m in map(_GROUPED_BLOCK.match, released_names) if m]
+    return max(numbers) + 1 if numbers else None
 
 
 def released_transformer_name(name: str, group: int | None) -> str:

@@ -1,10 +1,8 @@
-"""A checkpoint directory made small: half-precision numbers, hashes, nothing that is not needed."""
+"""A checkpoint directory packed for others: half-precision numbers and hashes."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +11,14 @@ import torch
 from istar.checkpoint.read import load_transformer, load_video_tokenizer
 from istar.checkpoint.write import save_transformer, save_video_tokenizer
 from istar.errors import CheckpointError, MediaError, UsageError
+from istar.files import PendingDirectory
 from istar.models.find import ModelFiles
-from istar.models.manifest import MANIFEST_NAME, find_models, hashes_of, manifest_of
+from istar.models.manifest import find_models, write_manifest
 from istar.text_encoder import TextEncoder
 
 
 def pack(directory: Path, target: Path) -> Path:
-    """Write a checkpoint directory again in float16, with hashes, ready to be handed on.
+    """Write a checkpoint directory again in float16, with hashes, to give to others.
 
     Args:
         directory: with an `istar.json`, as a training run writes it.
@@ -27,10 +26,10 @@ def pack(directory: Path, target: Path) -> Path:
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded, or the target cannot be written.
-        UsageError: the target is there already.
+        UsageError: the target exists.
     """
     if os.path.lexists(target):
-        raise UsageError(f"{target} is there already; give another name, or remove it first")
+        raise UsageError(f"{target} exists; give another name, or remove it first")
     root, (spec, *_) = find_models(directory)
     files = ModelFiles.below(root, spec)
     small = replace(
@@ -40,23 +39,19 @@ def pack(directory: Path, target: Path) -> Path:
         text_encoder="text_encoder",
     )
     half = torch.float16
-    work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        work.mkdir(parents=True)
-        transformer = load_transformer(files.transformer, spec.transformer_config)
-        save_transformer(work / small.transformer, transformer, half)
-        tokenizer = load_video_tokenizer(files.tokenizer, spec.tokenizer_config)
-        save_video_tokenizer(work / small.tokenizer, tokenizer, half)
-        text_encoder = TextEncoder.from_directory(files.text_encoder)
-        text_encoder.module.to(half)
-        text_encoder.save(work / small.text_encoder)
-        described = manifest_of(small) | {"hashes": hashes_of(work)}
-        (work / MANIFEST_NAME).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        work.rename(target)
+        with PendingDirectory(target, overwrite=False) as pending:
+            work = pending.temporary
+            transformer = load_transformer(files.transformer, spec.transformer_config)
+            save_transformer(work / small.transformer, transformer, half)
+            tokenizer = load_video_tokenizer(files.tokenizer, spec.tokenizer_config)
+            save_video_tokenizer(work / small.tokenizer, tokenizer, half)
+            text_encoder = TextEncoder.from_directory(files.text_encoder)
+            text_encoder.module.to(half)
+            text_encoder.save(work / small.text_encoder)
+            write_manifest(work, small)
     except (OSError, MediaError) as error:
-        cause = error.__cause__ or error  # what `work` is called means nothing to anybody
+        cause = error.__cause__ or error  # the name of a temporary directory means nothing
         reason = getattr(cause, "strerror", None) or cause
         raise CheckpointError(f"{target} cannot be written: {reason}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target

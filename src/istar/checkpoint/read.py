@@ -35,11 +35,11 @@ class TensorFiles(Protocol):
     """The tensors of a checkpoint on disk, by released name, read a file at a time.
 
     Attributes:
-        place: what to call them in messages.
+        path: the name in messages.
         shapes: every tensor's shape.
     """
 
-    place: Path
+    path: Path
     shapes: Shapes
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -49,16 +49,16 @@ class TensorFiles(Protocol):
 class SafetensorFiles:
     """One safetensors file, or a directory of them with or without an index."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._names: dict[Path, list[str]] = {}
         self.shapes: Shapes = {}
-        for file in _safetensor_files(place):
+        for file in _safetensor_files(path):
             with _opened(file) as tensors:
                 self._names[file] = list(tensors.keys())
                 for name in self._names[file]:
                     if name in self.shapes:
-                        raise CheckpointError(f"{place}: tensor {name} is in two files")
+                        raise CheckpointError(f"{path}: tensor {name} is in two files")
                     self.shapes[name] = tuple(tensors.get_slice(name).get_shape())
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -75,29 +75,29 @@ class PickledTokenizer:
     Any code in it is refused and not run.
     """
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, path: Path) -> None:
+        self.path = path
         try:
-            with place.open("rb") as file:
+            with path.open("rb") as file:
                 is_archive = file.read(len(_ZIP)) == _ZIP
             # Files from before torch 1.6 are no archives and cannot be mapped.
-            content = torch.load(place, map_location="cpu", weights_only=True, mmap=is_archive)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
         except FileNotFoundError as error:
-            raise CheckpointError(f"{place} is missing") from error
+            raise CheckpointError(f"{path} is missing") from error
         except pickle.UnpicklingError as error:
             raise CheckpointError(
-                f"{place} holds something other than tensors; it was refused and nothing in it "
+                f"{path} holds something other than tensors; it was refused and nothing in it "
                 "was run. Fetch the file again from where the model was published"
             ) from error
         except MemoryError:
             raise
         except Exception as error:  # a damaged pickle fails in any way there is
-            raise CheckpointError(f"{place} cannot be read: {_first_line(error)}") from error
+            raise CheckpointError(f"{path} cannot be read: {_first_line(error)}") from error
         state = content.get("vae") if isinstance(content, dict) else None
         if not isinstance(state, dict) or not all(
             isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
         ):
-            raise CheckpointError(f'{place} does not hold {{"vae": tensors by name}}')
+            raise CheckpointError(f'{path} does not hold {{"vae": tensors by name}}')
         self._state = state
         self.shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
 
@@ -107,7 +107,7 @@ class PickledTokenizer:
 
 
 def load_transformer(
-    place: Path,
+    path: Path,
     config: TransformerConfig | None = None,
     *,
     device: torch.device | str = "cpu",
@@ -116,7 +116,7 @@ def load_transformer(
     """A transformer with the released tensor names, grouped or not, or with our own.
 
     Args:
-        place: a safetensors file, or a directory of shards.
+        path: a safetensors file, or a directory of shards.
         config: its sizes; read off the tensors when absent.
         device: where the weights go.
         dtype: of everything but the two heads, which stay float32.
@@ -125,9 +125,9 @@ def load_transformer(
         CheckpointError: a tensor missing, unknown, of the wrong shape or not finite; a file
             unreadable.
     """
-    files = SafetensorFiles(place)
+    files = SafetensorFiles(path)
     naming = transformer_naming(files.shapes)
-    config = config or infer_transformer_config(files.shapes, naming, place)
+    config = config or infer_transformer_config(files.shapes, naming, path)
     return _load(
         lambda: Transformer(config),
         files,
@@ -138,7 +138,7 @@ def load_transformer(
 
 
 def load_video_tokenizer(
-    place: Path,
+    path: Path,
     config: VideoTokenizerConfig | None = None,
     *,
     device: torch.device | str = "cpu",
@@ -146,28 +146,28 @@ def load_video_tokenizer(
     """A video tokenizer, always float32, with the released tensor names or our own.
 
     Args:
-        place: `.pth`, a safetensors file, or a directory of them.
+        path: `.pth`, a safetensors file, or a directory of them.
         config: its sizes; read off the tensors when absent.
         device: where the weights go.
 
     Raises:
         CheckpointError: as `load_transformer`; also a pickle with anything but tensors in it.
     """
-    files = tokenizer_files(place)
+    files = tokenizer_files(path)
     naming = tokenizer_naming(files.shapes)
-    config = config or infer_tokenizer_config(files.shapes, naming, place)
+    config = config or infer_tokenizer_config(files.shapes, naming, path)
     return _load(lambda: VideoTokenizer(config), files, naming, device, lambda _: torch.float32)
 
 
-def tokenizer_files(place: Path) -> TensorFiles:
+def tokenizer_files(path: Path) -> TensorFiles:
     """The tensors of a video tokenizer: safetensors, or the released pickle.
 
     Raises:
         CheckpointError: unreadable, or a pickle with anything but tensors in it.
     """
-    if place.suffix == ".safetensors" or place.is_dir():
-        return SafetensorFiles(place)
-    return PickledTokenizer(place)
+    if path.suffix == ".safetensors" or path.is_dir():
+        return SafetensorFiles(path)
+    return PickledTokenizer(path)
 
 
 def transformer_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
@@ -176,19 +176,19 @@ def transformer_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
 
 
 def infer_transformer_config(
-    shapes: Mapping[str, tuple[int, ...]], naming: Naming, place: Path
+    shapes: Mapping[str, tuple[int, ...]], naming: Naming, path: Path
 ) -> TransformerConfig:
     """The sizes of a transformer, read off its tensors.
 
     Args:
         shapes: of the tensors, by their names in the file.
         naming: of the file.
-        place: what to call it in messages.
+        path: the name in messages.
 
     Raises:
-        CheckpointError: a tensor that tells a size is missing.
+        CheckpointError: a tensor that shows a size is missing.
     """
-    size = _size_reader(shapes, naming, place)
+    size = _size_reader(shapes, naming, path)
     query_norm = "blocks.0.attention.query_norm.weight"
     in_every_block = naming.name_in_file(query_norm).rpartition("0.")[2]
     head_size = size(query_norm, 0)
@@ -207,14 +207,14 @@ def infer_transformer_config(
 
 
 def infer_tokenizer_config(
-    shapes: Mapping[str, tuple[int, ...]], naming: Naming, place: Path
+    shapes: Mapping[str, tuple[int, ...]], naming: Naming, path: Path
 ) -> VideoTokenizerConfig:
     """The sizes of a video tokenizer, read off its tensors; as `infer_transformer_config`.
 
     Raises:
-        CheckpointError: a tensor that tells a size is missing, or the sizes form no network.
+        CheckpointError: a tensor that shows a size is missing, or the sizes form no network.
     """
-    size = _size_reader(shapes, naming, place)
+    size = _size_reader(shapes, naming, path)
     first, second, third, fourth = (
         size(f"encoder.levels.{level}.blocks.0.norm1.gain", 0) for level in range(4)
     )
@@ -224,16 +224,16 @@ def infer_tokenizer_config(
             channels=channels, bottleneck_channels=size("decoder.conv_in.weight", 1)
         )
     except CheckpointError as error:
-        raise CheckpointError(f"{place}: {error}") from error
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _size_reader(
-    shapes: Mapping[str, tuple[int, ...]], naming: Naming, place: Path
+    shapes: Mapping[str, tuple[int, ...]], naming: Naming, path: Path
 ) -> Callable[[str, int], int]:
     def size(own_name: str, dimension: int) -> int:
         name = naming.name_in_file(own_name)
         if len(shapes.get(name, ())) <= dimension:
-            raise CheckpointError(f"{place}: tensor {name} is missing or has the wrong shape")
+            raise CheckpointError(f"{path}: tensor {name} is missing or has the wrong shape")
         return max(1, shapes[name][dimension])
 
     return size
@@ -250,7 +250,7 @@ def read_parameters(
     """A module's parameters out of files, by our names, one by one in the files' order.
 
     Args:
-        module: tells the names and shapes; it may be on the meta device, and is not changed.
+        module: has the names and shapes; it may be on the meta device, and is not changed.
         files: where the tensors are.
         naming: how they are called there.
         device: where they go.
@@ -267,10 +267,10 @@ def read_parameters(
         if name not in ours:
             continue
         if not tensor.is_floating_point():
-            raise CheckpointError(f"{files.place}: tensor {name} holds {tensor.dtype}, not floats")
+            raise CheckpointError(f"{files.path}: tensor {name} holds {tensor.dtype}, not floats")
         value = tensor.to(device, dtype_of(ours[name]), copy=True)
         if not torch.isfinite(value.sum(dtype=torch.float32)):
-            raise CheckpointError(f"{files.place}: tensor {name} holds values that are not finite")
+            raise CheckpointError(f"{files.path}: tensor {name} holds values that are not finite")
         yield ours[name], value
 
 
@@ -302,16 +302,16 @@ def _check_names(
 ) -> None:
     missing = sorted(set(wanted) - set(files.shapes))
     if missing:
-        raise CheckpointError(f"{files.place}: missing {_some(missing)}")
+        raise CheckpointError(f"{files.path}: missing {_some(missing)}")
     unknown = sorted(n for n in files.shapes if n not in wanted and not naming.is_unused(n))
     if unknown:
         raise CheckpointError(
-            f"{files.place}: unknown {_some(unknown)}; is this an InfinityStar checkpoint?"
+            f"{files.path}: unknown {_some(unknown)}; is this an InfinityStar checkpoint?"
         )
     for name, shape in wanted.items():
         if files.shapes[name] != shape:
             raise CheckpointError(
-                f"{files.place}: tensor {name} is {files.shapes[name]}, expected {shape}"
+                f"{files.path}: tensor {name} is {files.shapes[name]}, expected {shape}"
             )
 
 
@@ -323,14 +323,14 @@ def _some(names: list[str]) -> str:
     )
 
 
-def _safetensor_files(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place]
-    index = place / INDEX_NAME
+def _safetensor_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    index = path / INDEX_NAME
     if not index.is_file():
-        files = sorted(place.glob("*.safetensors"))
+        files = sorted(path.glob("*.safetensors"))
         if not files:
-            raise CheckpointError(f"{place}: no safetensors files there")
+            raise CheckpointError(f"{path}: no safetensors files there")
         return files
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -340,9 +340,9 @@ def _safetensor_files(place: Path) -> list[Path]:
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or set(name) & set("\\\0"):
             raise CheckpointError(f"{index} names a file outside its directory: {name!r}")
-        if not (place / name).is_file():
-            raise CheckpointError(f"{place / name} is missing; the index lists it")
-    return [place / name for name in names]
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path / name} is missing; the index lists it")
+    return [path / name for name in names]
 
 
 def _opened(file: Path) -> safe_open:

@@ -54,7 +54,7 @@ def save_transformer(
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write one safetensors file, in place of what is there.
+    """Write one safetensors file, replacing an existing one.
 
     Raises:
         MediaError: it cannot be written.

@@ -29,17 +29,24 @@ from istar.errors import IstarError
 DEBUG_VARIABLE = "ISTAR_DEBUG"
 _INTERRUPTED = 128 + signal.SIGINT
 
+# The panels of the main help, in the order of their first commands.
+_GENERATION = "Make pictures and video"
+_MODELS = "Models and this machine"
+_TRAINING = "Train and measure a model of one's own"
+
 app = typer.Typer(
     name="istar",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (t2i, t2v, i2v, extend, interact, prepare, doctor):
-    app.command()(command)
-app.add_typer(models, name="models")
-app.add_typer(train, name="train")
-app.add_typer(evaluate, name="eval")
+for command in (t2i, t2v, i2v, extend, interact):
+    app.command(rich_help_panel=_GENERATION)(command)
+app.add_typer(models, name="models", rich_help_panel=_MODELS)
+app.command(rich_help_panel=_MODELS)(doctor)
+app.command(rich_help_panel=_TRAINING)(prepare)
+app.add_typer(train, name="train", rich_help_panel=_TRAINING)
+app.add_typer(evaluate, name="eval", rich_help_panel=_TRAINING)
 
 
 def _print_version(wanted: bool) -> None:

@@ -71,7 +71,7 @@ def shapes(
         bool, typer.Option("--json", help="The report on stdout, in place of the paths.")
     ] = False,
 ) -> None:
-    """Test a model that was trained on moving shapes, on combinations it was never shown.
+    """Test a model that was trained on moving shapes, on combinations that training left out.
 
     Clips are made and measured by plain image analysis: colour, shape, motion, background. Exit
     code 0 whatever the quality. The report's and the sheet's path go to stdout, or the report.
@@ -87,7 +87,7 @@ def shapes(
 
     from istar.cli.display import DownloadDisplay
     from istar.lab.report import ShapesReport, contact_sheet
-    from istar.lab.score import outcomes
+    from istar.lab.score import evaluate_shapes
     from istar.media import write_picture
     from istar.pipeline import InfinityStarPipeline
     from istar.placement import dtype_name
@@ -105,7 +105,7 @@ def shapes(
         )
     found: list[Outcome] = []
 
-    def tell() -> None:
+    def write_results() -> None:
         report = ShapesReport(
             model=pipeline.spec.name,
             device=str(pipeline.device),
@@ -125,15 +125,15 @@ def shapes(
 
     try:
         with StepDisplay() as display:
-            for outcome in outcomes(pipeline, test):
+            for outcome in evaluate_shapes(pipeline, test):
                 found.append(outcome)
                 display.show(len(found), test.clips)
     except (KeyboardInterrupt, SystemExit, IstarError):
         if found:
             say(f"stopped after {len(found)} of {test.clips} clips")
-            tell()
+            write_results()
         raise
-    tell()
+    write_results()
 
 
 def _targets(directory: Path, *, overwrite: bool) -> tuple[Path, Path]:

@@ -27,7 +27,7 @@ train = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="What is to be done.")]
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The settings.")]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", help="Of the CPU.", show_default="torch's choice")
@@ -42,24 +42,24 @@ def prepare(
 ) -> None:
     """Encode clips once, so that a transformer can be trained on their latents.
 
-    What is there already is left alone: interrupted, it goes on where it stopped. torchrun shares
-    the work out among several processes, of which the first says the path on stdout.
+    Existing shards are kept: an interrupted command continues where it stopped. torchrun divides
+    the work among several processes, of which the first prints the path on stdout.
 
     Example: istar prepare configs/tiny-latents.toml
     """
-    place = _device(device, threads)
+    chosen = _device(device, threads)
 
     from istar.training.config import PrepareConfig
-    from istar.training.distributed import Share, take_device
+    from istar.training.distributed import Share, use_device
     from istar.training.prepare import prepare as prepared
     from istar.training.run_file import read_config
 
     settings = read_config(config, PrepareConfig)
-    take_device(place)
+    use_device(chosen)
     share = Share.by_torchrun()
     each = f" of process {share.rank + 1}" if share.processes > 1 else ""
     last = time.monotonic()
-    for event in prepared(settings, place, share):
+    for event in prepared(settings, chosen, share):
         if event.clips == event.total or time.monotonic() - last >= SECONDS_BETWEEN_LINES:
             last = time.monotonic()
             skipped = f", {event.skipped} skipped" if event.skipped else ""
@@ -74,12 +74,12 @@ def tokenizer(
 ) -> None:
     """Train a video tokenizer: pictures to bits and back.
 
-    The run's directory is gone on with if it holds a checkpoint. torchrun shards the run over
-    several devices. The model's path goes to stdout.
+    A run whose directory holds a checkpoint continues from it. torchrun shards the run over several
+    devices. The model's path goes to stdout.
 
     Example: istar train tokenizer configs/tiny-tokenizer.toml
     """
-    place = _device(device, threads)
+    chosen = _device(device, threads)
 
     from istar.training.config import TokenizerTraining
     from istar.training.distributed import Share
@@ -88,9 +88,9 @@ def tokenizer(
 
     settings = read_config(config, TokenizerTraining)
     task = TokenizerTask(settings)
-    if task.misunderstood and Share.by_torchrun().rank == 0:
-        say(f"{settings.data.list}: {task.misunderstood} of its lines skipped: they make no sense")
-    _run(task, settings.run, place)
+    if task.invalid_lines and Share.by_torchrun().rank == 0:
+        say(f"{settings.data.list}: {task.invalid_lines} of its lines are invalid and skipped")
+    _run(task, settings.run, chosen)
 
 
 @train.command()
@@ -99,19 +99,19 @@ def transformer(
 ) -> None:
     """Train a transformer on prepared latents, and its text encoder with it.
 
-    The run's directory is gone on with if it holds a checkpoint. torchrun shards the run over
-    several devices. The model's path goes to stdout.
+    A run whose directory holds a checkpoint continues from it. torchrun shards the run over several
+    devices. The model's path goes to stdout.
 
     Example: istar train transformer configs/tiny-transformer.toml
     """
-    place = _device(device, threads)
+    chosen = _device(device, threads)
 
     from istar.training.config import TransformerTraining
     from istar.training.run_file import read_config
     from istar.training.transformer import TransformerTask
 
     settings = read_config(config, TransformerTraining)
-    _run(TransformerTask(settings), settings.run, place)
+    _run(TransformerTask(settings), settings.run, chosen)
 
 
 @train.command()
@@ -119,7 +119,7 @@ def pack(
     model: Annotated[Path, typer.Argument(help="A checkpoint directory with an istar.json.")],
     target: Annotated[Path, typer.Argument(help="The directory to make.")],
 ) -> None:
-    """Make a trained model small: float16 numbers and hashes, ready to be handed on.
+    """Make a trained model small: float16 numbers and hashes, to give to others.
 
     Example: istar train pack out/tiny-transformer/model tiny
     """
@@ -142,22 +142,22 @@ def _device(device: str, threads: int | None) -> torch.device:
 
 
 def _run(task: Task, run: RunConfig, device: torch.device) -> None:
-    """Run a task to its end; only the first of several processes speaks."""
+    """Run a task to its end; only the first of several processes prints."""
     from istar.training.distributed import Share, process_group
     from istar.training.trainer import Resumed, Saved, StepDone
     from istar.training.trainer import train as trained
 
     with process_group(device):
-        speaks = Share.of_this_process().rank == 0
-        with TrainingDisplay(enabled=speaks) as display:
+        prints = Share.of_this_process().rank == 0
+        with TrainingDisplay(enabled=prints) as display:
             for event in trained(task, run, device):
                 if isinstance(event, StepDone):
                     display.show(event)
-                elif isinstance(event, Resumed) and speaks:
-                    say(f"going on from step {event.step}")
-                elif isinstance(event, Saved) and event.what == "samples" and speaks:
+                elif isinstance(event, Resumed) and prints:
+                    say(f"continuing from step {event.step}")
+                elif isinstance(event, Saved) and event.what == "samples" and prints:
                     say(f"samples: {event.path}")
-        if speaks:
+        if prints:
             print_path(run.output / "model")
 
 
@@ -168,7 +168,7 @@ def _hours(seconds: float) -> str:
 
 
 class TrainingDisplay:
-    """How far a run is: a bar on a terminal, elsewhere a line now and then."""
+    """The progress of a run: a bar on a terminal, elsewhere a line now and then."""
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
@@ -196,7 +196,7 @@ class TrainingDisplay:
             self._bar.stop()
 
     def show(self, done: StepDone) -> None:
-        """Say what a step measured, how fast it goes and how long it will take."""
+        """Show a step's measures, the speed and the time left."""
         if not self._enabled:
             return
         self._seconds.append(done.seconds)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from istar.generation.residual import residual_steps
 from istar.generation.schedule import Grid, Step
-from istar.video_tokenizer.quantizer import grow, shrink, to_bits, to_codes
+from istar.video_tokenizer.quantizer import grow, shrink, to_codes
 
 
 class Canvas:
@@ -55,16 +56,5 @@ def bits_of_latent(latent: Tensor, steps: Sequence[Step], *, semantic_bits: int)
     Returns:
         for every step `(t·h·w, d)` booleans.
     """
-    canvas = Canvas(torch.zeros_like(latent))
-    result = []
-    for step in steps:
-        residual = shrink(
-            latent - canvas.total,
-            bits=semantic_bits if step.semantic else latent.shape[1],
-            height=step.grid.height,
-            width=step.grid.width,
-        )
-        bits = to_bits(residual)[0]
-        canvas.add(step, bits)
-        result.append(bits)
-    return result
+    parts = residual_steps(latent, steps, semantic_bits=semantic_bits)
+    return [part.bits[0] for part in parts]

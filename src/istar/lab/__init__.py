@@ -1,1 +1,1 @@
-"""How good a model is at the world of shapes, by plain image analysis: no learned judge."""
+"""A procedural world of moving shapes, and tests of a model in it by plain image analysis."""

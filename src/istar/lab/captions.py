@@ -1,4 +1,4 @@
-"""Captions: what a scene shows, in one of many wordings."""
+"""Captions of scenes, in many wordings."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from math import ceil, cos, floor, pi, sin
 import torch
 from torch import Tensor
 
-from istar.errors import UsageError
 from istar.lab.subject import COLOURS, SHAPES, Pose, Subject
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
@@ -40,12 +39,7 @@ def draw(
 
     Returns:
         `(F, H, W, 3)` uint8.
-
-    Raises:
-        UsageError: no pictures, or pictures without pixels, are asked for.
     """
-    if min(count, height, width) < 1 or first < 0:
-        raise UsageError(f"cannot draw {count} pictures of {height}×{width} from number {first}")
     frames = torch.tensor(COLOURS[background], dtype=torch.uint8).expand(count, height, width, 3)
     frames = frames.contiguous()
     for subject in subjects:

@@ -1,4 +1,4 @@
-"""What a clip of the world of shapes shows, by plain image analysis.
+"""Measure what a clip of the world of shapes shows, by plain image analysis.
 
 The rules:
 
@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from istar.errors import UsageError
-from istar.lab.motion import Path, motion_of
+from istar.lab.motion import Trajectory, classify_motion
 from istar.lab.outline import SYMMETRY, Outlines, compare
 from istar.lab.subject import COLOURS
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
@@ -34,7 +33,7 @@ from istar.video_tokenizer.config import FRAMES_PER_SECOND
 _LARGEST_SIDE = 96
 _BORDER = 1 / 20
 _LEAST_DISTANCE = 45.0
-"""What is nearer to the background's colour is background; named colours are 100 apart."""
+"""A nearer colour belongs to the background; named colours are 100 apart."""
 
 _NOTHING, _WHOLLY = 0.25, 0.75
 _LEAST_AREA = 0.01
@@ -47,10 +46,10 @@ class Measurement:
 
     Attributes:
         background: a colour's name.
-        colour: of the subject; None where there is none.
-        shape: of the subject; None where there is none, or it is no known shape.
-        motion: of the subject; None where it is not there for half of the clip.
-        kept: the subject is there, with one colour and one shape, in every third of the clip.
+        colour: of the subject; None without a subject.
+        shape: of the subject; None without a subject or of no known shape.
+        motion: of the subject; None if it is present in less than half of the clip.
+        kept: the subject is present, with one colour and one shape, in every third of the clip.
         centre: of the subject in the first picture where it is present, as shares of the width
             and the height.
     """
@@ -68,16 +67,8 @@ def measure(frames: Tensor) -> Measurement:
 
     Args:
         frames: `(F, H, W, 3)` uint8, at 16 a second; three or more.
-
-    Raises:
-        UsageError: no such clip.
     """
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8 or len(frames) < 3:
-        raise UsageError(
-            f"only clips (F, H, W, 3) of uint8 and three or more pictures are measured, not "
-            f"{tuple(frames.shape)} {frames.dtype}"
-        )
-    pixels = _prepared(frames)
+    pixels = _downscaled(frames)
     behind = _border_colour(pixels)
     distance = (pixels - behind[:, None, None]).norm(dim=1)  # F H W
     background = nearest_colour(behind)
@@ -89,7 +80,7 @@ def measure(frames: Tensor) -> Measurement:
     colour = _median_colour(pixels, inside)
     share = (distance / (colour - behind).norm() - _NOTHING) / (_WHOLLY - _NOTHING)
     share = share.clamp(0, 1)
-    path, outlines, present = _followed(share)
+    trajectory, outlines, present = _track(share)
     shape = outlines.shape(present)
     thirds = [
         _third(pixels, inside, outlines, present, part)
@@ -99,9 +90,9 @@ def measure(frames: Tensor) -> Measurement:
         background=background,
         colour=nearest_colour(colour),
         shape=shape,
-        motion=_motion(path, outlines, present, shape),
+        motion=_motion(trajectory, outlines, present, shape),
         kept=thirds[0] is not None and all(third == thirds[0] for third in thirds),
-        centre=(float(path.across[0]), float(path.down[0])) if present.any() else None,
+        centre=(float(trajectory.across[0]), float(trajectory.down[0])) if present.any() else None,
     )
 
 
@@ -110,7 +101,7 @@ def nearest_colour(colour: Tensor) -> str:
     return min(COLOURS, key=lambda name: dist(COLOURS[name], colour.tolist()))
 
 
-def _prepared(frames: Tensor) -> Tensor:
+def _downscaled(frames: Tensor) -> Tensor:
     """Pictures `(F, 3, H, W)` of no more than 96 on the shorter side, each pixel a 3 by 3 mean."""
     x = frames.permute(0, 3, 1, 2).float()
     scale = _LARGEST_SIDE / min(x.shape[-2:])
@@ -140,15 +131,15 @@ def _median_colour(pixels: Tensor, mask: Tensor) -> Tensor:
     return pixels.movedim(1, 0)[:, mask].median(dim=1).values
 
 
-def _followed(share: Tensor) -> tuple[Path, Outlines, Tensor]:
-    """The way of the subject and its outlines where it is present, and in which frames it is.
+def _track(share: Tensor) -> tuple[Trajectory, Outlines, Tensor]:
+    """The subject's trajectory and outlines, and the frames in which it is present.
 
     Args:
         share: `(F, H, W)`, how much of each pixel is the subject.
 
     Returns:
-        way and outlines of the N frames where it is present, and `(F)` booleans. The outlines
-        have F entries, those of other frames without meaning.
+        the trajectory over the N frames where it is present; outlines of all F frames, those of
+        the others without meaning; and `(F)` booleans.
     """
     _, height, width = share.shape
     areas = share.sum(dim=(1, 2))
@@ -158,28 +149,30 @@ def _followed(share: Tensor) -> tuple[Path, Outlines, Tensor]:
     down = (share.sum(dim=2) * rows).sum(dim=1) / weight
     across = (share.sum(dim=1) * columns).sum(dim=1) / weight
     outlines = compare(share, torch.stack((down, across), dim=1), weight)
-    path = Path(
+    trajectory = Trajectory(
         seconds=torch.arange(len(share))[present] / FRAMES_PER_SECOND,
         across=across[present] / width,
         down=down[present] / height,
         areas=areas[present],
     )
-    return path, outlines, present
+    return trajectory, outlines, present
 
 
-def _motion(path: Path, outlines: Outlines, present: Tensor, shape: str | None) -> str | None:
-    """What the subject does, if it is there for at least half of the clip."""
+def _motion(
+    trajectory: Trajectory, outlines: Outlines, present: Tensor, shape: str | None
+) -> str | None:
+    """The motion of a subject that is present in at least half of the clip."""
     if present.sum() * 2 < len(present) or present.sum() < 3:
         return None
     if shape not in SYMMETRY:
-        return motion_of(path)
-    return motion_of(path, outlines.turns(shape)[present], SYMMETRY[shape])
+        return classify_motion(trajectory)
+    return classify_motion(trajectory, outlines.turns(shape)[present], SYMMETRY[shape])
 
 
 def _third(
     pixels: Tensor, inside: Tensor, outlines: Outlines, present: Tensor, part: Tensor
 ) -> tuple[str, str] | None:
-    """Colour and shape in a part of a clip; None where the subject is not there or has no shape."""
+    """Colour and shape in a part of a clip; None if the subject is absent or of no known shape."""
     if present[part].float().mean() < _PRESENT or not inside[part].any():
         return None
     chosen = torch.zeros_like(present)

@@ -1,13 +1,13 @@
-"""What a subject does, from its way across the frame, its area and its rotation.
+"""Classify a subject's motion by its trajectory, its area and its rotation.
 
 The rules, in this order:
 
 - It bounces if it both rises and falls by 0.06 of the frame's height or more.
-- Otherwise its speed, its growth and its spin, each found by a straight line through its whole
-  way, are compared with those that the world of shapes has on average: 0.135 of the frame's extent
+- Otherwise its speed, its growth and its spin, each the slope of a straight line through the whole
+  trajectory, are compared with the averages of the world of shapes: 0.135 of the frame's extent
   along an axis a second, two doublings of the area in four seconds, 0.325 turns a second. The
-  largest of the three shares counts, if it is 0.4 or more. The direction of what moves is the
-  nearest of eight, where a frame's width and height count alike.
+  largest of the three shares counts, if it is 0.4 or more. A direction is the nearest of eight,
+  with a frame's width and height counting alike.
 - Otherwise it stands.
 """
 
@@ -33,8 +33,8 @@ _LEAST_COHERENCE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Path:
-    """The way of a subject: N pictures, three or more.
+class Trajectory:
+    """Where a subject is in N pictures, three or more, and how large.
 
     Attributes:
         seconds: `(N)`, when each was taken.
@@ -49,20 +49,23 @@ class Path:
     areas: Tensor
 
 
-def motion_of(path: Path, turns: Tensor | None = None, symmetry: int = 1) -> str:
+def classify_motion(trajectory: Trajectory, turns: Tensor | None = None, symmetry: int = 1) -> str:
     """The name of a motion.
 
     Args:
-        path: the way.
+        trajectory: of the subject.
         turns: `(N)`, the subject's rotation, in shares of `1 / symmetry` of a turn; None for one
             whose rotation cannot be seen.
         symmetry: in how many ways it can be turned and look the same.
     """
-    if min(_largest_rise(path.down), _largest_rise(-path.down)) >= LEAST_BOUNCE:
+    if min(_largest_rise(trajectory.down), _largest_rise(-trajectory.down)) >= LEAST_BOUNCE:
         return "bounces"
-    across, down = _slope(path.seconds, path.across), _slope(path.seconds, path.down)
-    growth = _slope(path.seconds, path.areas.log2())
-    spin = 0.0 if turns is None else _spin(path.seconds, turns, symmetry)
+    across, down = (
+        _slope(trajectory.seconds, trajectory.across),
+        _slope(trajectory.seconds, trajectory.down),
+    )
+    growth = _slope(trajectory.seconds, trajectory.areas.log2())
+    spin = 0.0 if turns is None else _spin(trajectory.seconds, turns, symmetry)
     shares = {
         _direction(across, down): max(abs(across), abs(down)) / USUAL_SPEED,
         "grows" if growth > 0 else "shrinks": abs(growth) / USUAL_GROWTH,

@@ -1,4 +1,4 @@
-"""Which shape an outline is, and how it is turned: its overlap with drawn templates."""
+"""The shape and rotation of an outline, by its overlap with templates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SYMMETRY = {"square": 4, "triangle": 3, "star": 5}
 """Of each shape with corners, in how many ways it can be turned and look the same."""
 
 LEAST_OVERLAP = 0.7
-"""What overlaps less with every template is none of the shapes."""
+"""An outline that overlaps less with every template is of no known shape."""
 
 _SIDE = 32
 _ANGLES_PER_TURN = 120

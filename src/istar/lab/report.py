@@ -1,10 +1,11 @@
-"""What a test in the world of shapes found: rates, records, a page of pictures."""
+"""The report of a test in the world of shapes: rates with intervals, records, a contact sheet."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from math import sqrt
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,13 +14,50 @@ import torch
 from torch import Tensor
 
 from istar.files import write_text
-from istar.lab.rates import Rate
 from istar.lab.score import EvaluationMode, Outcome, Record, ShapesTest
+
+_Z = 1.959963984540054
+"""95 % of a normal distribution lie within this many standard deviations."""
 
 _COLUMNS = 4
 _LINE = 2
 _GAP = 6
 _PAPER, _RIGHT, _WRONG = (240, 240, 240), (0, 150, 0), (200, 0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """A number of hits in a number of tries.
+
+    Attributes:
+        hits: how often it happened.
+        count: how often it could have.
+    """
+
+    hits: int
+    count: int
+
+    @classmethod
+    def of(cls, outcomes: Iterable[bool]) -> Rate:
+        """The rate of the true ones."""
+        every = list(outcomes)
+        return cls(hits=sum(every), count=len(every))
+
+    @property
+    def share(self) -> float:
+        """Hits by tries; 0 without a try."""
+        return self.hits / self.count if self.count else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The Wilson score interval of 95 %; 0 to 1 without a try."""
+        if not self.count:
+            return 0.0, 1.0
+        widening = _Z**2 / self.count
+        middle = self.share + widening / 2
+        spread = _Z * sqrt(self.share * (1 - self.share) / self.count + widening / self.count / 4)
+        low, high = (middle - spread) / (1 + widening), (middle + spread) / (1 + widening)
+        return max(low, 0.0), min(high, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +69,7 @@ class ShapesReport:
         device: where it computed.
         dtype: `bf16` or `fp32`, in which it did.
         test: what was tested.
-        records: the clips' verdicts, in order; fewer than the test has where it was stopped.
+        records: the clips' verdicts, in order; fewer than the test has if it was stopped.
     """
 
     model: str
@@ -47,16 +85,16 @@ class ShapesReport:
 
     @property
     def complete(self) -> bool:
-        """Whether all of the test is in it."""
+        """Whether the test was run to its end."""
         return len(self.records) == self.test.clips
 
     def rates(self, mode: EvaluationMode) -> dict[str, Rate]:
-        """How often what was right in one mode, by name."""
+        """The rate of right clips in one mode, by name."""
         own = self._own(mode)
         return {name: Rate.of(record.right[name] for record in own) for name in own[0].right}
 
     def rates_by_motion(self, mode: EvaluationMode) -> dict[str, Rate]:
-        """How often each motion that was wanted in one mode was right."""
+        """The rate of right motions in one mode, by the wanted motion."""
         own = self._own(mode)
         return {
             motion: Rate.of(r.right["motion"] for r in own if r.wanted.motion == motion)
@@ -74,7 +112,7 @@ class ShapesReport:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, in what JSON knows."""
+        """The report as JSON values."""
         return {
             "model": self.model,
             "device": self.device,
@@ -127,8 +165,8 @@ class ShapesReport:
 def contact_sheet(found: Sequence[Outcome]) -> Tensor:
     """One picture `(H, W, 3)` uint8 of all clips, four in a row.
 
-    Of each its first, middle and last picture, framed in green where background, colour, shape
-    and motion are right, else in red. Every mode begins a row of its own.
+    Each clip is shown by its first, middle and last picture, framed in green where background,
+    colour, shape and motion are right, else in red. Every mode begins a new row.
 
     Args:
         found: one or more, of one size.

@@ -1,6 +1,6 @@
-"""The test of a model in the world of shapes, on combinations that training never showed.
+"""Test a model in the world of shapes, on combinations that training leaves out.
 
-Of every held-out scene, in every mode asked for, a clip is made and measured:
+A clip of every held-out scene is made and measured in every mode:
 
 - `t2v`: from the scene's caption.
 - `i2v`: from the scene's first picture and its caption.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from istar.errors import UsageError
-from istar.generation.canvas import Canvas, bits_of_latent
+from istar.generation.residual import quantized_latent
 from istar.generation.schedule import nearest_template
 from istar.inputs import picture_size
 from istar.lab.measure import Measurement, measure
@@ -37,7 +37,7 @@ EvaluationMode = Literal["t2v", "i2v", "extend", "tokenizer"]
 MODES: tuple[EvaluationMode, ...] = get_args(EvaluationMode)
 
 LEAST_SECONDS = 1.75
-"""In less than this a bounce is not over, wherever it begins, and looks like a rise or a fall."""
+"""A shorter clip may hold less than a bounce, which then looks like a rise or a fall."""
 
 PERFECT_PSNR = 100.0
 """Stands for the infinite decibels of equal clips."""
@@ -81,12 +81,12 @@ class ShapesTest:
 
     @property
     def pictures(self) -> int:
-        """Of a clip of `seconds`."""
+        """The number of pictures of a clip."""
         return round(self.seconds * FRAMES_PER_SECOND) + 1
 
     @property
     def clips(self) -> int:
-        """How many are made in all."""
+        """The number of clips in all."""
         return self.count * len(self.modes)
 
 
@@ -110,7 +110,7 @@ class Record:
         prompt: the caption; empty for `tokenizer`.
         wanted: what it should show.
         measured: what it shows; for `extend`, in what was added.
-        right: by name, what is as it should be.
+        right: by name, whether it is as it should be.
         psnr: `tokenizer`: decibels against the scene's own pictures, at most `PERFECT_PSNR`.
         ssim: `tokenizer`: likewise.
     """
@@ -139,7 +139,7 @@ class Outcome:
     pictures: Tensor
 
 
-def outcomes(pipeline: InfinityStarPipeline, test: ShapesTest) -> Iterator[Outcome]:
+def evaluate_shapes(pipeline: InfinityStarPipeline, test: ShapesTest) -> Iterator[Outcome]:
     """Make and measure every clip of a test, mode by mode.
 
     Raises:
@@ -152,10 +152,10 @@ def outcomes(pipeline: InfinityStarPipeline, test: ShapesTest) -> Iterator[Outco
         for seed in range(test.seed, test.seed + test.count):
             scene = random_scene(seed, held_out=True)
             frames = _made(pipeline, test, mode, seed, scene)
-            yield judged(frames, scene, mode=mode, seed=seed, test=test)
+            yield judge(frames, scene, mode=mode, seed=seed, test=test)
 
 
-def judged(
+def judge(
     frames: Tensor, scene: Scene, *, mode: EvaluationMode, seed: int, test: ShapesTest
 ) -> Outcome:
     """Measure a clip of a scene and compare it with the scene.
@@ -172,7 +172,7 @@ def judged(
     quality: tuple[float, float] | None = None
     if mode == "extend":
         seconds = test.pictures / FRAMES_PER_SECOND
-        right["continued"] = goes_on(scene.subjects[0], measured, seconds)
+        right["continued"] = continues(scene.subjects[0], measured, seconds)
     elif mode == "tokenizer":
         shown = scene.frames(len(frames), *frames.shape[1:3])
         quality = min(psnr(shown, frames), PERFECT_PSNR), ssim(shown, frames)
@@ -190,7 +190,7 @@ def judged(
 
 
 def verdict(scene: Scene, measured: Measurement) -> tuple[Wanted, dict[str, bool]]:
-    """What a scene of one subject should show, and what of it was measured.
+    """Compare a scene of one subject with a measurement.
 
     Returns:
         the names wanted; and by `background`, `colour`, `shape`, `motion` whether each is right,
@@ -210,11 +210,11 @@ def verdict(scene: Scene, measured: Measurement) -> tuple[Wanted, dict[str, bool
     return wanted, {**right, "all": all(right.values()), "kept": measured.kept}
 
 
-def goes_on(subject: Subject, measured: Measurement, seconds: float) -> bool:
-    """Whether what was measured from a time on goes on with what a subject does.
+def continues(subject: Subject, measured: Measurement, seconds: float) -> bool:
+    """Whether a clip, measured from a time on, continues the motion of a subject.
 
-    It does the same, and begins no further than a tenth of the frame from where the subject is
-    then.
+    Its motion is the same, and it begins at most a tenth of the frame from the subject's place at
+    that time.
     """
     pose = subject.pose(seconds)
     return (
@@ -224,10 +224,10 @@ def goes_on(subject: Subject, measured: Measurement, seconds: float) -> bool:
     )
 
 
-def reconstructed(pipeline: InfinityStarPipeline, frames: Tensor, seconds: float) -> Tensor:
-    """A clip as it comes out of the tokenizer when the network predicts every bit rightly.
+def reconstruct(pipeline: InfinityStarPipeline, frames: Tensor, seconds: float) -> Tensor:
+    """A clip after encoding, quantization over all scales, and decoding.
 
-    Encoded, cut to the bits of every scale of every clip, summed up again, and decoded.
+    It is what the transformer would make if it predicted every bit correctly.
 
     Args:
         pipeline: the loaded model.
@@ -245,14 +245,11 @@ def reconstructed(pipeline: InfinityStarPipeline, frames: Tensor, seconds: float
     pieces = []
     for clip, own in enumerate(latent.split(window.clip_lengths(networks.spec), dim=2)):
         clip_steps = [step for step in steps if step.clip == clip]
-        canvas = Canvas(torch.zeros_like(own))
         with torch.inference_mode():
-            bits = bits_of_latent(
+            kept = quantized_latent(
                 own, clip_steps, semantic_bits=networks.transformer.config.semantic_bits
             )
-            for step, value in zip(clip_steps, bits, strict=True):
-                canvas.add(step, value)
-        pieces.append(networks.decode(canvas.total, history))
+        pieces.append(networks.decode(kept, history))
     return torch.cat(pieces)
 
 
@@ -263,7 +260,7 @@ def _made(
     size = picture_size(nearest_template(pipeline.spec.aspect), pipeline.spec)
     given = scene.frames(test.pictures, *size)
     if mode == "tokenizer":
-        return reconstructed(pipeline, given, test.seconds)
+        return reconstruct(pipeline, given, test.seconds)
     request = GenerationRequest(
         mode=mode,
         prompt=scene.caption(seed),

@@ -1,4 +1,4 @@
-"""What a scene can hold: colours, shapes, motions, and where a subject is at any time."""
+"""The parts of a scene: colours, shapes, motions, and a subject's pose at any time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
     "down-left": (-1, 1),
     "down-right": (1, 1),
 }
-"""The motions that go somewhere: the signs of their steps across and down the frame."""
+"""The motions with a direction: the signs of their steps across and down the frame."""
 
 MOTIONS: tuple[str, ...] = (*DIRECTIONS, "grows", "shrinks", "spins", "bounces", "stands")
 
@@ -74,11 +74,11 @@ class Subject:
         colour: a name of `COLOURS`.
         motion: a name of `MOTIONS`.
         x: its centre at the start, as a share of the frame's width.
-        y: its centre at the start, as a share of the frame's height; of what bounces, the ground.
+        y: its centre at the start, as a share of the frame's height; with `bounces`, of the ground.
         size: its radius at the start, as a share of the frame's shorter side.
-        speed: of what goes somewhere, the share of the frame's extent along each axis it moves
-            along that it crosses in a second; of what spins, turns a second; otherwise unused.
-        phase: of what bounces, how much of its first bounce is over at the start.
+        speed: with a direction, the share of the frame's extent that it crosses in a second, along
+            each axis that it moves along; with `spins`, turns a second; otherwise unused.
+        phase: with `bounces`, how much of its first bounce is over at the start.
     """
 
     shape: str
@@ -102,24 +102,24 @@ class Subject:
             raise UsageError("a circle cannot be seen to spin")
 
     def pose(self, seconds: float) -> Pose:
-        """Where it is after so many seconds; what goes somewhere goes on, out of the frame."""
+        """Where it is at a time in seconds; a direction leads out of the frame in the end."""
         across, down = DIRECTIONS.get(self.motion, (0, 0))
-        way = self.speed * seconds
+        distance = self.speed * seconds
         size, turns, lift = self.size, 0.0, 0.0
         if self.motion in ("grows", "shrinks"):
             doublings = seconds / DOUBLING_SECONDS
             size *= 2 ** (doublings if self.motion == "grows" else -doublings)
             size = min(max(size, SMALLEST), LARGEST)
         elif self.motion == "spins":
-            turns = way
+            turns = distance
         elif self.motion == "bounces":
-            # the path of a thing thrown up, over and over: a parabola a bounce
+            # A ball thrown up again and again: every bounce is a parabola.
             share = (seconds / BOUNCE_SECONDS + self.phase) % 1
             lift = BOUNCE_HEIGHT * 4 * share * (1 - share)
-        return Pose(self.x + across * way, self.y + down * way - lift, size, turns)
+        return Pose(self.x + across * distance, self.y + down * distance - lift, size, turns)
 
 
 def is_held_out(colour: str, shape: str, motion: str, background: str) -> bool:
-    """Whether training never shows this combination: a tenth of them, by a hash of the names."""
+    """Whether training leaves out this combination: a tenth of them, by a hash of the names."""
     digest = sha256(f"{colour} {shape} {motion} {background}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % HELD_OUT_SHARE == 0

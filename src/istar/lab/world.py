@@ -1,8 +1,8 @@
-"""Scenes: drawn at random from a seed, without end, and split into training and held-out ones.
+"""Scenes: random by seed, endless, and split into training and held-out ones.
 
 A scene is one or two coloured shapes that each do one thing on a plain background. Where a
-subject starts follows from what it does, up to a little chance: what moves right starts at the
-left, what stays stands in the middle. It stays wholly in the frame for `STAY_SECONDS`.
+subject starts depends on its motion, with a little chance: one that moves right starts at the left,
+one that stays is in the middle. It stays wholly in the frame for `STAY_SECONDS`.
 """
 
 from __future__ import annotations
@@ -73,11 +73,7 @@ class Scene:
         )
 
     def frames(self, count: int, height: int, width: int, *, first: int = 0) -> Tensor:
-        """Its pictures `(F, H, W, 3)` uint8, 16 a second, from picture number `first` on.
-
-        Raises:
-            UsageError: no pictures, or pictures without pixels, are asked for.
-        """
+        """Its pictures `(F, H, W, 3)` uint8, 16 a second, from picture number `first` on."""
         return draw(
             self.background, self.subjects, count=count, height=height, width=width, first=first
         )

@@ -197,11 +197,6 @@ def converted_directory(spec: ModelSpec, dtype: str) -> Path:
     return user_data_path("istar", appauthor=False) / "models" / f"{spec.name}-{dtype}"
 
 
-def working_directory(target: Path) -> Path:
-    """Where a converted copy lies while it is made; what is there after a kill is of no use."""
-    return target.with_name(f".{target.name}.tmp")
-
-
 def converted(spec: ModelSpec, dtype: str | None) -> tuple[ModelSpec, ModelFiles] | None:
     """A model's converted copy, if there is one of this dtype and of the same source."""
     if dtype is None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from istar.errors import CheckpointError
-from istar.model_spec import ModelSpec
+from istar.files import working_directory
+from istar.model_spec import ModelSpec, Precision
 from istar.models import bundled, hub
 from istar.models.download_events import DownloadListener, ignore
 from istar.models.find import (
@@ -16,12 +17,9 @@ from istar.models.find import (
     converted,
     converted_directory,
     wanted_files,
-    working_directory,
 )
 from istar.models.manifest import MANIFEST_NAME, file_hash, read_hashes
 from istar.models.released import RELEASED_MODELS
-
-_DTYPES = ("bf16", "fp32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +143,7 @@ def state_of(spec: ModelSpec) -> ModelState:
                 path=place,
                 bytes_here=_size_of(place),
             )
-            for dtype in _DTYPES
+            for dtype in get_args(Precision)
             if converted(spec, dtype) and (place := converted_directory(spec, dtype))
         ),
     )
@@ -171,7 +169,7 @@ def verify_model(
     for where, wanted in wanted_files(spec).items():
         if hub.cached_files(where, wanted).bytes_here or not _copies(spec):
             problems += hub.verify(where, wanted, on_event, repair=repair)
-    for dtype in _DTYPES:
+    for dtype in get_args(Precision):
         place = converted_directory(spec, dtype)
         if not place.exists():
             continue
@@ -207,7 +205,7 @@ def remove_model(spec: ModelSpec) -> int:
         own = [path for path in wanted if (where, path) not in needed]
         if own and hub.cached_files(where, own).bytes_here:
             freed += hub.remove(where, own)
-    for dtype in _DTYPES:
+    for dtype in get_args(Precision):
         copy = converted_directory(spec, dtype)
         for place in (copy, working_directory(copy)):
             freed += _size_of(place)
@@ -233,4 +231,4 @@ def _size_of(directory: Path) -> int:
 
 
 def _copies(spec: ModelSpec) -> list[str]:
-    return [dtype for dtype in _DTYPES if converted(spec, dtype)]
+    return [dtype for dtype in get_args(Precision) if converted(spec, dtype)]

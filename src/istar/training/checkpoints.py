@@ -1,4 +1,4 @@
-"""Checkpoints of a run: weights, their average and the optimizers' state, whole or not there.
+"""Checkpoints of a run: weights, their average and the optimizers' state.
 
 They are written with `torch.distributed.checkpoint`, by one process or by many, and read back by
 any number of processes.
@@ -10,7 +10,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from istar.errors import StateError
-from istar.files import writing_failed
+from istar.files import PendingDirectory, writing_failed
 from istar.training.average import MovingAverage
 from istar.training.optimizers import Optimizers
 
@@ -43,7 +43,7 @@ class Checkpoints:
         self._keep = keep
 
     def steps(self) -> list[int]:
-        """Steps of which there is a whole checkpoint, in order."""
+        """Steps with a complete checkpoint, in order."""
         if not self._directory.is_dir():
             return []
         names = (_NAME.fullmatch(path.name) for path in self._directory.iterdir())
@@ -62,22 +62,18 @@ class Checkpoints:
             MediaError: it cannot be written; those before it stay.
         """
         final = self._directory / f"step-{step:08d}"
-        work = self._directory / f".step-{step:08d}.partial"
         first = not dist.is_initialized() or dist.get_rank() == 0
         if first:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            for left_behind in self._directory.glob(".step-*.partial"):
+            # A run that was killed while it wrote another step may save at other steps now.
+            for left_behind in self._directory.glob(".step-*.tmp"):
                 shutil.rmtree(left_behind, ignore_errors=True)
-        try:
-            with _single_process_is_fine():
-                save(_state(network, optimizers, average), checkpoint_id=work)
-        except CheckpointException as error:
-            if first:
-                shutil.rmtree(work, ignore_errors=True)
-            raise writing_failed(final, _failure(error)) from error
+        pending = PendingDirectory(final, overwrite=True)
+        with pending if first else nullcontext(), _single_process_is_fine():
+            try:
+                save(_state(network, optimizers, average), checkpoint_id=pending.temporary)
+            except CheckpointException as error:
+                raise writing_failed(final, _failure(error)) from error
         if first:
-            shutil.rmtree(final, ignore_errors=True)
-            work.rename(final)
             for old in self.steps()[: -self._keep]:
                 shutil.rmtree(self._directory / f"step-{old:08d}")
         if dist.is_initialized():
@@ -88,7 +84,7 @@ class Checkpoints:
         """Load the last checkpoint in place; the optimizers' settings stay as they are.
 
         Returns:
-            its step; 0 when there is none, and nothing is changed.
+            its step; 0 without a checkpoint, which changes nothing.
 
         Raises:
             StateError: it is damaged, of another network or of other optimizers.
@@ -96,13 +92,13 @@ class Checkpoints:
         steps = self.steps()
         if not steps:
             return 0
-        place = self._directory / f"step-{steps[-1]:08d}"
+        path = self._directory / f"step-{steps[-1]:08d}"
         settings = [dict(group) for group in _groups(optimizers)]
         try:
             with _single_process_is_fine():
-                _expect(place, network)
+                _expect(path, network)
                 state = _state(network, optimizers, average)
-                load(state, checkpoint_id=place)
+                load(state, checkpoint_id=path)
             set_model_state_dict(network, state["network"])
             set_optimizer_state_dict(network, optimizers, state["optimizer"])
             for group, wanted in zip(_groups(optimizers), settings, strict=True):
@@ -111,14 +107,14 @@ class Checkpoints:
             cause = _failure(error) if isinstance(error, CheckpointException) else error
             reason = " ".join(str(cause).split()) or type(cause).__name__
             raise StateError(
-                f"{place} is damaged or of another network or optimizer ({reason}); "
-                "remove it to go on from the one before, or give the run another output"
+                f"{path} is damaged or of another network or optimizer ({reason}); "
+                "remove it to continue from the one before, or give the run another output"
             ) from error
         return steps[-1]
 
 
 def _failure(error: CheckpointException) -> Exception:
-    """What went wrong in the first process in which something did; Ctrl-C and signals go on."""
+    """The cause in the first process that failed; Ctrl-C and signals are raised again."""
     cause: BaseException
     cause, _ = next(iter(error.failures.values()))
     if isinstance(cause, Exception):
@@ -126,16 +122,16 @@ def _failure(error: CheckpointException) -> Exception:
     raise cause from error
 
 
-def _expect(place: Path, network: nn.Module) -> None:
-    """Let only those parameters learn whose optimizer's state a checkpoint holds.
+def _expect(path: Path, network: nn.Module) -> None:
+    """Require gradients only of parameters whose optimizer state a checkpoint holds.
 
-    The others were frozen, or not yet used, when it was written; an optimizer that is asked for
-    its state makes one up for every parameter that learns.
+    The others were frozen, or not yet used, when it was written; asked for its state, an optimizer
+    would invent one for every parameter that requires gradients.
 
     Raises:
         ValueError: it holds a weight that the network does not have.
     """
-    stored = FileSystemReader(place).read_metadata().state_dict_metadata
+    stored = FileSystemReader(path).read_metadata().state_dict_metadata
     own = {f"network.{name}" for name in get_model_state_dict(network)}
     if strange := sorted(
         name for name in stored if name.startswith("network.") and name not in own
@@ -147,7 +143,7 @@ def _expect(place: Path, network: nn.Module) -> None:
 
 
 def _groups(optimizers: Optimizers) -> list[dict[str, Any]]:
-    """Weights and settings of all optimizers; to change one is to change theirs."""
+    """Weights and settings of all optimizers, shared with them."""
     return [group for optimizer in optimizers for group in optimizer.param_groups]
 
 

@@ -1,4 +1,4 @@
-"""What settings of a training run are held to, and the one line when they are not."""
+"""Checks of settings, each with a one-line error."""
 
 from __future__ import annotations
 

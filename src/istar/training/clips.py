@@ -28,12 +28,12 @@ _PICTURE = 1 / FRAMES_PER_SECOND
 
 @dataclass(frozen=True, kw_only=True)
 class ListedClip:
-    """A piece of a local video, or a picture, and what it shows.
+    """A piece of a local video, or a picture, with its captions.
 
     Attributes:
         path: the video or picture.
-        captions: wordings of what it shows, at least one.
-        begin, end: the piece, in seconds; no end is the video's.
+        captions: one or more wordings.
+        begin, end: the piece, in seconds; without an end to the end of the video.
     """
 
     path: Path
@@ -43,11 +43,11 @@ class ListedClip:
 
     @property
     def still(self) -> bool:
-        """It is a picture, by its name."""
+        """Whether its name is a picture's."""
         return self.path.suffix.lower() in PICTURE_SUFFIXES
 
     def may_hold(self, count: int) -> bool:
-        """Its kind and its `begin` and `end` do not rule out that it has so many pictures."""
+        """Whether it may have `count` pictures, by its name, `begin` and `end` alone."""
         if self.still:
             return count == 1
         return self.end is None or self._spare(count, self.end) >= -_PICTURE
@@ -75,8 +75,8 @@ class ListedClip:
         Args:
             count: how many.
             height, width: each is scaled to cover this and cropped at the centre.
-            generator: draws where the piece begins, as far as its end leaves a choice; without
-                one it begins at `begin`.
+            generator: chooses the first picture where the piece is longer; without one it is the
+                one at `begin`.
 
         Raises:
             MediaError: it cannot be read, or more than one picture is missing.
@@ -109,15 +109,15 @@ class ListedClip:
             return torch.cat((others[:1], others))
 
     def _spare(self, count: int, end: float) -> float:
-        """Seconds that are left from `begin` to `end` beside so many pictures."""
+        """Seconds from `begin` to `end` beyond `count` pictures."""
         return end - self.begin - count * _PICTURE
 
 
 def read_list(path: Path) -> tuple[list[ListedClip], int]:
-    """The clips of a list, and how many of its lines are not understood.
+    """The clips of a list, and how many of its lines are invalid.
 
     Raises:
-        UsageError: the list cannot be read, or no line of it is understood.
+        UsageError: the list cannot be read, or no line of it is valid.
     """
     clips, skipped = [], 0
     try:
@@ -131,7 +131,7 @@ def read_list(path: Path) -> tuple[list[ListedClip], int]:
             skipped += 1
     if not clips:
         raise UsageError(
-            f'{path} lists no clips: a line is {{"path": "clip.mp4", "caption": "what it shows"}}'
+            f'{path} lists no clips: a line is {{"path": "boat.mp4", "caption": "a boat leaves"}}'
         )
     return clips, skipped
 

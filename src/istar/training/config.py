@@ -1,7 +1,7 @@
-"""Training runs: what is trained, on what, how long, and where it goes.
+"""Settings of training runs and of prepared clips.
 
-A run names a manifest, the `istar.json` of the model to be, which fixes the pyramid and the sizes
-of the networks; the rest is about the training. `istar.training.run_file` reads it from TOML.
+A run names a manifest, the `istar.json` of the model to train, which fixes the pyramid and the
+sizes of the networks; the rest is about the training. `istar.training.run_file` reads it from TOML.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from istar.errors import UsageError
+from istar.model_spec import Precision
 from istar.request import SECONDS_STEP
 from istar.training.checks import at_least, below_seed_limit, positive, share
 from istar.video_tokenizer.config import SPATIAL_STRIDE
@@ -22,9 +23,9 @@ class RunConfig:
     """The course of a run.
 
     Attributes:
-        output: directory of everything the run writes; what lies there is gone on with.
+        output: directory of everything the run writes; a run continues from a checkpoint in it.
         steps: optimizer steps in all.
-        seed: of the initial weights and of every draw.
+        seed: of the initial weights and of all random numbers.
         learning_rate: after the warm-up; it then falls along a half cosine.
         warmup: steps over which the learning rate rises from nothing.
         last_share: the learning rate of the last step, as a share of the highest.
@@ -56,7 +57,7 @@ class RunConfig:
     weight_decay: float = 0.0
     clip_norm: float = 5.0
     ema: float = 0.999
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     workers: int = 0
     shard: bool = True
     save_every: int = 500
@@ -81,8 +82,8 @@ class ClipsConfig:
     Attributes:
         source: `shapes`, the procedural world, or `list`, local clips.
         list: the JSON-lines file that lists them, see `istar.training.clips`.
-        lengths: pictures of a clip, each 4n + 1; a batch draws one of them.
-        aspects: heights divided by widths; a batch draws one of them.
+        lengths: pictures of a clip, each 4n + 1; one is chosen at random for every batch.
+        aspects: heights divided by widths; one is chosen at random for every batch.
         pictures: how many pictures a batch holds, about.
         crop: shapes only: the share of clips that are crops of larger pictures.
         window: shapes only: pixels of a side of the square around a subject that is cut out of
@@ -112,13 +113,13 @@ class ClipsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerConfig:
-    """What the quantizer adds to a tokenizer's loss.
+    """The quantizer's terms of a tokenizer's loss.
 
     Attributes:
         from_step: before it the autoencoder is trained without bits, as a continuous one.
         commitment: weight of the squared distance between a latent and the sum of its codes.
-        entropy: weight of the entropy of single bits, which is to be low.
-        diversity: weight of the entropy of bits over the batch, which is to be high.
+        entropy: weight of the entropy of single bits, which training lowers.
+        diversity: weight of the entropy of bits over the batch, which training raises.
         sharpness: how steeply the probability of a bit rises with the residual, in units of the
             code's own length.
         drop_probability: stochastic quantizer depth: the chance that a clip loses its last steps.
@@ -141,15 +142,15 @@ class QuantizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionConfig:
-    """What a tokenizer's pictures are judged by.
+    """The reconstruction loss of a tokenizer.
 
     Attributes:
         absolute: weight of the mean absolute error.
         squared: weight of the mean squared error.
         relative: these two errors count in units of each clip's own standard deviation, so that
-            what contrasts little counts as much; otherwise in those of pictures in [-1, 1].
+            low contrast counts as much; otherwise in those of pictures in [-1, 1].
         perceptual: weight of LPIPS, which needs the package `lpips`.
-        adversarial: weight of what the discriminator says; 0 trains none.
+        adversarial: weight of the discriminator's term; 0 trains without one.
         adversarial_from: the step from which it counts.
     """
 
@@ -171,8 +172,8 @@ class InheritanceConfig:
     Attributes:
         weights: a tokenizer file.
         rescale: it was trained without bits: scale its latents to the length of a code.
-        freeze: parts that do not learn at first: `encoder`, `decoder`.
-        until: the step at which they are set free.
+        freeze: parts that are frozen at first: `encoder`, `decoder`.
+        until: the step at which they begin to learn.
     """
 
     weights: Path | None = None
@@ -183,7 +184,9 @@ class InheritanceConfig:
     def __post_init__(self) -> None:
         at_least(self, 0, "until")
         if bool(self.freeze) != (self.until > 0):
-            raise UsageError("inherit: freeze and until go together: what is frozen, and how long")
+            raise UsageError(
+                "inherit: freeze and until go together: which parts are frozen, and for how long"
+            )
         if self.weights is None and (self.rescale or self.freeze):
             raise UsageError("inherit: there are no weights to rescale or to freeze")
 
@@ -193,7 +196,7 @@ class TokenizerTraining:
     """A run that trains a video tokenizer.
 
     Attributes:
-        model: the manifest of the model to be.
+        model: the manifest of the model to train.
     """
 
     model: Path
@@ -215,7 +218,7 @@ class SetConfig:
         count: how many clips; 0 takes the whole list.
         length: pictures of a clip, 4n + 1.
         aspects: heights divided by widths; scenes take turns, a listed clip takes the nearest.
-        captions: shapes only: wordings of what a clip shows.
+        captions: shapes only: captions of a clip, in different wordings.
     """
 
     name: str
@@ -234,7 +237,7 @@ class SetConfig:
             raise UsageError(f"sets: a length must be 4n + 1 pictures, not {self.length}")
         check_aspects("sets", self.aspects)
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
-            raise UsageError(f"sets: {self.name!r} is no plain directory name")
+            raise UsageError(f"sets: name must be a plain directory name, not {self.name!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,13 +245,13 @@ class PrepareConfig:
     """A run that prepares clips.
 
     Attributes:
-        model: the manifest of the model to be.
+        model: the manifest of the model to train.
         tokenizer: the file of the tokenizer that encodes.
         output: directory of the sets.
         sets: what to encode.
         seed: of procedural clips.
         shard: clips of a file.
-        workers: processes that decode or draw clips; 0 leaves it to the encoding one.
+        workers: processes that decode or render clips; 0 leaves it to the encoding one.
     """
 
     model: Path
@@ -265,16 +268,16 @@ class PrepareConfig:
         below_seed_limit(self.seed)
         names = [one.name for one in self.sets]
         if not names or len(set(names)) < len(names):
-            raise UsageError("sets: there must be some, of different names")
+            raise UsageError("sets: one or more are needed, of different names")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixConfig:
-    """A kind of example and how often it is drawn.
+    """A kind of example and its share of the batches.
 
     Attributes:
-        kind: `start`, a video from its first picture on, or `interact`, a clip that goes on from
-            the one before.
+        kind: `start`, a video from its first picture on, or `interact`, a clip that continues the
+            one before.
         seconds: `start`: its length; 0 is a picture.
         weight: how often, among all kinds.
     """
@@ -296,11 +299,11 @@ class LatentsConfig:
     Attributes:
         sets: directories of prepared sets.
         mix: kinds of examples.
-        rows: lengths of packed rows in tokens; a batch draws one.
+        rows: lengths of packed rows in tokens; one is chosen at random for every batch.
         tokens: of a batch, about.
         text_dropout: how often the learned unconditional features stand in for the text.
         most_flips: bitwise self-correction: a step's bits flip with a chance of 0 up to this.
-        scene_noise: standard deviations of noise on what an interactive clip looks back at.
+        scene_noise: standard deviations of the noise on the context of interactive clips.
         weigh_by_magnitude: a bit's weight in the loss is proportional to the magnitude of the
             number whose sign it is; otherwise all bits of a step weigh the same, as in the paper.
     """
@@ -330,9 +333,9 @@ class TextConfig:
     """The text encoder.
 
     Attributes:
-        start: directory of an encoder to start from; without one there is a small new T5 with a
-            byte-level tokenizer.
-        train: it learns along.
+        start: directory of an encoder to start from; without one a small new T5 with a byte-level
+            tokenizer is trained.
+        train: the encoder is trained too.
         layers, heads: of a new one, whose features are the transformer's text channels.
         mlp_width: features inside the MLP of a new one.
     """
@@ -352,7 +355,7 @@ class TransformerTraining:
     """A run that trains a transformer.
 
     Attributes:
-        model: the manifest of the model to be.
+        model: the manifest of the model to train.
         tokenizer: the file of its tokenizer, which is not trained.
         start: a transformer's weights to start from.
         recompute: gradient checkpointing, block by block.
@@ -371,12 +374,12 @@ class TransformerTraining:
 
 
 def check_aspects(name: str, aspects: Sequence[float]) -> None:
-    """Refuse ratios that no template is near to."""
+    """Refuse ratios far from every template."""
     if not aspects or any(not 0.2 <= aspect <= 5 for aspect in aspects):
         raise UsageError(f"{name}: aspects must be from 0.2 to 5, not {aspects}")
 
 
 def check_source(config: ClipsConfig | SetConfig) -> None:
-    """Refuse a list that is missing or not asked for."""
+    """Refuse a missing list, and a list that another source does not use."""
     if (config.list is not None) != (config.source == "list"):
-        raise UsageError('a list is what source = "list" needs, and no other')
+        raise UsageError('a list is needed for source = "list", and for no other source')

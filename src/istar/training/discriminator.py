@@ -46,8 +46,8 @@ def adversarial_terms(
         real, made: clips `(B, 3, F, H, W)`.
     """
     fixed = {name: value.detach() for name, value in discriminator.named_parameters()}
-    fooled = -functional_call(discriminator, fixed, (made,)).mean()
-    told_apart = torch.stack(
+    generator = -functional_call(discriminator, fixed, (made,)).mean()
+    discriminator_loss = torch.stack(
         [F.relu(1 - discriminator(real)).mean(), F.relu(1 + discriminator(made.detach())).mean()]
     ).mean()
-    return fooled, told_apart
+    return generator, discriminator_loss

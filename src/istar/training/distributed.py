@@ -1,4 +1,4 @@
-"""More than one process: who works on what, sharded weights, and whole ones again.
+"""More than one process: shares of the work, sharded weights and full ones.
 
 A run started by torchrun is sharded with FSDP2, or every process holds all of it and they only
 average their gradients; a run without torchrun is left as it is.
@@ -44,7 +44,7 @@ class Share:
 
     @classmethod
     def by_torchrun(cls) -> Share:
-        """This process's share where torchrun's processes have nothing to tell each other."""
+        """This process's share where torchrun's processes do not communicate."""
         return cls(
             rank=int(os.environ.get("RANK", "0")), processes=int(os.environ.get("WORLD_SIZE", "1"))
         )
@@ -54,8 +54,8 @@ class Share:
         return range(self.rank, count, self.processes)
 
 
-def take_device(device: torch.device) -> None:
-    """Of several CUDA devices use this process's own from now on, if torchrun started it."""
+def use_device(device: torch.device) -> None:
+    """Use this process's own of several CUDA devices from now on, if torchrun started it."""
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
@@ -66,12 +66,12 @@ def process_group(device: torch.device) -> Iterator[None]:
     if "WORLD_SIZE" not in os.environ:
         yield
         return
-    take_device(device)
+    use_device(device)
     # What is logged is averaged on the CPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         with warnings.catch_warnings():
-            # It warns of blocks whose output may be changed in place; nobody does.
+            # It warns of blocks whose output may be changed in place; istar changes none.
             warnings.filterwarnings("ignore", "FSDP2-wrapped module")
             yield
     finally:
@@ -99,7 +99,7 @@ def shard_network(network: nn.Module) -> nn.Module:
 def average_gradients(network: nn.Module) -> None:
     """Give all processes the mean of their gradients, as FSDP2 does by itself where it shards.
 
-    Who has no gradient for a weight that another process used counts with zeros.
+    A process without a gradient for a weight that another one used counts with zeros.
     """
     if not dist.is_initialized():
         return

@@ -1,9 +1,9 @@
 """Prepared latents: clips encoded once, read many times.
 
-A prepared set is a directory of safetensors shards, each with its own line-by-line index: what a
-clip shows, in one or more wordings, and how its latent is shaped. A shard is there whole or not at
-all, so that preparing goes on where it stopped; and a file says what the set was made of, so that
-it goes on with nothing else.
+A prepared set is a directory of safetensors shards, each with an index of a line a clip: its
+captions and the shape of its latent. A shard is written whole or not at all, so that an interrupted
+command continues at the first missing one; `set.json` records what the latents depend on, so that
+it never continues with anything else.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PreparedClip:
         shard: its file.
         name: of its tensor.
         frames, height, width: of its latent.
-        captions: what it shows, each a wording of its own.
+        captions: one or more wordings.
     """
 
     shard: Path
@@ -83,7 +83,7 @@ def shard_path(directory: Path, number: int) -> Path:
 def write_shard(
     directory: Path, number: int, latents: Sequence[Tensor], captions: Sequence[Sequence[str]]
 ) -> None:
-    """Write latents `(C, T, h, w)` and what they show; the tensors' file comes last.
+    """Write latents `(C, T, h, w)` and their captions; the tensors' file comes last.
 
     Raises:
         MediaError: a file cannot be written.
@@ -100,9 +100,9 @@ def write_shard(
 
 
 def encoder_digest(tokenizer: VideoTokenizer) -> str:
-    """A few letters that tell whose latents are whose.
+    """A short digest of the weights that make latents.
 
-    They follow from what makes latents, in the half precision in which a tokenizer is handed on.
+    They are rounded to half precision, so that a packed tokenizer has the same.
     """
     digest = sha256()
     for name, value in sorted(tokenizer.state_dict().items()):
@@ -113,14 +113,14 @@ def encoder_digest(tokenizer: VideoTokenizer) -> str:
 
 
 def begin_set(directory: Path, origin: Mapping[str, Any]) -> None:
-    """Note what a set is made of, or see that what is there was made of the same.
+    """Record the origin of a set, or check it against the recorded one.
 
     Args:
         directory: the set's.
-        origin: by name, all that its latents depend on, as JSON has it.
+        origin: by name, everything that its latents depend on, as JSON values.
 
     Raises:
-        UsageError: there are latents of another origin, or of one that nobody noted.
+        UsageError: there are latents of another origin, or of an unrecorded one.
         MediaError: it cannot be written.
     """
     if not (directory / _ORIGIN).exists() and not any(directory.glob("latents-*")):
@@ -137,7 +137,7 @@ def begin_set(directory: Path, origin: Mapping[str, Any]) -> None:
 
 
 def remove_set(directory: Path) -> None:
-    """Take away what was prepared of a set, and its directory if nothing else is there."""
+    """Remove the prepared files of a set, and its directory unless other files are in it."""
     for path in (*directory.glob("latents-*"), directory / _ORIGIN):
         path.unlink(missing_ok=True)
     with suppress(OSError):
@@ -145,17 +145,17 @@ def remove_set(directory: Path) -> None:
 
 
 def origin_of(directory: Path) -> dict[str, Any]:
-    """What a set is made of.
+    """The recorded origin of a set.
 
     Raises:
-        UsageError: it does not say so.
+        UsageError: there is no record of it.
     """
     try:
         origin = json.loads((directory / _ORIGIN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         origin = None
     if not isinstance(origin, dict):
-        raise UsageError(f"{directory} does not say how it was prepared", remedies=("prepare",))
+        raise UsageError(f"{directory} has no record of how it was prepared", remedies=("prepare",))
     return origin
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves to read: lines of JSON, TensorBoard files, contact sheets."""
+"""The log of a run: lines of JSON, TensorBoard files, contact sheets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOG_NAME = "log.jsonl"
 
 
 class RunLog:
-    """The log of a run; what it holds of steps after `done` is forgotten when it is opened.
+    """The log of a run; entering it removes the lines of steps after `done`.
 
     `log.jsonl` has a line a step, `tensorboard/` the same for TensorBoard where that package is
     installed, `samples/` the contact sheets.
@@ -32,7 +32,7 @@ class RunLog:
     def __enter__(self) -> RunLog:
         if self._enabled:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._forget_later_lines()
+            self._remove_later_lines()
             self._lines = (self._directory / LOG_NAME).open("a", encoding="utf-8")
             self._board = _board(self._directory / "tensorboard", self._done)
         return self
@@ -68,7 +68,7 @@ class RunLog:
             self._board.add_image("samples", sheet, step, dataformats="HWC")
         return path
 
-    def _forget_later_lines(self) -> None:
+    def _remove_later_lines(self) -> None:
         path = self._directory / LOG_NAME
         if not path.exists():
             return
@@ -77,7 +77,7 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The lines of a log; one that a kill cut off is left out."""
+    """The lines of a log, without one that a kill cut off."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:

@@ -13,13 +13,13 @@ from istar.training.sequences import DETAIL, SEMANTIC
 
 
 class BitLoss(NamedTuple):
-    """What a batch says.
+    """The loss of a batch and its correct bits.
 
     Attributes:
         weighted: sum over tokens of weight × mean over its bits of bit weight × cross-entropy, in
             nats.
         weight: sum of the weights.
-        right: by scale, how many bits the likelier value is the true one of.
+        right: by scale, of how many bits the likelier value is the true one.
         bits: by scale, how many bits there are.
     """
 

@@ -1,4 +1,4 @@
-"""What turns gradients into steps: AdamW for all weights, or Muon for the hidden matrices.
+"""The optimizers: AdamW for all weights, or Muon for the hidden matrices.
 
 Muon steps a matrix along the nearest orthogonal one to its averaged gradient, so that all of its
 directions learn at one pace. Sources: AdamW (arXiv 1711.05101); Muon (K. Jordan and others, 2024)
@@ -17,7 +17,7 @@ from istar.errors import UsageError
 from istar.training.config import RunConfig
 
 Optimizers = tuple[torch.optim.Optimizer, ...]
-"""They share out a network's weights; each step of a run is one of every one of them."""
+"""Each has a part of the network's weights; a step of a run is one step of each."""
 
 
 def build_optimizers(network: nn.Module, hidden: Sequence[Tensor], config: RunConfig) -> Optimizers:
@@ -27,16 +27,16 @@ def build_optimizers(network: nn.Module, hidden: Sequence[Tensor], config: RunCo
 
     Args:
         network: all that learns.
-        hidden: its matrices `(out, in)` between hidden states, which are what Muon is for.
+        hidden: its matrices `(out, in)` between hidden states, for Muon.
 
     Raises:
-        UsageError: Muon is asked for and there is nothing for it, or torch is too old to have it.
+        UsageError: Muon is asked for and the network has no such matrix, or torch is too old.
     """
     muon = config.optimizer == "muon"
     if muon and not hidden:
         raise UsageError(
-            'run: optimizer "muon" is for the matrices of transformer blocks, and what is trained '
-            'here has none; use "adamw"'
+            'run: optimizer "muon" is for the matrices of transformer blocks, and this network has '
+            'none; use "adamw"'
         )
     if muon and not hasattr(torch.optim, "Muon"):
         raise UsageError(f'run: optimizer "muon" needs torch 2.9 or newer, not {torch.__version__}')
@@ -56,7 +56,7 @@ def build_optimizers(network: nn.Module, hidden: Sequence[Tensor], config: RunCo
 
 
 def linear_weights(modules: Iterable[nn.Module]) -> list[Tensor]:
-    """The matrices of all linear layers in some modules; an embedding's table is none."""
+    """The matrices of all linear layers in some modules, without embedding tables."""
     return [
         layer.weight
         for module in modules

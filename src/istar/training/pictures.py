@@ -26,25 +26,25 @@ def picture_size(budget: PixelBudget, aspect: float) -> tuple[int, int]:
 
 
 class ClipSource:
-    """Where clips to train a tokenizer on come from.
+    """The clips to train a tokenizer on.
 
     Attributes:
-        config: what is asked for.
+        config: which clips.
         budget: the size of the pictures.
-        misunderstood: how many lines of the list make no sense; no clip comes of them.
+        invalid_lines: how many lines of the list are skipped.
 
     Raises:
-        UsageError: a list of clips cannot be read, no clip of it is as long as one that is asked
-            for, or a window is larger than the pictures.
+        UsageError: a list of clips cannot be read or has no clip of one of the lengths, or a window
+            is larger than the pictures.
     """
 
     def __init__(self, config: ClipsConfig, budget: PixelBudget) -> None:
         self.config = config
         self.budget = budget
-        self.misunderstood = 0
+        self.invalid_lines = 0
         self._listed: dict[int, list[ListedClip]] = {}
         if config.list is not None:
-            listed, self.misunderstood = read_list(config.list)
+            listed, self.invalid_lines = read_list(config.list)
             for length in config.lengths:
                 self._listed[length] = [clip for clip in listed if clip.may_hold(length)]
                 if not self._listed[length]:
@@ -60,14 +60,14 @@ class ClipSource:
     def batch(self, seed: int, step: int, share: Share) -> tuple[Tensor, int]:
         """This process's clips of one step's batch, and how many could not be read.
 
-        All of a batch have one length and size; there is at least one for every process. What
-        cannot be read is replaced by another draw.
+        All clips of a batch have one length and size; every process has at least one. A clip that
+        cannot be read is replaced by another.
 
         Returns:
             `(B, F, H, W, 3)`, uint8, and the count.
 
         Raises:
-            MediaError: nothing that was drawn can be read.
+            MediaError: too many clips in a row cannot be read.
         """
         config = self.config
         generator = torch.Generator().manual_seed(seed_of(seed, "batch", step))
@@ -119,7 +119,7 @@ def _shapes_clip(seed: int, length: int, height: int, width: int, config: ClipsC
 def _around_subject(
     scene: Scene, frames: Tensor, first: int, window: int, generator: torch.Generator
 ) -> Tensor:
-    """The square of a clip's pictures in which a subject is half way through, off its centre."""
+    """A square of a clip's pictures around a subject at half time, at random off its centre."""
     count, height, width = frames.shape[:3]
     subject = scene.subjects[draw(len(scene.subjects), generator)]
     pose = subject.pose((first + count // 2) / FRAMES_PER_SECOND)

@@ -1,4 +1,4 @@
-"""Preparing clips: encoded by a tokenizer, shard by shard."""
+"""Prepare clips: encode them with a tokenizer, shard by shard."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _ALL = Share()
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A shard was written, or found.
+    """A shard was written, or was there already.
 
     Attributes:
         clips: how many clips of this process's share are done, those skipped included.
         total: how many there will be.
-        skipped: those that could not be read, and lines of the lists that make no sense, which
-            the first process counts.
+        skipped: those that could not be read, and the lists' invalid lines, which the first process
+            counts.
         path: the shard.
     """
 
@@ -54,7 +54,7 @@ class Prepared:
     path: Path
 
 
-class _Drawn(NamedTuple):
+class _LoadedClip(NamedTuple):
     """A clip to encode: pictures `(F, H, W, 3)`, uint8, or None if unreadable; its captions."""
 
     pictures: Tensor | None
@@ -62,14 +62,14 @@ class _Drawn(NamedTuple):
 
 
 def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) -> Iterator[Prepared]:
-    """Encode every set of a configuration; shards that are there are left alone.
+    """Encode every set of a configuration; existing shards are kept.
 
-    Clips that cannot be read are skipped and counted; a set of nothing else is taken away. Of
-    several processes each takes every nth shard, whatever set it is of.
+    Clips that cannot be read are skipped and counted; a set without any other is removed. Each of
+    n processes takes every nth shard, of all sets.
 
     Raises:
         CheckpointError: the tokenizer cannot be loaded, or a shard's index cannot be read.
-        UsageError: a list of clips cannot be read, or a set is there that was made of other things.
+        UsageError: a list of clips cannot be read, or a set was prepared in another way.
         MediaError: a shard cannot be written, or no clip of a set can be read.
     """
     spec = read_manifest(config.model)
@@ -80,8 +80,8 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
     skipped = 0
     for one in config.sets:
         sizes = [picture_size(spec.pixel_budget, aspect) for aspect in one.aspects]
-        listed, misunderstood = ([], 0) if one.list is None else read_list(one.list)
-        skipped += misunderstood if share.rank == 0 else 0
+        listed, invalid = ([], 0) if one.list is None else read_list(one.list)
+        skipped += invalid if share.rank == 0 else 0
         begin_set(config.output / one.name, _origin(one, config, sizes, encoder))
         clips = _Clips(one, config.seed, sizes, listed)
         for number, first in enumerate(range(0, len(clips), config.shard)):
@@ -104,7 +104,7 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
         yield Prepared(clips=done, total=total, skipped=skipped, path=path)
     for one in config.sets:
         paths = [shard.path for shard in shards if shard.clips.config is one]
-        # Another process may still be at it.
+        # Another process may still be writing it.
         if all(path.exists() for path in paths) and not any(map(clips_in, paths)):
             remove_set(config.output / one.name)
             raise MediaError(f"no clip of set {one.name} can be read; is its list right?")
@@ -113,7 +113,7 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
 def _origin(
     one: SetConfig, config: PrepareConfig, sizes: Sequence[tuple[int, int]], encoder: str
 ) -> dict[str, Any]:
-    """All that a set's shards depend on."""
+    """Everything that a set's shards depend on."""
     return {
         "tokenizer": encoder,
         "list": None if one.list is None else file_hash(one.list),
@@ -126,7 +126,7 @@ def _origin(
     }
 
 
-class _Clips(Dataset[_Drawn]):
+class _Clips(Dataset[_LoadedClip]):
     """The clips of a set, by number; worker processes decode them ahead."""
 
     def __init__(
@@ -144,23 +144,23 @@ class _Clips(Dataset[_Drawn]):
     def __len__(self) -> int:
         return self.config.count or len(self._listed)
 
-    def __getitem__(self, index: int) -> _Drawn:
+    def __getitem__(self, index: int) -> _LoadedClip:
         if self.config.source == "shapes":
             seed = seed_of(self._seed, self.config.name, index)
             scene = random_scene(seed)
             captions = tuple(scene.caption(seed + n) for n in range(self.config.captions))
             size = self._sizes[index % len(self._sizes)]
-            return _Drawn(scene.frames(self.config.length, *size), captions)
+            return _LoadedClip(scene.frames(self.config.length, *size), captions)
         clip = self._listed[index % len(self._listed)]
         try:
             size = min(self._sizes, key=lambda size: abs(log(size[0] / size[1] / clip.aspect())))
-            return _Drawn(clip.pictures(self.config.length, *size), clip.captions)
+            return _LoadedClip(clip.pictures(self.config.length, *size), clip.captions)
         except MediaError:
-            return _Drawn(None, clip.captions)
+            return _LoadedClip(None, clip.captions)
 
 
 class _Shard(NamedTuple):
-    """A shard to be: the clips `wanted` of a set, its number in that set, and its file."""
+    """A shard to write: the clips `wanted` of a set, its number in that set, and its file."""
 
     clips: _Clips
     wanted: range
@@ -169,14 +169,14 @@ class _Shard(NamedTuple):
 
 
 def _encoded(
-    tokenizer: VideoTokenizer, clips: Iterable[_Drawn], device: torch.device
+    tokenizer: VideoTokenizer, clips: Iterable[_LoadedClip], device: torch.device
 ) -> tuple[list[Tensor], list[tuple[str, ...]]]:
     """Latents `(C, T, h, w)` and captions of the readable clips, in batches of one shape."""
     latents: list[Tensor] = []
     captions: list[tuple[str, ...]] = []
-    waiting: dict[torch.Size, list[_Drawn]] = {}
+    waiting: dict[torch.Size, list[_LoadedClip]] = {}
 
-    def encode(batch: list[_Drawn]) -> None:
+    def encode(batch: list[_LoadedClip]) -> None:
         pictures = torch.stack([one.pictures for one in batch if one.pictures is not None])
         with torch.inference_mode():
             latents.extend(tokenizer.encode(to_range(pictures.to(device))).cpu())

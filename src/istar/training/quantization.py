@@ -1,8 +1,8 @@
-"""The pyramid's quantizer with gradients: what a tokenizer learns through.
+"""The pyramid's quantizer with gradients, for training a tokenizer.
 
-The forward pass is the one that generation uses: residual, shrink, sign, code, grow, add. Signs
-have no slope, so the gradient of the pictures passes straight through to the latent, and what is
-to shape the bits themselves (commitment, entropy, diversity) is smooth in the latent. Source:
+The forward pass is generation's (`istar.generation.residual`). Signs have no slope, so the gradient
+of the pictures passes straight through to the latent (a straight-through estimator), and the terms
+that shape the bits themselves (commitment, entropy, diversity) are smooth in the latent. Source:
 binary spherical quantization (arXiv 2406.07548); InfinityStar paper, stochastic quantizer depth.
 """
 
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from istar.generation.residual import residual_steps
 from istar.generation.schedule import Step
-from istar.video_tokenizer.quantizer import grow, shrink, to_bits, to_codes
 
 
 class Quantized(NamedTuple):
@@ -27,7 +27,7 @@ class Quantized(NamedTuple):
         commitment: mean squared distance of the latent from the sum of all its codes, in units of
             a detail code's number, 1/√C.
         entropy: mean entropy, in bits, of every single bit.
-        diversity: entropy, in bits, of each place's mean bit, averaged over places and steps.
+        diversity: entropy, in bits, of each position's mean bit, averaged over positions and steps.
     """
 
     latent: Tensor
@@ -52,31 +52,26 @@ def quantize(
         steps: all steps of that clip.
         semantic_bits: bits of a token on semantic scales.
         sharpness: of the bits' probabilities, see `bit_probabilities`.
-        dropped: `(B,)`, how many of the last steps each clip goes without; none when absent. The
-            first always stays.
-        pooled: the mean over the whole batch of a mean over these clips, where they are but one
-            process's; it is what `diversity` is the entropy of.
+        dropped: `(B,)`, how many of the last steps each clip loses, zero when absent. The first
+            always stays.
+        pooled: from a mean over these clips to the mean over all processes' clips, of which
+            `diversity` is the entropy.
     """
-    total = torch.zeros_like(latent)
-    kept = torch.zeros_like(latent)
+    total = kept = torch.zeros_like(latent)
     entropies, diversities = [], []
-    for number, step in enumerate(steps):
-        bits = semantic_bits if step.semantic else latent.shape[1]
-        frames, height, width = step.grid
-        residual = shrink(latent - total, bits=bits, height=height, width=width)
-        probabilities = bit_probabilities(residual, sharpness)
+    parts = residual_steps(latent, steps, semantic_bits=semantic_bits)
+    for number, part in enumerate(parts):
+        total = part.total
+        probabilities = bit_probabilities(part.residual, sharpness)
         entropies.append(bit_entropy(probabilities).mean())
         mean = probabilities.flatten(0, 1).mean(0)
         diversities.append(bit_entropy(mean if pooled is None else pooled(mean)).mean())
-        codes = to_codes(to_bits(residual.detach()), latent.dtype)
-        part = grow(codes, frames=frames, height=height, width=width, size=latent.shape)
-        total = total + part
         if dropped is not None:
             stays = (number < (len(steps) - dropped).clamp_min(1)).to(latent.dtype)
-            kept = kept + part * stays.view(-1, 1, 1, 1, 1)
-    shown = total if dropped is None else kept
+            kept = kept + part.codes * stays.view(-1, 1, 1, 1, 1)
+    decoded = total if dropped is None else kept
     return Quantized(
-        latent=latent + (shown - latent).detach(),
+        latent=latent + (decoded - latent).detach(),
         commitment=F.mse_loss(latent, total) * latent.shape[1],
         entropy=torch.stack(entropies).mean(),
         diversity=torch.stack(diversities).mean(),

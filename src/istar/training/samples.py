@@ -1,4 +1,4 @@
-"""What a transformer makes of a few prompts while it is trained."""
+"""Samples of a transformer in training, for a few fixed prompts."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def generated_sheet(
         prompt = random_scene(seed, held_out=True).canonical_caption()
         request = GenerationRequest(mode="t2v", prompt=prompt, seed=seed)
         frames = pipeline.generate(request).frames
-        shown = torch.linspace(0, len(frames) - 1, _PICTURES).long()
-        rows.append(frames[shown].transpose(0, 1).flatten(1, 2))  # H pictures·W 3
+        chosen = torch.linspace(0, len(frames) - 1, _PICTURES).long()
+        rows.append(frames[chosen].transpose(0, 1).flatten(1, 2))  # H pictures·W 3
     return torch.cat(rows)

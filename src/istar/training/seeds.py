@@ -1,4 +1,4 @@
-"""Random draws that are functions of a run's seed, the step and a number, and of nothing else."""
+"""Random numbers that depend on a run's seed, the step and a number alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def seed_of(*numbers: int | str) -> int:
-    """A seed made of numbers and names, the same everywhere and always."""
+    """A seed from numbers and names, the same on every machine."""
     digest = sha256("/".join(map(str, numbers)).encode()).digest()
     return int.from_bytes(digest[:6], "big")
 

@@ -2,8 +2,8 @@
 
 Every scale of every clip stands in a run once, as one of its repetitions; all repetitions are
 simulated in the running sum. A token belongs to a group (a step, a text, a block of context) and
-sees its own group and, of earlier ones, two ranges at most: that is the whole of the spacetime
-sparse attention, and of the full attention that it is compared with.
+sees its own group and at most two ranges of earlier ones: enough for the spacetime sparse
+attention, and for the full attention that it is compared with.
 Source: InfinityStar paper (arXiv 2511.04675); released reference.
 """
 
@@ -18,24 +18,24 @@ from torch import Tensor
 
 from istar.generation.canvas import Canvas
 from istar.generation.loop import DETAIL_CONTEXT, ConditionBlock, condition_blocks
+from istar.generation.residual import residual_steps
 from istar.generation.schedule import Step
 from istar.training.seeds import draw
 from istar.transformer.config import TransformerConfig
 from istar.transformer.rope import text_coordinates, visual_coordinates
-from istar.video_tokenizer.quantizer import shrink, to_bits
 
 NO_LOSS, SEMANTIC, DETAIL = range(3)
-"""What a token predicts."""
+"""Kinds of tokens by what they predict."""
 
 NOWHERE = -2
-"""The group with which a range that a token lacks begins and ends."""
+"""The first and last group of an empty range."""
 
 _RANGES = 2
 _SMALL_SCALES_COUNT_MORE, _AT_MOST = 0.2, 40.0
 _TINY = 1e-6
 
 Scene = tuple[Tensor, Tensor, tuple[int, int]]
-"""What an interactive clip goes on from, see `Example.scene`."""
+"""The context of an interactive clip, see `Example.scene`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Example:
         unconditional: the learned unconditional features stand in for the text.
         steps: the schedule of all clips.
         latents: `(C, T, H, W)` of every clip, before quantization.
-        scene: for a clip that goes on interactively, the latents `(C, n, H, W)` before it and
+        scene: for an interactive clip, the latents `(C, n, H, W)` before it and
             `(C, 1, H, W)` of the video's first frame, and the rows and columns of the coarse grid.
     """
 
@@ -63,10 +63,10 @@ class SequenceConfig:
     """How examples become tokens.
 
     Attributes:
-        most_flips: self-correction: each step's bits flip with a probability drawn from 0 to
-            this in hundredths; 0 flips none.
+        most_flips: self-correction: each step's bits flip with a random probability from 0 to
+            this in hundredths; 0 switches it off.
         scene_noise: the standard deviations of noise on an interactive clip's context, of which
-            one is drawn.
+            one is chosen at random.
         weigh_by_magnitude: a bit's weight in the loss is proportional to the magnitude of the
             number whose sign it is, instead of the same for all.
     """
@@ -76,7 +76,7 @@ class SequenceConfig:
     weigh_by_magnitude: bool = False
 
 
-class Lesson(NamedTuple):
+class ForcedStep(NamedTuple):
     """One step with its bits given.
 
     Attributes:
@@ -128,14 +128,14 @@ class Run(NamedTuple):
         return len(self.group)
 
 
-def lessons(
+def teacher_forcing(
     latent: Tensor,
     steps: Sequence[Step],
     *,
     semantic_bits: int,
     most_flips: float,
     generator: torch.Generator,
-) -> list[Lesson]:
+) -> list[ForcedStep]:
     """Teacher forcing of one clip with bitwise self-correction.
 
     On every step but the last some bits flip on their way into the running sum, so that later
@@ -148,22 +148,19 @@ def lessons(
         most_flips: see `SequenceConfig`.
         generator: of the flips.
     """
-    canvas = Canvas(torch.zeros_like(latent))
+
+    def flip(step: Step, bits: Tensor) -> Tensor:
+        if step.ends_clip or most_flips <= 0:
+            return bits
+        chance = draw(round(100 * most_flips) + 1, generator) / 100
+        return bits ^ (torch.rand(bits.shape, generator=generator) < chance)
+
     result = []
-    for step in steps:
-        residual = shrink(
-            latent - canvas.total,
-            bits=semantic_bits if step.semantic else latent.shape[1],
-            height=step.grid.height,
-            width=step.grid.width,
-        )
-        bits = to_bits(residual)[0]
-        inputs = torch.zeros_like if step.starts_clip else torch.clone
-        result.append(Lesson(step, inputs(canvas.tokens(step)[0]), bits, residual[0].abs()))
-        if not step.ends_clip and most_flips > 0:
-            chance = draw(round(100 * most_flips) + 1, generator) / 100
-            bits = bits ^ (torch.rand(bits.shape, generator=generator) < chance)
-        canvas.add(step, bits)
+    for part in residual_steps(latent, steps, semantic_bits=semantic_bits, flip=flip):
+        # The network sees the sum with the flipped bits of earlier steps, as it will see its own
+        # errors in generation, and predicts the true bits of what that sum lacks.
+        inputs = Canvas(part.before).tokens(part.step)[0]
+        result.append(ForcedStep(part.step, inputs, part.bits[0], part.residual[0].abs()))
     return result
 
 
@@ -182,44 +179,47 @@ def run_of(
         transformer: sizes of the network.
         config: how.
         generator: of flips, noise and the choice of repetitions and scales.
-        longest: with more tokens than that, scales are left out at random, but never one that
-            later steps look at.
+        longest: a run with more tokens loses scales at random, but never one that later steps
+            look at.
     """
+    # 1. The context that every step sees: the text, and before an interactive clip two blocks.
     parts = [_text_part(example, transformer)]
     if example.scene is not None:
         parts += _scene_parts(example, transformer, config, generator)
     always = range(len(parts))
-    chosen = _chosen_lessons(example, transformer, config, generator)
+    # 2. One repetition of every scale, without some scales if the run would be too long.
+    chosen = _chosen_steps(example, transformer, config, generator)
     if longest is not None:
         room = longest - sum(part.tokens for part in parts)
         chosen = _short_enough(chosen, _read_scales(example.steps), room, generator)
-    groups = {_scale(lesson.step): group for group, lesson in enumerate(chosen, len(parts))}
-    for lesson in chosen:
-        seen = [groups[_scale(example.steps[index])] for index in lesson.step.looks_at]
-        group = groups[_scale(lesson.step)]
-        parts.append(_lesson_part(lesson, group, [*always, *seen], transformer, config))
+    # 3. Each is a group of tokens, numbered in order, that sees the groups its step looks at.
+    groups = {_scale(forced.step): group for group, forced in enumerate(chosen, len(parts))}
+    for forced in chosen:
+        seen = [groups[_scale(example.steps[index])] for index in forced.step.looks_at]
+        group = groups[_scale(forced.step)]
+        parts.append(_step_part(forced, group, [*always, *seen], transformer, config))
     columns = zip(*(part[2:] for part in parts), strict=True)
     return Run(parts[0].text, parts[0].unconditional, *map(torch.cat, columns))
 
 
 def tokens_of(example: Example) -> int:
-    """How many tokens an example's run has if nothing is left out; quick to tell."""
+    """How many tokens an example's run has if no scale is left out, without making it."""
     blocks = () if example.scene is None else _blocks(example.scene)
     scales = {_scale(step): step.grid.tokens for step in example.steps}
     return len(example.text) + sum(block.tokens.shape[1] for block in blocks) + sum(scales.values())
 
 
-def _chosen_lessons(
+def _chosen_steps(
     example: Example,
     transformer: TransformerConfig,
     config: SequenceConfig,
     generator: torch.Generator,
-) -> list[Lesson]:
+) -> list[ForcedStep]:
     """One repetition of every scale; of the largest, if the next clip looks at it, the last."""
     chosen = []
     for number, latent in enumerate(example.latents):
         own = [step for step in example.steps if step.clip == number]
-        taught = lessons(
+        forced_steps = teacher_forcing(
             latent.unsqueeze(0),
             own,
             semantic_bits=transformer.semantic_bits,
@@ -227,7 +227,7 @@ def _chosen_lessons(
             generator=generator,
         )
         for scale in range(own[-1].scale + 1):
-            repeated = [lesson for lesson in taught if lesson.step.scale == scale]
+            repeated = [forced for forced in forced_steps if forced.step.scale == scale]
             pick = draw(len(repeated), generator)
             last = repeated[-1].step
             chosen.append(repeated[-1] if last.ends_clip and last.read_later else repeated[pick])
@@ -245,12 +245,12 @@ def _read_scales(steps: Sequence[Step]) -> set[tuple[int, int]]:
 
 
 def _short_enough(
-    chosen: list[Lesson], read: set[tuple[int, int]], room: int, generator: torch.Generator
-) -> list[Lesson]:
-    """Leave steps out until the rest fits, but none of a scale in `read`."""
+    chosen: list[ForcedStep], read: set[tuple[int, int]], room: int, generator: torch.Generator
+) -> list[ForcedStep]:
+    """Remove random steps until the rest fits, but no scale in `read`."""
     kept = list(chosen)
-    while sum(lesson.step.grid.tokens for lesson in kept) > room:
-        dispensable = [n for n, lesson in enumerate(kept) if _scale(lesson.step) not in read]
+    while sum(forced.step.grid.tokens for forced in kept) > room:
+        dispensable = [n for n, forced in enumerate(kept) if _scale(forced.step) not in read]
         if len(dispensable) <= 1:
             break
         del kept[dispensable[draw(len(dispensable), generator)]]
@@ -276,10 +276,7 @@ def _scene_parts(
     config: SequenceConfig,
     generator: torch.Generator,
 ) -> list[Run]:
-    """The two blocks of context of an interactive clip, perhaps noisy.
-
-    The noise spares the video's first frame.
-    """
+    """The two blocks of context of an interactive clip, with noise on all but the first frame."""
     assert example.scene is not None
     former, first, _ = example.scene
     noise = config.scene_noise[draw(len(config.scene_noise), generator)]
@@ -315,15 +312,15 @@ def _blocks(scene: Scene) -> tuple[ConditionBlock, ConditionBlock]:
     return condition_blocks(former[None], first[None], grid)
 
 
-def _lesson_part(
-    lesson: Lesson,
+def _step_part(
+    forced: ForcedStep,
     group: int,
     looks_at: Sequence[int],
     transformer: TransformerConfig,
     config: SequenceConfig,
 ) -> Run:
-    step = lesson.step
-    by_magnitude = lesson.magnitudes / lesson.magnitudes.mean().clamp_min(_TINY)
+    step = forced.step
+    by_magnitude = forced.magnitudes / forced.magnitudes.mean().clamp_min(_TINY)
     coordinates = visual_coordinates(
         scale=transformer.text_positions + step.index,
         times=torch.arange(step.first_frame, step.first_frame + step.grid.frames),
@@ -335,8 +332,8 @@ def _lesson_part(
         group=group,
         looks_at=looks_at,
         coordinates=coordinates,
-        inputs=lesson.inputs,
-        lesson=lesson,
+        inputs=forced.inputs,
+        forced=forced,
         bit_weights=by_magnitude if config.weigh_by_magnitude else 1.0,
     )
 
@@ -348,7 +345,7 @@ def _part(
     looks_at: Sequence[int],
     coordinates: Tensor,
     inputs: Tensor,
-    lesson: Lesson | None = None,
+    forced: ForcedStep | None = None,
     bit_weights: Tensor | float = 0.0,
     text: Tensor | None = None,
     unconditional: bool = False,
@@ -358,10 +355,10 @@ def _part(
     targets = torch.zeros(length, transformer.latent_channels, dtype=torch.bool)
     bit_weight = torch.zeros(length, transformer.latent_channels)
     kind, weight, scale = NO_LOSS, 0.0, 0
-    if lesson is not None:
-        step = lesson.step
-        targets[:, : lesson.targets.shape[1]] = lesson.targets
-        bit_weight[:, : lesson.targets.shape[1]] = bit_weights
+    if forced is not None:
+        step = forced.step
+        targets[:, : forced.targets.shape[1]] = forced.targets
+        bit_weight[:, : forced.targets.shape[1]] = bit_weights
         kind = SEMANTIC if step.semantic else DETAIL
         weight = step_weight(step)
         scale = step.scale

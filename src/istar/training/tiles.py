@@ -1,4 +1,4 @@
-"""Attention of packed rows on a CPU, in tiles: pairs that never see each other are left out.
+"""Attention of packed rows on a CPU, in tiles that skip pairs which never see each other.
 
 FlexAttention does the same on CUDA; on CPUs it has no backward pass.
 """
@@ -40,7 +40,7 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tiles:
-    """Who sees whom in R rows of L tokens, an `istar.transformer.attention.Pattern`.
+    """The attention pattern of R rows of L tokens, an `istar.transformer.attention.Pattern`.
 
     Attributes:
         lengths: tokens of every group, row after row; R·L together.
@@ -73,7 +73,7 @@ def _attend(tiles: Tiles, queries: Tensor, keys: Tensor, values: Tensor) -> Tens
 
 
 _not_compiled: Callable[[Tiles, Tensor, Tensor, Tensor], Tensor] = torch.compiler.disable(_attend)
-"""No two batches have the same tiles: compiled, every one would be compiled anew."""
+"""No two batches have the same tiles, so that each would be compiled again."""
 
 
 def _heads_first(pieces: Sequence[Tensor]) -> Tensor:
@@ -112,7 +112,7 @@ def _together(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _scores(seen: Tensor) -> Tensor | None:
-    """What to add to the scores of a tile; nothing where all see all."""
+    """The bias on a tile's attention scores; None where every query sees every key."""
     if seen.all():
         return None
     return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -torch.inf)

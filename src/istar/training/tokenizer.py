@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from istar.checkpoint.read import load_video_tokenizer, on_meta
 from istar.checkpoint.write import save_video_tokenizer
 from istar.errors import UsageError
+from istar.generation.residual import quantized_latent
 from istar.generation.schedule import Step, clip_lengths, clip_plans, nearest_template, steps
 from istar.model_spec import ModelSpec
 from istar.models.manifest import read_manifest
@@ -41,7 +42,7 @@ _PARTS = {
     "encoder": MAKE_LATENTS,
     "decoder": ("decoder.", "project_out."),
 }
-"""What stays as it is when a part is frozen: latents, or what becomes of them."""
+"""The weights that a frozen part keeps: those that make latents, or those that decode them."""
 
 _SHEET_CLIPS = 6
 _RESIDUAL_START = 0.3
@@ -53,7 +54,7 @@ class ClipBatch(NamedTuple):
 
     Attributes:
         pictures: `(B, F, H, W, 3)`, uint8.
-        dropped: `(B,)`, how many of its last quantizer steps each clip goes without.
+        dropped: `(B,)`, how many of its last quantizer steps each clip loses.
         skipped: clips that could not be read on the way.
     """
 
@@ -63,7 +64,7 @@ class ClipBatch(NamedTuple):
 
 
 class TokenizerNetwork(nn.Module):
-    """What a tokenizer run trains: the tokenizer and, where asked for, its discriminator."""
+    """The networks of a tokenizer run: the tokenizer and, if wanted, its discriminator."""
 
     def __init__(self, config: VideoTokenizerConfig, *, adversarial: bool) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ class TokenizerNetwork(nn.Module):
         Without a `sharpness` there is no quantizer; of `pooled` see there.
 
         Returns:
-            pictures of the same shape, and what the quantizer made of every clip.
+            pictures of the same shape, and the quantizer's result for every clip.
         """
         latent = self.tokenizer.encode(x)
         if sharpness is None:
@@ -107,7 +108,7 @@ class TokenizerTask:
     """A tokenizer run, see `istar.training.trainer.Task`.
 
     Attributes:
-        misunderstood: how many lines of its list of clips make no sense; no clip comes of them.
+        invalid_lines: how many lines of its list of clips are skipped.
     """
 
     def __init__(self, config: TokenizerTraining) -> None:
@@ -121,7 +122,7 @@ class TokenizerTask:
                 f"{config.quantizer.drop_most}"
             )
         self._clips = ClipSource(config.data, self.spec.pixel_budget)
-        self.misunderstood = self._clips.misunderstood
+        self.invalid_lines = self._clips.invalid_lines
         torch.manual_seed(config.run.seed)
         self.network: nn.Module = TokenizerNetwork(
             self._sizes, adversarial=config.reconstruction.adversarial > 0
@@ -140,7 +141,7 @@ class TokenizerTask:
         self._perceptual = _perceptual() if config.reconstruction.perceptual else None
 
     def hidden_matrices(self) -> Sequence[Tensor]:
-        """None: its matrices project into and out of latents, all else are convolutions."""
+        """Empty: its matrices project into and out of latents, the rest are convolutions."""
         return ()
 
     def batch(self, step: int, share: Share) -> ClipBatch:
@@ -152,7 +153,7 @@ class TokenizerTask:
         return ClipBatch(pictures, torch.tensor(dropped), skipped)
 
     def _dropped(self, seed: int) -> int:
-        """How many of its last quantizer steps a clip goes without."""
+        """How many of its last quantizer steps a clip loses."""
         generator = torch.Generator().manual_seed(seed)
         quantizer = self.config.quantizer
         if quantizer.drop_most < 1 or (
@@ -205,9 +206,9 @@ class TokenizerTask:
             measures["perceptual"] = perceptual
         if weights.adversarial and step >= weights.adversarial_from:
             terms = adversarial_terms(self.network.get_submodule("discriminator"), x, y)
-            fooled, told_apart = (share * term for term in terms)
-            total = total + weights.adversarial * fooled + told_apart
-            measures |= {"fooled": fooled, "told_apart": told_apart}
+            generator, discriminator = (share * term for term in terms)
+            total = total + weights.adversarial * generator + discriminator
+            measures |= {"generator": generator, "discriminator": discriminator}
         return Loss(total, {name: value.detach() for name, value in measures.items()})
 
     def export(self, weights: Mapping[str, Tensor], directory: Path) -> None:
@@ -217,7 +218,7 @@ class TokenizerTask:
         save_video_tokenizer(path, self._built(weights))
 
     def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> Tensor:
-        """Two rows: pictures of clips nobody trains on, and what becomes of them."""
+        """Two rows: pictures of clips that are not trained on, and their reconstructions."""
         tokenizer = self._built(weights).to(device).eval()
         clips = self._clips.batch(seed_of("sheet"), 0, Share())[0][:_SHEET_CLIPS]
         x = to_range(clips.to(device))
@@ -270,12 +271,11 @@ def reconstruct(
     """
     latent = tokenizer.encode(x)
     clips = [
-        quantize(
+        quantized_latent(
             part,
             [step for step in own if scales is None or step.scale < scales],
             semantic_bits=semantic_bits_of(spec),
-            sharpness=1.0,
-        ).latent
+        )
         for part, own in clips_of(latent, spec)
     ]
     return tokenizer.decode(torch.cat(clips, dim=2))
@@ -284,7 +284,7 @@ def reconstruct(
 def clips_of(latent: Tensor, spec: ModelSpec) -> list[tuple[Tensor, tuple[Step, ...]]]:
     """A video's latent `(B, C, T, h, w)` clip by clip, each with its steps.
 
-    A grid that is not one of the model's gets the same pyramid, cut off at its own size.
+    A grid that is not one of the model's has the same pyramid, ending at its own size.
     """
     frames, height, width = latent.shape[2:]
     scales, repeats, semantic = _pyramid(spec, height, width)

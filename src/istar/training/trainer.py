@@ -1,12 +1,11 @@
-"""The course of a run: batches, losses, optimizer steps, and what is kept of them on the way.
+"""The training loop: batches, losses, optimizer steps, checkpoints, exports and samples.
 
-`train` yields what happens as it happens. A batch is a function of the run's seed and the step,
-so that a run that was killed goes on from its last checkpoint as if nothing had been.
+`train` yields events as they happen. A batch is a function of the run's seed and the step, so that
+a run that was killed continues from its last checkpoint with the same result.
 """
 
 from __future__ import annotations
 
-import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from istar.errors import GenerationError, IstarError
+from istar.files import PendingDirectory
+from istar.placement import DTYPES
 from istar.training.average import MovingAverage
 from istar.training.checkpoints import Checkpoints
 from istar.training.config import RunConfig
@@ -36,7 +37,7 @@ from istar.training.optimizers import Optimizers, build_optimizers
 
 
 class Loss(NamedTuple):
-    """What one batch says.
+    """The loss of one batch.
 
     Attributes:
         total: to be minimized.
@@ -48,11 +49,11 @@ class Loss(NamedTuple):
 
 
 class Task(Protocol):
-    """What is trained.
+    """What a run trains.
 
     Attributes:
-        network: all that learns, in one module.
-        frozen_until: by the prefix of parameters' names, the step at which they begin to learn.
+        network: all weights that learn, in one module.
+        frozen_until: by prefix of parameter names, the step at which they begin to learn.
     """
 
     network: nn.Module
@@ -68,10 +69,10 @@ class Task(Protocol):
         """The loss of a batch, averaged over the whole batch of all processes."""
 
     def export(self, weights: Mapping[str, Tensor], directory: Path) -> None:
-        """Write the network in the form that istar loads."""
+        """Write the network, in the form that istar loads, to an empty directory."""
 
     def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> Tensor:
-        """A contact sheet `(H, W, 3)`, uint8, of what the network can do now."""
+        """A contact sheet `(H, W, 3)`, uint8, of samples from the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ class Saved:
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed:
-    """The run goes on from a checkpoint of this step."""
+    """The run continues from a checkpoint of this step."""
 
     step: int
 
@@ -170,7 +171,7 @@ def _results(
     *,
     sampled: bool,
 ) -> Iterator[Saved]:
-    """Write what the averaged weights are good for; every process must call it."""
+    """Write the model and samples of the averaged weights; every process must call it."""
     weights = full_weights(network, average)
     if Share.of_this_process().rank == 0:
         yield Saved(what="model", path=_export(task, weights, config.output))
@@ -181,15 +182,9 @@ def _results(
 
 def _export(task: Task, weights: Mapping[str, Tensor], output: Path) -> Path:
     """Write the model beside the last one, which it replaces once it is whole."""
-    final, work, former = (output / name for name in ("model", ".model.partial", ".model.former"))
-    for left_behind in (work, former):
-        shutil.rmtree(left_behind, ignore_errors=True)
-    task.export(weights, work)
-    if final.exists():
-        final.rename(former)
-    work.rename(final)
-    shutil.rmtree(former, ignore_errors=True)
-    return final
+    with PendingDirectory(output / "model", overwrite=True) as pending:
+        task.export(weights, pending.temporary)
+    return pending.target
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
@@ -210,22 +205,27 @@ def _step(
     step: int,
     device: torch.device,
 ) -> dict[str, float]:
-    """One optimizer step; what it measured."""
+    """One optimizer step and its measures."""
     network.train()
+    # 1. Frozen parts get no gradient until their step, and no optimizer state either.
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(
             all(step >= until for part, until in task.frozen_until.items() if name.startswith(part))
         )
+    # 2. The learning rate of this step.
     rate = learning_rate(config, step)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    # 3. Forward and backward; FSDP2 averages gradients by itself where it shards.
+    with torch.autocast(device.type, DTYPES["bf16"], enabled=config.precision == "bf16"):
         loss = task.loss(batch, step, device)
     loss.total.backward()
     if not config.shard:
         average_gradients(network)
+    # 4. Clip the gradients by the norm of all together.
     norm = whole(nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)).item()
+    # 5. The measures, averaged over processes; a loss that is no number ends the run here.
     measures = {"loss": loss.total.detach(), **loss.measures}
     values = torch.stack([value.detach().float().cpu() for value in measures.values()])
     if dist.is_initialized():
@@ -236,8 +236,9 @@ def _step(
         what = "gradient" if isfinite(numbers["loss"]) else "loss"
         raise GenerationError(
             f"the {what} is not a number at step {step + 1}; lower learning_rate and start again, "
-            "the run goes on from its last checkpoint"
+            "the run continues from its last checkpoint"
         )
+    # 6. Step.
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -245,7 +246,7 @@ def _step(
 
 
 class _Batches(Dataset[Any]):
-    """The batches of a task, by step; workers make them ahead."""
+    """The batches of a task, by step; workers make them in advance."""
 
     def __init__(self, task: Task, share: Share) -> None:
         self._task = task

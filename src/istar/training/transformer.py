@@ -1,7 +1,7 @@
-"""Training the transformer, with a text encoder beside it.
+"""Train the transformer and its text encoder.
 
 A batch is rows of packed examples (`istar.training.packing`); a row is a function of the run's
-seed, the step and the row's number, so that neither workers nor processes change what is learned.
+seed, the step and the row's number, so that workers and processes do not change the result.
 Source: InfinityStar paper (arXiv 2511.04675); released reference.
 """
 
@@ -61,7 +61,7 @@ _MISFITS = 4
 _MISFITS_ALONE = 200
 
 
-class Outcome(NamedTuple):
+class BatchLogits(NamedTuple):
     """Logits of a batch's visual tokens.
 
     Attributes:
@@ -74,7 +74,7 @@ class Outcome(NamedTuple):
 
 
 class TransformerNetwork(nn.Module):
-    """What a transformer run trains: the transformer and the text encoder."""
+    """The networks of a transformer run: the transformer and the text encoder."""
 
     def __init__(self, transformer: Transformer, text_encoder: TextEncoder) -> None:
         super().__init__()
@@ -84,20 +84,20 @@ class TransformerNetwork(nn.Module):
 
     @property
     def sharded_blocks(self) -> list[nn.Module]:
-        """What is sharded apart from the rest where there are several processes."""
+        """The modules that are sharded one by one where there are several processes."""
         text_blocks = self.text_module.get_submodule("encoder.block")
         return [*self.transformer.blocks, *text_blocks.children()]
 
     def train(self, mode: bool = True) -> TransformerNetwork:
-        """As ever; but without the dropout of a text encoder that was trained elsewhere.
+        """Training mode, without the dropout of a text encoder from elsewhere.
 
-        It draws from a generator that no checkpoint holds.
+        Dropout uses a random generator whose state is in no checkpoint.
         """
         super().train(mode)
         self.text_module.eval()
         return self
 
-    def forward(self, batch: PackedBatch, *, train_text: bool, recompute: bool) -> Outcome:
+    def forward(self, batch: PackedBatch, *, train_text: bool, recompute: bool) -> BatchLogits:
         """Logits of a packed batch on the network's device."""
         transformer = self.transformer
         rows, length, _ = batch.inputs.shape
@@ -105,14 +105,14 @@ class TransformerNetwork(nn.Module):
         with torch.set_grad_enabled(train_text and torch.is_grad_enabled()):
             features = self._text_encoder[0].features(batch.texts, batch.text_lengths)
         texts = transformer.embed_text(self._with_unconditional(features, batch))
-        x = x.flatten(0, 1).index_copy(0, batch.text_places, texts.to(x.dtype))
+        x = x.flatten(0, 1).index_copy(0, batch.text_positions, texts.to(x.dtype))
         x = x.unflatten(0, (rows, length))
         turned = rotation(batch.coordinates.flatten(0, 1), transformer.config.head_size)
         turned = Rotation(*(value.unflatten(0, (rows, 1, length)) for value in turned))
         row = Row(x, turned, mask=mask_of(batch))
         ((y, _),) = transformer([row], recompute=recompute)
         with torch.autocast(y.device.type, enabled=False):
-            return Outcome(
+            return BatchLogits(
                 transformer.logits(y[batch.kind == SEMANTIC][None], semantic=True)[0],
                 transformer.logits(y[batch.kind == DETAIL][None], semantic=False)[0],
             )
@@ -121,14 +121,14 @@ class TransformerNetwork(nn.Module):
         """Text features `(sum of lengths, channels)`, the learned ones where a text is dropped."""
         lengths = batch.text_lengths
         starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        place = torch.arange(len(features), device=features.device) - starts
-        learned = self.transformer.unconditional[place].to(features.dtype)
+        position = torch.arange(len(features), device=features.device) - starts
+        learned = self.transformer.unconditional[position].to(features.dtype)
         dropped = batch.unconditional.repeat_interleave(lengths).unsqueeze(-1)
         return torch.where(dropped, learned, features)
 
 
 def mask_of(batch: PackedBatch) -> Tiles | BlockMask:
-    """Who sees whom in packed rows: a block mask on CUDA, elsewhere the same as tiles."""
+    """The attention mask of packed rows: a block mask on CUDA, elsewhere the same as tiles."""
     return block_mask(batch) if batch.group.is_cuda else tiles_of(batch)
 
 
@@ -220,9 +220,9 @@ class TransformerTask:
 
 
 class ExampleSource:
-    """Rows of examples drawn from prepared clips.
+    """Rows of examples, chosen at random from prepared clips.
 
-    `tokenizer` is the digest of the one whose latents they must be.
+    `tokenizer` is the digest of the tokenizer that must have made the latents.
     """
 
     def __init__(
@@ -242,14 +242,14 @@ class ExampleSource:
             scene_noise=config.data.scene_noise,
             weigh_by_magnitude=config.data.weigh_by_magnitude,
         )
-        clips = [clip for place in config.data.sets for clip in read_prepared(place)]
+        clips = [clip for directory in config.data.sets for clip in read_prepared(directory)]
         self._clips = sorted(clips, key=lambda clip: clip.frames)
         self._frames = [clip.frames for clip in self._clips]
-        for place in config.data.sets:
-            if origin_of(place).get("tokenizer") != tokenizer:
+        for directory in config.data.sets:
+            if origin_of(directory).get("tokenizer") != tokenizer:
                 raise UsageError(
-                    f"data: {place} was prepared with another tokenizer than {config.tokenizer}; "
-                    "prepare it again"
+                    f"data: {directory} was prepared with another tokenizer than "
+                    f"{config.tokenizer}; prepare it again"
                 )
         for height, width in {(clip.height, clip.width) for clip in clips}:
             if spec.pixel_budget.scales(nearest_template(height / width))[-1] != (height, width):
@@ -260,7 +260,7 @@ class ExampleSource:
         for kind in config.data.mix:
             if kind.kind == "interact" and spec.interact is None:
                 raise UsageError(
-                    "data: the manifest's model does not interact; leave that kind out of the mix"
+                    "data: the manifest's model cannot interact; leave that kind out of the mix"
                 )
             if self._frames[-1] < self._needed(kind):
                 what = f" of {kind.seconds:g} s" if kind.kind == "start" else ""
@@ -270,7 +270,7 @@ class ExampleSource:
                 )
 
     def batch(self, step: int, share: Share) -> PackedBatch:
-        """The rows of a step that are this process's."""
+        """This process's rows of a step."""
         data, seed = self._config.data, self._config.run.seed
         generator = torch.Generator().manual_seed(seed_of(seed, "rows", step))
         length = data.rows[draw(len(data.rows), generator)]
@@ -279,10 +279,10 @@ class ExampleSource:
         return pack(rows, length)
 
     def _row(self, seed: int, length: int) -> list[Run]:
-        """Examples until no more fit; a row has at least one, cut to it if need be.
+        """Examples until no more fit; a row has at least one, shortened if it is too long.
 
-        What is drawn of an example's tokens has a seed of its own: settings that change how many
-        draws that takes show the same examples.
+        An example's tokens have a random seed of their own, so that settings which need more or
+        fewer random numbers for them keep the choice of examples.
         """
         generator = torch.Generator().manual_seed(seed)
         row: list[Run] = []
@@ -338,7 +338,7 @@ class ExampleSource:
     def _interactive(
         self, clip: PreparedClip, latent: Tensor, caption: str, dropped: bool
     ) -> Example:
-        """A clip that goes on from the one before it."""
+        """A clip that continues the one before it."""
         interact = self._spec.interact
         assert interact is not None
         frames = self._spec.clip_frames
