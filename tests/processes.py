@@ -20,8 +20,8 @@ ISTAR = (sys.executable, "-m", "istar")
 WORDY_ISTAR = (
     sys.executable,
     "-c",
-    "import sys, istar.cli.app, istar.cli.console, istar.cli.train\n"
-    "for module in (istar.cli.console, istar.cli.train):\n"
+    "import sys, istar.cli.app, istar.cli.display, istar.cli.train\n"
+    "for module in (istar.cli.display, istar.cli.train):\n"
     "    module.SECONDS_BETWEEN_LINES = 0\n"
     "sys.exit(istar.cli.app.run())\n",
 )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from istar import __version__
+from istar.byte_size import readable_size
 from istar.errors import HubError, Remedy
 from istar.models.bundled import bundled_bytes, is_bundled
 from istar.models.find import wanted_files
@@ -266,19 +267,20 @@ def _why_no_gpu(software: dict[str, str | None], failure: str) -> list[Finding]:
 def _memory_findings(gpus: tuple[Gpu, ...], available: int | None) -> list[Finding]:
     rooms = [gpu.free_bytes for gpu in gpus]
     most = max(rooms, default=0)
-    gpu = f"the GPU has {_gigabytes(most)} free" if rooms else "torch sees no GPU"
+    gpu = f"the GPU has {readable_size(most)} free" if rooms else "torch sees no GPU"
     if rooms and rooms[0] >= WEIGHT_BYTES_ON_GPU:
         return []
     if most >= WEIGHT_BYTES_ON_GPU:
-        text = f"GPU 0 has {_gigabytes(rooms[0])} free, too little, and another {_gigabytes(most)}"
+        first, other = (readable_size(room) for room in (rooms[0], most))
+        text = f"GPU 0 has {first} free, too little, and another {other}"
         return [Finding(text=text, remedies=("other_gpu",))]
     if available is None or available >= WEIGHT_BYTES_ON_CPU:
         remedies: tuple[Remedy, ...] = ("cpu",) if rooms else ("lower_resolution", "fewer_seconds")
         return [Finding(text=f"{gpu}, so models run on the CPU, very slowly", remedies=remedies)]
     text = (
-        f"no released model fits: the weights alone take {_gigabytes(WEIGHT_BYTES_ON_GPU)} of a "
-        f"GPU's memory, and {gpu}; on the CPU they take {_gigabytes(WEIGHT_BYTES_ON_CPU)}, and "
-        f"{_gigabytes(available)} are available"
+        f"no released model fits: the weights alone take {readable_size(WEIGHT_BYTES_ON_GPU)} of a "
+        f"GPU's memory, and {gpu}; on the CPU they take {readable_size(WEIGHT_BYTES_ON_CPU)}, and "
+        f"{readable_size(available)} are available"
     )
     advice = "end other programs, or use a machine with more memory"
     return [Finding(text=text, advice=advice, prevents_generating=True)]
@@ -300,8 +302,8 @@ def _read_hub(ask: bool, findings: list[Finding]) -> tuple[Hub | None, dict[str,
     problem = "" if is_writable else f"the Hub's cache {settings.cache} cannot be written"
     if least > free:
         problem = (
-            f"the disk of {settings.cache} has {_gigabytes(free)} free, and {_gigabytes(least)} "
-            "are to be downloaded"
+            f"the disk of {settings.cache} has {readable_size(free)} free, and "
+            f"{readable_size(least)} are to be downloaded"
         )
     if problem:
         advice = "set HF_HUB_CACHE to a directory that can be written, on a disk with room"
@@ -370,7 +372,3 @@ def _fits(needed: int | None, room: int | None) -> bool | None:
 def _reason(error: object) -> str:
     """One line of an error or a warning."""
     return " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from istar.cli.app import run
-from istar.cli.train import TrainingDisplay
+from istar.cli.display import TrainingDisplay
 from istar.lab.world import random_scene
 from istar.media import write_picture
 from istar.training.log import LOG_NAME
@@ -21,7 +21,7 @@ from small_training import write_manifest
 
 def test_the_time_left_counts_hours_beyond_a_day(capfd: pytest.CaptureFixture[str]) -> None:
     done = StepDone(step=1, total=100_001, measures={"loss": 1.0}, seconds=2.0)
-    with TrainingDisplay(enabled=True) as display:
+    with TrainingDisplay() as display:
         display.show(done)
     assert capfd.readouterr().err == (
         "istar: step 1 of 100001: loss 1; 0.50 steps/s, 55:33:20 left\n"

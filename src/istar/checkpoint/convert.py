@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from istar.byte_size import readable_size
 from istar.checkpoint.names import tokenizer_naming, transformer_naming
 from istar.checkpoint.read import (
     INDEX_NAME,
@@ -169,6 +170,6 @@ def _check_room(files: ModelFiles, dtype: torch.dtype, directory: Path) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise CheckpointError(
-            f"the copy may need {needed / 1e9:.1f} GB and {directory} has {free / 1e9:.1f} GB "
+            f"the copy may need {readable_size(needed)} and {directory} has {readable_size(free)} "
             "free; free some, or set XDG_DATA_HOME to a larger disk"
         )

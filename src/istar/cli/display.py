@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,11 @@ from istar.models.download_events import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from istar.training.trainer import StepDone
+
+_SPEED_OVER = 20
+_NOT_SHOWN = ("gradient", "learning_rate")
+
 
 class Display:
     """A bar that appears with the first thing it shows, or lines where no bar can be."""
@@ -51,10 +57,12 @@ class Display:
         if self._bar:
             self._bar.stop()
 
-    def _update(self, name: str, done: int, total: int, line: str) -> None:
-        """Show one thing's progress, in place of any other's."""
+    def _update(
+        self, name: str, done: int, total: int, line: str, *, at_once: bool = False
+    ) -> None:
+        """Show one thing's progress, in place of any other's; without a bar not too often."""
         if self._bar is None:
-            if time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            if at_once or time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
                 self._last_line = time.monotonic()
                 say(line)
             return
@@ -81,6 +89,37 @@ class StepDisplay(Display):
     def show(self, done: int, total: int) -> None:
         """Say that `done` of `total` steps are taken."""
         self._update("steps", done, total, f"step {done} of {total}")
+
+
+class ClipsDisplay(Display):
+    """How many clips are prepared."""
+
+    def __init__(self) -> None:
+        super().__init__(TextColumn("istar:"), BarColumn(), TextColumn("{task.description}"))
+
+    def show(self, done: int, total: int, line: str) -> None:
+        """Show that `done` of `total` clips are prepared, in the words of a line."""
+        self._update(line, done, total, line, at_once=done == total)
+
+
+class TrainingDisplay(Display):
+    """The measures of a training run, its speed and the time left."""
+
+    def __init__(self) -> None:
+        super().__init__(TextColumn("istar:"), BarColumn(), TextColumn("{task.description}"))
+        self._seconds: deque[float] = deque(maxlen=_SPEED_OVER)
+
+    def show(self, done: StepDone) -> None:
+        """Show a step."""
+        is_edge = not self._seconds or done.step == done.total
+        self._seconds.append(done.seconds)
+        mean = sum(self._seconds) / len(self._seconds)
+        left = _hours(mean * (done.total - done.step))
+        measures = ", ".join(
+            f"{name} {value:.4g}" for name, value in done.measures.items() if name not in _NOT_SHOWN
+        )
+        line = f"step {done.step} of {done.total}: {measures}; {1 / mean:.2f} steps/s, {left} left"
+        self._update(line, done.step, done.total, line, at_once=is_edge)
 
 
 class DownloadDisplay(Display):
@@ -112,3 +151,9 @@ class DownloadDisplay(Display):
                 name = printable(event.path.rpartition("/")[2])
                 here = f"{readable_size(event.done)} of {readable_size(event.total)}"
                 self._update(name, event.done, event.total, f"{name}: {here}")
+
+
+def _hours(seconds: float) -> str:
+    """Hours, minutes and seconds; a day is 24:00:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest:02}"

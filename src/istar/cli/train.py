@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as RichProgress
 
-from istar.cli.console import SECONDS_BETWEEN_LINES, animated_console, print_path, say
+from istar.cli.console import print_path, say
+from istar.cli.display import ClipsDisplay, TrainingDisplay
 from istar.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
 
     from istar.training.config import RunConfig
-    from istar.training.trainer import StepDone, Task
+    from istar.training.trainer import Task
 
 train = typer.Typer(
     no_args_is_help=True,
@@ -32,9 +28,6 @@ DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", help="Of the CPU.", show_default="torch's choice")
 ]
-
-_SPEED_OVER = 20
-_SHOWN_LAST = ("gradient", "learning_rate")
 
 
 def prepare(
@@ -58,12 +51,11 @@ def prepare(
     use_device(chosen)
     share = Share.by_torchrun()
     each = f" of process {share.rank + 1}" if share.processes > 1 else ""
-    last = time.monotonic()
-    for event in prepared(settings, chosen, share):
-        if event.clips == event.total or time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
+    with ClipsDisplay() as display:
+        for event in prepared(settings, chosen, share):
             skipped = f", {event.skipped} skipped" if event.skipped else ""
-            say(f"{event.clips} of {event.total} clips{each}{skipped}")
+            line = f"{event.clips} of {event.total} clips{each}{skipped}"
+            display.show(event.clips, event.total, line)
     if share.rank == 0:
         print_path(settings.output)
 
@@ -149,9 +141,9 @@ def _run(task: Task, run: RunConfig, device: torch.device) -> None:
 
     with process_group(device):
         prints = Share.of_this_process().rank == 0
-        with TrainingDisplay(enabled=prints) as display:
+        with TrainingDisplay() as display:
             for event in trained(task, run, device):
-                if isinstance(event, StepDone):
+                if isinstance(event, StepDone) and prints:
                     display.show(event)
                 elif isinstance(event, Resumed) and prints:
                     say(f"continuing from step {event.step}")
@@ -159,57 +151,3 @@ def _run(task: Task, run: RunConfig, device: torch.device) -> None:
                     say(f"samples: {event.path}")
         if prints:
             print_path(run.output / "model")
-
-
-def _hours(seconds: float) -> str:
-    """Hours, minutes and seconds; a day is 24:00:00."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{rest:02}"
-
-
-class TrainingDisplay:
-    """The progress of a run: a bar on a terminal, elsewhere a line now and then."""
-
-    def __init__(self, *, enabled: bool) -> None:
-        self._enabled = enabled
-        self._bar: RichProgress | None = None
-        if enabled and (console := animated_console()):
-            self._bar = RichProgress(
-                TextColumn("istar:"), BarColumn(), TextColumn("{task.description}"), console=console
-            )
-            self._task = self._bar.add_task("", total=None)
-        self._last_line = 0.0
-        self._seconds: deque[float] = deque(maxlen=_SPEED_OVER)
-
-    def __enter__(self) -> TrainingDisplay:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def show(self, done: StepDone) -> None:
-        """Show a step's measures, the speed and the time left."""
-        if not self._enabled:
-            return
-        self._seconds.append(done.seconds)
-        mean = sum(self._seconds) / len(self._seconds)
-        left = _hours(mean * (done.total - done.step))
-        measures = ", ".join(
-            f"{name} {value:.4g}"
-            for name, value in done.measures.items()
-            if name not in _SHOWN_LAST
-        )
-        line = f"step {done.step} of {done.total}: {measures}; {1 / mean:.2f} steps/s, {left} left"
-        if self._bar:
-            self._bar.update(self._task, completed=done.step, total=done.total, description=line)
-        elif done.step == done.total or time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            say(line)
