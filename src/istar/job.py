@@ -8,8 +8,8 @@ that are known, and is finished by the same code as any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,50 +20,16 @@ from istar.events import ClipReady, Event, Note, Progress
 from istar.generation.canvas import bits_of_latent
 from istar.generation.loop import advance, read_conditions, start
 from istar.generation.schedule import TEMPLATES, Step
-from istar.generation.state import GenerationState
+from istar.generation.state import Bits, GenerationState, JobState
 from istar.inputs import Inputs, picture_size, read_inputs
 from istar.networks import Networks, Texts
 from istar.placement import explained_memory_errors
 from istar.plan import Plan, Window, interact_of, plan_request
 from istar.request import GenerationRequest, check_prompt
-from istar.saved_job import Bits, SavedJob, pack, unpack
+from istar.saved_job import SavedJob, pack, unpack
 from istar.transformer.cache import Context
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 from istar.video_tokenizer.conv import FrameHistory
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobState:
-    """Where a job is. A step makes a new state and leaves this one as it is.
-
-    Attributes:
-        generator: the state of the CPU generator from which everything is drawn.
-        known: bits that need not be sampled, by window; of a restored job.
-        begun: the input was handed over and its notes were given.
-        bits: of the windows that are finished.
-        generation: the window under way; None between two.
-        decoded: how many of its clips are decoded.
-        history: of the decoder's convolutions, in the window under way.
-        tail: `(F, H, W, 3)`, uint8, the last pictures, which the next window may show again.
-        former: interact: `(1, C, clip + 1, H, W)`, latents of the last clip and the frame before.
-        first: interact: `(1, C, 1, H, W)`, the latent with which the video began.
-    """
-
-    generator: Tensor
-    known: Mapping[int, Bits] = field(default_factory=dict)
-    begun: bool = False
-    bits: tuple[Bits, ...] = ()
-    generation: GenerationState | None = None
-    decoded: int = 0
-    history: FrameHistory = field(default_factory=FrameHistory)
-    tail: Tensor | None = None
-    former: Tensor | None = None
-    first: Tensor | None = None
-
-    @property
-    def window(self) -> int:
-        """Index of the window under way, or of the next one."""
-        return len(self.bits)
 
 
 class Job:

@@ -18,9 +18,6 @@ from istar.files import PendingFile
 
 _FORMAT = "istar-job-1"
 
-Bits = Mapping[int, Tensor]
-"""Booleans `(t·h·w, d)` by step index."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class SavedJob:

@@ -1,4 +1,4 @@
-"""Everything that one window of a generation is in the middle of, as one object."""
+"""Everything that a generation is in the middle of: of one window, and of the whole job."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from torch import Tensor
 from istar.generation.canvas import Canvas
 from istar.generation.schedule import Step
 from istar.transformer.cache import Context
+from istar.video_tokenizer.conv import FrameHistory
+
+Bits = Mapping[int, Tensor]
+"""Booleans `(t·h·w, d)` by step index."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,7 @@ class GenerationState:
 
     steps: tuple[Step, ...]
     bits: tuple[Tensor, ...]
-    given: Mapping[int, Tensor]
+    given: Bits
     needed: frozenset[int]
     canvas: Canvas
     latents: tuple[Tensor, ...]
@@ -83,3 +87,37 @@ class GenerationState:
     def next_step(self) -> Step:
         """The step to take next."""
         return self.steps[self.position]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobState:
+    """Where a job is. A step makes a new state and leaves this one as it is.
+
+    Attributes:
+        generator: the state of the CPU generator from which everything is drawn.
+        known: bits that need not be sampled, by window; of a restored job.
+        begun: the input was handed over and its notes were given.
+        bits: of the windows that are finished.
+        generation: the window under way; None between two.
+        decoded: how many of its clips are decoded.
+        history: of the decoder's convolutions, in the window under way.
+        tail: `(F, H, W, 3)`, uint8, the last pictures, which the next window may show again.
+        former: interact: `(1, C, clip + 1, H, W)`, latents of the last clip and the frame before.
+        first: interact: `(1, C, 1, H, W)`, the latent with which the video began.
+    """
+
+    generator: Tensor
+    known: Mapping[int, Bits] = field(default_factory=dict)
+    begun: bool = False
+    bits: tuple[Bits, ...] = ()
+    generation: GenerationState | None = None
+    decoded: int = 0
+    history: FrameHistory = field(default_factory=FrameHistory)
+    tail: Tensor | None = None
+    former: Tensor | None = None
+    first: Tensor | None = None
+
+    @property
+    def window(self) -> int:
+        """Index of the window under way, or of the next one."""
+        return len(self.bits)
