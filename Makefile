@@ -6,9 +6,9 @@ READY = $(VENV)/.ready
 LOWEST = $(VENV)-lowest
 # A process per core; the tests of a file stay in one, and share its fixtures.
 PYTEST = -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
-CORE = $(addprefix tests/,checkpoint generation training transformer video_tokenizer \
+CORE = $(addprefix tests/,checkpoint generation models training transformer video_tokenizer \
 	cli/test_commands.py media test_package.py test_parity.py test_pipeline.py \
-	test_request.py test_text_encoder.py)
+	test_job.py test_request.py test_text_encoder.py)
 
 .PHONY: demo test test-lowest check check-slow format docs ablations clean
 

@@ -23,7 +23,10 @@ from istar import (
     Progress,
     StateError,
 )
-from istar.events import Event
+from istar.events import ClipReady, Event
+from istar.generation.guidance import GuidanceConfig
+from istar.generation.sampling import SamplingConfig
+from istar.model_spec import PromptForm
 from istar.networks import Networks
 
 
@@ -255,8 +258,95 @@ def test_another_schedule_is_refused(pipeline: InfinityStarPipeline, saved: Path
     for _ in range(8):
         job.advance()
     job.save(saved)
-    with pytest.raises(StateError, match="damaged"):
+    with pytest.raises(StateError, match="other settings of the random model"):
         pipeline.load_job(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": PromptForm(prefix="now: ")},
+        {
+            "sampling": SamplingConfig(
+                guidance=GuidanceConfig(kind="cfg", scale=2), tau_image=1, tau_video=1
+            )
+        },
+        {"video_repeats": (2, 1)},
+    ],
+)
+def test_other_settings_are_refused(
+    pipeline: InfinityStarPipeline, saved: Path, change: dict[str, Any]
+) -> None:
+    other = with_spec(pipeline, replace(pipeline.spec, **change))
+    with pytest.raises(StateError, match="other settings of the random model"):
+        other.load_job(saved)
+    # What decides no bits may differ.
+    renamed = with_spec(pipeline, replace(pipeline.spec, name="other", notice="", extends=False))
+    assert not renamed.load_job(saved).finished
+
+
+def test_another_dtype_is_said(checkpoint: Path, tmp_path: Path) -> None:
+    full, half = (
+        InfinityStarPipeline.from_pretrained(checkpoint, device="cpu", dtype=dtype)
+        for dtype in ("fp32", "bf16")
+    )
+    full.job(request("t2i")).save(tmp_path / "job")
+    notes = [e.text for e in half.load_job(tmp_path / "job").run() if isinstance(e, Note)]
+    assert any("saved in fp32 and continues in bf16" in note for note in notes)
+    notes = [e.text for e in full.load_job(tmp_path / "job").run() if isinstance(e, Note)]
+    assert not any("saved in" in note for note in notes)
+
+
+def test_a_picture_that_was_given_as_a_file_must_be_there(
+    pipeline: InfinityStarPipeline, tmp_path: Path
+) -> None:
+    still = pipeline.generate(request("t2i")).save(tmp_path / "still.png")
+    pipeline.job(request("i2v", image=still)).save(tmp_path / "job")
+    rewrite(tmp_path / "job", lambda tensors, _: tensors.pop("image"))
+    with pytest.raises(StateError, match="its image is missing"):
+        pipeline.load_job(tmp_path / "job")
+    pipeline.job(request("i2v", image=still)).save(tmp_path / "job")
+    rewrite(
+        tmp_path / "job",
+        lambda tensors, _: tensors.update(image=tensors["image"].repeat(2, 1, 1, 1)),
+    )
+    with pytest.raises(StateError, match="its image has the wrong size"):
+        pipeline.load_job(tmp_path / "job")
+
+
+def test_a_finished_job_has_nothing_to_do(pipeline: InfinityStarPipeline) -> None:
+    job = pipeline.job(request("t2i"))
+    list(job.run())
+    state = job.state
+    assert job.advance() == ()
+    assert job.state is state
+
+
+def test_pictures_may_be_changed(pipeline: InfinityStarPipeline) -> None:
+    wanted = REQUESTS["extend by two windows"]
+    expected = pipeline.generate(wanted).frames
+    shown = []
+    for event in pipeline.stream(wanted):
+        if isinstance(event, ClipReady):
+            shown.append(event.frames.clone())
+            event.frames[:] = 0
+    assert torch.equal(torch.cat(shown), expected)
+
+
+def test_branches_in_one_batch_are_saved_and_finished_the_same(
+    pipeline: InfinityStarPipeline, tmp_path: Path
+) -> None:
+    own = pipeline.networks
+    together = InfinityStarPipeline(
+        Networks(
+            replace(pipeline.spec), own.transformer, own.tokenizer, own.text_encoder, together=True
+        )
+    )
+    wanted = REQUESTS["t2v in two windows"]
+    events, _ = finished(together.job(wanted))
+    for _ in saved_after_each_advance(together.job(wanted), tmp_path / "job"):
+        again, _ = finished(together.load_job(tmp_path / "job"))
+        assert torch.equal(frames_of(again), frames_of(events))
 
 
 @pytest.mark.parametrize("keep", [0, 7, 1000, -1])
@@ -292,6 +382,8 @@ def test_safetensors_without_a_jobs_header(
         {"request": {"mode": "extend", "prompt": "a", "pages": 3}},
         {"template": "0.5"},
         {"template": None},
+        {"model": 3},
+        {"settings": None},
     ],
 )
 def test_a_wrong_header(
@@ -311,6 +403,9 @@ def _grow(tensors: dict[str, Tensor], name: str, renamed: str) -> None:
     [
         lambda tensors, _: tensors.pop("generator"),
         lambda tensors, _: tensors.pop("clip"),
+        lambda tensors, _: tensors.pop("bits.0.0"),
+        lambda tensors, _: tensors.pop("bits.0.2"),
+        lambda tensors, _: tensors.update(image=tensors["clip"][:1].clone()),
         lambda tensors, _: tensors.update(generator=torch.zeros(3, dtype=torch.uint8)),
         lambda tensors, _: tensors.update(clip=torch.zeros(3)),
         lambda tensors, _: tensors.update({"bits.0.0": torch.zeros(99, dtype=torch.uint8)}),
@@ -364,6 +459,6 @@ def test_a_place_that_cannot_be_written(
     pipeline: InfinityStarPipeline, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(StateError, match="cannot be written"):
+    with pytest.raises(StateError, match="cannot write|no plain file"):
         pipeline.job(request()).save(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]

@@ -23,7 +23,7 @@ from istar.generation.schedule import TEMPLATES, Step
 from istar.generation.state import Bits, GenerationState, JobState
 from istar.inputs import Inputs, picture_size, read_inputs
 from istar.networks import Networks, Texts
-from istar.placement import explained_memory_errors
+from istar.placement import dtype_name, explained_memory_errors
 from istar.plan import Plan, Window, interact_of, plan_request
 from istar.request import GenerationRequest, check_prompt
 from istar.saved_job import SavedJob, pack, unpack
@@ -83,6 +83,7 @@ class Job:
             MediaError: an input cannot be read.
             CheckpointError: the model cannot do it.
         """
+        # Before the input is read: a clip may be long.
         networks.spec.check_possible(request.mode, request.seconds)
         inputs = inputs or read_inputs(request, networks.spec)
         given = 0 if inputs.clip is None else len(inputs.clip)
@@ -121,7 +122,7 @@ class Job:
         """Do the next thing: begin, begin a window, take a step, or decode a finished clip.
 
         Returns:
-            what there is to report.
+            what there is to report; nothing when the job is finished.
 
         Raises:
             DeviceError: memory ran out.
@@ -129,19 +130,21 @@ class Job:
         """
         with (
             explained_memory_errors("generating"),
-            torch.inference_mode(),
             # Whatever other code has set, the networks compute in their own dtypes.
             torch.autocast(self.networks.transformer.device.type, enabled=False),
         ):
             generation = self.state.generation
+            if self.finished:
+                return ()
             if not self.state.begun:
-                self.state, events = self._begin()
+                state, events = self._begin()
             elif generation is None:
-                self.state, events = self._begin_window()
+                state, events = self._begin_window()
             elif self.state.decoded < len(generation.latents):
-                self.state, events = self._decode_clip(generation)
+                state, events = self._decode_clip(generation)
             else:
-                self.state, events = self._take_step(generation)
+                state, events = self._take_step(generation)
+        self.state = state
         return events
 
     # The four things that a job does
@@ -150,10 +153,13 @@ class Job:
         notice, clip = self.networks.spec.notice, self.inputs.clip
         texts = (*([notice] if notice else []), *self.inputs.notes)
         events: list[Event] = [Note(text=text) for text in texts]
-        events += [Note(text=t, remedies=r) for t, r in self.plan.untrained(self.request.mode)]
+        events += [
+            Note(text=t, remedies=r) for t, r in self.plan.training_warnings(self.request.mode)
+        ]
         if clip is not None:
             events.append(ClipReady(frames=clip, from_input=True))
-        return replace(self.state, begun=True, tail=clip), tuple(events)
+        tail = None if clip is None else self._new_tail(clip)
+        return replace(self.state, begun=True, tail=tail), tuple(events)
 
     def _begin_window(self) -> tuple[JobState, tuple[Event, ...]]:
         state, number = self.state, self.state.window
@@ -168,20 +174,22 @@ class Job:
         conditions: Context | None = None
         if window.interactive:
             state = self._with_former(state)
-        if len(given) < len(steps):
-            texts = self._texts(number)
-            features, notes = texts.features, texts.notes
-            if window.interactive:
-                conditions = self._conditions(state)
-        # 3. The window before its first step.
-        generation = start(
-            self.networks.transformer,
-            steps,
-            features,
-            state.generator,
-            given=given,
-            conditions=conditions,
-        )
+        with torch.inference_mode():
+            if len(given) < len(steps):
+                texts = self._texts(number)
+                features, notes = texts.features, texts.notes
+                if window.interactive:
+                    conditions = self._conditions(state)
+            # 3. The window before its first step.
+            generation = start(
+                self.networks.transformer,
+                steps,
+                features,
+                state.generator,
+                given=given,
+                conditions=conditions,
+                together=self.networks.together,
+            )
         state = replace(state, generation=generation, decoded=0, history=FrameHistory())
         return state, tuple(Note(text=text) for text in notes)
 
@@ -189,7 +197,10 @@ class Job:
         step = generation.next_step
         sampling = self.plan.sampling(self.state.window, self.request)
         networks = self.networks
-        generation = advance(networks.transformer, generation, sampling, together=networks.together)
+        with torch.inference_mode():
+            generation = advance(
+                networks.transformer, generation, sampling, together=networks.together
+            )
         before, total = self._steps_before()
         progress = Progress(
             done=before + step.index + 1,
@@ -202,15 +213,14 @@ class Job:
         return replace(self.state, generation=generation), (progress,)
 
     def _decode_clip(self, generation: GenerationState) -> tuple[JobState, tuple[Event, ...]]:
-        """Pictures of the clip just finished.
+        """Decode the clip just finished, and show it if it is new.
 
-        Those of given clips are decoded, because the decoder's causal convolutions look back at
-        them, and not shown; nor is the image clip of a new video, whose picture the next clip
-        brings.
+        Given clips are decoded too, because the decoder's causal convolutions look back at them.
         """
         state, clip = self.state, self.state.decoded
         window = self.plan.windows[state.window]
         latent = generation.latents[clip]
+        # 1. Pictures: an interactive clip's with the clip before, any other's with the history.
         if window.interactive:
             assert state.former is not None
             latent = torch.cat((state.former[:, :, 1:], latent), dim=2)
@@ -221,19 +231,20 @@ class Job:
             history = state.history.copy()
             frames = self.networks.decode(latent, history)
             state = replace(state, history=history)
+        # 2. A new video's image clip is not shown: the next clip brings its picture.
         events = []
-        is_image = clip == 0 and generation.steps[0].image
-        if clip >= self._given_clips(window) and not (is_image and window.new_seconds):
-            if clip == 1 and generation.steps[0].image and not window.given_seconds:
+        has_image_clip = generation.steps[0].image and not window.given_seconds
+        is_hidden = clip == 0 and has_image_clip and window.new_seconds > 0
+        if clip >= self._given_clips(window) and not is_hidden:
+            if clip == 1 and has_image_clip:
                 frames = torch.cat((self._first_picture(frames), frames))
             events.append(ClipReady(frames=frames))
             state = replace(state, tail=self._new_tail(frames))
+        # 3. After its last clip the window ends.
         state = replace(state, decoded=clip + 1)
         if generation.finished and state.decoded == len(generation.latents):
             state = self._end_window(state, generation)
         return state, tuple(events)
-
-    # What they need
 
     def _end_window(self, state: JobState, generation: GenerationState) -> JobState:
         former, first = state.former, state.first
@@ -250,11 +261,10 @@ class Job:
             first=first,
         )
 
+    # What a window starts from
+
     def _texts(self, number: int) -> Texts:
-        window, request, spec = self.plan.windows[number], self.request, self.plan.spec
-        text = spec.prompt.apply(
-            self.plan.prompts[number], request.mode, window.seconds, suffix=request.suffix
-        )
+        request, text = self.request, self.plan.prompt_text(number, self.request)
         # At scale 1 guidance is the conditional branch alone.
         guided = self.plan.sampling(number, request).guidance.scale != 1
         return self.networks.texts(text, request.negative_prompt, guided=guided)
@@ -263,9 +273,9 @@ class Job:
         """The state with the latents of the clip that an interactive video continues."""
         if state.former is not None:
             return state
-        assert self.inputs.clip is not None
+        assert state.tail is not None
         count = self.plan.spec.clip_seconds * FRAMES_PER_SECOND + 1
-        former = self.networks.encode(last_pictures(self.inputs.clip, count))
+        former = self.networks.encode(last_pictures(state.tail, count))
         return replace(state, former=former, first=former[:, :, :1])
 
     def _conditions(self, state: JobState) -> Context:
@@ -298,7 +308,8 @@ class Job:
         for clip, latent in enumerate(latents.split(lengths, dim=2)):
             own = [step for step in steps if step.clip == clip]
             semantic_bits = self.networks.transformer.config.semantic_bits
-            bits = bits_of_latent(latent, own, semantic_bits=semantic_bits)
+            with torch.inference_mode():
+                bits = bits_of_latent(latent, own, semantic_bits=semantic_bits)
             given |= {step.index: value.cpu() for step, value in zip(own, bits, strict=True)}
         return given
 
@@ -310,13 +321,14 @@ class Job:
         return after[:1] if self.inputs.image is None else self.inputs.image
 
     def _new_tail(self, frames: Tensor) -> Tensor:
+        """The last pictures after more of them; a copy, since the others are handed out."""
         tail = self.state.tail
         shown = frames if tail is None else torch.cat((tail, frames))
-        return shown[-self.plan.spec.clip_seconds * FRAMES_PER_SECOND - 1 :]
+        return shown[-self.plan.spec.clip_seconds * FRAMES_PER_SECOND - 1 :].clone()
 
     def _steps_before(self) -> tuple[int, int]:
         """Steps of the windows before this one, and of all; in `interact` the prompt's own."""
-        counts = [len(self.plan.steps(number)) for number in range(len(self.plan.windows))]
+        counts = [len(steps) for steps in self.plan.schedules]
         if self.request.mode == "interact":
             return 0, counts[self.state.window]
         return sum(counts[: self.state.window]), sum(counts)
@@ -341,6 +353,8 @@ class Job:
             template=self.plan.template.name,
             model=self.networks.spec.name,
             fingerprint=self.networks.fingerprint,
+            settings=self.plan.fingerprint(self.request),
+            dtype=dtype_name(self.networks.transformer.dtype),
             generator=generator,
             packed={
                 (window, step): pack(bits)
@@ -349,51 +363,87 @@ class Job:
             },
             image=self.inputs.image,
             clip=self.inputs.clip,
-        ).write(Path(path))
+        ).write(Path(path).expanduser())
 
     @classmethod
     def load(cls, path: Path | str, networks: Networks) -> Job:
         """A saved job, to be run from its first step; the steps it had taken are not sampled again.
 
-        On the machine that saved it, it ends in the same bits as if it had never stopped.
+        On the machine that saved it, in the same dtype, it ends in the same bits as if it had never
+        stopped.
 
         Raises:
             StateError: the file is missing or damaged, or was made by another model.
         """
-        saved = SavedJob.read(Path(path))
+        saved = SavedJob.read(Path(path).expanduser())
         if saved.fingerprint != networks.fingerprint:
             raise StateError(
                 f"{path} was made by the {saved.model} model, and these are other weights",
                 remedies=("other_model",),
             )
         try:
-            return cls._restored(saved, networks)
+            job = cls._restored(saved, networks)
+            if saved.settings != job.plan.fingerprint(job.request):
+                raise StateError(
+                    f"{path} was made with other settings of the {saved.model} model than it has "
+                    "now",
+                    remedies=("other_model",),
+                )
+            job._restore_bits(saved)
+            return job
+        except StateError:
+            raise
         except (IstarError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise StateError(f"{path} is a damaged job: {error}") from error
 
     @classmethod
     def _restored(cls, saved: SavedJob, networks: Networks) -> Job:
+        """The job that a file describes, before its first step and without its bits.
+
+        Raises:
+            ValueError: something in it does not fit.
+        """
         image = None if saved.image is None else saved.image[0]
         request = GenerationRequest.from_json(saved.request, image=image, clip=saved.clip)
         (template,) = (one for one in TEMPLATES if one.name == saved.template)
-        inputs = Inputs(template=template, image=saved.image, clip=saved.clip, notes=())
         size = (*picture_size(template, networks.spec), 3)
-        for pictures in (saved.image, saved.clip):
-            fits = pictures is None or (pictures.dtype, pictures.shape[1:]) == (torch.uint8, size)
-            if not fits:
-                raise ValueError("its pictures have the wrong size")
-        job = cls.begin(networks, request, inputs)
+        for name, pictures, count in (("image", saved.image, 1), ("clip", saved.clip, None)):
+            if (getattr(request, name) is None) != (pictures is None):
+                raise ValueError(f"its {name} is missing")
+            if pictures is not None and (
+                pictures.dtype != torch.uint8
+                or pictures.shape != (len(pictures) if count is None else count, *size)
+            ):
+                raise ValueError(f"its {name} has the wrong size")
+        notes: tuple[str, ...] = ()
+        dtype = dtype_name(networks.transformer.dtype)
+        if saved.dtype != dtype:
+            notes = (
+                f"the job was saved in {saved.dtype} and continues in {dtype}: it may end in other "
+                "pictures than without the pause",
+            )
+        inputs = Inputs(template=template, image=saved.image, clip=saved.clip, notes=notes)
+        return cls.begin(networks, request, inputs)
+
+    def _restore_bits(self, saved: SavedJob) -> None:
+        """Take the bits of a file as known, and continue its random draws.
+
+        Raises:
+            ValueError: a window or step that the plan does not have, or one that is left out.
+        """
         generator = torch.Generator()
         generator.set_state(saved.generator)
         known: dict[int, dict[int, Tensor]] = {}
-        for (window, index), packed in saved.packed.items():
-            if not 0 <= window < len(job.plan.windows):
-                raise ValueError(f"there is no window {window}")
-            (step,) = (step for step in job.plan.steps(window) if step.index == index)
-            bits = networks.transformer.config.bits_per_token(semantic=step.semantic)
-            known.setdefault(window, {})[index] = unpack(packed, step.grid.tokens, bits)
-        job.state = JobState(generator=generator.get_state(), known=known)
-        return job
+        for (window, index), packed in sorted(saved.packed.items()):
+            own = known.setdefault(window, {})
+            if window != len(known) - 1 or index != len(own):
+                raise ValueError(f"the bits before step {index} of window {window} are missing")
+            if index == 0 and window and len(known[window - 1]) < len(self.plan.steps(window - 1)):
+                raise ValueError(f"window {window - 1} is not complete")
+            step = self.plan.steps(window)[index]
+            bits = self.networks.transformer.config.bits_per_token(semantic=step.semantic)
+            own[index] = unpack(packed, step.grid.tokens, bits)
+        self.state = JobState(generator=generator.get_state(), known=known)
 
 
 def last_pictures(shown: Tensor, count: int) -> Tensor:

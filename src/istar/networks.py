@@ -141,8 +141,9 @@ class Networks:
             GenerationError: the decoder's output is not a number.
         """
         with torch.inference_mode(), exact_convolutions():
-            chunks = self.tokenizer.decode_piece(latent, history)
-            return torch.cat([_to_bytes(chunk) for chunk in chunks])
+            pieces = [_to_bytes(chunk) for chunk in self.tokenizer.decode_piece(latent, history)]
+        # Outside inference mode: whoever gets the pictures may change them.
+        return torch.cat(pieces)
 
 
 def _to_bytes(x: Tensor) -> Tensor:

@@ -35,20 +35,25 @@ class Placement:
 
     @classmethod
     def choose(
-        cls, device: str | torch.device = "auto", dtype: str | torch.dtype | None = None
+        cls,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype | None = None,
+        *,
+        together: bool = False,
     ) -> Placement:
         """The placement asked for; by default bf16 on CUDA where there is one, fp32 on the CPU.
 
         Args:
             device: `auto`, `cuda`, `cuda:N` or `cpu`.
             dtype: `bf16` or `fp32`.
+            together: compute the branches as one batch.
 
         Raises:
             UsageError: an unknown device or dtype.
             DeviceError: CUDA was asked for and is not there.
         """
         found = choose_device(device)
-        return cls(device=found, dtype=choose_dtype(dtype, found))
+        return cls(device=found, dtype=choose_dtype(dtype, found), together=together)
 
     @property
     def text_encoder_dtype(self) -> torch.dtype:

@@ -8,8 +8,11 @@ looks at the frames before it through condition blocks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 
 from istar.errors import CheckpointError, Remedy
 from istar.generation.sampling import SamplingConfig
@@ -91,9 +94,14 @@ class Plan:
     windows: tuple[Window, ...]
     prompts: tuple[str, ...]
 
+    @cached_property
+    def schedules(self) -> tuple[tuple[Step, ...], ...]:
+        """The steps of every window."""
+        return tuple(window.steps(self.spec, self.template) for window in self.windows)
+
     def steps(self, window: int) -> tuple[Step, ...]:
         """The schedule of one window."""
-        return self.windows[window].steps(self.spec, self.template)
+        return self.schedules[window]
 
     def sampling(self, window: int, request: GenerationRequest) -> SamplingConfig:
         """Guidance and temperatures of one window."""
@@ -102,8 +110,8 @@ class Plan:
             own = interact_of(self.spec).sampling
         return own.for_request(request)
 
-    def untrained(self, mode: Mode) -> Iterator[tuple[str, tuple[Remedy, ...]]]:
-        """What is asked of the model that it was not trained for, and what may help."""
+    def training_warnings(self, mode: Mode) -> Iterator[tuple[str, tuple[Remedy, ...]]]:
+        """What the model was not trained for, a sentence each, and what may help."""
         spec = self.spec
         continued = [window.given_seconds for window in self.windows if window.given_seconds]
         if mode not in ("extend", "interact") and mode not in spec.modes:
@@ -118,6 +126,28 @@ class Plan:
                 f"{spec.clip_seconds} s: the result may suffer",
                 (),
             )
+
+    def fingerprint(self, request: GenerationRequest) -> str:
+        """A hash of everything but weights that decides bits: schedules, texts, sampling."""
+        windows = [
+            [
+                self.prompt_text(number, request),
+                repr(self.sampling(number, request)),
+                repr(self.steps(number)),
+                repr(self.spec.interact and self.spec.interact.context_scale),
+            ]
+            for number in range(len(self.windows))
+        ]
+        return sha256(json.dumps(windows).encode()).hexdigest()
+
+    def prompt_text(self, window: int, request: GenerationRequest) -> str:
+        """The text of a window's prompt as the model reads it, with prefix and suffix."""
+        return self.spec.prompt.apply(
+            self.prompts[window],
+            request.mode,
+            self.windows[window].seconds,
+            suffix=request.suffix,
+        )
 
     def with_prompt(self, prompt: str) -> Plan:
         """The plan with one more interactive window."""
@@ -137,9 +167,8 @@ def plan_request(
         given_pictures: length of the clip that is continued; 0 without one.
 
     Raises:
-        CheckpointError: the model cannot make it.
+        CheckpointError: the model cannot interact.
     """
-    spec.check_possible(request.mode, request.seconds)
     if request.mode != "interact":
         seconds = spec.seconds_for(request)
         if given_pictures:
@@ -148,7 +177,7 @@ def plan_request(
             windows = windows_from_start(seconds, spec)
         prompts = (request.prompts[0],) * len(windows)
         return Plan(spec=spec, template=template, windows=windows, prompts=prompts)
-    interact_of(spec)
+    interact_of(spec)  # refuses a model that cannot
     plan = Plan(spec=spec, template=template, windows=(), prompts=())
     remaining = list(request.prompts)
     if not given_pictures:

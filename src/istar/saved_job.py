@@ -1,4 +1,4 @@
-"""A job as tokens in a file: what it takes to finish it, and nothing that can be computed again."""
+"""A job as tokens in a file: everything needed to finish it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from istar.errors import MediaError, StateError
-from istar.files import PendingFile
+from istar.files import PendingFile, writing_failed
 
 _FORMAT = "istar-job-1"
 
@@ -28,6 +28,8 @@ class SavedJob:
         template: name of the ratio.
         model: name of the model.
         fingerprint: of its weights.
+        settings: a hash of the plan, see `istar.plan.Plan.fingerprint`.
+        dtype: `bf16` or `fp32`, of the transformer.
         generator: the state of the CPU generator.
         packed: bits, eight in a byte, by window and step.
         image: `(1, H, W, 3)`, uint8, the request's picture as it was fitted.
@@ -38,6 +40,8 @@ class SavedJob:
     template: str
     model: str
     fingerprint: str
+    settings: str
+    dtype: str
     generator: Tensor
     packed: Mapping[tuple[int, int], Tensor]
     image: Tensor | None = None
@@ -55,6 +59,8 @@ class SavedJob:
             "template": self.template,
             "model": self.model,
             "fingerprint": self.fingerprint,
+            "settings": self.settings,
+            "dtype": self.dtype,
         }
         tensors = {"generator": self.generator}
         tensors |= {f"bits.{window}.{step}": x for (window, step), x in self.packed.items()}
@@ -66,8 +72,10 @@ class SavedJob:
         try:
             with PendingFile(path, overwrite=True) as pending:
                 pending.temporary.write_bytes(save(own, metadata={"job": json.dumps(header)}))
-        except (MediaError, OSError, SafetensorError) as error:
-            raise StateError(f"{path} cannot be written: {error}") from error
+        except MediaError as error:
+            raise StateError(str(error)) from error
+        except (OSError, SafetensorError) as error:
+            raise StateError(str(writing_failed(path, error))) from error
 
     @classmethod
     def read(cls, path: Path) -> SavedJob:
@@ -87,20 +95,21 @@ class SavedJob:
             raise StateError(f"{path} is not a job of this version of istar")
         try:
             named = {name: tensors.pop(name, None) for name in ("image", "clip")}
+            texts = ("template", "model", "fingerprint", "settings", "dtype")
+            if not all(isinstance(header[name], str) for name in texts):
+                raise ValueError("its header is malformed")
             return cls(
                 request=json.dumps(header["request"]),
-                template=header["template"],
-                model=header["model"],
-                fingerprint=header["fingerprint"],
                 generator=tensors.pop("generator"),
-                packed={_place(name): tensor for name, tensor in tensors.items()},
+                packed={_window_and_step(name): tensor for name, tensor in tensors.items()},
+                **{name: header[name] for name in texts},
                 **named,
             )
         except (LookupError, ValueError) as error:
             raise StateError(f"{path} is a damaged job: {error}") from error
 
 
-def _place(name: str) -> tuple[int, int]:
+def _window_and_step(name: str) -> tuple[int, int]:
     """Window and step of a tensor `bits.WINDOW.STEP`.
 
     Raises:

@@ -153,7 +153,9 @@ def some_rows(model: Transformer, random: torch.Generator, lengths: tuple[int, .
     ]
 
 
-def test_rows_together_equal_rows_alone(transformer: Transformer, random: torch.Generator) -> None:
+def test_rows_in_one_call_equal_rows_alone(
+    transformer: Transformer, random: torch.Generator
+) -> None:
     rows = some_rows(transformer, random, (3, 7, 3, 2))
     found = transformer(rows, keep=True)
     contexts = transformer.keys_values(rows)
@@ -190,6 +192,28 @@ def test_rows_in_one_batch_are_near_rows_alone(
         for ours, theirs in zip(output.context, alone.context, strict=True):
             torch.testing.assert_close(ours.keys, theirs.keys, atol=1e-6, rtol=1e-6)
             torch.testing.assert_close(ours.values, theirs.values, atol=1e-6, rtol=1e-6)
+
+
+def test_rows_of_several_examples_in_one_batch(
+    transformer: Transformer, random: torch.Generator
+) -> None:
+    """Two rows of two examples each, which share their row's context."""
+    _, turn = run(random, 5)
+    rows = [
+        Row(
+            torch.randn(2, 5, 32, generator=random),
+            turn,
+            (context_of(transformer, Row(*run(random, 3, batch=1))),),
+        )
+        for _ in range(2)
+    ]
+    found = transformer(rows, together=True)
+    contexts = transformer.keys_values(rows, together=True)
+    for row, output, context in zip(rows, found, contexts, strict=True):
+        torch.testing.assert_close(output.x, passed(transformer, row), atol=1e-6, rtol=1e-6)
+        (own,) = transformer.keys_values([row])
+        for ours, theirs in zip(context, own, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 
 
 def test_all_rows_pass_a_block_before_any_enters_the_next(

@@ -1,8 +1,8 @@
 """The autoregressive loop: it obeys the steps and keeps nothing but the state it is given.
 
 A window is `start`, then `advance` until the state is finished. `advance` is `predict`, guidance,
-sampling and `commit`; whoever forces bits of their own calls the two ends directly. Every one of
-them returns a new state, so a step that fails or is interrupted has not happened.
+sampling and `commit`; to force your own bits, call `predict` and `commit`. Each of them returns a
+new state, so a step that fails or is interrupted has not happened.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DETAIL_CONTEXT = 801
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the network says of one step.
+    """The network's output for one step.
 
     Attributes:
         logits: for every branch `(L, d, 2)`, float32; empty where the bits are given.
@@ -51,6 +51,7 @@ def start(
     *,
     given: Mapping[int, Tensor] | None = None,
     conditions: Context | None = None,
+    together: bool = False,
 ) -> GenerationState:
     """A state before its first step, the texts read.
 
@@ -62,14 +63,15 @@ def start(
         generator: the state of a generator on the CPU; every draw comes from it.
         given: bits of steps that are not to be sampled, by step index.
         conditions: keys and values of earlier frames that every step may look at, in both branches.
+        together: compute the branches as one batch.
     """
     rows = []
     for features in texts:
         x = transformer.embed_text(features.to(transformer.device, transformer.dtype))
         coordinates = text_coordinates(len(features), transformer.device)
         rows.append(Row(x.unsqueeze(0), rotation(coordinates, transformer.config.head_size)))
-    # Blocks are not visited for nothing: whoever holds their weights may have to fetch them.
-    read = transformer.keys_values(rows) if rows else []
+    # An empty call would still visit every block.
+    read = transformer.keys_values(rows, together=together) if rows else []
     channels = transformer.config.latent_channels
     known = dict(given or {})
     return GenerationState(
@@ -87,7 +89,7 @@ def start(
 def predict(
     transformer: Transformer, state: GenerationState, *, together: bool = False
 ) -> Prediction:
-    """The network's word on the next step; nothing is computed that nobody will read.
+    """Predict the next step; compute only what later steps use.
 
     A step whose bits are given needs no logits, and no pass at all unless a sampled step looks at
     its tokens.
@@ -105,12 +107,13 @@ def predict(
     rotated = step_rotation(transformer, step)
     rows = [Row(x, rotated, branch.contexts) for branch in state.branches]
     if given:
-        return Prediction(logits=(), contexts=tuple(transformer.keys_values(rows)))
+        contexts = transformer.keys_values(rows, together=together)
+        return Prediction(logits=(), contexts=tuple(contexts))
     passed = transformer(rows, keep=keep, together=together)
-    contexts = tuple(output.context for output in passed if output.context is not None)
+    kept = tuple(output.context for output in passed if output.context is not None)
     return Prediction(
         logits=tuple(transformer.logits(y, semantic=step.semantic)[0] for y, _ in passed),
-        contexts=contexts or None,
+        contexts=kept or None,
     )
 
 

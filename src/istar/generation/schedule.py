@@ -183,8 +183,8 @@ class Step:
         semantic: a semantic scale, of few bits a token; otherwise a detail scale.
         starts_clip: the first step of its clip, whose input is zero.
         ends_clip: the last step of its clip, after which the running sum is the clip's latent.
-        looks_at: indices of the earlier steps at whose tokens it looks, each of which the step
-            before it also looks at or is.
+        looks_at: indices of the earlier steps that it attends to; each is the previous step or one
+            that the previous step attends to.
         read_later: later steps look at this one's tokens.
     """
 
@@ -259,9 +259,9 @@ def steps(
 
 
 def needed_steps(steps: Sequence[Step], given: Container[int]) -> frozenset[int]:
-    """Indices of the steps at whose tokens a step that is sampled looks, at first or second hand.
+    """Indices of the steps that a sampled step attends to, directly or indirectly.
 
-    Of all others that are given nothing has to be computed.
+    Other given steps need no computation.
 
     Args:
         steps: the whole schedule.

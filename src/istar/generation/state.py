@@ -1,4 +1,4 @@
-"""Everything that a generation is in the middle of: of one window, and of the whole job."""
+"""The state of one window of a generation, and of the whole job."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class JobState:
     Attributes:
         generator: the state of the CPU generator from which everything is drawn.
         known: bits that need not be sampled, by window; of a restored job.
-        begun: the input was handed over and its notes were given.
+        begun: it has reported its notes and the input's pictures.
         bits: of the windows that are finished.
         generation: the window under way; None between two.
         decoded: how many of its clips are decoded.

@@ -6,7 +6,7 @@ goes out as one. Source: InfinityStar paper (arXiv 2511.04675); released referen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class Transformer(nn.Module):
             recompute: run each block again in the backward pass instead of remembering it.
 
         Returns:
-            what became of each row, in their order.
+            one output per row.
         """
         # 1. Rows that may be computed as one batch are joined.
         groups = batches(rows, together=together)
@@ -78,23 +78,32 @@ class Transformer(nn.Module):
         # 3. Each row gets its part.
         outputs: dict[int, RowOutput] = {}
         for group, x, context in zip(groups, xs, contexts, strict=True):
-            size = len(x) // len(group)
-            for place, number in enumerate(group):
-                own = slice(place * size, (place + 1) * size)
+            for number, own in _parts(group, len(x)):
                 outputs[number] = RowOutput(x[own], _part(context, own) if keep else None)
         return [outputs[number] for number in range(len(rows))]
 
-    def keys_values(self, rows: Sequence[Row]) -> list[Context]:
+    def keys_values(self, rows: Sequence[Row], *, together: bool = False) -> list[Context]:
         """Only the keys and values of every row's tokens.
 
-        For tokens that others look at but whose own prediction nobody needs; of the last block
-        nothing else is computed.
+        For tokens that others look at but whose own prediction is not needed: of the last block
+        only its keys and values are computed.
+
+        Args:
+            rows: as `forward` takes them.
+            together: likewise.
         """
         *earlier, last = self.blocks
-        xs, contexts = self._through(earlier, [[row] for row in rows], keep=True)
         assert isinstance(last, Block)
-        ends = last.keys_values([LayerRow(x, r.rotation) for x, r in zip(xs, rows, strict=True)])
-        return [(*context, end) for context, end in zip(contexts, ends, strict=True)]
+        groups = batches(rows, together=together)
+        members = [[rows[number] for number in group] for group in groups]
+        xs, contexts = self._through(earlier, members, keep=True)
+        entering = [LayerRow(x, group[0].rotation) for x, group in zip(xs, members, strict=True)]
+        ends = last.keys_values(entering)
+        outputs: dict[int, Context] = {}
+        for group, x, context, end in zip(groups, xs, contexts, ends, strict=True):
+            for number, own in _parts(group, len(x)):
+                outputs[number] = _part([*context, end], own)
+        return [outputs[number] for number in range(len(rows))]
 
     def _through(
         self,
@@ -127,6 +136,13 @@ class Transformer(nn.Module):
         head = self.semantic_head if semantic else self.detail_head
         x = F.linear(self.norm(x).float(), head.weight.float(), head.bias.float())
         return x.unflatten(-1, (-1, 2))
+
+
+def _parts(group: Sequence[int], size: int) -> Iterator[tuple[int, slice]]:
+    """The number of each row of a batch of `size`, and where it is in the batch."""
+    each = size // len(group)
+    for position, number in enumerate(group):
+        yield number, slice(position * each, (position + 1) * each)
 
 
 def _part(context: Sequence[KeysValues], rows: slice) -> Context:

@@ -54,7 +54,7 @@ class RowOutput(NamedTuple):
 def batches(rows: Sequence[Row], *, together: bool) -> list[list[int]]:
     """The numbers of the rows that are computed as one batch: alone unless they go `together`.
 
-    Rows fit if they have as many tokens, at the same places, and contexts of the same lengths.
+    Rows fit if they have as many tokens, one rotation, and contexts of the same lengths.
     """
     groups: dict[object, list[int]] = {}
     for number, row in enumerate(rows):
@@ -65,16 +65,17 @@ def batches(rows: Sequence[Row], *, together: bool) -> list[list[int]]:
 
 
 def layer_contexts(batch: Sequence[Row], layer: int) -> list[KeysValues]:
-    """The contexts of a batch's rows at one layer, each `(rows, H_kv, C, D)`.
+    """The contexts of a batch's rows at one layer, joined for that layer only.
 
-    They are put together one layer at a time, never as a whole.
+    Returns:
+        for each context keys and values `(B, H_kv, C, D)`, B of all rows together.
     """
     if len(batch) == 1:
         return [context[layer] for context in batch[0].contexts]
-    return [
-        KeysValues(
-            torch.cat([context[layer].keys for context in contexts]),
-            torch.cat([context[layer].values for context in contexts]),
+
+    def joined(position: int, part: int) -> Tensor:
+        return torch.cat(
+            [row.contexts[position][layer][part].expand(len(row.x), -1, -1, -1) for row in batch]
         )
-        for contexts in zip(*(row.contexts for row in batch), strict=True)
-    ]
+
+    return [KeysValues(joined(n, 0), joined(n, 1)) for n in range(len(batch[0].contexts))]
