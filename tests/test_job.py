@@ -459,6 +459,6 @@ def test_a_place_that_cannot_be_written(
     pipeline: InfinityStarPipeline, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(StateError, match="cannot write|no plain file"):
+    with pytest.raises(StateError, match=r"cannot write|no plain file"):
         pipeline.job(request()).save(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
