@@ -69,7 +69,7 @@ def test_a_message_names_the_field_by_its_path(change: dict[str, Any], message: 
     assert str(caught.value) == message
 
 
-def test_what_is_no_table_at_all() -> None:
+def test_values_that_are_not_tables() -> None:
     with pytest.raises(CheckpointError, match=r"^the drawing must be a table, not \[\]$"):
         decode(Drawing, [], name="the drawing", error=CheckpointError)
 

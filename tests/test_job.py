@@ -285,7 +285,7 @@ def test_other_settings_are_refused(
     assert not renamed.load_job(saved).finished
 
 
-def test_another_dtype_is_said(checkpoint: Path, tmp_path: Path) -> None:
+def test_another_dtype_is_noted(checkpoint: Path, tmp_path: Path) -> None:
     full, half = (
         InfinityStarPipeline.from_pretrained(checkpoint, device="cpu", dtype=dtype)
         for dtype in ("fp32", "bf16")
@@ -356,7 +356,7 @@ def test_a_cut_file(pipeline: InfinityStarPipeline, saved: Path, keep: int) -> N
         pipeline.load_job(saved)
 
 
-def test_other_files(pipeline: InfinityStarPipeline, tmp_path: Path) -> None:
+def test_files_that_are_not_jobs(pipeline: InfinityStarPipeline, tmp_path: Path) -> None:
     with pytest.raises(StateError, match="nowhere"):
         pipeline.load_job(tmp_path / "nowhere")
     (tmp_path / "text").write_text("a job well done\n" * 100)

@@ -44,7 +44,7 @@ def test_a_picture_is_one_frame_of_the_templates_size(pipeline: InfinityStarPipe
     assert tall.shape == (1, WIDTH, HEIGHT, 3)
 
 
-def test_a_ratio_nobody_asked_for_is_the_models(pipeline: InfinityStarPipeline) -> None:
+def test_the_default_ratio_is_the_models(pipeline: InfinityStarPipeline) -> None:
     upright = with_spec(pipeline, replace(pipeline.spec, aspect=16 / 9))
     assert upright.generate(request("t2i", aspect=None)).frames.shape == (1, WIDTH, HEIGHT, 3)
 
@@ -112,7 +112,9 @@ def test_a_clip_is_handed_over_before_the_next_is_begun(pipeline: InfinityStarPi
     assert any(isinstance(event, Progress) and event.clip == 2 for event in stream)
 
 
-def test_longer_than_one_pass_goes_on_window_by_window(pipeline: InfinityStarPipeline) -> None:
+def test_a_video_longer_than_one_pass_is_made_window_by_window(
+    pipeline: InfinityStarPipeline,
+) -> None:
     frames = pipeline.generate(request(seconds=11)).frames
     assert len(frames) == 16 * 11 + 1
     one_pass = pipeline.generate(request(seconds=10)).frames
@@ -144,7 +146,7 @@ def test_the_picture_decides_the_video_and_its_ratio(pipeline: InfinityStarPipel
     assert not torch.equal(one, other)
 
 
-def test_a_given_picture_costs_no_pass_that_nobody_reads(
+def test_a_given_picture_costs_only_the_passes_that_are_read(
     pipeline: InfinityStarPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths: list[int] = []
@@ -214,7 +216,7 @@ def test_a_clip_below_a_second_is_refused(pipeline: InfinityStarPipeline) -> Non
         pipeline.generate(request("extend", clip=pictures(15)))
 
 
-def test_the_prompt_tells_the_whole_windows_seconds(
+def test_the_prompt_states_the_whole_windows_seconds(
     pipeline: InfinityStarPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode, read = TextEncoder.encode, []
@@ -318,14 +320,14 @@ def test_a_clip_of_another_size_is_read_at_the_models(
     assert frames.shape == (36, HEIGHT, WIDTH, 3)
 
 
-def test_the_models_notice_and_a_cut_prompt_are_told(pipeline: InfinityStarPipeline) -> None:
+def test_the_models_notice_and_a_cut_prompt_are_notes(pipeline: InfinityStarPipeline) -> None:
     notes = pipeline.generate(request("t2i", prompt="word " * 300)).notes
     assert NOTICE in notes
     assert any("longer than the model reads" in note for note in notes)
     assert pipeline.generate(request("t2i")).notes == (NOTICE,)
 
 
-def test_an_output_that_is_no_number_is_an_error(checkpoint: Path) -> None:
+def test_an_output_of_nan_is_an_error(checkpoint: Path) -> None:
     broken = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
     broken.networks.transformer.norm.weight.data.fill_(float("nan"))
     with pytest.raises(GenerationError, match="step 0"):
@@ -389,7 +391,7 @@ def test_the_released_layout_is_recognized(tmp_path: Path) -> None:
         ({"seconds": float("nan")}, "seconds"),
     ],
 )
-def test_settings_that_are_none_are_refused_before_anything_is_fetched(
+def test_invalid_settings_are_refused_before_any_download(
     settings: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):

@@ -73,7 +73,7 @@ def test_requests_at_the_edge(mode: str, changes: dict[str, Any]) -> None:
         ("interact", {"prompt": "a cat"}, "tuple of prompts"),
         ("interact", {"prompt": ()}, "at least one prompt"),
         ("interact", {"prompt": ["a cat"]}, "tuple of prompts"),
-        ("interact", {"prompt": ("a cat", 5)}, "a prompt is a text, not 5"),
+        ("interact", {"prompt": ("a cat", 5)}, "a prompt must be a string, not 5"),
         ("t2v", {"prompt": ["a cat"]}, "one prompt"),
         ("t2v", {"prompt": b"a cat"}, "one prompt"),
         ("i2v", {"prompt": None}, "one prompt"),
@@ -84,7 +84,7 @@ def test_requests_at_the_edge(mode: str, changes: dict[str, Any]) -> None:
         ("i2v", {"prompt": "\ud800"}, "UTF-8"),
         # negative prompt
         ("t2v", {"negative_prompt": "a\0b"}, "NUL"),
-        ("t2v", {"negative_prompt": None}, "a prompt is a text"),
+        ("t2v", {"negative_prompt": None}, "a prompt must be a string"),
         ("t2v", {"negative_prompt": "\ud800"}, "UTF-8"),
         # image and clip
         ("i2v", {"image": None}, "image"),
@@ -109,7 +109,7 @@ def test_requests_at_the_edge(mode: str, changes: dict[str, Any]) -> None:
         ("t2v", {"suffix": "no"}, "suffix"),
     ],
 )
-def test_requests_that_make_no_sense(mode: str, changes: dict[str, Any], said: str) -> None:
+def test_invalid_requests(mode: str, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         request(mode, **changes)
 
@@ -167,7 +167,7 @@ def test_pixels_are_handed_over_beside_the_json() -> None:
         ('{"mode": "i2v", "image": 7}', "torch tensor, not int"),
     ],
 )
-def test_json_that_is_no_request(text: str, said: str) -> None:
+def test_json_that_is_not_a_request(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         GenerationRequest.from_json(text)
 
@@ -189,6 +189,6 @@ def test_numbers_of_other_libraries_become_pythons() -> None:
 
 
 @pytest.mark.parametrize("seed", [np.float64(1), np.bool_(True), Decimal(1), "1", 1.0])
-def test_seeds_that_are_no_whole_number(seed: Any) -> None:
+def test_seeds_must_be_whole_numbers(seed: Any) -> None:
     with pytest.raises(UsageError, match="whole number"):
         GenerationRequest(mode="t2i", prompt="a", seed=seed)

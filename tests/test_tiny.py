@@ -70,7 +70,7 @@ def test_a_picture_given_is_the_first(tiny: InfinityStarPipeline, scene: Scene) 
     assert measure(frames).background == scene.background
 
 
-def test_a_clip_given_goes_on(tiny: InfinityStarPipeline, scene: Scene) -> None:
+def test_a_given_clip_is_continued(tiny: InfinityStarPipeline, scene: Scene) -> None:
     clip = scene.frames(33, SIDE, SIDE)
     prompt = scene.canonical_caption()
     request = GenerationRequest(mode="extend", clip=clip, prompt=prompt, seconds=1, seed=1)
@@ -80,7 +80,7 @@ def test_a_clip_given_goes_on(tiny: InfinityStarPipeline, scene: Scene) -> None:
     assert measure(frames[33:]).background == scene.background
 
 
-def test_it_goes_on_prompt_by_prompt(tiny: InfinityStarPipeline, scene: Scene) -> None:
+def test_it_continues_prompt_by_prompt(tiny: InfinityStarPipeline, scene: Scene) -> None:
     prompts = (scene.canonical_caption(),) * 2
     frames = tiny.generate(GenerationRequest(mode="interact", prompt=prompts, seed=1)).frames
     assert frames.shape == (65, SIDE, SIDE, 3)

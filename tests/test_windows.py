@@ -17,7 +17,7 @@ def pipeline(checkpoint: Path) -> InfinityStarPipeline:
     return InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
 
 
-def test_a_mode_that_a_model_was_not_trained_for_is_done_and_said(
+def test_a_mode_that_a_model_was_not_trained_for_works_with_a_note(
     pipeline: InfinityStarPipeline,
 ) -> None:
     # As the released interactive model, which goes on from its own clips only.
@@ -28,7 +28,7 @@ def test_a_mode_that_a_model_was_not_trained_for_is_done_and_said(
     assert not any("trained for" in note for note in pipeline.generate(request("t2i")).notes)
 
 
-def test_a_video_longer_than_one_pass_is_made_and_said(pipeline: InfinityStarPipeline) -> None:
+def test_a_video_longer_than_one_pass_works_with_a_note(pipeline: InfinityStarPipeline) -> None:
     # As the released 720p model: nothing is refused, and it was not trained to go on.
     base = with_spec(pipeline, replace(pipeline.spec, extends=False, interact=None, max_seconds=5))
     done = base.generate(request("t2v", seconds=6))
@@ -76,7 +76,7 @@ def test_with_one_pyramid_a_picture_is_one_frame(one_pyramid: InfinityStarPipeli
         ("t2v", {"seconds": 2.25}, "makes at most 2 s, not 2.25"),
     ],
 )
-def test_with_one_pyramid_nothing_goes_on_from_what_is_given(
+def test_with_one_pyramid_nothing_given_is_continued(
     one_pyramid: InfinityStarPipeline,
     monkeypatch: pytest.MonkeyPatch,
     mode: str,

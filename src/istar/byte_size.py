@@ -1,4 +1,4 @@
-"""Numbers of bytes as a person reads them."""
+"""Numbers of bytes in readable units."""
 
 from __future__ import annotations
 

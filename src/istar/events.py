@@ -54,7 +54,7 @@ class ClipReady:
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """Something worth knowing that is not an error.
+    """A remark that is not an error.
 
     Attributes:
         text: a sentence.
@@ -73,10 +73,10 @@ class GenerationResult:
     """A finished picture or video.
 
     Attributes:
-        request: what was asked for.
+        request: of the user.
         model: the name of the model that made it.
         frames: `(F, H, W, 3)`, uint8, RGB, on the CPU; a picture is one frame.
-        notes: what was worth knowing on the way.
+        notes: gathered while it was made.
         metadata: what `save` writes into the file, as `settings` makes it.
     """
 

@@ -73,7 +73,7 @@ class Source:
             commit is not known.
         transformer_revision: of the transformer, where it came later.
         licence: of the weights.
-        expected_bytes: about how much is to be fetched, as long as the Hub was not asked.
+        expected_bytes: approximate download size, until the Hub reports it.
     """
 
     repo: str
@@ -108,9 +108,9 @@ class ModelSpec:
         pyramid: where a video's first frame belongs. With `one` a video cannot begin with a given
             picture or continue a given one: `extends` is false and `interact` None.
         transformer_config: the sizes, where they are stated; else they are read off the tensors.
-        tokenizer_config: likewise.
+        tokenizer_config: as `transformer_config`.
         notice: a line for everyone who uses the model.
-        source: where it was published; None for a checkpoint of one's own.
+        source: where it was published; None for a custom checkpoint.
         dtype: `bf16` or `fp32`, what its files hold, where they are a converted copy.
 
     Raises:
@@ -159,7 +159,7 @@ class ModelSpec:
 
     @property
     def default_seconds(self) -> float:
-        """Length where none is asked for: a full clip, or less if one pass makes no more."""
+        """Default length: a full clip, or less if one pass makes no more."""
         return min(self.clip_seconds, self.max_seconds)
 
     def seconds_for(self, request: GenerationRequest) -> float:

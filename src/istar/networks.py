@@ -21,11 +21,11 @@ from istar.video_tokenizer.model import VideoTokenizer, to_range
 
 @dataclass(frozen=True, kw_only=True)
 class Texts:
-    """What prompts became.
+    """The encoded prompts of a window.
 
     Attributes:
         features: `(L, text_channels)` of the conditional branch and, with guidance, of the other.
-        notes: what the person should know.
+        notes: for the person.
     """
 
     features: tuple[Tensor, ...]

@@ -56,7 +56,7 @@ class InfinityStarPipeline:
             seconds: the length wanted.
             device: `auto`, `cuda`, `cuda:N` or `cpu`.
             dtype: `bf16` or `fp32`; by default bf16 on CUDA and fp32 on the CPU.
-            on_event: receives what is fetched.
+            on_event: receives download events.
 
         Raises:
             HubError: something cannot be fetched.
@@ -104,7 +104,7 @@ class InfinityStarPipeline:
     def generate(
         self, request: GenerationRequest, inputs: Inputs | None = None
     ) -> GenerationResult:
-        """Make what is asked for and return all of it; arguments and errors are those of `job`.
+        """Run a request and return the result; arguments and errors are those of `job`.
 
         Example:
             >>> request = GenerationRequest(mode="t2i", prompt="a lighthouse at dusk")
@@ -120,7 +120,7 @@ class InfinityStarPipeline:
         )
 
     def stream(self, request: GenerationRequest, inputs: Inputs | None = None) -> Iterator[Event]:
-        """Make what is asked for, reporting every step and handing over every finished clip.
+        """Run a request; report every step and hand over every finished clip.
 
         Inputs are read and checked when the first event is asked for; arguments and errors are
         those of `job`.

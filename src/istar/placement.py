@@ -108,9 +108,9 @@ def dtype_name(dtype: torch.dtype) -> Precision:
 
 @contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """Convolutions in full float32 on CUDA, which by itself rounds their inputs to TF32.
+    """Convolutions in full float32 on CUDA, which rounds their inputs to TF32 by default.
 
-    torch has one such setting for the whole process; it is as it was afterwards.
+    torch has one such setting for the whole process; it is restored afterwards.
     """
     cudnn = torch.backends.cudnn
     # Since torch 2.9 each operation has its own, and reading the old one for all may fail.

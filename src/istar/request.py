@@ -98,7 +98,7 @@ class GenerationRequest:
 
     def _check_inputs(self) -> None:
         if (self.image is not None) != (self.mode == "i2v"):
-            raise UsageError("an image is what i2v needs, and no other mode")
+            raise UsageError("only i2v takes an image, and it needs one")
         if self.clip is None and self.mode == "extend":
             raise UsageError("extend needs a clip")
         if self.clip is not None and self.mode not in ("extend", "interact"):
@@ -129,7 +129,7 @@ class GenerationRequest:
         Args:
             text: the JSON.
             image: pixels that were given directly.
-            clip: likewise.
+            clip: pixels that were given directly.
 
         Raises:
             UsageError: not JSON, an unknown field, or a value that is not allowed.
@@ -175,7 +175,7 @@ def check_prompt(
         UsageError: no text, empty, too long, or not encodable as UTF-8.
     """
     if not isinstance(prompt, str):
-        raise UsageError(f"a prompt is a text, not {prompt!r:.80}")
+        raise UsageError(f"a prompt must be a string, not {prompt!r:.80}")
     if not may_be_empty and not prompt.strip():
         raise UsageError("the prompt is empty: say what to show")
     if longest is not None and len(prompt) > longest:

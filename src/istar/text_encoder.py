@@ -1,4 +1,4 @@
-"""Strings to embeddings: any T5-family encoder, with the tokenizer that lies beside it."""
+"""Strings to embeddings: any T5-family encoder, with its tokenizer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BYTE_LEVEL = "ByT5Tokenizer"  # needs no vocabulary
 
 
 class EncodedText(NamedTuple):
-    """What a text became.
+    """An encoded text.
 
     Attributes:
         features: `(L, text_channels)`, float32, no padding.

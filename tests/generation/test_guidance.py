@@ -91,6 +91,6 @@ def test_apg_takes_a_branch_of_zeros() -> None:
         {"kind": "apg", "scale": 3, "norm_threshold": float("nan")},
     ],
 )
-def test_settings_that_are_none(settings: dict[str, float]) -> None:
+def test_invalid_settings(settings: dict[str, float]) -> None:
     with pytest.raises(CheckpointError, match="guidance"):
         GuidanceConfig(**settings)  # type: ignore[arg-type]

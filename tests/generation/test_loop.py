@@ -280,7 +280,7 @@ def test_given_steps_equal_the_same_steps_sampled(
         given = commit(given, bits, two.contexts)
 
 
-def test_given_steps_that_nobody_reads_are_not_computed(
+def test_given_steps_that_no_step_reads_are_not_computed(
     transformer: Transformer, small_config: TransformerConfig, random: torch.Generator
 ) -> None:
     plan, prompts = schedule(1, 3), texts(random)

@@ -78,7 +78,7 @@ def test_a_full_context_is_the_last_repetition_of_every_earlier_scale() -> None:
     assert [s.index for s in found if s.read_later] == [0, 2, 3, 4, 5]
 
 
-def test_a_first_clip_of_several_frames_is_no_image() -> None:
+def test_a_first_clip_of_several_frames_is_a_video_clip() -> None:
     assert not any(s.image for s in steps(plan((2, (1, 1, 1))), SCALES, semantic_scales=2))
 
 
@@ -230,7 +230,7 @@ def test_nearest_template(ratio: float, name: str) -> None:
 
 
 @pytest.mark.parametrize("ratio", [float("nan"), 0.0, -1.0, float("inf")])
-def test_ratios_that_are_none(ratio: float) -> None:
+def test_invalid_ratios(ratio: float) -> None:
     with pytest.raises(UsageError, match="positive number"):
         nearest_template(ratio)
 
@@ -242,6 +242,6 @@ def test_repeats_that_do_not_fit(repeats: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("sides", [(), (0, 1), (2, 1), (1, 1)])
-def test_sides_that_are_no_pyramid(sides: tuple[int, ...]) -> None:
+def test_invalid_scale_sides(sides: tuple[int, ...]) -> None:
     with pytest.raises(CheckpointError, match="sides"):
         PixelBudget(name="", sides=sides, resolution="")

@@ -88,7 +88,7 @@ def test_the_judge_sees_what_was_drawn_in_many_scenes(
     assert sum(right) / len(right) >= least
 
 
-def test_the_part_that_goes_on_is_measured_too() -> None:
+def test_the_continued_part_is_measured_too() -> None:
     """A continuation begins in the middle of what a subject does."""
     wrong = [
         scene
@@ -119,14 +119,14 @@ def test_nothing_is_seen_where_nothing_is() -> None:
     assert measured.centre is None
 
 
-def test_noise_is_no_subject(random: torch.Generator) -> None:
+def test_noise_is_not_a_subject(random: torch.Generator) -> None:
     frames = torch.randint(0, 256, (PICTURES, 64, 112, 3), generator=random, dtype=torch.uint8)
     measured = measure(frames)
     assert measured.shape is None
     assert not measured.kept
 
 
-def test_a_shape_of_no_kind_is_none_of_them() -> None:
+def test_an_unknown_shape_has_no_name() -> None:
     """A bar across the frame, and two squares, are no shape of the world."""
     frames = clip()
     frames[:] = 250

@@ -124,7 +124,7 @@ def report_of(found: list[Outcome], modes: tuple[EvaluationMode, ...]) -> Shapes
     )
 
 
-def test_what_is_added_must_go_on_where_the_clip_ended() -> None:
+def test_the_added_part_must_continue_where_the_clip_ended() -> None:
     seed = next(
         seed
         for seed in range(100)

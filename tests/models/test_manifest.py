@@ -188,7 +188,7 @@ def test_paths_that_lead_out(tmp_path: Path, part: str, path: object) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '"istar"', "\xff"])
-def test_what_is_no_manifest(tmp_path: Path, text: str) -> None:
+def test_files_that_are_not_manifests(tmp_path: Path, text: str) -> None:
     (tmp_path / "istar.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(CheckpointError, match=MANIFEST_NAME):
         read_manifest(tmp_path / "istar.json")

@@ -83,7 +83,7 @@ def test_one_pyramid_makes_what_it_makes_in_one_pass() -> None:
         choose((ONE_PYRAMID,), "t2v", seconds=10.25)
 
 
-def test_seconds_that_nobody_asked_for_are_not_refused() -> None:
+def test_default_seconds_are_not_refused() -> None:
     short = replace(ONE_PYRAMID, max_seconds=2)
     for mode in short.modes:
         assert choose((short,), mode) is short
@@ -175,7 +175,7 @@ def test_prefixes_do_not_look_inside(prefix: str) -> None:
 
 @pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("clip", ["image", "video"])
-def test_temperatures_that_are_none(clip: str, tau: float) -> None:
+def test_invalid_temperatures(clip: str, tau: float) -> None:
     taus = {"tau_image": 1.0, "tau_video": 1.0, f"tau_{clip}": tau}
     with pytest.raises(CheckpointError, match="temperatures"):
         SamplingConfig(guidance=GuidanceConfig(kind="cfg", scale=3), **taus)

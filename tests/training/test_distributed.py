@@ -77,9 +77,7 @@ def test_two_processes_are_as_one(
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_from_ones_checkpoint_with_a_critic(
-    place: Path, tmp_path: Path
-) -> None:
+def test_two_processes_continue_ones_checkpoint_with_a_critic(place: Path, tmp_path: Path) -> None:
     """After a critic's first step its output bias hangs on rounding: the hinges pull it evenly."""
     by_one(place, tmp_path / "one", "adversarial")
     task = task_of("adversarial", place)
@@ -94,7 +92,7 @@ def test_two_processes_go_on_from_ones_checkpoint_with_a_critic(
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_with_muon(place: Path, tmp_path: Path) -> None:
+def test_two_processes_continue_with_muon(place: Path, tmp_path: Path) -> None:
     """It rounds a matrix to bfloat16 before its step, so that two are one only nearly."""
     by_one(place, tmp_path / "one", "muon")
     by_two(place, tmp_path / "two", "muon")

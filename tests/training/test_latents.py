@@ -57,7 +57,7 @@ def test_what_is_read_back_is_what_the_tokenizer_makes(whole: Path) -> None:
         assert clip.captions == (scene.caption(seed), scene.caption(seed + 1))
 
 
-def test_interrupted_it_goes_on_where_it_stopped(
+def test_an_interrupted_preparation_continues_where_it_stopped(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = prepare_run(tmp_path, count=4)
@@ -108,7 +108,7 @@ def test_several_processes_prepare_what_one_does(
         ),
     ],
 )
-def test_a_set_goes_on_with_nothing_else(
+def test_a_set_continues_with_the_same_settings_only(
     whole: Path, tmp_path: Path, change: dict[str, Any], named: str
 ) -> None:
     config = prepare_run(tmp_path, count=4)
@@ -141,7 +141,7 @@ def test_shards_of_unknown_origin_are_left_alone(whole: Path, tmp_path: Path) ->
         list(prepare(config, CPU))
 
 
-def test_what_cannot_be_read_is_counted_also_when_it_goes_on(tmp_path: Path) -> None:
+def test_unreadable_clips_are_counted_also_after_a_pause(tmp_path: Path) -> None:
     """Of seven clips in shards of three, the second and the last are broken; a line is no clip.
 
     The last shard holds nothing then.

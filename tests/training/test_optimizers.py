@@ -99,7 +99,7 @@ def test_a_run_with_muon_learns_and_continues_exactly(place: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("names", [("adamw", "muon"), ("muon", "adamw")])
-def test_another_optimizer_does_not_go_on(
+def test_another_optimizer_does_not_continue(
     place: Path, tmp_path: Path, names: tuple[str, str]
 ) -> None:
     first, second = (run_config(tmp_path, optimizer=name) for name in names)

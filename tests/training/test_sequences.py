@@ -301,7 +301,7 @@ def test_a_long_example_loses_scales_but_not_what_is_looked_at(
     assert (short.coordinates[:, 0] == wanted).sum() == one.steps[2].grid.tokens
 
 
-def test_an_example_tells_its_tokens_before_it_has_them(
+def test_an_example_knows_its_token_count_before_its_tokens(
     transformer: Transformer, random: torch.Generator
 ) -> None:
     (latent,) = latents(schedule(4), random)

@@ -169,7 +169,7 @@ def test_widths_that_make_no_network(channels: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("bottleneck", [0, -16, True, 16.0, "16", None])
-def test_bottlenecks_that_are_none(bottleneck: object) -> None:
+def test_invalid_bottlenecks(bottleneck: object) -> None:
     with pytest.raises(CheckpointError, match="bottleneck_channels"):
         VideoTokenizerConfig(bottleneck_channels=bottleneck)  # type: ignore[arg-type]
 

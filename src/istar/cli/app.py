@@ -32,7 +32,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 # The panels of the main help, in the order of their first commands.
 _GENERATION = "Make pictures and video"
 _MODELS = "Models and this machine"
-_TRAINING = "Train and measure a model of one's own"
+_TRAINING = "Train and measure a model of your own"
 
 app = typer.Typer(
     name="istar",

@@ -1,4 +1,4 @@
-"""`istar prepare` and `istar train`: from clips to a model of one's own."""
+"""`istar prepare` and `istar train`: from clips to your own model."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The released models, and which of several to use.
 
-A checkpoint of one's own describes itself in an `istar.json` beside its weights, see
+A custom checkpoint describes itself in an `istar.json` beside its weights, see
 `istar.models.manifest`.
 """
 

@@ -29,7 +29,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask | None = No
         queries: `(B, H, L, D)`.
         keys, values: `(B, H_kv, M, D)`, H_kv a divisor of H.
         mask: `(L, M)` booleans, true where a query may look; a block mask, with which
-            FlexAttention skips what nobody sees; or a pattern. Everywhere when absent.
+            FlexAttention skips masked blocks; or a pattern. None: no mask.
 
     Returns:
         `(B, H, L, D)`.

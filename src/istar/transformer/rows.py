@@ -20,8 +20,8 @@ class Row(NamedTuple):
         x: `(B, L, width)`, embedded.
         rotation: of the L tokens.
         contexts: keys and values that all L may look at, of C tokens together.
-        mask: who sees whom, see `istar.transformer.attention.attend`: `(L, C + L)`, or of the L
-            tokens alone where there are no contexts; everyone everything when absent.
+        mask: see `istar.transformer.attention.attend`: `(L, C + L)`, or of the L
+            tokens alone where there are no contexts. None: no mask.
     """
 
     x: Tensor
