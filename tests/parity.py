@@ -24,9 +24,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from istar.checkpoint.read import load_transformer, load_video_tokenizer
-from istar.generation.canvas import bits_of_latent
 from istar.generation.guidance import GuidanceConfig, guide
 from istar.generation.loop import commit, predict, read_conditions, start
+from istar.generation.residual import bits_of_latent
 from istar.generation.schedule import (
     PIXEL_BUDGETS,
     TEMPLATES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -243,3 +244,13 @@ def test_packages_load_nothing_heavy() -> None:
 
 def test_the_check_for_torch_sees_it() -> None:
     assert "torch" in loaded_by(["istar.transformer.model"])
+
+
+def test_the_page_lists_the_rows_in_order() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\d+\. (`.*|the rest of .*)$", page, re.MULTILINE)
+    rows = [
+        {row_of(f"istar.{name}") or row_of(f"istar.{name}.any") or 0 for name in names}
+        for names in (re.findall(r"`([\w.]+)`", line) for line in lines)
+    ]
+    assert rows == [{0, 1}, *({number} for number in range(2, len(ROWS)))]

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from istar.errors import IstarError, StateError, UsageError
 from istar.events import ClipReady, Event, Note, Progress
-from istar.generation.canvas import bits_of_latent
 from istar.generation.loop import advance, read_conditions, start
+from istar.generation.residual import bits_of_latent
 from istar.generation.schedule import TEMPLATES, Step
 from istar.generation.state import Bits, GenerationState, JobState
 from istar.inputs import Inputs, picture_size, read_inputs

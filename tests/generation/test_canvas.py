@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from istar.generation.canvas import Canvas, bits_of_latent
+from istar.generation.canvas import Canvas
+from istar.generation.residual import bits_of_latent
 from istar.generation.schedule import ClipPlan, Step, steps
 from istar.video_tokenizer.quantizer import grow, shrink, to_codes
 

@@ -19,7 +19,6 @@ from istar.generation.schedule import (
 )
 from istar.model_spec import ModelSpec
 from istar.models.released import RELEASED_MODELS
-from istar.video_tokenizer.config import picture_frames
 
 SCALES = ((1, 1), (1, 2), (2, 3))
 QUARTER_SECONDS = range(4, 41)
@@ -165,7 +164,7 @@ def test_every_duration_is_made_of_clips(quarters: int) -> None:
     assert first + sum(rest) == latent_frames
     assert all(length == 20 for length in rest[:-1])
     assert 1 <= rest[-1] <= 20
-    assert picture_frames(latent_frames) - 1 == 16 * quarters / 4
+    assert 4 * (latent_frames - 1) == 16 * quarters / 4
 
 
 def test_templates_are_named_for_their_real_ratio() -> None:

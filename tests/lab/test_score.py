@@ -13,8 +13,8 @@ from torch import Tensor
 from asking import with_spec
 from istar.errors import CheckpointError, MediaError, UsageError
 from istar.events import GenerationResult
-from istar.generation.canvas import Canvas, bits_of_latent
-from istar.generation.residual import quantized_latent
+from istar.generation.canvas import Canvas
+from istar.generation.residual import bits_of_latent, quantized_latent
 from istar.generation.schedule import Step, nearest_template
 from istar.inputs import picture_size
 from istar.lab.measure import measure

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from istar.generation.canvas import bits_of_latent
 from istar.generation.loop import commit, predict, read_conditions, start
+from istar.generation.residual import bits_of_latent
 from istar.generation.schedule import ClipPlan, nearest_template, steps
 from istar.model_spec import ModelSpec
 from istar.plan import Window
@@ -25,7 +25,7 @@ from istar.training.sequences import DETAIL, SEMANTIC, Example, SequenceConfig, 
 from istar.training.transformer import BatchLogits, TransformerNetwork, TransformerTask
 from small_training import CPU, network_of
 
-PLAIN = SequenceConfig(most_flips=0.0, scene_noise=(0.0,))
+PLAIN = SequenceConfig(most_flips=0.0, condition_noise=(0.0,))
 
 
 def example_of(
@@ -53,7 +53,7 @@ def interactive_of(spec: ModelSpec, clip: Tensor, encoder: TextEncoder, text: st
         unconditional=False,
         steps=steps([plan], scales, semantic_scales=spec.semantic_scales),
         latents=(clip[:, 5:],),
-        scene=(clip[:, :5], clip[:, :1], scales[0]),
+        conditions=(clip[:, :5], clip[:, :1], scales[0]),
     )
 
 
@@ -61,8 +61,8 @@ def stepwise(network: TransformerNetwork, one: Example, features: Tensor) -> dic
     """The loop's logits of every step, by its index, each step's true bits given afterwards."""
     transformer = network.transformer
     conditions = None
-    if one.scene is not None:
-        former, first, grid = one.scene
+    if one.conditions is not None:
+        former, first, grid = one.conditions
         conditions = read_conditions(transformer, former[None], first[None], grid)
     draws = torch.Generator().get_state()
     state = start(transformer, one.steps, [features], draws, conditions=conditions)

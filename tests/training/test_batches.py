@@ -64,14 +64,14 @@ def test_every_process_has_a_row(config: TransformerTraining) -> None:
 def test_every_kind_of_example_is_drawn(
     config: TransformerTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each has latent frames of its own number; only an interactive clip has a scene."""
+    """Each has latent frames of its own number; only an interactive clip has conditions."""
     drawn = set()
 
     def remember(example: Example, *rest: Any, **settings: Any) -> Run:
         text = bytes(n - 3 for n in example.text[:-1]).decode()
         prefix = text[:4] if text[1:4] == "s: " else ""
         frames = sum(latent.shape[1] for latent in example.latents)
-        drawn.add((example.scene is not None, frames, prefix))
+        drawn.add((example.conditions is not None, frames, prefix))
         return run_of(example, *rest, **settings)
 
     monkeypatch.setattr("istar.training.transformer.run_of", remember)

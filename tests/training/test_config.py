@@ -161,7 +161,7 @@ WRONG = {
     "frozen what": (TOKENIZER + '[inherit]\nfreeze = ["middle"]\n', "inherit.freeze"),
     "no sets to learn from": (TRANSFORMER.replace('["one"]', "[]"), "sets"),
     "rows": (TRANSFORMER.replace("[[", "rows = [0]\n[["), "rows"),
-    "noise": (TRANSFORMER.replace("[[", "scene_noise = [-0.1]\n[["), "scene_noise"),
+    "noise": (TRANSFORMER.replace("[[", "condition_noise = [-0.1]\n[["), "condition_noise"),
     "flips": (TRANSFORMER.replace("[[", "most_flips = 1.1\n[["), "most_flips"),
     "mix of nothing": (TRANSFORMER + "weight = 0\n", "mix"),
     "seconds": (TRANSFORMER.replace("seconds = 1", "seconds = 0.3"), "seconds"),

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from istar.generation.canvas import Canvas, bits_of_latent
+from istar.generation.canvas import Canvas
+from istar.generation.residual import bits_of_latent
 from istar.generation.schedule import ClipPlan, Step, steps
 from istar.training.quantization import (
     Quantized,

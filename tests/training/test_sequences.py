@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from istar.generation.canvas import bits_of_latent
 from istar.generation.loop import commit, predict, read_conditions, start
+from istar.generation.residual import bits_of_latent
 from istar.generation.schedule import ClipPlan, ContextKind, Step, clip_lengths, steps
 from istar.training.packing import PackedBatch, pack, visible
 from istar.training.sequences import (
@@ -29,7 +29,7 @@ from istar.transformer.rope import Rotation, rotation
 from istar.transformer.rows import Row
 
 SCALES = ((1, 1), (2, 3), (4, 6))
-PLAIN = SequenceConfig(most_flips=0.0, scene_noise=(0.0,))
+PLAIN = SequenceConfig(most_flips=0.0, condition_noise=(0.0,))
 
 
 def schedule(
@@ -82,8 +82,8 @@ def teacher_forced(transformer: Transformer, batch: PackedBatch, **others: objec
 def stepwise(transformer: Transformer, one: Example) -> BatchLogits:
     """Logits of the same example out of the generation loop, every step's bits given late."""
     conditions = None
-    if one.scene is not None:
-        former, first, grid = one.scene
+    if one.conditions is not None:
+        former, first, grid = one.conditions
         conditions = read_conditions(transformer, former[None], first[None], grid)
     text = features([one.text], transformer.config.text_channels)
     draws = torch.Generator().get_state()
@@ -129,7 +129,7 @@ def test_so_are_those_of_an_interactive_clip(
         unconditional=False,
         steps=clip,
         latents=(latent,),
-        scene=(former, former[:, :1] * 2, SCALES[1]),
+        conditions=(former, former[:, :1] * 2, SCALES[1]),
     )
     run = run_of(one, transformer.config, PLAIN, random)
     together = teacher_forced(transformer, pack([[run]], run.tokens))
@@ -307,7 +307,7 @@ def test_an_example_knows_its_token_count_before_its_tokens(
     (latent,) = latents(schedule(4), random)
     former = torch.randn(64, 5, 4, 6, generator=random)
     interactive = replace(
-        example(random, 4), latents=(latent,), scene=(former, former[:, :1], SCALES[1])
+        example(random, 4), latents=(latent,), conditions=(former, former[:, :1], SCALES[1])
     )
     repeated = replace(example(random, 1, 2), steps=schedule(1, 2, repeats=(3, 1, 2)))
     for one in (example(random, 1), example(random, 1, 4, 3), repeated, interactive):

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from istar.checkpoint.read import load_video_tokenizer
 from istar.errors import CheckpointError, UsageError
-from istar.generation.canvas import Canvas, bits_of_latent
+from istar.generation.canvas import Canvas
+from istar.generation.residual import bits_of_latent
 from istar.generation.schedule import PyramidKind, nearest_template
 from istar.plan import Window
 from istar.training.config import (

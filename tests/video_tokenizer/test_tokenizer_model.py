@@ -10,7 +10,6 @@ from istar.video_tokenizer.config import (
     SPATIAL_STRIDE,
     VideoTokenizerConfig,
     latent_frames,
-    picture_frames,
 )
 from istar.video_tokenizer.conv import FrameHistory
 from istar.video_tokenizer.model import VideoTokenizer
@@ -143,7 +142,6 @@ def test_bf16_weights_give_float32_results(
 @pytest.mark.parametrize(("pictures", "latents"), [(1, 1), (5, 2), (77, 20), (81, 21), (161, 41)])
 def test_counting_frames(pictures: int, latents: int) -> None:
     assert latent_frames(pictures) == latents
-    assert picture_frames(latents) == pictures
 
 
 @pytest.mark.parametrize(

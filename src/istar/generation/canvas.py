@@ -1,13 +1,10 @@
-"""The running sum of codes across the scales of a clip, and teacher forcing against it."""
+"""The running sum of codes across the scales of a clip."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from istar.generation.residual import residual_steps
 from istar.generation.schedule import Grid, Step
 from istar.video_tokenizer.quantizer import grow, shrink, to_codes
 
@@ -43,18 +40,3 @@ class Canvas:
         self.total = self.total + grow(
             codes, frames=frames, height=height, width=width, size=self.total.shape
         )
-
-
-def bits_of_latent(latent: Tensor, steps: Sequence[Step], *, semantic_bits: int) -> list[Tensor]:
-    """Teacher forcing: the bits that the steps of one clip must predict to draw a latent.
-
-    Args:
-        latent: `(1, C, T, H, W)`, the clip's latent before quantization.
-        steps: all steps of that clip.
-        semantic_bits: bits of a token on semantic scales; on detail scales they are C.
-
-    Returns:
-        for every step `(t·h·w, d)` booleans.
-    """
-    parts = residual_steps(latent, steps, semantic_bits=semantic_bits)
-    return [part.bits[0] for part in parts]

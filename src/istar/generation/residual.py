@@ -65,3 +65,18 @@ def quantized_latent(latent: Tensor, steps: Sequence[Step], *, semantic_bits: in
     for one in residual_steps(latent, steps, semantic_bits=semantic_bits):
         total = one.total
     return total
+
+
+def bits_of_latent(latent: Tensor, steps: Sequence[Step], *, semantic_bits: int) -> list[Tensor]:
+    """Teacher forcing: the bits that the steps of one clip must predict to draw a latent.
+
+    Args:
+        latent: `(1, C, T, H, W)`, the clip's latent before quantization.
+        steps: all steps of that clip.
+        semantic_bits: bits of a token on semantic scales; on detail scales they are C.
+
+    Returns:
+        for every step `(t·h·w, d)` booleans.
+    """
+    parts = residual_steps(latent, steps, semantic_bits=semantic_bits)
+    return [part.bits[0] for part in parts]

@@ -303,7 +303,7 @@ class LatentsConfig:
         tokens: of a batch, about.
         text_dropout: how often the learned unconditional features stand in for the text.
         most_flips: bitwise self-correction: a step's bits flip with a chance of 0 up to this.
-        scene_noise: standard deviations of the noise on the context of interactive clips.
+        condition_noise: standard deviations of the noise on the context of interactive clips.
         weigh_by_magnitude: a bit's weight in the loss is proportional to the magnitude of the
             number whose sign it is; otherwise all bits of a step weigh the same, as in the paper.
     """
@@ -314,16 +314,16 @@ class LatentsConfig:
     tokens: int = 8192
     text_dropout: float = 0.1
     most_flips: float = 0.3
-    scene_noise: tuple[float, ...] = (0.0, 0.15, 0.3)
+    condition_noise: tuple[float, ...] = (0.0, 0.15, 0.3)
     weigh_by_magnitude: bool = False
 
     def __post_init__(self) -> None:
         at_least(self, 1, "tokens")
         share(self, "text_dropout", "most_flips")
-        if not self.rows or min(self.rows) < 1 or not self.sets or not self.scene_noise:
-            raise UsageError("data: sets, rows and scene_noise cannot be empty")
-        if min(self.scene_noise) < 0:
-            raise UsageError("data: scene_noise must be at least 0")
+        if not self.rows or min(self.rows) < 1 or not self.sets or not self.condition_noise:
+            raise UsageError("data: sets, rows and condition_noise cannot be empty")
+        if min(self.condition_noise) < 0:
+            raise UsageError("data: condition_noise must be at least 0")
         if sum(kind.weight for kind in self.mix) <= 0:
             raise UsageError("data: the weights of mix must have a sum above 0")
 

@@ -34,8 +34,8 @@ _RANGES = 2
 _SMALL_SCALES_COUNT_MORE, _AT_MOST = 0.2, 40.0
 _TINY = 1e-6
 
-Scene = tuple[Tensor, Tensor, tuple[int, int]]
-"""The context of an interactive clip, see `Example.scene`."""
+Conditions = tuple[Tensor, Tensor, tuple[int, int]]
+"""The context of an interactive clip, see `Example.conditions`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Example:
         unconditional: the learned unconditional features stand in for the text.
         steps: the schedule of all clips.
         latents: `(C, T, H, W)` of every clip, before quantization.
-        scene: for an interactive clip, the latents `(C, n, H, W)` before it and
+        conditions: for an interactive clip, the latents `(C, n, H, W)` before it and
             `(C, 1, H, W)` of the video's first frame, and the rows and columns of the coarse grid.
     """
 
@@ -55,7 +55,7 @@ class Example:
     unconditional: bool
     steps: tuple[Step, ...]
     latents: tuple[Tensor, ...]
-    scene: Scene | None = None
+    conditions: Conditions | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +65,14 @@ class SequenceConfig:
     Attributes:
         most_flips: self-correction: each step's bits flip with a random probability from 0 to
             this in hundredths; 0 switches it off.
-        scene_noise: the standard deviations of noise on an interactive clip's context, of which
+        condition_noise: the standard deviations of noise on an interactive clip's context, of which
             one is chosen at random.
         weigh_by_magnitude: a bit's weight in the loss is proportional to the magnitude of the
             number whose sign it is, instead of the same for all.
     """
 
     most_flips: float = 0.3
-    scene_noise: tuple[float, ...] = (0.0, 0.15, 0.3)
+    condition_noise: tuple[float, ...] = (0.0, 0.15, 0.3)
     weigh_by_magnitude: bool = False
 
 
@@ -184,8 +184,8 @@ def run_of(
     """
     # 1. The context that every step sees: the text, and before an interactive clip two blocks.
     parts = [_text_part(example, transformer)]
-    if example.scene is not None:
-        parts += _scene_parts(example, transformer, config, generator)
+    if example.conditions is not None:
+        parts += _condition_parts(example, transformer, config, generator)
     always = range(len(parts))
     # 2. One repetition of every scale, without some scales if the run would be too long.
     chosen = _chosen_steps(example, transformer, config, generator)
@@ -204,7 +204,7 @@ def run_of(
 
 def tokens_of(example: Example) -> int:
     """How many tokens an example's run has if no scale is left out, without making it."""
-    blocks = () if example.scene is None else _blocks(example.scene)
+    blocks = () if example.conditions is None else _blocks(example.conditions)
     scales = {_scale(step): step.grid.tokens for step in example.steps}
     return len(example.text) + sum(block.tokens.shape[1] for block in blocks) + sum(scales.values())
 
@@ -270,18 +270,18 @@ def _text_part(example: Example, transformer: TransformerConfig) -> Run:
     )
 
 
-def _scene_parts(
+def _condition_parts(
     example: Example,
     transformer: TransformerConfig,
     config: SequenceConfig,
     generator: torch.Generator,
 ) -> list[Run]:
     """The two blocks of context of an interactive clip, with noise on all but the first frame."""
-    assert example.scene is not None
-    former, first, _ = example.scene
-    noise = config.scene_noise[draw(len(config.scene_noise), generator)]
+    assert example.conditions is not None
+    former, first, _ = example.conditions
+    noise = config.condition_noise[draw(len(config.condition_noise), generator)]
     parts = []
-    for group, block in enumerate(_blocks(example.scene), start=1):
+    for group, block in enumerate(_blocks(example.conditions), start=1):
         frames = len(block.times)
         clean = first.shape[1] if block.scale == DETAIL_CONTEXT else 0
         spread = torch.full((frames, 1), noise * float(block.tokens.std()))
@@ -306,9 +306,9 @@ def _scene_parts(
     return parts
 
 
-def _blocks(scene: Scene) -> tuple[ConditionBlock, ConditionBlock]:
+def _blocks(conditions: Conditions) -> tuple[ConditionBlock, ConditionBlock]:
     """The blocks of context of an interactive clip."""
-    former, first, grid = scene
+    former, first, grid = conditions
     return condition_blocks(former[None], first[None], grid)
 
 

@@ -239,7 +239,7 @@ class ExampleSource:
         self._text_encoder = text_encoder
         self._sequence = SequenceConfig(
             most_flips=config.data.most_flips,
-            scene_noise=config.data.scene_noise,
+            condition_noise=config.data.condition_noise,
             weigh_by_magnitude=config.data.weigh_by_magnitude,
         )
         clips = [clip for directory in config.data.sets for clip in read_prepared(directory)]
@@ -353,7 +353,7 @@ class ExampleSource:
             unconditional=dropped,
             steps=schedule,
             latents=(latent[:, frames + 1 :],),
-            scene=(latent[:, : frames + 1], latent[:, :1], scales[interact.context_scale]),
+            conditions=(latent[:, : frames + 1], latent[:, :1], scales[interact.context_scale]),
         )
 
 

@@ -64,8 +64,3 @@ def _is_positive(value: object) -> bool:
 def latent_frames(pictures: int) -> int:
     """How many latent frames `pictures` frames of video become: the first alone, then fours."""
     return (pictures - 1) // TEMPORAL_STRIDE + 1
-
-
-def picture_frames(latents: int) -> int:
-    """How many pictures `latents` latent frames decode to."""
-    return TEMPORAL_STRIDE * (latents - 1) + 1
