@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from istar.checkpoint.files import INDEX_NAME
 from istar.checkpoint.names import released_tokenizer_name, released_transformer_name
-from istar.checkpoint.read import INDEX_NAME
 from istar.generation.schedule import PIXEL_BUDGETS
 from istar.models.released import RELEASED_MODELS
 from istar.transformer.config import TransformerConfig

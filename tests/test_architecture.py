@@ -59,7 +59,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.generation.schedule",
         "istar.request",
     ),
-    ("istar.decoding",),
+    ("istar.decoding", "istar.checkpoint.files"),
     ("istar.errors", "istar.byte_size"),
 )
 """Top to bottom. A module imports from rows below its own, or from its own package."""

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,7 +98,22 @@ def test_a_weight_of_another_shape(place: Path) -> None:
     name = next(name for name in tensors if name.endswith(".wo.weight"))
     tensors[name] = tensors[name][:-1].clone()
     save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
-    refused(place)
+    assert f"tensor {name} is (31, 64), expected (32, 64)" in refused(place)
+
+
+def test_a_hub_setting_that_its_client_refuses_is_named(place: Path) -> None:
+    """transformers imports the Hub's client, which reads its settings as it is imported."""
+    load = "import istar.text_encoder as t, sys; t.TextEncoder.from_directory(t.Path(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", load, place],
+        env={**os.environ, "HF_HUB_ETAG_TIMEOUT": "abc"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("istar.errors.HubError")
+    assert "correct or unset HF_HUB_ETAG_TIMEOUT" in last
 
 
 def test_pickled_weights_are_not_read(place: Path, tmp_path: Path) -> None:

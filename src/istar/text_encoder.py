@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +11,26 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from istar.checkpoint.files import (
+    INDEX_NAME,
+    explained_file_errors,
+    look_at,
+    open_safetensors,
+    read_table,
+    safetensor_files,
+)
 from istar.errors import CheckpointError
+from istar.models.hub_settings import hub_settings
 
 _FAMILY = ("t5", "mt5", "umt5")
+_WEIGHTS = "model.safetensors"
 _VOCABULARIES = ("tokenizer.json", "spiece.model")
+_SETTINGS = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+)
 _BYTE_LEVEL = "ByT5Tokenizer"  # needs no vocabulary
 
 
@@ -81,10 +96,9 @@ class TextEncoder:
             mlp_width: features inside the MLP.
             max_tokens: the longest text, its end mark included.
         """
-        from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
-
-        tokenizer = ByT5Tokenizer(extra_ids=0)
-        config = T5Config(
+        transformers = _transformers()
+        tokenizer = transformers.ByT5Tokenizer(extra_ids=0)
+        config = transformers.T5Config(
             vocab_size=len(tokenizer),
             d_model=channels,
             d_kv=channels // heads,
@@ -94,7 +108,7 @@ class TextEncoder:
             dropout_rate=0.0,
             feed_forward_proj="gated-gelu",
         )
-        return cls(T5EncoderModel(config), tokenizer, max_tokens)
+        return cls(transformers.T5EncoderModel(config), tokenizer, max_tokens)
 
     @property
     def module(self) -> nn.Module:
@@ -172,28 +186,32 @@ def _load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     Raises:
         CheckpointError: as `TextEncoder.from_directory`.
     """
-    from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer
-
-    _check_files(path)
+    _check_settings(path)
+    vocabulary, weights = _vocabulary(path), _weights(path)
+    transformers = _transformers()
     local = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        with _quiet_transformers(), torch.device("cpu"):
-            config = AutoConfig.from_pretrained(path, **local)
-            if config.model_type not in _FAMILY:
-                raise CheckpointError(
-                    f"{path}: the text encoder must be of the T5 family, not {config.model_type}"
-                )
-            model, report = AutoModelForTextEncoding.from_pretrained(
-                path, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
+    with _quiet_transformers(), torch.device("cpu"):
+        with explained_file_errors(path / "config.json"):
+            config = transformers.AutoConfig.from_pretrained(path, **local)
+        with explained_file_errors(weights):
+            model, report = transformers.AutoModelForTextEncoding.from_pretrained(
+                path,
+                dtype=dtype,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are in the report
+                output_loading_info=True,
+                **local,
             )
-            tokenizer = AutoTokenizer.from_pretrained(path, **local)
-    except (OSError, ValueError, RuntimeError, ImportError, LookupError, TypeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{path}: the text encoder cannot be loaded: {reason}") from error
-    missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-    if missing:
-        raise CheckpointError(f"{path}: the text encoder lacks tensor {missing[0]}")
-    if max(tokenizer("a red circle")["input_ids"]) >= config.vocab_size:
+        with explained_file_errors(vocabulary):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path, **local)
+            largest = max(tokenizer("a red circle")["input_ids"])
+    for name in sorted(report["missing_keys"]):
+        raise CheckpointError(f"{weights}: the text encoder lacks tensor {name}")
+    for name, shape, expected in sorted(report["mismatched_keys"]):
+        raise CheckpointError(
+            f"{weights}: tensor {name} is {tuple(shape)}, expected {tuple(expected)}"
+        )
+    if largest >= config.vocab_size:
         raise CheckpointError(
             f"{path}: the tokenizer has tokens that the encoder does not know: "
             "they do not belong together"
@@ -204,8 +222,7 @@ def _load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
     """Keep transformers from printing; its settings are put back."""
-    from transformers.utils import logging
-
+    logging = _transformers().utils.logging
     verbosity = logging.get_verbosity()
     shows_bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -218,22 +235,57 @@ def _quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _check_files(path: Path) -> None:
-    """Refuse a directory without a vocabulary; transformers would make up an empty one.
+def _transformers() -> Any:
+    """The library, which imports the Hub's client.
 
     Raises:
-        CheckpointError: the configuration or the tokenizer's files are not there.
+        HubError: that refuses its settings.
     """
-    if not (path / "config.json").is_file():
-        raise CheckpointError(f"{path}: no text encoder there (config.json is missing)")
-    if any((path / name).is_file() for name in _VOCABULARIES):
-        return
-    try:
-        settings = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
-        is_byte_level = settings["tokenizer_class"] == _BYTE_LEVEL
-    except (OSError, ValueError, LookupError, TypeError):
-        is_byte_level = False
-    if not is_byte_level:
-        raise CheckpointError(
-            f"{path}: the tokenizer is missing (none of {', '.join(_VOCABULARIES)})"
-        )
+    hub_settings()
+    import transformers
+
+    return transformers
+
+
+def _check_settings(path: Path) -> None:
+    """Refuse a directory whose settings are damaged, or are another kind of model's.
+
+    Raises:
+        CheckpointError: one is, or there are none.
+    """
+    family = read_table(path / "config.json").get("model_type")
+    if family not in _FAMILY:
+        raise CheckpointError(f"{path}: the text encoder must be of the T5 family, not {family!r}")
+    for name in _SETTINGS:
+        if (path / name).is_file():
+            read_table(path / name)
+
+
+def _vocabulary(path: Path) -> Path:
+    """The file that transformers makes the tokenizer of; without one it would make up an empty one.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    for name in _VOCABULARIES:
+        if (path / name).is_file():
+            look_at(path / name)
+            return path / name
+    settings = path / "tokenizer_config.json"
+    if settings.is_file() and read_table(settings).get("tokenizer_class") == _BYTE_LEVEL:
+        return settings
+    raise CheckpointError(f"{path}: the tokenizer is missing (none of {', '.join(_VOCABULARIES)})")
+
+
+def _weights(path: Path) -> Path:
+    """The file of weights, or the directory of several, each of which can be opened.
+
+    Raises:
+        CheckpointError: one is missing or damaged.
+    """
+    single = path / _WEIGHTS
+    place = path if (path / INDEX_NAME).is_file() and not single.is_file() else single
+    for file in safetensor_files(place):
+        with open_safetensors(file):
+            pass
+    return place

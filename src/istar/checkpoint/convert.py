@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from istar.byte_size import readable_size
+from istar.checkpoint.files import INDEX_NAME
 from istar.checkpoint.names import tokenizer_naming, transformer_naming
 from istar.checkpoint.read import (
-    INDEX_NAME,
     SafetensorFiles,
     infer_tokenizer_config,
     infer_transformer_config,

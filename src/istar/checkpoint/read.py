@@ -6,16 +6,20 @@ memory never holds more than the module in its target dtype and one shard.
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from istar.checkpoint.files import (
+    explained_file_errors,
+    look_at,
+    open_safetensors,
+    safetensor_files,
+)
 from istar.checkpoint.names import Naming, tokenizer_naming, transformer_naming
 from istar.errors import CheckpointError
 from istar.transformer.config import TransformerConfig
@@ -23,7 +27,6 @@ from istar.transformer.model import Transformer
 from istar.video_tokenizer.config import VideoTokenizerConfig
 from istar.video_tokenizer.model import VideoTokenizer
 
-INDEX_NAME = "model.safetensors.index.json"
 _NAMES_SHOWN = 4
 _ZIP = b"PK\x03\x04"
 
@@ -53,8 +56,8 @@ class SafetensorFiles:
         self.path = path
         self._names: dict[Path, list[str]] = {}
         self.shapes: Shapes = {}
-        for file in _safetensor_files(path):
-            with _opened(file) as tensors:
+        for file in safetensor_files(path):
+            with open_safetensors(file) as tensors:
                 self._names[file] = list(tensors.keys())
                 for name in self._names[file]:
                     if name in self.shapes:
@@ -64,9 +67,11 @@ class SafetensorFiles:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor, on the CPU, in the dtype it is stored in."""
         for file, names in self._names.items():
-            with _opened(file) as tensors:
+            with open_safetensors(file) as tensors:
                 for name in names:
-                    yield name, tensors.get_tensor(name)
+                    with explained_file_errors(file):
+                        tensor = tensors.get_tensor(name)
+                    yield name, tensor
 
 
 class PickledTokenizer:
@@ -77,22 +82,18 @@ class PickledTokenizer:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        look_at(path)
+        with explained_file_errors(path):
             with path.open("rb") as file:
                 is_archive = file.read(len(_ZIP)) == _ZIP
-            # Files from before torch 1.6 are no archives and cannot be mapped.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{path} is missing") from error
-        except pickle.UnpicklingError as error:
-            raise CheckpointError(
-                f"{path} holds something other than tensors; it was refused and nothing in it "
-                "was run. Fetch the file again from where the model was published"
-            ) from error
-        except MemoryError:
-            raise
-        except Exception as error:  # a damaged pickle fails in any way there is
-            raise CheckpointError(f"{path} cannot be read: {_first_line(error)}") from error
+            try:
+                # Files from before torch 1.6 are no archives and cannot be mapped.
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+            except pickle.UnpicklingError as error:
+                raise CheckpointError(
+                    f"{path} holds something other than tensors; it was refused and nothing in it "
+                    "was run. Fetch the file again from where the model was published"
+                ) from error
         state = content.get("vae") if isinstance(content, dict) else None
         if not isinstance(state, dict) or not all(
             isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
@@ -321,36 +322,3 @@ def _some(names: list[str]) -> str:
     return f"tensor{'s' if len(names) > 1 else ''} {shown}" + (
         f" and {more} more" if more > 0 else ""
     )
-
-
-def _safetensor_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    index = path / INDEX_NAME
-    if not index.is_file():
-        files = sorted(path.glob("*.safetensors"))
-        if not files:
-            raise CheckpointError(f"{path}: no safetensors files there")
-        return files
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not a safetensors index") from error
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or set(name) & set("\\\0"):
-            raise CheckpointError(f"{index} names a file outside its directory: {name!r}")
-        if not (path / name).is_file():
-            raise CheckpointError(f"{path / name} is missing; the index lists it")
-    return [path / name for name in names]
-
-
-def _opened(file: Path) -> safe_open:
-    try:
-        return safe_open(file, framework="pt", device="cpu")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

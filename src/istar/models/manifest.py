@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from istar.checkpoint.files import read_table
 from istar.decoding import decode, encode
 from istar.errors import CheckpointError
 from istar.generation.guidance import GuidanceConfig
@@ -225,11 +226,8 @@ def _read(path: Path) -> _Manifest:
     Raises:
         CheckpointError: unreadable, or not what a manifest holds.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not readable JSON: {error}") from error
-    if isinstance(content, dict) and content.get("istar", _VERSION) != _VERSION:
+    content = read_table(path)
+    if content.get("istar", _VERSION) != _VERSION:
         raise CheckpointError(
             f"{path}: its form is {content['istar']!r}; this istar reads {_VERSION}"
         )
