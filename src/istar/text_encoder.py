@@ -20,7 +20,7 @@ from istar.checkpoint.files import (
     safetensor_files,
 )
 from istar.errors import CheckpointError
-from istar.models.hub_settings import hub_settings
+from istar.models.hub_settings import import_client
 
 _FAMILY = ("t5", "mt5", "umt5")
 _WEIGHTS = "model.safetensors"
@@ -241,7 +241,7 @@ def _transformers() -> Any:
     Raises:
         HubError: that refuses its settings.
     """
-    hub_settings()
+    import_client()
     import transformers
 
     return transformers

@@ -29,6 +29,7 @@ from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.config import VideoTokenizerConfig
 from istar.video_tokenizer.model import VideoTokenizer
+from processes import run_warm
 
 MODEL = RELEASED_MODELS[1]
 assert MODEL.source is not None
@@ -286,6 +287,23 @@ def test_what_is_wrong(name: str, machine: Machine) -> None:
     found = re.findall(rf"^  {'x' if prevents else '-'} .*(?:\n    .*)?", report, re.MULTILINE)
     assert any(said in text and advice in text for text in found)
     assert ("\n  x " in report) == ("those marked x prevent generating" in report) == prevents
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("HTTP_PROXY", "socks5://127.0.0.1:9", b"is a SOCKS proxy"),
+        ("HTTP_PROXY", "nonsense.invalid", b"cannot be reached through HTTP_PROXY=nonsense"),
+    ],
+)
+def test_a_proxy_that_does_not_serve_is_a_finding(
+    variable: str, value: str, said: bytes, hub: Hub, tmp_path: Path
+) -> None:
+    settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path), "NO_PROXY": ""}
+    done = run_warm("doctor", environment={**os.environ, **settings, variable: value})
+    assert done.returncode == 1
+    assert said in done.stdout
+    assert done.stderr == b""
 
 
 def test_a_model_that_is_here_needs_neither_hub_nor_room(machine: Machine) -> None:

@@ -284,6 +284,31 @@ class TestRefusals:
     ) -> None:
         assert said in run_pull(tmp_path, address).error
 
+    @pytest.mark.parametrize(
+        ("variable", "value", "said"),
+        [
+            ("HTTP_PROXY", "socks5://me:secret@x:1080", "HTTP_PROXY=socks5://x:1080 is a SOCKS"),
+            ("https_proxy", "ftp://x:1", "https_proxy=ftp://x:1 is no proxy's address"),
+            ("ALL_PROXY", "http://u:secret@[::1", "ALL_PROXY=http://[::1 is no proxy's address"),
+            ("http_proxy", "http://", "http_proxy=http:// is no proxy's address"),
+            ("HTTP_PROXY", "no.such.host.invalid", "reached through HTTP_PROXY=no.such.host"),
+            ("HTTP_PROXY", "secret@127.0.0.1:9", "reached through HTTP_PROXY=127.0.0.1:9"),
+            ("SSL_CERT_FILE", "/nowhere", "SSL_CERT_FILE=/nowhere"),
+            ("SSL_CERT_FILE", "/", "SSL_CERT_FILE=/"),
+            ("HF_HUB_ETAG_TIMEOUT", "", "correct or unset HF_HUB_ETAG_TIMEOUT"),
+            ("HF_HUB_ETAG_TIMEOUT", "-1", "correct or unset HF_HUB_ETAG_TIMEOUT"),
+            ("HF_HUB_DOWNLOAD_TIMEOUT", "9" * 30, "correct or unset HF_HUB_DOWNLOAD_TIMEOUT"),
+            ("HF_HOME", "/dev/null/x", "correct or unset HF_HOME"),
+        ],
+    )
+    def test_a_variable_that_keeps_the_client_from_asking_is_named(
+        self, variable: str, value: str, said: str, hub: Hub, tmp_path: Path
+    ) -> None:
+        text = run_pull(tmp_path, hub.address, **{"NO_PROXY": "", variable: value}).error
+        assert said in text
+        assert "secret" not in text
+        assert not hub.log
+
     def test_a_hub_without_tls_is_said(
         self, hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

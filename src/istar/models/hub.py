@@ -293,9 +293,10 @@ class _Pending:
 
 
 def _pending(where: RepoRevision, wanted: Sequence[str], on_event: DownloadListener) -> _Pending:
+    folder = _folder(where, wanted)
+
     from huggingface_hub import constants
 
-    folder = _folder(where, wanted)
     listing = _listed(folder, where)
     with explained_hub_errors(where, folder.cache):
         files, absent = _chosen(listing.files, wanted)

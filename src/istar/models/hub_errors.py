@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import errno
 import math
+import os
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from istar.errors import HubError
-from istar.models.hub_settings import hub_settings
+from istar.models.hub_settings import hub_settings, proxy_fault, proxy_of
 from istar.models.repository import RepoRevision
 
 _LONGEST_PAUSE = 10.0
 _PASSING_STATUSES = (408, 429, 500, 502, 503, 504)
 _BROKEN_OFF = ("TimeoutException", "NetworkError", "RemoteProtocolError")
+_WITH_PROXIES = ("ImportError", "ValueError", "InvalidURL", "ConnectError", "ConnectTimeout")
 _ABOUT_HEADERS = ("LocalProtocolError", "UnicodeEncodeError")
 
 
@@ -48,7 +51,11 @@ def explained_hub_errors(where: RepoRevision, cache: Path) -> Iterator[None]:
         if text is None:
             raise
         endpoint = hub_settings().endpoint
+        proxy = proxy_of(endpoint)
         text = text.format(
+            fault=proxy_fault(),
+            certificates=os.environ.get("SSL_CERT_FILE"),
+            through=f" through {proxy}" if proxy else "",
             repo=where.repo,
             where=where,
             hub=urlsplit(endpoint).hostname or endpoint,
@@ -91,6 +98,17 @@ def _not_connected_for(word: str) -> Callable[[Exception], bool]:
     return lambda error: _named("ConnectError")(error) and word in str(error)
 
 
+def _certificates_unread(error: Exception) -> bool:
+    """Python names no file where it reads certificates, before it connects."""
+    file = os.environ.get("SSL_CERT_FILE")
+    if file and isinstance(error, OSError):
+        try:
+            ssl.create_default_context(cafile=file)
+        except OSError:
+            return True
+    return False
+
+
 def _token_refused(error: Exception) -> bool:
     from huggingface_hub import get_token
 
@@ -98,7 +116,15 @@ def _token_refused(error: Exception) -> bool:
 
 
 _AGAIN = "run the same command again, which continues where it stopped"
-_MEANINGS: tuple[tuple[Callable[[Exception], bool], str], ...] = (
+_MEANINGS: tuple[tuple[Callable[[Exception], object], str], ...] = (
+    (
+        lambda error: _named(*_WITH_PROXIES)(error) and proxy_fault(),
+        "{fault}",
+    ),
+    (
+        _certificates_unread,
+        "SSL_CERT_FILE={certificates} is no readable file of certificates; correct or unset it",
+    ),
     (
         _named("OfflineModeIsEnabled"),
         "HF_HUB_OFFLINE forbids fetching {repo}; unset it and run the same command again",
@@ -143,11 +169,13 @@ _MEANINGS: tuple[tuple[Callable[[Exception], bool], str], ...] = (
     ),
     (
         _not_connected_for("SSL"),
-        "no secure connection to {hub} is possible; check HF_ENDPOINT and the proxy, and " + _AGAIN,
+        "no secure connection to {hub}{through} is possible; check HF_ENDPOINT and the proxy, and "
+        + _AGAIN,
     ),
     (
         _named("ConnectError", "ConnectTimeout", "ProxyError"),
-        "{hub} cannot be reached; check the network, the proxy and HF_ENDPOINT, and " + _AGAIN,
+        "{hub} cannot be reached{through}; check the network, the proxy and HF_ENDPOINT, and "
+        + _AGAIN,
     ),
     (_named(*_BROKEN_OFF), "the connection to {hub} broke off; " + _AGAIN),
     (

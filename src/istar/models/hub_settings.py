@@ -6,11 +6,19 @@ The client reads its settings when it is imported, and raises on some, so it is 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import proxy_bypass
 
 from istar.errors import HubError
+
+_TIMEOUTS = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
+_LONGEST_TIMEOUT = 10**9  # seconds; the system takes no more than some
+_PASSWORD = re.compile(r"^(\w+://)?.*@")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +43,87 @@ def hub_settings() -> HubSettings:
         parts = urlsplit(constants.ENDPOINT)
         has_token = get_token() is not None
     except Exception as error:
-        # The client quotes the value, but does not name the variable.
-        names = [name for name, value in os.environ.items() if repr(value) in str(error)]
-        which = " and ".join(filter(lambda name: name.startswith("HF_"), names))
-        raise HubError(
-            f"the Hub's client refuses its settings: {error}; correct or unset "
-            f"{which or 'the variables that begin with HF_'}"
-        ) from error
+        raise _refusal(error) from error
+    for name in _TIMEOUTS:
+        if not 0 <= getattr(constants, name) <= _LONGEST_TIMEOUT:
+            raise HubError(
+                f"{name}={os.environ.get(name)} is no number of seconds to wait; correct or unset "
+                f"{name}"
+            )
     return HubSettings(
         endpoint=parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
         cache=Path(constants.HF_HUB_CACHE).absolute(),
         is_offline=bool(constants.HF_HUB_OFFLINE),
         has_token=has_token and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN,
     )
+
+
+def import_client() -> None:
+    """Import the Hub's client before another library does, which would not say what it refuses.
+
+    Raises:
+        HubError: the client refuses one of its settings.
+    """
+    try:
+        import_module("huggingface_hub.constants")
+    except Exception as error:
+        raise _refusal(error) from error
+
+
+def _refusal(error: Exception) -> HubError:
+    """The client quotes a setting's value, but does not name the variable."""
+    text = " ".join(str(error).split())
+    names = [
+        name
+        for name, value in os.environ.items()
+        if name.startswith("HF_")
+        and (repr(value) in text or (os.sep in value.rstrip(os.sep) and value in text))
+    ]
+    which = " and ".join(names) or "the variables that begin with HF_"
+    return HubError(f"the Hub's client refuses its settings: {text}; correct or unset {which}")
+
+
+def proxy_of(address: str) -> str:
+    """The variable that names the proxy on the way to an address and its value, or nothing."""
+    parts = urlsplit(address)
+    variable = next(iter(_proxy_variables(parts.scheme, "all")), None)
+    return _shown(variable) if variable and not proxy_bypass(parts.hostname or "") else ""
+
+
+def proxy_fault() -> str:
+    """What is wrong with a proxy's variable and what helps, or nothing.
+
+    Most such variables keep the Hub's client from starting, whatever it is about to ask.
+    """
+    for variable in _proxy_variables("https", "http", "all"):
+        value = os.environ[variable]
+        scheme, separator, _ = value.partition("://")
+        scheme = scheme.lower() if separator else "http"
+        try:
+            parts = urlsplit(value if separator else f"http://{value}")
+            is_address = bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a bracket or a port that is none
+            is_address = False
+        if not is_address or scheme not in ("http", "https", "socks5", "socks5h"):
+            return (
+                f"{_shown(variable)} is no proxy's address; write it like http://host:port, or "
+                f"unset {variable}"
+            )
+        if scheme.startswith("socks") and find_spec("socksio") is None:
+            return (
+                f"{_shown(variable)} is a SOCKS proxy, which needs a package that is missing: "
+                f"`pip install socksio`, or set {variable} to an HTTP proxy"
+            )
+    return ""
+
+
+def _proxy_variables(*schemes: str) -> list[str]:
+    """Those that are set; small letters count before capitals."""
+    names = [name for scheme in schemes for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper())]
+    return [name for name in names if os.environ.get(name)]
+
+
+def _shown(variable: str) -> str:
+    """A variable with its value, without a password that may be in it."""
+    value = _PASSWORD.sub(r"\1", os.environ[variable])
+    return f"{variable}={value}"
