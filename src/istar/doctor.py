@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from istar import __version__
 from istar.byte_size import readable_size
@@ -27,6 +27,9 @@ from istar.models.hub import ask_hub
 from istar.models.hub_settings import HubSettings, hub_settings
 from istar.models.released import RELEASED_MODELS, WEIGHT_BYTES_ON_CPU, WEIGHT_BYTES_ON_GPU
 from istar.models.store import ModelState, known_models, state_of
+
+if TYPE_CHECKING:
+    from istar.placement import Placement
 
 _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
 _MEMINFO = Path("/proc/meminfo")
@@ -130,6 +133,28 @@ def examine(*, ask: bool = True) -> Report:
         hub=hub,
         models=tuple(_model_needs(gpus, available, hub, missing)),
         findings=tuple(sorted(findings, key=lambda finding: not finding.prevents_generating)),
+    )
+
+
+def memory_lacking(placement: Placement, file_bytes: int) -> str:
+    """Why a model's weights do not fit where they would lie, or nothing.
+
+    Args:
+        placement: where, and in which dtype.
+        file_bytes: the size of its files; a released model's weights are taken as known.
+    """
+    import torch
+
+    is_half = placement.dtype == torch.bfloat16
+    needed = min(WEIGHT_BYTES_ON_GPU if is_half else WEIGHT_BYTES_ON_CPU, file_bytes)
+    where, room = "memory", _read_memory()[1]
+    if placement.device.type == "cuda":
+        where, room = "the GPU's memory", torch.cuda.mem_get_info(placement.device.index or 0)[0]
+    if _fits(needed, room) is not False:
+        return ""
+    return (
+        f"its weights take {readable_size(needed)} of {where}, of which {readable_size(room or 0)} "
+        "are free"
     )
 
 

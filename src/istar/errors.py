@@ -25,6 +25,7 @@ Remedy = Literal[
     "cpu",
     "extend",
     "extend_first",
+    "fetch_anyway",
     "fewer_seconds",
     "fp32",
     "half_precision",
@@ -36,6 +37,8 @@ Remedy = Literal[
     "overwrite",
     "prepare",
     "pull",
+    "repair",
+    "tiny",
 ]
 """What a person can change: each stands for one setting or command of istar's."""
 

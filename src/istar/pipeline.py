@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from istar.errors import CheckpointError
 from istar.events import ClipReady, Event, GenerationResult, Note, settings
 from istar.inputs import Inputs
 from istar.job import Job
@@ -89,7 +90,11 @@ class InfinityStarPipeline:
             DeviceError: memory ran out.
             CheckpointError: a file or tensor is missing or malformed.
         """
-        return cls(Networks.load(model.spec, model.files(on_event), placement))
+        try:
+            return cls(Networks.load(model.spec, model.files(on_event), placement))
+        except CheckpointError as error:
+            error.remedies = error.remedies or model.if_damaged
+            raise
 
     @property
     def spec(self) -> ModelSpec:

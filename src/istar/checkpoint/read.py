@@ -92,7 +92,7 @@ class PickledTokenizer:
             except pickle.UnpicklingError as error:
                 raise CheckpointError(
                     f"{path} holds something other than tensors; it was refused and nothing in it "
-                    "was run. Fetch the file again from where the model was published"
+                    "was run; fetch it again from where it was published"
                 ) from error
         state = content.get("vae") if isinstance(content, dict) else None
         if not isinstance(state, dict) or not all(

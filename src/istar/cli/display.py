@@ -20,6 +20,7 @@ from rich.progress import (
 
 from istar.byte_size import readable_size
 from istar.cli.console import SECONDS_BETWEEN_LINES, animated_console, printable, say
+from istar.cli.remedies import with_remedies
 from istar.models.download_events import (
     DownloadEvent,
     DownloadNote,
@@ -146,7 +147,7 @@ class DownloadDisplay(Display):
             case DownloadWaiting():
                 say(f"waiting for another process, which fetches {event.path}")
             case DownloadNote():
-                say(event.text)
+                say(with_remedies(event.text, event.remedies))
             case DownloadProgress():
                 name = printable(event.path.rpartition("/")[2])
                 here = f"{readable_size(event.done)} of {readable_size(event.total)}"

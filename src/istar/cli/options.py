@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from istar.cli.console import say
-from istar.errors import MediaError, UsageError
+from istar.byte_size import readable_size
+from istar.cli.console import asked_yes, say
+from istar.errors import DeviceError, MediaError, Remedy, UsageError
 from istar.request import GenerationRequest, Mode
 
 if TYPE_CHECKING:
     from istar.inputs import Inputs
+    from istar.models.find import FoundModel
     from istar.pipeline import InfinityStarPipeline
+    from istar.placement import Placement
 
 _RANDOM_SEED_BITS = 32
 
@@ -130,6 +133,11 @@ class CommonOptions:
         bool, typer.Option("--no-suffix", help="Leave the model's own suffix off the prompt.")
     ] = False
 
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", help="Fetch a model even if it does not fit this machine."),
+    ] = False
+
     def request(
         self,
         mode: Mode,
@@ -192,7 +200,27 @@ class CommonOptions:
                 on_event=display,
             )
             inputs = read_inputs(request, model.spec)
+            _check_memory(model, placement, yes=self.yes)
             return InfinityStarPipeline.load(model, placement, on_event=display), inputs
+
+
+def _check_memory(model: FoundModel, placement: Placement, *, yes: bool) -> None:
+    """Before a model is fetched that does not fit this machine, ask.
+
+    Raises:
+        DeviceError: nobody agreed.
+        HubError: the Hub does not say how large it is.
+    """
+    from istar.doctor import memory_lacking
+
+    size = model.bytes_to_fetch()
+    reason = memory_lacking(placement, size) if size and not yes else ""
+    if not reason:
+        return
+    name = f"the {model.spec.name} model"
+    if not asked_yes(f"{reason}; fetch {name}, {readable_size(size)}, nevertheless", yes=False):
+        remedies: tuple[Remedy, ...] = ("tiny", "fetch_anyway")
+        raise DeviceError(f"{name} was not fetched: {reason}", remedies=remedies)
 
 
 def with_common_options(command: Callable[..., None]) -> Callable[..., None]:

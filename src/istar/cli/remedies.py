@@ -10,6 +10,7 @@ WORDS: dict[Remedy, str] = {
     "cpu": "compute with --device cpu",
     "extend": "use `istar extend`",
     "extend_first": "lengthen the clip first with `istar extend`",
+    "fetch_anyway": "fetch it anyway with --yes",
     "fewer_seconds": "choose fewer --seconds",
     "fp32": "compute with --dtype fp32",
     "half_precision": "compute with --dtype bf16",
@@ -21,6 +22,8 @@ WORDS: dict[Remedy, str] = {
     "overwrite": "replace it with --overwrite",
     "prepare": "prepare clips with `istar prepare`",
     "pull": "fetch it with `istar models pull`",
+    "repair": "fetch what is damaged with `istar models verify --repair`",
+    "tiny": "make something small with --model tiny",
 }
 
 

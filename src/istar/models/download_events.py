@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from istar.errors import Remedy
+
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadPlanned:
@@ -43,9 +45,10 @@ class DownloadWaiting:
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadNote:
-    """Something worth knowing that is not an error."""
+    """Something worth knowing that is not an error, and what could be done about it."""
 
     text: str
+    remedies: tuple[Remedy, ...] = ()
 
 
 DownloadEvent = DownloadPlanned | DownloadProgress | DownloadWaiting | DownloadNote

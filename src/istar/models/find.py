@@ -7,25 +7,26 @@ A model is named by `auto`, a name of the registry, `tiny`, a directory, or
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_data_path
 
-from istar.errors import CheckpointError
+from istar.errors import CheckpointError, HubError, Remedy
 from istar.model_spec import ModelSpec
 from istar.models import bundled, hub
-from istar.models.download_events import DownloadListener, ignore
+from istar.models.download_events import DownloadListener, DownloadNote, ignore
 from istar.models.manifest import MANIFEST_NAME, find_models, read_manifest
-from istar.models.released import RELEASED_MODELS, choose
+from istar.models.released import RELEASED_MODELS, fitting
 from istar.models.repository import RepoRevision
 from istar.request import Mode
 
 AUTO = "auto"
 
 _HUB_NAME = re.compile(
-    r"(?P<repo>[^/@:\s]+/[^/@:\s]+)(?:@(?P<revision>[^:\s]+))?(?::(?P<path>.+))?"
+    r"(?P<repo>[^/@:\s.~][^/@:\s]*/[^/@:\s]+)(?:@(?P<revision>[^:\s]+))?(?::(?P<path>.+))?"
 )
 
 
@@ -60,10 +61,14 @@ class FoundModel:
     Attributes:
         spec: the model.
         files: gives its files, fetching first what is missing, and reports that to a listener.
+        bytes_to_fetch: the size of all its files, asked of the Hub; 0 if they are here.
+        if_damaged: what helps if a file is.
     """
 
     spec: ModelSpec
     files: Callable[[DownloadListener], ModelFiles]
+    bytes_to_fetch: Callable[[], int] = lambda: 0
+    if_damaged: tuple[Remedy, ...] = ()
 
 
 def find_model(
@@ -76,6 +81,8 @@ def find_model(
     on_event: DownloadListener = ignore,
 ) -> FoundModel:
     """The model to use; of a repository on the Hub no more is fetched than says what it holds.
+
+    Of models that fit equally, one that is here is used before one that would have to be fetched.
 
     Args:
         name: `auto`, a name, `tiny`, a directory, or `owner/repo[@revision][:path]`.
@@ -90,23 +97,76 @@ def find_model(
         HubError: the Hub does not say what a repository holds.
     """
 
-    def chosen(models: Sequence[ModelSpec]) -> ModelSpec:
-        return choose(tuple(models), mode, resolution=resolution, seconds=seconds)
+    def fit(models: Sequence[ModelSpec]) -> tuple[ModelSpec, ...]:
+        return fitting(tuple(models), mode, resolution=resolution, seconds=seconds)
 
     root, models = _described_here(name)
     if root:
-        spec, here = chosen(models), root
-        return FoundModel(spec=spec, files=lambda _: ModelFiles.below(here, spec))
-    if models:
-        spec = chosen(models)
-        if copy := converted(spec, dtype):
-            return FoundModel(spec=copy[0], files=lambda _: copy[1])
-        return FoundModel(
-            spec=spec, files=lambda listen: cached_files(spec) or released_files(spec, listen)
-        )
-    on_hub = _hub_name(name)
-    where = RepoRevision(repo=on_hub["repo"], revision=on_hub["revision"] or "main")
-    return _in_repo(where, on_hub["path"] or "", chosen, on_event)
+        spec = fit(models)[0]
+        return _in_place(spec, ModelFiles.below(root, spec))
+    if not models:
+        return _on_hub(name, fit, on_event)
+    best, *_ = fitted = fit(models)
+    found = next((found for spec in fitted if (found := _here(spec, dtype))), None)
+    if found and found.spec.name != best.name:
+        text = f"using {found.spec.name}, because {best.name} is not here"
+        on_event(DownloadNote(text=text, remedies=("pull",)))
+    return found or _to_be_fetched(best)
+
+
+def _in_place(
+    spec: ModelSpec, files: ModelFiles, if_damaged: tuple[Remedy, ...] = ()
+) -> FoundModel:
+    return FoundModel(spec=spec, files=lambda _: files, if_damaged=if_damaged)
+
+
+def _here(spec: ModelSpec, dtype: str | None) -> FoundModel | None:
+    """A published model that is here whole: its converted copy, or what was fetched."""
+    if copy := converted(spec, dtype):
+        return _in_place(*copy, if_damaged=("repair",))
+    files = cached_files(spec)
+    return _in_place(spec, files, if_damaged=("repair",)) if files else None
+
+
+def _to_be_fetched(spec: ModelSpec) -> FoundModel:
+    def fetched(listen: DownloadListener) -> ModelFiles:
+        with _small_model_offered():
+            return released_files(spec, listen)
+
+    def size() -> int:
+        with _small_model_offered():
+            return hub.bytes_of(wanted_files(spec))
+
+    return FoundModel(spec=spec, files=fetched, bytes_to_fetch=size, if_damaged=("repair",))
+
+
+@contextmanager
+def _small_model_offered() -> Iterator[None]:
+    """Where a model cannot be fetched, name the one that is here in any case."""
+    try:
+        yield
+    except HubError as error:
+        if bundled.bundled_model():
+            error.remedies += ("tiny",)
+        raise
+
+
+def _on_hub(
+    name: str | Path,
+    fit: Callable[[Sequence[ModelSpec]], tuple[ModelSpec, ...]],
+    on_event: DownloadListener,
+) -> FoundModel:
+    """A model in a repository on the Hub; its name may be a directory's, mistyped."""
+    parts = _hub_name(name)
+    try:
+        where = RepoRevision(repo=parts["repo"], revision=parts["revision"] or "main")
+        return _in_repo(where, parts["path"] or "", fit, on_event)
+    except HubError as error:
+        if parts["revision"] or parts["path"]:
+            raise
+        raise HubError(
+            f"there is no directory {name}, and {error}", remedies=error.remedies
+        ) from error
 
 
 def _described_here(name: str | Path) -> tuple[Path | None, tuple[ModelSpec, ...]]:
@@ -217,7 +277,7 @@ def converted(spec: ModelSpec, dtype: str | None) -> tuple[ModelSpec, ModelFiles
 def _in_repo(
     where: RepoRevision,
     path: str,
-    chosen: Callable[[Sequence[ModelSpec]], ModelSpec],
+    fit: Callable[[Sequence[ModelSpec]], tuple[ModelSpec, ...]],
     on_event: DownloadListener,
 ) -> FoundModel:
     """A model in a repository of anybody's: by its manifest, or by the released names."""
@@ -237,14 +297,16 @@ def _in_repo(
             f"{where} holds no model{f' in {path}' if path else ''}: neither {MANIFEST_NAME} nor "
             f"one of {', '.join(spec.transformer for spec in RELEASED_MODELS)}"
         )
-    spec = chosen(models)
+    spec = fit(models)[0]
     wanted = [
         prefix + part if prefix + part in names else f"{prefix}{part}/"
         for part in (spec.transformer, spec.tokenizer, spec.text_encoder)
     ]
+    is_here = hub.cached_files(where, wanted).snapshot is not None
     return FoundModel(
         spec=spec,
         files=lambda listen: ModelFiles.below(
             hub.pull({where: wanted}, listen)[where] / prefix, spec
         ),
+        bytes_to_fetch=lambda: 0 if is_here else hub.bytes_of({where: wanted}),
     )

@@ -87,6 +87,21 @@ def list_files(where: RepoRevision) -> tuple[RepoFile, ...]:
     return _listed(RepoFolder.of(where), where).files
 
 
+def bytes_of(wanted: Mapping[RepoRevision, Sequence[str]]) -> int:
+    """The size of all wanted files, whether they are here or not, before they are fetched.
+
+    Raises:
+        HubError: the Hub does not say, or may not be asked.
+    """
+    size = 0
+    for where, paths in wanted.items():
+        listing = _listed(RepoFolder.of(where), where)
+        if listing.failure:
+            raise listing.failure
+        size += sum(file.size for file in listing.files if is_wanted(file.path, paths))
+    return size
+
+
 def pull(
     wanted: Mapping[RepoRevision, Sequence[str]], on_event: DownloadListener = ignore
 ) -> dict[RepoRevision, Path]:

@@ -91,17 +91,17 @@ RELEASED_MODELS = (
 """The released models, in the order in which they are preferred."""
 
 
-def choose(
+def fitting(
     models: tuple[ModelSpec, ...],
     mode: Mode,
     *,
     resolution: str | None = None,
     seconds: float | None = None,
-) -> ModelSpec:
-    """The model to use of those that a checkpoint directory holds.
+) -> tuple[ModelSpec, ...]:
+    """The models that fit best of those that a checkpoint directory holds, in their order.
 
-    First one of the resolution asked for; then one that was trained for the mode; then one that
-    makes `seconds` in one pass; then the order of `models`.
+    First those of the resolution asked for; then those that were trained for the mode; then those
+    that make `seconds` in one pass.
 
     Raises:
         CheckpointError: none makes that resolution, or can do that at all.
@@ -123,11 +123,24 @@ def choose(
                 f"this checkpoint makes {offered}, not {resolution}",
                 remedies=("any_model", "other_model"),
             )
-    return min(
-        able,
-        key=lambda model: (
+    misfits = [
+        (
             mode == "extend" and not model.extends,
             seconds is not None and mode != "extend" and seconds > model.max_seconds,
             mode != "interact" and model.interact is not None and not model.extends,
-        ),
-    )
+        )
+        for model in able
+    ]
+    least = min(misfits)
+    return tuple(model for model, misfit in zip(able, misfits, strict=True) if misfit == least)
+
+
+def choose(
+    models: tuple[ModelSpec, ...],
+    mode: Mode,
+    *,
+    resolution: str | None = None,
+    seconds: float | None = None,
+) -> ModelSpec:
+    """The first of the models that fit best, see `fitting`; so does it raise."""
+    return fitting(models, mode, resolution=resolution, seconds=seconds)[0]
