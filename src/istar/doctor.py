@@ -308,7 +308,7 @@ def _memory_findings(gpus: tuple[Gpu, ...], available: int | None) -> list[Findi
         f"{readable_size(available)} are available"
     )
     advice = "end other programs, or use a machine with more memory"
-    return [Finding(text=text, advice=advice, prevents_generating=True)]
+    return [Finding(text=text, advice=advice, remedies=("tiny",), prevents_generating=True)]
 
 
 def _read_hub(ask: bool, findings: list[Finding]) -> tuple[Hub | None, dict[str, int]]:

@@ -13,7 +13,7 @@ from istar.errors import CheckpointError, GenerationError
 from istar.model_spec import ModelSpec
 from istar.models.find import ModelFiles
 from istar.placement import Placement, exact_convolutions, explained_memory_errors
-from istar.text_encoder import TextEncoder
+from istar.text_encoder import TextEncoder, check_text_encoder
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.conv import FrameHistory
 from istar.video_tokenizer.model import VideoTokenizer, to_range
@@ -82,6 +82,8 @@ class Networks:
             DeviceError: memory ran out.
         """
         device = placement.device
+        # The text encoder is loaded last, and what is wrong with its files is said at once.
+        check_text_encoder(files.text_encoder)
         with explained_memory_errors("loading the model"):
             tokenizer = load_video_tokenizer(files.tokenizer, spec.tokenizer_config, device=device)
             transformer = load_transformer(

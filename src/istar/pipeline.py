@@ -47,7 +47,8 @@ class InfinityStarPipeline:
         """Load a model, fetching its files first if they are not there.
 
         `auto`, and a directory in the released layout, may stand for several models; `mode`,
-        `resolution` and `seconds` choose among them.
+        `resolution` and `seconds` choose among them. Of several that fit equally, `auto` takes one
+        that is here before one that would have to be fetched.
 
         Args:
             name_or_dir: `auto`, a model's name (`720p`, `480p`, `interact`, `tiny`), a directory in

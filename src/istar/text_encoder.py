@@ -180,14 +180,26 @@ def save_encoder(path: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
+def check_text_encoder(path: Path) -> tuple[Path, Path]:
+    """Look at the files of a text encoder without loading it.
+
+    Returns:
+        the file of its vocabulary; that of its weights, or the directory of several.
+
+    Raises:
+        CheckpointError: one is missing or damaged, or the model is not of the T5 family.
+    """
+    _check_settings(path)
+    return _vocabulary(path), _weights(path)
+
+
 def _load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """The encoder and the tokenizer of a directory.
 
     Raises:
         CheckpointError: as `TextEncoder.from_directory`.
     """
-    _check_settings(path)
-    vocabulary, weights = _vocabulary(path), _weights(path)
+    vocabulary, weights = check_text_encoder(path)
     transformers = _transformers()
     local = {"local_files_only": True, "trust_remote_code": False}
     with _quiet_transformers(), torch.device("cpu"):
@@ -254,8 +266,10 @@ def _check_settings(path: Path) -> None:
         CheckpointError: one is, or there are none.
     """
     family = read_table(path / "config.json").get("model_type")
+    if not isinstance(family, str):
+        raise CheckpointError(f"{path / 'config.json'} describes no text encoder")
     if family not in _FAMILY:
-        raise CheckpointError(f"{path}: the text encoder must be of the T5 family, not {family!r}")
+        raise CheckpointError(f"{path}: the text encoder must be of the T5 family, not {family}")
     for name in _SETTINGS:
         if (path / name).is_file():
             read_table(path / name)

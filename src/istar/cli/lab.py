@@ -10,7 +10,7 @@ import typer
 
 from istar.cli.console import print_lines, print_path, say
 from istar.cli.display import StepDisplay
-from istar.cli.options import NumberType
+from istar.cli.options import NumberType, YesOption, check_memory
 from istar.errors import IstarError, MediaError, UsageError
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def shapes(
     threads: Annotated[
         int | None, typer.Option("--threads", help="Of the CPU.", show_default="torch's choice")
     ] = None,
+    yes: YesOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="The report on stdout, in place of the paths.")
     ] = False,
@@ -89,20 +90,20 @@ def shapes(
     from istar.lab.report import ShapesReport, contact_sheet
     from istar.lab.score import evaluate_shapes
     from istar.media import write_picture
+    from istar.models.find import find_model
     from istar.pipeline import InfinityStarPipeline
-    from istar.placement import dtype_name
+    from istar.placement import Placement, dtype_name
 
     test = _test(count, seed, modes, seconds)
     if threads is not None:
         torch.set_num_threads(threads)
+    placement = Placement.choose(device, dtype.value if dtype else None)
     with DownloadDisplay() as downloads:
-        pipeline = InfinityStarPipeline.from_pretrained(
-            model,
-            seconds=seconds,
-            device=device,
-            dtype=dtype.value if dtype else None,
-            on_event=downloads,
+        found_model = find_model(
+            model, seconds=seconds, dtype=dtype_name(placement.dtype), on_event=downloads
         )
+        check_memory(found_model, placement, yes=yes)
+        pipeline = InfinityStarPipeline.load(found_model, placement, on_event=downloads)
     found: list[Outcome] = []
 
     def write_results() -> None:

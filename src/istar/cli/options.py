@@ -57,6 +57,9 @@ SecondsOption = Annotated[
         show_default="5, or one clip of the model",
     ),
 ]
+YesOption = Annotated[
+    bool, typer.Option("--yes", "-y", help="Fetch a model even if it does not fit this machine.")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +136,7 @@ class CommonOptions:
         bool, typer.Option("--no-suffix", help="Leave the model's own suffix off the prompt.")
     ] = False
 
-    yes: Annotated[
-        bool,
-        typer.Option("--yes", "-y", help="Fetch a model even if it does not fit this machine."),
-    ] = False
+    yes: YesOption = False
 
     def request(
         self,
@@ -200,11 +200,11 @@ class CommonOptions:
                 on_event=display,
             )
             inputs = read_inputs(request, model.spec)
-            _check_memory(model, placement, yes=self.yes)
+            check_memory(model, placement, yes=self.yes)
             return InfinityStarPipeline.load(model, placement, on_event=display), inputs
 
 
-def _check_memory(model: FoundModel, placement: Placement, *, yes: bool) -> None:
+def check_memory(model: FoundModel, placement: Placement, *, yes: bool) -> None:
     """Before a model is fetched that does not fit this machine, ask.
 
     Raises:
