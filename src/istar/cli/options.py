@@ -135,7 +135,6 @@ class CommonOptions:
     no_suffix: Annotated[
         bool, typer.Option("--no-suffix", help="Leave the model's own suffix off the prompt.")
     ] = False
-
     yes: YesOption = False
 
     def request(
@@ -213,12 +212,12 @@ def check_memory(model: FoundModel, placement: Placement, *, yes: bool) -> None:
     """
     from istar.doctor import memory_lacking
 
-    size = model.bytes_to_fetch()
-    reason = memory_lacking(placement, size) if size and not yes else ""
+    size = 0 if yes else model.bytes_to_fetch()
+    reason = memory_lacking(placement, size) if size else ""
     if not reason:
         return
     name = f"the {model.spec.name} model"
-    if not asked_yes(f"{reason}; fetch {name}, {readable_size(size)}, nevertheless", yes=False):
+    if not asked_yes(f"{reason}; fetch {name}, {readable_size(size)}, nevertheless", yes=yes):
         remedies: tuple[Remedy, ...] = ("tiny", "fetch_anyway")
         raise DeviceError(f"{name} was not fetched: {reason}", remedies=remedies)
 

@@ -86,8 +86,8 @@ def _refusal(error: Exception) -> HubError:
 def proxy_of(address: str) -> str:
     """The variable that names the proxy on the way to an address and its value, or nothing."""
     parts = urlsplit(address)
-    variable = next(iter(_proxy_variables(parts.scheme, "all")), None)
-    return _shown(variable) if variable and not proxy_bypass(parts.hostname or "") else ""
+    variables = _proxy_variables(parts.scheme, "all")
+    return "" if not variables or proxy_bypass(parts.hostname or "") else _shown(variables[0])
 
 
 def proxy_fault() -> str:
@@ -118,9 +118,10 @@ def proxy_fault() -> str:
 
 
 def _proxy_variables(*schemes: str) -> list[str]:
-    """Those that are set; small letters count before capitals."""
-    names = [name for scheme in schemes for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper())]
-    return [name for name in names if os.environ.get(name)]
+    """Those that are set; one in capitals counts only where there is none in small letters."""
+    named = [(f"{scheme}_proxy", f"{scheme}_proxy".upper()) for scheme in schemes]
+    found = (next(filter(os.environ.get, names), "") for names in named)
+    return [name for name in found if name]
 
 
 def _shown(variable: str) -> str:
