@@ -10,15 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 from hub_server import Hub, serving
 from istar.cli.app import run
-from istar.errors import HubError, IstarError
+from istar.cli.options import check_memory
+from istar.errors import DeviceError, HubError, IstarError
 from istar.models.download_events import DownloadNote
 from istar.models.find import AUTO, find_model, released_files
 from istar.models.released import RELEASED_MODELS
 from istar.pipeline import InfinityStarPipeline
+from istar.placement import Placement
 from istar.request import Mode
 
 MODELS = {model.name: model for model in RELEASED_MODELS}
@@ -145,6 +148,21 @@ def test_fetching_what_does_not_fit_in_memory_is_asked_about(
         assert "--model tiny" in said
     if answer:
         assert "? [y/N]" in said
+
+
+def test_the_cpu_is_named_where_only_the_gpu_is_too_small(
+    hub: Hub, cache: Path, monkeypatch: Patch
+) -> None:
+    placement = Placement(device=torch.device("cuda", 0), dtype=torch.bfloat16)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (1000, 2000))
+    for available, remedies in (
+        (2000, ("tiny", "cpu", "fetch_anyway")),
+        (5, ("tiny", "fetch_anyway")),
+    ):
+        monkeypatch.setattr("istar.doctor._read_memory", lambda room=available: (room, room))
+        with pytest.raises(DeviceError, match="the GPU's memory") as refusal:
+            check_memory(find_model("480p"), placement, yes=False)
+        assert refusal.value.remedies == remedies
 
 
 def test_a_model_that_fits_or_is_here_is_not_asked_about(

@@ -211,6 +211,7 @@ def check_memory(model: FoundModel, placement: Placement, *, yes: bool) -> None:
         HubError: the Hub does not say how large it is.
     """
     from istar.doctor import memory_lacking
+    from istar.placement import Placement
 
     size = 0 if yes else model.bytes_to_fetch()
     reason = memory_lacking(placement, size) if size else ""
@@ -218,7 +219,9 @@ def check_memory(model: FoundModel, placement: Placement, *, yes: bool) -> None:
         return
     name = f"the {model.spec.name} model"
     if not asked_yes(f"{reason}; fetch {name}, {readable_size(size)}, nevertheless", yes=yes):
-        remedies: tuple[Remedy, ...] = ("tiny", "fetch_anyway")
+        on_cpu = Placement.choose("cpu")
+        serves = on_cpu.device != placement.device and not memory_lacking(on_cpu, size)
+        remedies: tuple[Remedy, ...] = ("tiny", *(("cpu",) if serves else ()), "fetch_anyway")
         raise DeviceError(f"{name} was not fetched: {reason}", remedies=remedies)
 
 
