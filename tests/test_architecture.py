@@ -49,7 +49,6 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ),
     ("istar.models.find", "istar.models.store"),
     ("istar.plan",),
-    ("istar.files",),
     ("istar.models.*",),
     ("istar.model_spec",),
     ("istar.generation.guidance", "istar.generation.sampling"),
@@ -59,7 +58,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.generation.schedule",
         "istar.request",
     ),
-    ("istar.decoding", "istar.checkpoint.files"),
+    ("istar.decoding", "istar.checkpoint.files", "istar.files"),
     ("istar.errors", "istar.byte_size"),
 )
 """Top to bottom. A module imports from rows below its own, or from its own package."""

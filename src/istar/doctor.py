@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 from istar import __version__
 from istar.byte_size import readable_size
 from istar.errors import HubError, Remedy
+from istar.files import existing_parent
 from istar.models.bundled import bundled_bytes, is_bundled
 from istar.models.find import wanted_files
 from istar.models.hub import ask_hub
@@ -322,7 +323,7 @@ def _read_hub(ask: bool, findings: list[Finding]) -> tuple[Hub | None, dict[str,
     missing = {state.spec.name: _missing_bytes(state) for state in states}
     least = min(missing.values())
     # 1. Room for what is not here.
-    there = next(place for place in (settings.cache, *settings.cache.parents) if place.exists())
+    there = existing_parent(settings.cache)
     is_writable, free = os.access(there, os.W_OK | os.X_OK), shutil.disk_usage(there).free
     problem = "" if is_writable else f"the Hub's cache {settings.cache} cannot be written"
     if least > free:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -96,7 +97,9 @@ def _numbered(target: Path) -> Iterator[Path]:
 def writing_failed(target: Path, error: Exception) -> MediaError:
     """The error that says `target` could not be written, and why."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return MediaError(f"cannot write '{target}': {reason}; free some space or choose another place")
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "free some space or choose another directory" if full else "choose another directory"
+    return MediaError(f"cannot write '{target}': {reason}; {advice}")
 
 
 def write_text(target: Path, text: str, *, overwrite: bool) -> Path:
@@ -114,6 +117,20 @@ def write_text(target: Path, text: str, *, overwrite: bool) -> Path:
         except OSError as error:
             raise writing_failed(target, error) from error
     return pending.target
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file of a cache at once: whoever reads it finds the old text or the new.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class PendingFile:
@@ -250,6 +267,21 @@ class PendingDirectory:
         if self._former.exists() and not self.target.exists():
             self._former.rename(self.target)
         shutil.rmtree(self._work, ignore_errors=True)
+
+
+def existing_parent(path: Path) -> Path:
+    """The path, or the nearest directory above it that exists."""
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
+def free_bytes(path: Path) -> int:
+    """The free room of the disk on which a path is, or will be."""
+    return shutil.disk_usage(existing_parent(path)).free
+
+
+def directory_size(path: Path) -> int:
+    """The size of all files below a directory; 0 without one."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def working_directory(target: Path) -> Path:

@@ -298,8 +298,8 @@ def _weights(path: Path) -> Path:
         CheckpointError: one is missing or damaged.
     """
     single = path / _WEIGHTS
-    place = path if (path / INDEX_NAME).is_file() and not single.is_file() else single
-    for file in safetensor_files(place):
+    weights = path if (path / INDEX_NAME).is_file() and not single.is_file() else single
+    for file in safetensor_files(weights):
         with open_safetensors(file):
             pass
-    return place
+    return weights

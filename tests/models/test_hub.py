@@ -231,7 +231,7 @@ class TestResume:
     ) -> None:
         monkeypatch.setattr(download, "RETRY_SECONDS", 0.01)
         hub.faults.cuts = [1_000_000] * 4 + [0] * 99
-        with pytest.raises(HubError, match=r"broke off; run the same command again"):
+        with pytest.raises(HubError, match=r"broke off; try again"):
             pulled()
         assert cached_files(PINNED, [LARGE]).bytes_here >= 1_000_000
         hub.faults.cuts = []

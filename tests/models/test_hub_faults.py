@@ -216,7 +216,7 @@ class TestRefusals:
             (418, None, "418"),
             (429, None, "wait some minutes"),
             (500, None, "fails at the moment (500)"),
-            (503, None, "same command again"),
+            (503, None, "try again"),
         ],
     )
     def test_each_status_says_what_to_do(

@@ -80,8 +80,7 @@ def convert(
             _write(spec, files, pending.temporary, number_type, on_progress, shard_bytes)
     except Timeout as error:
         raise CheckpointError(
-            f"another process is making {target} now; wait for it, and run the same command again "
-            "if it fails"
+            f"another process is making {target} now; wait for it, and try again if it fails"
         ) from error
     except (OSError, SafetensorError, MediaError) as error:
         cause = error.__cause__ or error  # the name of a temporary directory means nothing

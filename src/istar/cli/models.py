@@ -73,10 +73,10 @@ def pull(
     fetched = []
     with DownloadDisplay() as display:
         for spec in specs:
-            place = _files(spec, display).transformer
-            fetched.append({"name": spec.name, "path": str(place)})
+            transformer = _files(spec, display).transformer
+            fetched.append({"name": spec.name, "path": str(transformer)})
             if not as_json:
-                print_path(place)
+                print_path(transformer)
     if as_json:
         _print_json(fetched)
 
@@ -150,7 +150,7 @@ def rm(
 
 @models.command()
 def path(name: NameArgument, as_json: JsonOption = False) -> None:
-    """Print where a model's transformer lies; exit code 1 if it is not here."""
+    """Print the path of a model's transformer; exit code 1 if it is not here."""
     state = state_of(_named(name))
     if state.path is None:
         here = "only partly here" if state.state == "partial" else "not here"

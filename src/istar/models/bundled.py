@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from istar.errors import CheckpointError
+from istar.files import directory_size
 from istar.model_spec import ModelSpec
 from istar.models.manifest import MANIFEST_NAME, read_manifest
 
@@ -48,4 +49,4 @@ def is_bundled(spec: ModelSpec) -> bool:
 
 def bundled_bytes() -> int:
     """The size of its files."""
-    return sum(file.stat().st_size for file in DIRECTORY.rglob("*") if file.is_file())
+    return directory_size(DIRECTORY)

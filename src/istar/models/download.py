@@ -21,6 +21,7 @@ from typing import BinaryIO
 
 from istar import __version__
 from istar.errors import HubError
+from istar.files import replace_text
 from istar.models.download_events import DownloadListener, DownloadNote, DownloadProgress
 from istar.models.hub_errors import pause_before_retry
 from istar.models.repository import RepoFile
@@ -79,7 +80,7 @@ def download(url: str, file: RepoFile, blob: Path, on_event: DownloadListener) -
         url: where the Hub has it; a redirect to its storage is followed, without the token.
         file: its size and hash.
         blob: where it goes. What an earlier download left beside it is kept.
-        on_event: hears of progress.
+        on_event: receives progress.
 
     Raises:
         HubError: it came damaged twice, or in pieces that cannot be put together.
@@ -95,8 +96,8 @@ def download(url: str, file: RepoFile, blob: Path, on_event: DownloadListener) -
             if damaged:
                 discard_part(blob)
                 raise HubError(
-                    f"{file.path} came damaged twice, and nothing of it was kept: {error}. Run the "
-                    "same command again later, or check the proxy"
+                    f"{file.path} came damaged twice, and nothing of it was kept: {error}. "
+                    "Try again later, or check the proxy"
                 ) from error
             damaged = True
             on_event(DownloadNote(text=f"{file.path} was damaged on the way and is fetched anew"))
@@ -106,8 +107,8 @@ def download(url: str, file: RepoFile, blob: Path, on_event: DownloadListener) -
             return
         discard_part(blob)
     raise HubError(
-        f"the connection breaks off again and again, and the storage of {file.path} cannot "
-        "continue a file where it stopped; run the same command again with a better connection"
+        f"the connection keeps breaking off, and the storage of {file.path} cannot "
+        "continue a file where it stopped; try again with a better connection"
     )
 
 
@@ -136,7 +137,7 @@ class _Transfer:
         self._saved_at = time.monotonic()
 
     def run(self) -> None:
-        """Complete the part and hold it against the hash; whatever stops that, what came is kept.
+        """Complete the part and check its hash; received bytes are kept on failure.
 
         Raises:
             _RangesIgnoredError: it has to be fetched in one stream.
@@ -149,8 +150,8 @@ class _Transfer:
         with part_of(self._blob).open("ab") as part:
             part.truncate(self._file.size)
 
-        # 2. Threads fetch the pieces in order. They are daemons: after Ctrl-C nobody waits for a
-        # server that says nothing.
+        # 2. Threads fetch the pieces in order. They are daemons: Ctrl-C does not wait for a
+        # silent server.
         threads = [
             Thread(target=self._work, daemon=True)
             for _ in range(min(self._at_once, len(self._missing)))
@@ -258,16 +259,6 @@ class _Transfer:
                 out.write(chunk)
                 out.flush()
                 piece.begin += len(chunk)
-
-
-def replace_text(place: Path, text: str) -> None:
-    """Write a small file at once: whoever reads it finds the old text or the new."""
-    temporary = place.with_name(f"{place.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(place)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _missing_ranges(blob: Path, size: int) -> list[_Range]:

@@ -90,7 +90,7 @@ def find_model(
         resolution: `192p`, `384p`, `480p`, `720p`, or a manifest's own.
         seconds: the length wanted.
         dtype: `bf16` or `fp32`: a converted copy of that dtype is preferred.
-        on_event: receives what is fetched.
+        on_event: receives download events.
 
     Raises:
         CheckpointError: nothing of that name, or it does not do what is asked.
@@ -267,7 +267,7 @@ def converted(spec: ModelSpec, dtype: str | None) -> tuple[ModelSpec, ModelFiles
     try:
         copy = read_manifest(directory / MANIFEST_NAME)
     except CheckpointError:
-        # `istar models verify` tells; the original serves.
+        # Verifying reports it; the original is used.
         return None
     if copy.source != spec.source or copy.dtype != dtype:
         return None
@@ -280,12 +280,12 @@ def _in_repo(
     fit: Callable[[Sequence[ModelSpec]], tuple[ModelSpec, ...]],
     on_event: DownloadListener,
 ) -> FoundModel:
-    """A model in a repository of anybody's: by its manifest, or by the released names."""
+    """A model in any repository: by its manifest, or by the released names."""
     names = [file.path for file in hub.list_files(where)]
     prefix = f"{path.strip('/')}/" if path.strip("/") else ""
     if prefix + MANIFEST_NAME in names:
-        place = hub.pull({where: [prefix + MANIFEST_NAME]}, on_event)[where]
-        models = [read_manifest(place / prefix / MANIFEST_NAME)]
+        snapshot = hub.pull({where: [prefix + MANIFEST_NAME]}, on_event)[where]
+        models = [read_manifest(snapshot / prefix / MANIFEST_NAME)]
     else:
         models = [
             spec

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from istar import __version__
 from istar.byte_size import readable_size
 from istar.errors import HubError
+from istar.files import free_bytes
 from istar.models.download import bytes_kept, download
 from istar.models.download_events import (
     DownloadListener,
@@ -113,7 +113,7 @@ def pull(
 
     Args:
         wanted: of each revision files, or directories that end in `/`.
-        on_event: hears what happens.
+        on_event: receives events.
 
     Returns:
         Each revision's snapshot, the directory that holds its files by their paths.
@@ -139,7 +139,7 @@ def verify(
     Args:
         where: the repository and revision.
         wanted: files, or directories that end in `/`.
-        on_event: hears how far it is.
+        on_event: receives progress.
         repair: remove what is damaged, so that the next pull fetches it.
 
     Raises:
@@ -149,15 +149,15 @@ def verify(
     damaged = []
     with explained_hub_errors(where, folder.cache):
         for file in files:
-            place = folder.snapshot(commit) / file.path
-            if size_of(place) is None:
+            path = folder.snapshot(commit) / file.path
+            if size_of(path) is None:
                 absent.append(file.path)
-            elif _hash(place, file, on_event) != file.blob:
+            elif _hash(path, file, on_event) != file.blob:
                 damaged.append(f"{file.path} is damaged: it does not have the hash {file.blob}")
                 if repair:
                     with folder.locked(file, on_event):
-                        place.resolve().unlink(missing_ok=True)
-                        place.unlink(missing_ok=True)
+                        path.resolve().unlink(missing_ok=True)
+                        path.unlink(missing_ok=True)
     return [f"{path} is not in the cache" for path in absent] + damaged
 
 
@@ -209,7 +209,7 @@ def _folder(where: RepoRevision, wanted: Sequence[str]) -> RepoFolder:
 
 
 def _chosen(files: Sequence[RepoFile], wanted: Sequence[str]) -> tuple[list[RepoFile], list[str]]:
-    """Those of some files that are wanted, and what is wanted of which there is none."""
+    """The wanted files, and the wanted paths that do not exist."""
     absent = [want for want in wanted if not any(is_wanted(file.path, [want]) for file in files)]
     return [file for file in files if is_wanted(file.path, wanted)], absent
 
@@ -221,7 +221,7 @@ def _known(
     folder = _folder(where, wanted)
     with explained_hub_errors(where, folder.cache):
         commit = folder.commit_of(where)
-        if commit is None or not folder.place.is_dir():
+        if commit is None or not folder.path.is_dir():
             raise HubError(f"nothing of {where} is in the Hub's cache {folder.cache}")
         return folder, commit, *_chosen(folder.files(commit) or folder.found(commit), wanted)
 
@@ -250,8 +250,8 @@ def _listed(folder: RepoFolder, where: RepoRevision) -> _Listing:
         try:
             if constants.HF_HUB_OFFLINE:
                 raise HubUnreachableError(
-                    f"HF_HUB_OFFLINE forbids fetching {where}; unset HF_HUB_OFFLINE and run the "
-                    "same command again"
+                    f"HF_HUB_OFFLINE forbids downloading {where}; unset HF_HUB_OFFLINE and try "
+                    "again"
                 )
             if commit and known and where.pinned:
                 return _Listing(commit, known)
@@ -341,10 +341,7 @@ def _check_room(pulls: Sequence[_Pending], on_event: DownloadListener) -> None:
             for blob, file in {pending.folder.blob(file): file for file in pending.missing}.items()
             if size_of(blob) != file.size
         )
-        place = cache
-        while not place.exists():
-            place = place.parent
-        free = shutil.disk_usage(place).free
+        free = free_bytes(cache)
     on_event(
         DownloadPlanned(
             files_total=sum(len(pending.files) for pending in pulls),
@@ -389,9 +386,9 @@ def _fetch_missing(pending: _Pending, on_event: DownloadListener) -> Path:
     return folder.snapshot(commit)
 
 
-def _hash(place: Path, file: RepoFile, on_event: DownloadListener) -> str:
+def _hash(path: Path, file: RepoFile, on_event: DownloadListener) -> str:
     digest, done = file.digest(), 0
-    with place.open("rb") as stream:
+    with path.open("rb") as stream:
         while chunk := stream.read(_READ_BYTES):
             digest.update(chunk)
             done += len(chunk)

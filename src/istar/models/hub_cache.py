@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from istar.errors import HubError
-from istar.models.download import bytes_kept, discard_part, replace_text
+from istar.files import replace_text
+from istar.models.download import bytes_kept, discard_part
 from istar.models.download_events import DownloadListener, DownloadWaiting
 from istar.models.hub_settings import hub_settings
 from istar.models.repository import RepoFile, RepoRevision, is_blob, is_commit
@@ -36,14 +37,14 @@ def cache_dir() -> Path:
     Raises:
         HubError: something other than a directory has its name, or the client refuses a setting.
     """
-    place = hub_settings().cache
-    for part in (place, *place.parents):
+    cache = hub_settings().cache
+    for part in (cache, *cache.parents):
         if part.exists() and not part.is_dir():
             raise HubError(
-                f"the Hub's cache {place} cannot be used, because {part} is not a directory; set "
+                f"the Hub's cache {cache} cannot be used, because {part} is not a directory; set "
                 "HF_HUB_CACHE or HF_HOME to a directory"
             )
-    return place
+    return cache
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class RepoFolder:
     """A repository's folder in the cache; it need not exist."""
 
     cache: Path
-    place: Path
+    path: Path
 
     @classmethod
     def of(cls, where: RepoRevision) -> RepoFolder:
@@ -65,11 +66,11 @@ class RepoFolder:
 
     def snapshot(self, commit: str) -> Path:
         """The directory of a commit's files."""
-        return self.place / "snapshots" / commit
+        return self.path / "snapshots" / commit
 
     def blob(self, file: RepoFile) -> Path:
         """Where a file's content lies once it is whole."""
-        return self.place / "blobs" / file.blob
+        return self.path / "blobs" / file.blob
 
     def commit_of(self, where: RepoRevision) -> str | None:
         """The commit of a revision, as far as known here."""
@@ -160,13 +161,13 @@ class RepoFolder:
         entry, blob = self.snapshot(commit) / file.path, self.blob(file)
         if entry.is_symlink():
             blob = blob.with_name(entry.readlink().name)
-        others = (other for other in self.place.glob("snapshots/**/*") if other != entry)
+        others = (other for other in self.path.glob("snapshots/**/*") if other != entry)
         used = {other.readlink().name for other in others if other.is_symlink()}
         freed = 0 if size_of(blob) == file.size else bytes_kept(blob, file.size)
-        for place in (entry,) if blob.name in used else (entry, blob):
+        for unused in (entry,) if blob.name in used else (entry, blob):
             with suppress(FileNotFoundError):
-                freed += 0 if place.is_symlink() else place.stat().st_size
-                place.unlink()
+                freed += 0 if unused.is_symlink() else unused.stat().st_size
+                unused.unlink()
         discard_part(blob)
         return freed
 
@@ -187,7 +188,7 @@ class RepoFolder:
         """
         from huggingface_hub.utils._fixes import WeakFileLock
 
-        lock = self.cache / ".locks" / self.place.name / f"{file.blob}.lock"
+        lock = self.cache / ".locks" / self.path.name / f"{file.blob}.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             try:
@@ -198,15 +199,15 @@ class RepoFolder:
             yield
 
     def _ref(self, where: RepoRevision) -> Path:
-        return self.place / "refs" / where.revision
+        return self.path / "refs" / where.revision
 
     def _record(self, commit: str) -> Path:
-        return self.place / "trees" / f"{commit}.json"
+        return self.path / "trees" / f"{commit}.json"
 
 
-def size_of(place: Path) -> int | None:
+def size_of(path: Path) -> int | None:
     """A file's size in bytes, behind its link; None where there is none."""
     try:
-        return place.stat().st_size
+        return path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -115,7 +115,7 @@ def _token_refused(error: Exception) -> bool:
     return _status_of(error) == 401 and get_token() is not None
 
 
-_AGAIN = "run the same command again, which continues where it stopped"
+_AGAIN = "try again; a download continues where it stopped"
 _MEANINGS: tuple[tuple[Callable[[Exception], object], str], ...] = (
     (
         lambda error: _named(*_WITH_PROXIES)(error) and proxy_fault(),
@@ -127,12 +127,12 @@ _MEANINGS: tuple[tuple[Callable[[Exception], object], str], ...] = (
     ),
     (
         _named("OfflineModeIsEnabled"),
-        "HF_HUB_OFFLINE forbids fetching {repo}; unset it and run the same command again",
+        "HF_HUB_OFFLINE forbids fetching {repo}; unset it and try again",
     ),
     (
         _named("GatedRepoError"),
         "{repo} is gated: ask for access at {endpoint}/{repo}, then log in with `hf auth login` "
-        "and run the same command again",
+        "and try again",
     ),
     (
         _named("RevisionNotFoundError"),
@@ -140,7 +140,7 @@ _MEANINGS: tuple[tuple[Callable[[Exception], object], str], ...] = (
     ),
     (
         _named("EntryNotFoundError"),
-        "{hub} lists a file of {where} that it does not have; run the same command again later",
+        "{hub} lists a file of {where} that it does not have; try again later",
     ),
     (
         _token_refused,

@@ -1,4 +1,4 @@
-"""What of the published models is on this machine, right or wrong."""
+"""The state of the published models on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from istar.errors import CheckpointError
-from istar.files import working_directory
+from istar.files import directory_size, working_directory
 from istar.model_spec import ModelSpec, Precision
 from istar.models import bundled, hub
 from istar.models.download_events import DownloadListener, ignore
@@ -44,7 +44,7 @@ class PartState:
     Attributes:
         path: in its repository; a directory ends in `/`.
         revision: of the repository.
-        bytes_here: the size of what is here, parts of files included.
+        bytes_here: bytes on disk, partial files included.
         bytes_total: the size of all; None as long as the Hub was never asked.
     """
 
@@ -63,7 +63,7 @@ class ModelState:
         state: `ready`: every file is here; `partial`: some; `absent`: none.
         has_transformer: some of its transformer is here, not only what it shares with others.
         path: the transformer's directory, once the model is ready.
-        bytes_here: the size of what is here, parts of files included.
+        bytes_here: bytes on disk, partial files included.
         bytes_total: the size of all; None as long as the Hub was never asked.
         parts: what it consists of on the Hub, the transformer last.
         copies: its converted copies.
@@ -140,11 +140,11 @@ def state_of(spec: ModelSpec) -> ModelState:
         copies=tuple(
             CopyState(
                 dtype=dtype,
-                path=place,
-                bytes_here=_size_of(place),
+                path=copy,
+                bytes_here=directory_size(copy),
             )
             for dtype in get_args(Precision)
-            if converted(spec, dtype) and (place := converted_directory(spec, dtype))
+            if converted(spec, dtype) and (copy := converted_directory(spec, dtype))
         ),
     )
 
@@ -156,7 +156,7 @@ def verify_model(
 
     Args:
         spec: the model.
-        on_event: hears how far it is.
+        on_event: receives progress.
         repair: remove what is damaged, so that the next pull fetches it, and damaged copies; of
             the bundled model nothing is removed.
 
@@ -170,14 +170,14 @@ def verify_model(
         if hub.cached_files(where, wanted).bytes_here or not _copies(spec):
             problems += hub.verify(where, wanted, on_event, repair=repair)
     for dtype in get_args(Precision):
-        place = converted_directory(spec, dtype)
-        if not place.exists():
+        copy = converted_directory(spec, dtype)
+        if not copy.exists():
             continue
-        wrong = _damage(place)
+        wrong = _damage(copy)
         if not wrong and converted(spec, dtype) is None:
-            wrong = [f"{place} was made of another revision, or is damaged, and is not used"]
+            wrong = [f"{copy} was made of another revision, or is damaged, and is not used"]
         if wrong and repair:
-            shutil.rmtree(place)
+            shutil.rmtree(copy)
         problems += wrong
     return problems
 
@@ -207,9 +207,9 @@ def remove_model(spec: ModelSpec) -> int:
             freed += hub.remove(where, own)
     for dtype in get_args(Precision):
         copy = converted_directory(spec, dtype)
-        for place in (copy, working_directory(copy)):
-            freed += _size_of(place)
-            shutil.rmtree(place, ignore_errors=not place.exists())
+        for directory in (copy, working_directory(copy)):
+            freed += directory_size(directory)
+            shutil.rmtree(directory, ignore_errors=not directory.exists())
     return freed
 
 
@@ -224,10 +224,6 @@ def _damage(directory: Path) -> list[str]:
         for file, expected in hashes.items()
         if not (directory / file).is_file() or file_hash(directory / file) != expected
     ]
-
-
-def _size_of(directory: Path) -> int:
-    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 
 def _copies(spec: ModelSpec) -> list[str]:
