@@ -60,6 +60,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.request",
     ),
     ("istar.decoding", "istar.checkpoint.files"),
+    ("istar.text_files",),
     ("istar.errors", "istar.byte_size"),
 )
 """Top to bottom. A module imports from rows below its own, or from its own package."""

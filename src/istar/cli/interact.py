@@ -11,11 +11,12 @@ import typer
 
 from istar.cli.console import say
 from istar.cli.display import StepDisplay
-from istar.cli.options import CommonOptions, input_file, with_common_options
+from istar.cli.options import CommonOptions, input_file, read_stdin, with_common_options
 from istar.cli.output import OutputFile, output_file
 from istar.cli.remedies import with_remedies
-from istar.errors import IstarError, MediaError, UsageError
+from istar.errors import IstarError, UsageError
 from istar.request import check_prompt
+from istar.text_files import read_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,21 +126,11 @@ def _read_script(path: Path) -> list[str]:
     """The prompts of a script, empty lines left out, all checked before the first is used.
 
     Raises:
-        MediaError: it cannot be read.
-        UsageError: it is not UTF-8 text, or a line cannot be a prompt.
+        MediaError: it is not there.
+        UsageError: it is not a UTF-8 text, or a line cannot be a prompt.
     """
-    try:
-        if path != _STDIN:
-            data = input_file(path).read_bytes()
-        elif sys.stdin is not None:
-            data = sys.stdin.buffer.read()
-        else:
-            raise UsageError("the script should come from stdin, and stdin is closed")
-        lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
-    except OSError as error:
-        raise MediaError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text") from error
+    text = read_stdin("the script") if path == _STDIN else read_text(input_file(path))
+    lines = [line.strip() for line in text.splitlines()]
     prompts = [line for line in lines if line]
     for prompt in prompts:
         check_prompt(prompt)

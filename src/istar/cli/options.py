@@ -19,6 +19,7 @@ from istar.byte_size import readable_size
 from istar.cli.console import asked_yes, say
 from istar.errors import DeviceError, MediaError, Remedy, UsageError
 from istar.request import GenerationRequest, Mode
+from istar.text_files import read_text
 
 if TYPE_CHECKING:
     from istar.inputs import Inputs
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from istar.placement import Placement
 
 _RANDOM_SEED_BITS = 32
+_STDIN_BYTES = 1_000_000
 
 
 class Resolution(str, Enum):
@@ -251,16 +253,20 @@ def read_prompt(prompt: str) -> str:
     """A prompt as typed, or stdin's text for `-`.
 
     Raises:
-        UsageError: stdin is closed or not UTF-8.
+        UsageError: stdin is closed, too long or not UTF-8.
     """
-    if prompt != "-":
-        return prompt
+    return read_stdin("the prompt").strip() if prompt == "-" else prompt
+
+
+def read_stdin(what: str) -> str:
+    """The text on stdin, which `what` comes from.
+
+    Raises:
+        UsageError: stdin is closed, too long or not UTF-8.
+    """
     if sys.stdin is None:
-        raise UsageError("the prompt should come from stdin, and stdin is closed")
-    try:
-        return sys.stdin.buffer.read().decode().strip()
-    except UnicodeDecodeError as error:
-        raise UsageError("the prompt from stdin is not UTF-8 text") from error
+        raise UsageError(f"{what} should come from stdin, and stdin is closed")
+    return read_text(sys.stdin.buffer, f"{what} from stdin", limit=_STDIN_BYTES)
 
 
 def input_file(path: Path) -> Path:
