@@ -11,7 +11,7 @@ import typer
 
 from istar.cli.console import say
 from istar.cli.display import StepDisplay
-from istar.cli.options import CommonOptions, input_file, read_stdin, with_common_options
+from istar.cli.options import DASH, CommonOptions, input_file, read_stdin, with_common_options
 from istar.cli.output import OutputFile, output_file
 from istar.cli.remedies import with_remedies
 from istar.errors import IstarError, UsageError
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from istar.job import Job
 
-_STDIN = Path("-")
-
 
 @with_common_options
 def interact(
@@ -32,7 +30,8 @@ def interact(
     clip: Annotated[
         Path | None,
         typer.Argument(
-            help="The video to continue, of five seconds or more (one clip of the model).",
+            help="The video to continue, of five seconds or more (one clip of the model); "
+            "- is stdin.",
             show_default="the first prompt starts one",
         ),
     ] = None,
@@ -53,7 +52,7 @@ def interact(
     Example: istar interact --script story.txt -o story.mp4
     """
     source = None if clip is None else input_file(clip)
-    prompts = _ask() if script is None else iter(_read_script(script))
+    prompts = _ask() if script is None else iter(_read_script(script, source))
     first = next(prompts, None)
     if first is None:
         raise UsageError("no prompt was given, so there is nothing to make")
@@ -122,14 +121,14 @@ def _ask() -> Iterator[str]:
         yield prompt
 
 
-def _read_script(path: Path) -> list[str]:
+def _read_script(path: Path, source: Path | None) -> list[str]:
     """The prompts of a script, empty lines left out, all checked before the first is used.
 
     Raises:
         MediaError: it is not there.
         UsageError: it is not a UTF-8 text, or a line cannot be a prompt.
     """
-    text = read_stdin("the script") if path == _STDIN else read_text(input_file(path))
+    text = read_stdin("the script", source) if path == DASH else read_text(input_file(path))
     lines = [line.strip() for line in text.splitlines()]
     prompts = [line for line in lines if line]
     for prompt in prompts:
