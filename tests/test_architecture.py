@@ -71,6 +71,7 @@ FENCES = {
     "imageio": "istar.media",
     "av": "istar.media",
     "PIL": "istar.media",
+    "pillow_heif": "istar.media",
     "typer": "istar.cli",
     "rich": "istar.cli",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from fractions import Fraction
 from io import BytesIO
@@ -193,6 +194,53 @@ def test_the_first_of_several_pictures_is_used(tmp_path: Path) -> None:
         picture = read_picture(tmp_path / name)
         assert picture.pixels[0, 0].tolist() == [255, 0, 0]
         assert "2 pictures" in picture.notes[0]
+
+
+def test_the_largest_page_of_a_tiff_is_used(tmp_path: Path) -> None:
+    small, large = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (20, 10), "blue")
+    small.save(tmp_path / "picture.tiff", save_all=True, append_images=[large, small])
+    picture = read_picture(tmp_path / "picture.tiff")
+    assert picture.pixels.shape == (10, 20, 3)
+    assert picture.pixels[0, 0].tolist() == [0, 0, 255]
+    assert "3 pictures; number 2, the largest, is used" in picture.notes[0]
+    small.save(tmp_path / "raw.dng", "TIFF", tiffinfo={254: 1})
+    assert "its preview of 8×8" in read_picture(tmp_path / "raw.dng").notes[0]
+
+
+def test_heic_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(MediaError, match="needs the Python package pillow-heif; install it"):
+        read_picture(DATA / "corners.heic")
+
+
+def test_heic_is_read() -> None:
+    pytest.importorskip("pillow_heif")
+    picture = read_picture(DATA / "corners.heic")
+    colours = picture.pixels[[8, 8, -8, -8], [8, -8, 8, -8]].int()
+    expected = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]])
+    assert (colours - expected).abs().max() < 4
+    layered = read_picture(DATA / "alpha.heic")
+    assert layered.pixels[8, 8].tolist() == [255, 255, 255]
+    assert "transparent" in layered.notes[0]
+
+
+@pytest.mark.parametrize("length", [0, 3, 2**31 - 1])
+def test_a_broken_chunk_of_extra_data_does_not_cost_the_picture(
+    tmp_path: Path, length: int
+) -> None:
+    data = write_picture(gradient(), tmp_path / "picture.png").read_bytes()
+    broken = struct.pack(">I", length) + b"tEXt" + b"IDAT and more"
+    (tmp_path / "picture.png").write_bytes(data[:33] + broken + data[33:])
+    picture = read_picture(tmp_path / "picture.png")
+    assert torch.equal(picture.pixels, gradient())
+    assert any("only its pixels are used" in note for note in picture.notes)
+
+
+def test_pixels_that_do_not_fit_their_checksum_are_said(tmp_path: Path) -> None:
+    data = bytearray(write_picture(gradient(), tmp_path / "picture.png").read_bytes())
+    data[-13] ^= 1  # the last byte before the end chunk
+    (tmp_path / "picture.png").write_bytes(data)
+    assert "some of its pixels may be wrong" in read_picture(tmp_path / "picture.png").notes[0]
 
 
 def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:

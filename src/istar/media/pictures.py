@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -27,6 +28,11 @@ PIXEL_LIMIT = 100_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _JSON_COMMENT = b"ASCII\0\0\0"
 _EXIF_BYTES = 60_000
+_HEAD_BYTES = 256
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
+_SUBFILE_KIND = 254  # TIFF's NewSubfileType; its lowest bit marks a small copy
+_MOST_PAGES = 1000
+_ANIMATION_PIXELS = 10 * PIXEL_LIMIT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +51,10 @@ class Picture:
 def read_picture(source: Path | BinaryIO) -> Picture:
     """Read a picture as upright, opaque RGB.
 
-    PNG, JPEG, WebP, GIF, BMP, TIFF and AVIF. The EXIF orientation is applied, transparency is
-    laid on white, 16-bit grey is divided by 257, CMYK, palettes and colour profiles are converted
-    to sRGB, and of several pictures the first is used.
+    PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, and HEIC where pillow-heif is installed. The EXIF
+    orientation is applied, transparency is laid on white, 16-bit grey is divided by 257, CMYK,
+    palettes and colour profiles are converted to sRGB, and of several pictures the first is used,
+    of a TIFF's the largest.
 
     Args:
         source: a local file, or an open binary file read from its start.
@@ -73,9 +80,9 @@ def read_picture(source: Path | BinaryIO) -> Picture:
 def _read(file: BinaryIO, name: str) -> Picture:
     notes = []
     with _opened(file, name) as picture:
-        frames = getattr(picture, "n_frames", 1)
-        if frames > 1:
-            notes.append(f"{name} holds {frames} pictures; the first is used")
+        notes += _choose_page(picture, name)
+        if picture.width * picture.height > PIXEL_LIMIT:
+            raise _too_large(name)
         picture.load()
         if picture.format == "PNG":
             notes += png.mend(picture, file, name)
@@ -93,31 +100,124 @@ def _read(file: BinaryIO, name: str) -> Picture:
         return Picture(pixels=torch.from_numpy(np.array(opaque)), notes=tuple(notes))
 
 
+def refuse_picture(file: BinaryIO, name: str) -> None:
+    """Say so if `file`, called `name`, is a picture where a video should be.
+
+    Raises:
+        MediaError: it is one.
+    """
+    kind = "HEIC" if _is_heif(file) else None
+    with suppress(MediaError), _opened(file, name) as picture:
+        kind = picture.format if getattr(picture, "n_frames", 1) == 1 else None
+    if kind:
+        raise MediaError(f"{name} is a picture ({kind}), not a video")
+
+
+@contextmanager
+def as_video(file: BinaryIO, name: str) -> Iterator[BinaryIO]:
+    """`file`, called `name`, as libav can read it: an animated WebP becomes an animated PNG.
+
+    Raises:
+        MediaError: it is an animated WebP that is damaged or too long.
+    """
+    head = file.read(_HEAD_BYTES)
+    file.seek(0)
+    if head[:4] + head[8:12] != b"RIFFWEBP" or b"ANIM" not in head:
+        yield file
+        return
+    with tempfile.TemporaryFile() as copy:
+        with _opened(file, name) as picture:
+            count = getattr(picture, "n_frames", 1)
+            if count * picture.width * picture.height > _ANIMATION_PIXELS:
+                raise MediaError(f"{name} is too long for an animated WebP; convert it to MP4")
+            milliseconds = []
+            for number in range(count):
+                picture.seek(number)
+                picture.load()
+                milliseconds.append(picture.info["duration"])
+            picture.save(copy, "PNG", save_all=True, duration=milliseconds, compress_level=1)
+        yield copy
+
+
 @contextmanager
 def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
     """The picture in `file`, every failure of Pillow's inside the block made a MediaError."""
-    too_large = MediaError(
-        f"{name} has more than {PIXEL_LIMIT // 1_000_000} million pixels; make it smaller first"
-    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             # Named formats only: EPS and its like would reach external programs.
-            with Image.open(file, formats=_FORMATS) as picture:
-                if picture.width * picture.height > PIXEL_LIMIT:
-                    raise too_large
+            with Image.open(file, formats=_formats(file, name)) as picture:
                 yield picture
         except MediaError:
             raise
         except UnidentifiedImageError as error:
             raise MediaError(
                 f"{name} is no picture that can be read; "
-                "use PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
+                "use PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
             ) from error
         except Image.DecompressionBombError as error:
-            raise too_large from error
+            raise _too_large(name) from error
         except Exception as error:  # decoders fail on damaged bytes in any way they like
             raise MediaError(f"{name} is damaged or cut short; fetch or export it again") from error
+
+
+def _too_large(name: str) -> MediaError:
+    return MediaError(
+        f"{name} has more than {PIXEL_LIMIT // 1_000_000} million pixels; make it smaller first"
+    )
+
+
+def _formats(file: BinaryIO, name: str) -> tuple[str, ...]:
+    """The formats that `file`, called `name`, may have.
+
+    Raises:
+        MediaError: it is HEIC, for which the package is missing.
+    """
+    if not _is_heif(file):
+        return _FORMATS
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise MediaError(
+            f"{name} is HEIC, which needs the Python package pillow-heif; "
+            "install it, or convert the picture to JPEG"
+        ) from error
+    register_heif_opener()
+    return (*_FORMATS, "HEIF")
+
+
+def _is_heif(file: BinaryIO) -> bool:
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    file.seek(0)
+    brands = head[8 : int.from_bytes(head[:4], "big")]
+    return head[4:8] == b"ftyp" and any(brand in brands for brand in _HEIF_BRANDS)
+
+
+def _choose_page(picture: Image.Image, name: str) -> list[str]:
+    """Turn to the picture in a file, called `name`, that is meant, and say if there are others.
+
+    Of a TIFF's pages that is the largest: the first may be a small copy of it.
+    """
+    frames = getattr(picture, "n_frames", 1)
+    notes = []
+    if frames > 1 and picture.format == "TIFF":
+        sizes = []
+        for number in range(min(frames, _MOST_PAGES)):
+            picture.seek(number)
+            sizes.append(picture.width * picture.height)
+        picture.seek(largest := sizes.index(max(sizes)))
+        which = f"number {largest + 1}, the largest," if largest else "the first"
+        notes.append(f"{name} holds {frames} pictures; {which} is used")
+    elif frames > 1:
+        notes.append(f"{name} holds {frames} pictures; the first is used")
+    is_reduced = getattr(picture, "tag_v2", {}).get(_SUBFILE_KIND, 0) & 1
+    if is_reduced:
+        notes.append(
+            f"{name} is read as its preview of {picture.width}×{picture.height}; "
+            "export the picture itself as PNG or JPEG for more"
+        )
+    return notes
 
 
 def _on_white(picture: Image.Image, name: str) -> tuple[Image.Image, bool]:
