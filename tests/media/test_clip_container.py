@@ -202,12 +202,26 @@ def test_what_libav_cannot_decode_is_not_called_damaged(
     def refuse(*_: object, **__: object) -> None:
         raise av.error.PatchWelcomeError(0, "Not yet implemented")
 
-    monkeypatch.setattr("istar.media.clip_pixels.VideoReformatter.reformat", refuse, raising=True)
+    monkeypatch.setattr("istar.media.clip_pixels.FrameConversion._rgb", refuse)
     with pytest.raises(MediaError, match=r"cannot be decoded \(Not yet implemented\)"):
         read_clip(path)
 
 
-def test_the_default_of_several_videos_is_named() -> None:
-    clip = read_clip(DATA / "second_stream_is_default.mkv")
-    assert clip.frames.shape[1:] == (96, 160, 3)
-    assert any("it has 2 videos; the one of 160×96 is used" in note for note in clip.notes)
+def test_the_default_of_several_videos_is_used_or_else_the_largest(tmp_path: Path) -> None:
+    path = tmp_path / "two.ts"
+    with av.open(str(path), "w", format="mpegts") as output:
+        streams = [output.add_stream("mpeg2video", rate=25) for _ in range(2)]
+        for stream, side in zip(streams, (32, 64), strict=True):
+            stream.width, stream.height, stream.pix_fmt = side, side, "yuv420p"
+        for _ in range(25):
+            for stream in streams:
+                output.mux(stream.encode(av.VideoFrame(stream.width, stream.height, "yuv420p")))
+        for stream in streams:
+            output.mux(stream.encode(None))
+    for file, (width, height) in (
+        (path, (64, 64)),
+        (DATA / "second_stream_is_default.mkv", (160, 96)),
+    ):
+        clip = read_clip(file)
+        assert clip.frames.shape[1:3] == (height, width)
+        assert any(f"2 videos; the one of {width}×{height} is used" in n for n in clip.notes)

@@ -151,9 +151,10 @@ class Timeline:
 
 
 def _video_stream(container: InputContainer, name: str) -> VideoStream:
-    stream = container.streams.best("video")
-    if not isinstance(stream, VideoStream) or _is_cover(stream):
+    videos = _videos(container)
+    if not videos:
         raise MediaError(f"{name} has no pictures, only sound; name a video")
+    stream = max(videos, key=_precedence)
     if stream.codec_context is None:
         raise MediaError(f"{name} has an unknown video codec; convert it with ffmpeg")
     if stream.width * stream.height * pixel_aspect(stream) > PIXEL_LIMIT:
@@ -164,8 +165,17 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
     return stream
 
 
-def _is_cover(stream: VideoStream) -> bool:
-    return bool(stream.disposition & Disposition.attached_pic)
+def _videos(container: InputContainer) -> list[VideoStream]:
+    """The streams of moving pictures, without covers."""
+    streams = container.streams.video
+    return [one for one in streams if not one.disposition & Disposition.attached_pic]
+
+
+def _precedence(stream: VideoStream) -> tuple[bool, bool, int]:
+    """Of several streams of a file the one shown has the largest: the default one, or else size."""
+    is_default = bool(stream.disposition & Disposition.default)
+    area = 0 if stream.codec_context is None else stream.width * stream.height
+    return stream.frames != 1, is_default, area
 
 
 def frame_rate(stream: VideoStream) -> Fraction:
@@ -234,7 +244,7 @@ def survey_clip(file: BinaryIO, name: str) -> Survey:
             notes.append("its times begin anew midway; the parts follow each other")
         elif structure.is_joined:
             notes.append("it is several files in one, of which the first is used")
-        count = sum(not _is_cover(one) and one.frames != 1 for one in container.streams.video)
+        count = sum(one.frames != 1 for one in _videos(container))
         if count > 1:
             notes.append(
                 f"it has {count} videos; the one of {stream.width}×{stream.height} is used"
