@@ -196,6 +196,28 @@ def test_the_first_of_several_pictures_is_used(tmp_path: Path) -> None:
         assert "2 pictures" in picture.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("primaries", "transfer", "is_said"),
+    [(1, 13, False), (2, 2, False), (12, 13, True), (9, 16, True), (1, 18, True)],
+)
+def test_colours_that_are_not_converted_are_said(
+    tmp_path: Path, primaries: int, transfer: int, is_said: bool
+) -> None:
+    image = Image.fromarray(gradient().numpy())
+    image.save(tmp_path / "picture.avif")
+    image.save(tmp_path / "picture.png")
+    coded = (tmp_path / "picture.avif").read_bytes()
+    at = coded.index(b"colrnclx") + 8
+    numbers = struct.pack(">HH", primaries, transfer)
+    (tmp_path / "picture.avif").write_bytes(coded[:at] + numbers + coded[at + 4 :])
+    plain = (tmp_path / "picture.png").read_bytes()
+    chunk = png_chunk(b"cICP", bytes((primaries, transfer, 0, 1)))
+    (tmp_path / "picture.png").write_bytes(plain[:33] + chunk + plain[33:])
+    for name in ("picture.avif", "picture.png"):
+        notes = read_picture(tmp_path / name).notes
+        assert any("HDR or of a wide gamut" in note for note in notes) == is_said
+
+
 def test_the_largest_page_of_a_tiff_is_used(tmp_path: Path) -> None:
     small, large = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (20, 10), "blue")
     small.save(tmp_path / "picture.tiff", save_all=True, append_images=[large, small])
@@ -205,6 +227,18 @@ def test_the_largest_page_of_a_tiff_is_used(tmp_path: Path) -> None:
     assert "3 pictures; number 2, the largest, is used" in picture.notes[0]
     small.save(tmp_path / "raw.dng", "TIFF", tiffinfo={254: 1})
     assert "its preview of 8×8" in read_picture(tmp_path / "raw.dng").notes[0]
+
+
+def test_a_damaged_page_behind_the_first_does_not_cost_the_picture(tmp_path: Path) -> None:
+    path = tmp_path / "picture.tiff"
+    Image.fromarray(gradient().numpy()).save(path)
+    data = bytearray(path.read_bytes())
+    (directory,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, directory)
+    for following in (len(data) + 1000, len(data) // 2, len(data) - 3):
+        struct.pack_into("<I", data, directory + 2 + 12 * entries, following)
+        path.write_bytes(data)
+        assert torch.equal(read_picture(path).pixels, gradient())
 
 
 def test_heic_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,11 @@ _JSON_COMMENT = b"ASCII\0\0\0"
 _EXIF_BYTES = 60_000
 _HEAD_BYTES = 256
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
+_COLOURS_BYTES = 2**16
+_CODE_POINTS = ((b"\0\0\0\x04cICP", 1), (b"colrnclx", 2))  # and how many bytes a number has
+_PLAIN_PRIMARIES = (1, 2)  # BT.709, unsaid
+_PLAIN_TRANSFERS = (1, 2, 6, 13)  # BT.709, unsaid, BT.601, sRGB
+_HDR_TRANSFERS = (16, 18)  # PQ, HLG
 _SUBFILE_KIND = 254  # TIFF's NewSubfileType; its lowest bit marks a small copy
 _MOST_PAGES = 1000
 _ANIMATION_PIXELS = 10 * PIXEL_LIMIT
@@ -86,6 +91,8 @@ def _read(file: BinaryIO, name: str) -> Picture:
         picture.load()
         if picture.format == "PNG":
             notes += png.mend(picture, file, name)
+        if _is_of_other_colours(picture, file):
+            notes.append(f"{name} is HDR or of a wide gamut; it is not converted and may look flat")
         try:
             ImageOps.exif_transpose(picture, in_place=True)
         except Exception:  # the EXIF block is free-form bytes; anything may come of it
@@ -199,18 +206,19 @@ def _choose_page(picture: Image.Image, name: str) -> list[str]:
 
     Of a TIFF's pages that is the largest: the first may be a small copy of it.
     """
-    frames = getattr(picture, "n_frames", 1)
+    sizes = []
+    if picture.format == "TIFF":
+        with suppress(Exception):  # the last page is followed by an error of its own, or by damage
+            for number in range(_MOST_PAGES):
+                picture.seek(number)
+                sizes.append(picture.width * picture.height)
+        picture.seek(sizes.index(max(sizes)))
+    count = len(sizes) or getattr(picture, "n_frames", 1)
     notes = []
-    if frames > 1 and picture.format == "TIFF":
-        sizes = []
-        for number in range(min(frames, _MOST_PAGES)):
-            picture.seek(number)
-            sizes.append(picture.width * picture.height)
-        picture.seek(largest := sizes.index(max(sizes)))
+    if count > 1:
+        largest = picture.tell()
         which = f"number {largest + 1}, the largest," if largest else "the first"
-        notes.append(f"{name} holds {frames} pictures; {which} is used")
-    elif frames > 1:
-        notes.append(f"{name} holds {frames} pictures; the first is used")
+        notes.append(f"{name} holds {count} pictures; {which} is used")
     is_reduced = getattr(picture, "tag_v2", {}).get(_SUBFILE_KIND, 0) & 1
     if is_reduced:
         notes.append(
@@ -239,6 +247,25 @@ def _on_white(picture: Image.Image, name: str) -> tuple[Image.Image, bool]:
     lowest, _ = layered.getchannel("A").getextrema()
     white = Image.new("RGBA", layered.size, "white")
     return Image.alpha_composite(white, layered).convert("RGB"), lowest != 255
+
+
+def _is_of_other_colours(picture: Image.Image, file: BinaryIO) -> bool:
+    """Whether code points in the file state colours that are not converted.
+
+    They are those of H.273, in a PNG's cICP chunk or the colr box of AVIF and HEIC. A profile that
+    is there too speaks for itself, except of HDR.
+    """
+    file.seek(0)
+    head = file.read(_COLOURS_BYTES)
+    for mark, width in _CODE_POINTS:
+        _, is_coded, points = head.partition(mark)
+        if is_coded and len(points) >= 2 * width:
+            primaries, transfer = points[width - 1], points[2 * width - 1]
+            has_profile = "icc_profile" in picture.info
+            return transfer in _HDR_TRANSFERS or not (
+                has_profile or (primaries in _PLAIN_PRIMARIES and transfer in _PLAIN_TRANSFERS)
+            )
+    return False
 
 
 def _in_srgb(picture: Image.Image, opaque: Image.Image) -> Image.Image:

@@ -11,10 +11,7 @@ from PIL import Image
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _DEPTH_AT = 24
-_CODE_POINTS = b"\0\0\0\x04cICP"  # H.273: one byte each for primaries, transfer, matrix, range
-_PLAIN_CODE_POINTS = (b"\1\1", b"\1\6", b"\1\x0d")  # BT.709's primaries; its transfer or sRGB's
 _PLAIN_GAMMA = 0.45455
-_HEAD_BYTES = 2**16
 _ESSENTIAL = re.compile(rb"IHDR|PLTE|tRNS|IDAT|IEND")
 
 
@@ -60,7 +57,6 @@ def mend(picture: Image.Image, file: BinaryIO, name: str) -> list[str]:
     """
     file.seek(0)
     data = file.read()
-    head = data[:_HEAD_BYTES]
     notes = []
     if not all(
         _is_sound(data, start, end)
@@ -68,14 +64,11 @@ def mend(picture: Image.Image, file: BinaryIO, name: str) -> list[str]:
         if data[start + 4 : start + 8] == b"IDAT"
     ):
         notes.append(f"{name} is damaged in places; some of its pixels may be wrong")
-    depth, hidden = head[_DEPTH_AT], picture.info.get("transparency")
+    depth, hidden = data[_DEPTH_AT], picture.info.get("transparency")
     if depth == 16 and isinstance(hidden, tuple):
         picture.info["transparency"] = tuple(value >> 8 for value in hidden)
     elif depth in (2, 4) and isinstance(hidden, int) and picture.mode == "L":
         picture.info["transparency"] = hidden * 255 // (2**depth - 1)
-    _, is_coded, points = head.partition(_CODE_POINTS)
-    if is_coded and points[:2] not in _PLAIN_CODE_POINTS:
-        return [*notes, f"{name} is HDR or of a wide gamut; it is not converted and may look flat"]
     gamma = picture.info.get("gamma", _PLAIN_GAMMA)
     if abs(gamma - _PLAIN_GAMMA) > 0.01 and not picture.info.keys() & {"srgb", "icc_profile"}:
         return [*notes, f"{name} has a gamma of {gamma:g}, which is not applied"]

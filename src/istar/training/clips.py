@@ -179,13 +179,13 @@ def _clip(line: str, number: int, base: Path) -> ListedClip:
     if not _is_text(path) or "\0" in path:
         raise UsageError("its path is not the name of a file")
     if not isinstance(captions, list):
-        raise UsageError("its captions are not a list; one caption is a caption")
+        raise UsageError("its captions are not a list; a single text is called caption")
     if not captions or not all(map(_is_text, captions)):
         raise UsageError("it has no caption, or one that is not a text")
-    if not _is_time(begin) or not (end is None or (_is_time(end) and begin < end)):
-        raise UsageError(
-            f"its begin and end are not seconds from 0 to {_LATEST_SECOND:,}, begin before end"
-        )
+    if not _is_time(begin) or not (end is None or _is_time(end)):
+        raise UsageError(f"its begin or end is no number of seconds from 0 to {_LATEST_SECOND:,}")
+    if end is not None and end <= begin:
+        raise UsageError("its end does not come after its begin")
     try:
         file = base / Path(path).expanduser()
     except RuntimeError:
