@@ -35,6 +35,7 @@ _MP4_BOXES = frozenset(b"ftyp styp sidx moov moof mdat mfra free skip wide uuid 
 _MATROSKA_ELEMENTS = (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _OGG_LAST_PAGE = 4
+_HEADS = {"flv": 13, "nut": 25}  # how many bytes begin each such file, and nothing else
 _KIND_AT = {"avi": slice(8, 12), "asf": slice(0, 4), "matroska,webm": slice(0, 4)}
 _DAMAGES = (av.error.InvalidDataError, av.error.EOFError)
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -277,6 +278,11 @@ def _structure(kind: str, file: BinaryIO) -> _Structure:
     libav reads most files to wherever they stop, without a word.
     """
     length = file.seek(0, os.SEEK_END)
+    if kind in _HEADS:
+        file.seek(0)
+        head = file.read(_HEADS[kind])
+        pieces = iter(lambda: file.read(_READ_BYTES), b"")
+        return _Structure(False, any(head in piece for piece in pieces))
     if kind in ("gif", "ogg"):
         file.seek(max(0, length - _READ_BYTES))
         tail = file.read()
