@@ -262,12 +262,32 @@ def test_heic_is_read() -> None:
 def test_a_broken_chunk_of_extra_data_does_not_cost_the_picture(
     tmp_path: Path, length: int
 ) -> None:
-    data = write_picture(gradient(), tmp_path / "picture.png").read_bytes()
+    exif = Image.Exif()
+    exif[0x112] = 3
+    Image.fromarray(gradient().numpy()).save(tmp_path / "picture.png", exif=exif)
+    data = (tmp_path / "picture.png").read_bytes()
     broken = struct.pack(">I", length) + b"tEXt" + b"IDAT and more"
     (tmp_path / "picture.png").write_bytes(data[:33] + broken + data[33:])
     picture = read_picture(tmp_path / "picture.png")
-    assert torch.equal(picture.pixels, gradient())
+    assert torch.equal(picture.pixels, gradient().flip(0, 1))
     assert any("only its pixels are used" in note for note in picture.notes)
+
+
+@pytest.mark.parametrize("marker", [0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE])
+@pytest.mark.parametrize(
+    "body", [b"JFIF\0", b"ICC_PROFILE\0", b"Photoshop 3.0\x008BIM\x03\xed\1", b"Adobe", b""]
+)
+def test_broken_application_data_does_not_cost_the_picture(
+    tmp_path: Path, marker: int, body: bytes
+) -> None:
+    path = tmp_path / "picture.jpg"
+    exif = Image.Exif()
+    exif[0x112] = 3
+    Image.fromarray(gradient().numpy()).save(path, exif=exif, quality=95)
+    data = path.read_bytes()
+    broken = bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body
+    path.write_bytes(data[:2] + broken + data[2:])
+    assert psnr(read_picture(path).pixels, gradient().flip(0, 1)) > 30
 
 
 def test_pixels_that_do_not_fit_their_checksum_are_said(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def _videos(container: InputContainer) -> list[VideoStream]:
 
 
 def _precedence(stream: VideoStream) -> tuple[bool, bool, int]:
-    """Of several streams of a file the one shown has the largest: the default one, or else size."""
+    """What ranks the streams of a file: moving pictures, the default one, the largest."""
     is_default = bool(stream.disposition & Disposition.default)
     area = 0 if stream.codec_context is None else stream.width * stream.height
     return stream.frames != 1, is_default, area

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from istar.errors import MediaError
 from istar.files import PICTURE_SUFFIXES, PendingFile, check_suffix, writing_failed
-from istar.media import png
+from istar.media import jpeg, png
 from istar.media.sources import open_source, source_name
 
 PIXEL_LIMIT = 100_000_000
@@ -74,7 +74,8 @@ def read_picture(source: Path | BinaryIO) -> Picture:
             return _read(file, name)
         except MediaError:
             file.seek(0)
-            pixels_alone = png.essential(file.read())
+            data = file.read()
+            pixels_alone = png.essential(data) or jpeg.essential(data)
             if pixels_alone is None:
                 raise
             picture = _read(BytesIO(pixels_alone), name)

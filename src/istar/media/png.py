@@ -12,27 +12,29 @@ from PIL import Image
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _DEPTH_AT = 24
 _PLAIN_GAMMA = 0.45455
-_ESSENTIAL = re.compile(rb"IHDR|PLTE|tRNS|IDAT|IEND")
+_PIXELS = re.compile(rb"IHDR|PLTE|tRNS|IDAT|IEND")
+_KEPT = re.compile(_PIXELS.pattern + rb"|eXIf")
 
 
 def essential(data: bytes) -> bytes | None:
     """A PNG of the chunks that make its pixels alone; None if `data` is no PNG.
 
-    Pillow refuses a picture for a flaw in any other chunk, or for its length.
+    Pillow refuses a picture for a flaw in any other chunk, or for its length. EXIF, which says
+    where up is, stays if it is whole.
     """
     if not data.startswith(_SIGNATURE):
         return None
-    kept = (data[start:end] for start, end in _chunks(data) if _ESSENTIAL.match(data, start + 4))
+    kept = (data[start:end] for start, end in _chunks(data) if _KEPT.match(data, start + 4))
     return _SIGNATURE + b"".join(kept)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[int, int]]:
-    """Where each chunk begins and ends; after a broken one, from the next of the essential ones."""
+    """Where each chunk begins and ends; a broken one is left out, up to the next that is kept."""
     start = len(_SIGNATURE)
     while start < len(data):
         end = _end(data, start)
-        if not _is_sound(data, start, end) and not _ESSENTIAL.match(data, start + 4):
-            following = [found.start() - 4 for found in _ESSENTIAL.finditer(data, start + 8)]
+        if not _is_sound(data, start, end) and not _PIXELS.match(data, start + 4):
+            following = [found.start() - 4 for found in _KEPT.finditer(data, start + 8)]
             sound = (at for at in following if _is_sound(data, at, _end(data, at)))
             start = next(sound, next(iter(following), len(data)))
             continue
