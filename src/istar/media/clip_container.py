@@ -40,7 +40,7 @@ _KIND_AT = {"avi": slice(8, 12), "asf": slice(0, 4), "matroska,webm": slice(0, 4
 _DAMAGES = (av.error.InvalidDataError, av.error.EOFError)
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _STILL_BRANDS = ("avif", "heic", "heix", "heim", "heis", "mif1")
-_TIMES_MAY_JUMP = 0x200  # AVFMT_TS_DISCONT, which PyAV has no name for
+_BROADCAST = ("mpegts", "mpeg")
 _LONGEST_GAP = 10
 _JITTER = Fraction(1, 2)
 _MISSING = Fraction(1, 2)
@@ -116,8 +116,8 @@ def _alpha_decoder(stream: VideoStream) -> VideoCodecContext | None:
 
 
 def times_may_jump(container: InputContainer) -> bool:
-    """Whether times may begin anew or leap ahead midway, as in what a broadcast was cut from."""
-    return bool(container.format.flags & _TIMES_MAY_JUMP)
+    """Whether times may leap midway, as in what a broadcast was cut from; then none is sought."""
+    return container.format.name in _BROADCAST
 
 
 class Timeline:
