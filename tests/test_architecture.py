@@ -59,6 +59,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.request",
     ),
     ("istar.decoding", "istar.checkpoint.files", "istar.files"),
+    ("istar.text_files",),
     ("istar.errors", "istar.byte_size"),
 )
 """Top to bottom. A module imports from rows below its own, or from its own package."""
@@ -69,6 +70,7 @@ FENCES = {
     "imageio": "istar.media",
     "av": "istar.media",
     "PIL": "istar.media",
+    "pillow_heif": "istar.media",
     "typer": "istar.cli",
     "rich": "istar.cli",
 }

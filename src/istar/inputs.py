@@ -15,6 +15,12 @@ from istar.model_spec import ModelSpec
 from istar.request import GenerationRequest
 from istar.video_tokenizer.config import FRAMES_PER_SECOND, SPATIAL_STRIDE
 
+_FAR_ASPECT = 0.85
+"""Neighbours among the templates are nearer to what lies between them."""
+
+_MUCH_CROPPED = 0.8
+_MUCH_LARGER = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
@@ -60,9 +66,13 @@ def read_inputs(request: GenerationRequest, spec: ModelSpec) -> Inputs:
     if isinstance(request.clip, Path):
         with open_clip(request.clip) as clip:
             template = _template(request, clip.info.height / clip.info.width)
-            read = clip.read(size=picture_size(template, spec))
+            size = picture_size(template, spec)
+            notes = _fitting_notes("the clip", (clip.info.height, clip.info.width), size)
+            notes += _aspect_notes(request.aspect, template, size)
+            read = clip.read(size=size)
         check_length(len(read.frames), request, spec)
-        return Inputs(template=template, image=None, clip=read.frames, notes=read.notes)
+        notes = (*read.notes, *notes)
+        return Inputs(template=template, image=None, clip=read.frames, notes=notes)
     if isinstance(request.image, Path):
         picture = read_picture(request.image)
         pixels, notes = picture.pixels.unsqueeze(0), picture.notes
@@ -72,9 +82,15 @@ def read_inputs(request: GenerationRequest, spec: ModelSpec) -> Inputs:
         pixels, notes = _checked(request.clip, "a clip (F, H, W, 3)"), ()
         check_length(len(pixels), request, spec)
     else:
-        return Inputs(template=_template(request, spec.aspect), image=None, clip=None, notes=())
+        template = _template(request, spec.aspect)
+        notes = _aspect_notes(request.aspect, template, picture_size(template, spec))
+        return Inputs(template=template, image=None, clip=None, notes=notes)
     template = _template(request, pixels.shape[1] / pixels.shape[2])
-    pixels = cover_and_crop(pixels, *picture_size(template, spec))
+    size = picture_size(template, spec)
+    what = "the picture" if request.clip is None else "the clip"
+    notes += _fitting_notes(what, (pixels.shape[1], pixels.shape[2]), size)
+    notes += _aspect_notes(request.aspect, template, size)
+    pixels = cover_and_crop(pixels, *size)
     if request.clip is None:
         return Inputs(template=template, image=pixels, clip=None, notes=notes)
     return Inputs(template=template, image=None, clip=pixels, notes=notes)
@@ -83,6 +99,36 @@ def read_inputs(request: GenerationRequest, spec: ModelSpec) -> Inputs:
 def _template(request: GenerationRequest, own: float) -> Template:
     """The template asked for, else the one nearest to the input's `own` ratio."""
     return nearest_template(own if request.aspect is None else request.aspect)
+
+
+def _aspect_notes(
+    aspect: float | None, template: Template, size: tuple[int, int]
+) -> tuple[str, ...]:
+    """A sentence if a template, of pictures of `size`, is far from the aspect asked for."""
+    height, width = size
+    if aspect is None or _alike(aspect, float(template.name)) > _FAR_ASPECT:
+        return ()
+    return (f"no model makes that aspect; the nearest is made, {width}×{height}",)
+
+
+def _fitting_notes(what: str, own: tuple[int, int], size: tuple[int, int]) -> tuple[str, ...]:
+    """A sentence if an input of height and width `own` loses much or is blown up to fill `size`."""
+    height, width = size
+    scale = max(height / own[0], width / own[1])
+    kept = _alike(own[0] / own[1], height / width)
+    changes = []
+    if scale > _MUCH_LARGER:
+        changes.append(f"enlarged {scale:.3g} times")
+    if kept < _MUCH_CROPPED:
+        changes.append(f"cropped to {kept:.0%} of its area")
+    if not changes:
+        return ()
+    return (f"{what} is {own[1]}×{own[0]}; it is {' and '.join(changes)} to fill {width}×{height}",)
+
+
+def _alike(one: float, other: float) -> float:
+    """The smaller of two ratios divided by the larger."""
+    return min(one, other) / max(one, other)
 
 
 def picture_size(template: Template, spec: ModelSpec) -> tuple[int, int]:

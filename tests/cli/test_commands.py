@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,8 @@ def test_usage_errors_are_one_line_and_exit_2(name: str, capfd: pytest.CaptureFi
 
 FAILURES = {
     "a missing picture": (["i2v", "nowhere.png"], "nowhere.png"),
+    "a picture in no home": (["i2v", "~nobody-of-this-name/a.png"], "home directory"),
+    "a picture's name without end": (["i2v", "a" * 300], "name too long"),
     "a directory for a picture": (["i2v", "."], "directory"),
     "a picture that is none": (["i2v", "empty.txt"], "empty.txt"),
     "a missing clip": (["extend", "nowhere.mp4"], "nowhere.mp4"),
@@ -158,6 +161,47 @@ def test_failures_are_one_line_and_exit_1(name: str, capfd: pytest.CaptureFixtur
     Path("empty.txt").write_text("")
     arguments, said = FAILURES[name]
     assert said in assert_refused(arguments, 1, capfd)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_picture_and_a_clip_may_come_from_stdin() -> None:
+    seed = ("--seed", "3", "--seconds", "1", "--overwrite", "-o")
+    for mode, file in (("i2v", picture_file()), ("extend", clip_file(frames=17))):
+        assert run_warm(mode, str(file), *seed, "a.mp4").returncode == 0
+        for source in ("-", "/dev/stdin"):
+            done = run_warm(mode, source, *seed, "b.mp4", input=file.read_bytes())
+            assert done.returncode == 0, done.stderr
+            assert torch.equal(read_clip(Path("a.mp4")).frames, read_clip(Path("b.mp4")).frames)
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("source", ["-", "/dev/stdin"])
+def test_stdin_is_read_for_one_thing(source: str) -> None:
+    for arguments in (("i2v", source, "-"), ("interact", source, "--script", "-")):
+        done = run_warm(*arguments, input=b"a cat")
+        assert done.returncode == 2
+        assert b"cannot both come from stdin" in done.stderr
+
+
+@pytest.mark.usefixtures("model")
+def test_a_pipe_that_is_slow_or_closes_empty_does_not_hang(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    data = picture_file().read_bytes()
+    for pieces, code in (((data[:50], data[50:]), 0), ((), 1)):
+        Path("pipe").unlink(missing_ok=True)
+        os.mkfifo("pipe")
+
+        def feed(pieces: tuple[bytes, ...] = pieces) -> None:
+            with Path("pipe").open("wb", buffering=0) as pipe:
+                for piece in pieces:
+                    pipe.write(piece)
+
+        with ThreadPoolExecutor(1) as pool:
+            fed = pool.submit(feed)
+            assert run(["i2v", "pipe", "--seconds", "1", "-o", "a.mp4"]) == code
+            fed.result()
+    assert "'pipe' is empty" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("model")

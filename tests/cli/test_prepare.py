@@ -47,7 +47,10 @@ def test_skipped_clips_are_counted(tmp_path: Path, capfd: pytest.CaptureFixture[
     )
     sets = '[[sets]]\nname = "own"\nsource = "list"\nlist = "list.jsonl"\nlength = 1\n'
     assert run(["prepare", str(settings(tmp_path, "own", sets))]) == 0
-    assert "2 of 2 clips, 2 skipped" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert "2 of 2 clips, 2 skipped" in err
+    assert f"istar: {tmp_path / 'list.jsonl'}: line 3 is skipped: it is not JSON\n" in err
+    assert "list.jsonl: line 2 is skipped: cannot read " in err
 
 
 def test_a_set_made_of_other_things_is_refused(

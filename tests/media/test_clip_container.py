@@ -7,10 +7,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from istar.errors import MediaError
-from istar.media import probe_clip, read_clip, write_clip
-from media_files import encode, grey_clip, silence, smooth_clip, spoil_packet
+from istar.media import probe_clip, read_clip, read_piece, write_clip
+from media_files import encode, grey_clip, levels_of, silence, smooth_clip, spoil_packet
 
 DATA = Path(__file__).parent / "data"
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
@@ -126,3 +128,110 @@ def test_foreign_texts_do_not_break_reading(tmp_path: Path) -> None:
     path = write_clip(grey_clip([1, 2]), tmp_path / "clip.mp4", metadata={"title": "caf??"})
     path.write_bytes(path.read_bytes().replace(b"caf??", b"caf\xe9!"))
     assert len(read_clip(path).frames) == 2
+
+
+def test_joined_recordings_are_read_to_the_end(tmp_path: Path) -> None:
+    parts = [
+        encode(tmp_path / f"{name}.ts", grey_clip(levels), rate=16).read_bytes()
+        for name, levels in (("one", [4 * k for k in range(16)]), ("two", [200] * 16))
+    ]
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(parts))
+    clip = read_clip(path)
+    assert levels_of(clip.frames) == pytest.approx([4 * k for k in range(16)] + [200] * 16, abs=3)
+    assert any("times begin anew" in note for note in clip.notes)
+    assert torch.equal(read_piece(path, begin=1.5, pictures=4), clip.frames[24:28])
+    assert not any("begin anew" in note for note in read_clip(tmp_path / "one.ts").notes)
+
+
+def test_a_leap_in_the_times_of_a_recording_is_no_pause(tmp_path: Path) -> None:
+    times = [*range(16), *range(16_000, 16_016)]
+    path = encode(tmp_path / "leap.ts", grey_clip([7 * k for k in range(32)]), times=times, rate=16)
+    assert len(read_clip(path).frames) == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("clip.mp4", "libx264"),
+        ("clip.mkv", "libx264"),
+        ("clip.wmv", "wmv2"),
+        ("clip.flv", "flv"),
+        ("clip.nut", "mpeg4"),
+        ("clip.avi", "mpeg4"),
+    ],
+)
+def test_what_follows_a_joined_file_is_read_or_said(tmp_path: Path, name: str, codec: str) -> None:
+    path = encode(tmp_path / name, grey_clip([50] * 16), rate=16, codec=codec)
+    assert read_clip(path).notes == ()
+    path.write_bytes(2 * path.read_bytes())
+    clip = read_clip(path)
+    is_said = any("several files in one" in note for note in clip.notes)
+    assert is_said == (len(clip.frames) < 32)
+
+
+def test_an_flv_cut_between_packets_raises(tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.flv", smooth_clip(33), rate=16, codec="flv")
+    assert len(read_clip(path).frames) == 33
+    with av.open(str(path)) as container:
+        positions = [packet.pos for packet in container.demux(video=0) if packet.size]
+    path.write_bytes(path.read_bytes()[: positions[20]])
+    with pytest.raises(MediaError, match="cut short"):
+        read_clip(path)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "PNG", "JPEG", "WEBP", "TIFF", "HEIC"])
+def test_a_picture_is_no_video(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "clip.mp4"
+    if kind == "HEIC":
+        path.write_bytes((DATA / "corners.heic").read_bytes())
+    else:
+        Image.new("RGB", (32, 32), "red").save(path, kind)
+    with pytest.raises(MediaError, match=r"is a picture \(.*\), not a video"):
+        read_clip(path)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", "PNG", "AVIF"])
+def test_animations_are_clips(tmp_path: Path, kind: str) -> None:
+    colours = ["red", "lime", "blue", "yellow"]
+    first, *others = [Image.new("RGB", (32, 32), colour) for colour in colours]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    path = tmp_path / "clip"
+    first.save(path, kind, save_all=True, append_images=others, duration=250, **options)
+    clip = read_clip(path)
+    assert clip.notes == ()
+    expected = np.asarray([np.asarray(one)[0, 0] for one in (first, *others)]).repeat(4, axis=0)
+    assert clip.frames[:, 0, 0].numpy() == pytest.approx(expected, abs=3)
+
+
+def test_what_libav_cannot_decode_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = encode(tmp_path / "clip.mp4", grey_clip([50] * 4), rate=16)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise av.error.PatchWelcomeError(0, "Not yet implemented")
+
+    monkeypatch.setattr("istar.media.clip_pixels.FrameConversion._rgb", refuse)
+    with pytest.raises(MediaError, match=r"cannot be decoded \(Not yet implemented\)"):
+        read_clip(path)
+
+
+def test_the_default_of_several_videos_is_used_or_else_the_largest(tmp_path: Path) -> None:
+    path = tmp_path / "two.ts"
+    with av.open(str(path), "w", format="mpegts") as output:
+        streams = [output.add_stream("mpeg2video", rate=25) for _ in range(2)]
+        for stream, side in zip(streams, (32, 64), strict=True):
+            stream.width, stream.height, stream.pix_fmt = side, side, "yuv420p"
+        for _ in range(25):
+            for stream in streams:
+                output.mux(stream.encode(av.VideoFrame(stream.width, stream.height, "yuv420p")))
+        for stream in streams:
+            output.mux(stream.encode(None))
+    for file, (width, height) in (
+        (path, (64, 64)),
+        (DATA / "second_stream_is_default.mkv", (160, 96)),
+    ):
+        clip = read_clip(file)
+        assert clip.frames.shape[1:3] == (height, width)
+        assert any(f"2 videos; the one of {width}×{height} is used" in n for n in clip.notes)

@@ -161,5 +161,42 @@ def test_what_is_lost_is_said(tmp_path: Path, options: dict[str, object], note: 
 
 
 @pytest.mark.parametrize("name", ["vp8_alpha.webm", "vp9_alpha.webm"])
-def test_transparency_beside_the_main_stream_is_said_to_be_lost(name: str) -> None:
-    assert any("transparency" in note for note in read_clip(DATA / name).notes)
+def test_transparency_beside_the_main_stream_is_laid_on_white(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = read_clip(DATA / name)
+    assert clip.frames[:, 10:30, 90:].min() == 255
+    assert clip.frames[0, 10, 10].tolist() == pytest.approx([255, 0, 0], abs=8)
+    assert clip.notes == ()
+    monkeypatch.setattr("istar.media.clip_container._ALPHA_DECODERS", {})
+    assert any("transparency is left out" in note for note in read_clip(DATA / name).notes)
+
+
+TURNED = {
+    (1, 0, 0, 1): "red green blue yellow",
+    (-1, 0, 0, 1): "green red yellow blue",
+    (1, 0, 0, -1): "blue yellow red green",
+    (-1, 0, 0, -1): "yellow blue green red",
+    (0, 1, -1, 0): "blue red yellow green",
+    (0, -1, 1, 0): "green yellow red blue",
+    (0, 1, 1, 0): "red blue green yellow",
+    (0, -1, -1, 0): "yellow green blue red",
+}
+NAMES = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 0): "yellow"}
+
+
+@pytest.mark.parametrize("matrix", TURNED)
+def test_the_whole_display_matrix_counts(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+    data = (DATA / "upright_reference.mp4").read_bytes()
+    at = data.index(b"tkhd") + 44  # the nine numbers of a version-0 track header
+    a, b, c, d = (number << 16 for number in matrix)
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(
+        data[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[at + 36 :]
+    )
+    frame = read_clip(path).frames[0].permute(2, 0, 1)[None].float()
+    corners = torch.nn.functional.adaptive_avg_pool2d(frame, 4)[0, :, ::3, ::3].flatten(1).T
+    assert (
+        " ".join(NAMES[tuple((corner > 128).int().tolist())] for corner in corners)
+        == TURNED[matrix]
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from fractions import Fraction
 from io import BytesIO
@@ -193,6 +194,107 @@ def test_the_first_of_several_pictures_is_used(tmp_path: Path) -> None:
         picture = read_picture(tmp_path / name)
         assert picture.pixels[0, 0].tolist() == [255, 0, 0]
         assert "2 pictures" in picture.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("primaries", "transfer", "is_said"),
+    [(1, 13, False), (2, 2, False), (12, 13, True), (9, 16, True), (1, 18, True)],
+)
+def test_colours_that_are_not_converted_are_said(
+    tmp_path: Path, primaries: int, transfer: int, is_said: bool
+) -> None:
+    image = Image.fromarray(gradient().numpy())
+    image.save(tmp_path / "picture.avif")
+    image.save(tmp_path / "picture.png")
+    coded = (tmp_path / "picture.avif").read_bytes()
+    at = coded.index(b"colrnclx") + 8
+    numbers = struct.pack(">HH", primaries, transfer)
+    (tmp_path / "picture.avif").write_bytes(coded[:at] + numbers + coded[at + 4 :])
+    plain = (tmp_path / "picture.png").read_bytes()
+    chunk = png_chunk(b"cICP", bytes((primaries, transfer, 0, 1)))
+    (tmp_path / "picture.png").write_bytes(plain[:33] + chunk + plain[33:])
+    for name in ("picture.avif", "picture.png"):
+        notes = read_picture(tmp_path / name).notes
+        assert any("HDR or of a wide gamut" in note for note in notes) == is_said
+
+
+def test_the_largest_page_of_a_tiff_is_used(tmp_path: Path) -> None:
+    small, large = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (20, 10), "blue")
+    small.save(tmp_path / "picture.tiff", save_all=True, append_images=[large, small])
+    picture = read_picture(tmp_path / "picture.tiff")
+    assert picture.pixels.shape == (10, 20, 3)
+    assert picture.pixels[0, 0].tolist() == [0, 0, 255]
+    assert "3 pictures; number 2, the largest, is used" in picture.notes[0]
+    small.save(tmp_path / "raw.dng", "TIFF", tiffinfo={254: 1})
+    assert "its preview of 8×8" in read_picture(tmp_path / "raw.dng").notes[0]
+
+
+def test_a_damaged_page_behind_the_first_does_not_cost_the_picture(tmp_path: Path) -> None:
+    path = tmp_path / "picture.tiff"
+    Image.fromarray(gradient().numpy()).save(path)
+    data = bytearray(path.read_bytes())
+    (directory,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, directory)
+    for following in (len(data) + 1000, len(data) // 2, len(data) - 3):
+        struct.pack_into("<I", data, directory + 2 + 12 * entries, following)
+        path.write_bytes(data)
+        assert torch.equal(read_picture(path).pixels, gradient())
+
+
+def test_heic_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(MediaError, match="needs the Python package pillow-heif; install it"):
+        read_picture(DATA / "corners.heic")
+
+
+def test_heic_is_read() -> None:
+    pytest.importorskip("pillow_heif")
+    picture = read_picture(DATA / "corners.heic")
+    colours = picture.pixels[[8, 8, -8, -8], [8, -8, 8, -8]].int()
+    expected = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]])
+    assert (colours - expected).abs().max() < 4
+    layered = read_picture(DATA / "alpha.heic")
+    assert layered.pixels[8, 8].tolist() == [255, 255, 255]
+    assert "transparent" in layered.notes[0]
+
+
+@pytest.mark.parametrize("length", [0, 3, 2**31 - 1])
+def test_a_broken_chunk_of_extra_data_does_not_cost_the_picture(
+    tmp_path: Path, length: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x112] = 3
+    Image.fromarray(gradient().numpy()).save(tmp_path / "picture.png", exif=exif)
+    data = (tmp_path / "picture.png").read_bytes()
+    broken = struct.pack(">I", length) + b"tEXt" + b"IDAT and more"
+    (tmp_path / "picture.png").write_bytes(data[:33] + broken + data[33:])
+    picture = read_picture(tmp_path / "picture.png")
+    assert torch.equal(picture.pixels, gradient().flip(0, 1))
+    assert any("only its pixels are used" in note for note in picture.notes)
+
+
+@pytest.mark.parametrize("marker", [0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE])
+@pytest.mark.parametrize(
+    "body", [b"JFIF\0", b"ICC_PROFILE\0", b"Photoshop 3.0\x008BIM\x03\xed\1", b"Adobe", b""]
+)
+def test_broken_application_data_does_not_cost_the_picture(
+    tmp_path: Path, marker: int, body: bytes
+) -> None:
+    path = tmp_path / "picture.jpg"
+    exif = Image.Exif()
+    exif[0x112] = 3
+    Image.fromarray(gradient().numpy()).save(path, exif=exif, quality=95)
+    data = path.read_bytes()
+    broken = bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body
+    path.write_bytes(data[:2] + broken + data[2:])
+    assert psnr(read_picture(path).pixels, gradient().flip(0, 1)) > 30
+
+
+def test_pixels_that_do_not_fit_their_checksum_are_said(tmp_path: Path) -> None:
+    data = bytearray(write_picture(gradient(), tmp_path / "picture.png").read_bytes())
+    data[-13] ^= 1  # the last byte before the end chunk
+    (tmp_path / "picture.png").write_bytes(data)
+    assert "some of its pixels may be wrong" in read_picture(tmp_path / "picture.png").notes[0]
 
 
 def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from istar.errors import MediaError, UsageError
 from istar.generation.schedule import PixelBudget
 from istar.lab.world import random_scene
 from istar.media import read_clip, write_clip, write_picture
-from istar.training.clips import read_list
+from istar.training.clips import read_list, skipped_notes
 from istar.training.config import ClipsConfig
 from istar.training.distributed import Share
 from istar.training.pictures import ClipSource
@@ -41,29 +41,54 @@ def videos(tmp_path: Path) -> Path:
     )
 
 
-def test_lines_that_make_no_sense_are_counted(tmp_path: Path) -> None:
-    path = write_list(
-        tmp_path / "clips.jsonl",
-        {"path": "a.mp4", "caption": "a"},
-        {"path": "a.mp4"},
-        {"caption": "a"},
-        {"path": "a.mp4", "caption": ""},
-        {"path": "a.mp4", "captions": []},
-        {"path": "a.mp4", "caption": "a", "begin": -1},
-        {"path": "a.mp4", "caption": "a", "begin": 2, "end": 1},
-        {"path": "a.mp4", "caption": "a", "begin": "soon"},
-        {"path": "a.mp4", "caption": "a", "begin": 10**400},
-        {"path": "~nobody-of-this-name/a.mp4", "caption": "a"},
-        {"path": "a\0.mp4", "caption": "a"},
-        {"path": "a.mp4", "caption": "half a pair \ud800"},
-        ["a.mp4", "a"],
-        3,
+@pytest.mark.parametrize(
+    ("reason", "entry"),
+    [
+        ("path", {"caption": "a"}),
+        ("path", {"path": "", "caption": "a"}),
+        ("path", {"path": "a\0.mp4", "caption": "a"}),
+        ("home directory", {"path": "~nobody-of-this-name/a.mp4", "caption": "a"}),
+        ("no caption", {"path": "a.mp4"}),
+        ("no caption", {"path": "a.mp4", "caption": ""}),
+        ("no caption", {"path": "a.mp4", "captions": []}),
+        ("no caption", {"path": "a.mp4", "caption": ["a", "b"]}),
+        ("no caption", {"path": "a.mp4", "caption": "half a pair \ud800"}),
+        ("not a list", {"path": "a.mp4", "captions": "a text"}),
+        ("begin", {"path": "a.mp4", "caption": "a", "begin": -1}),
+        ("begin", {"path": "a.mp4", "caption": "a", "begin": 2, "end": 1}),
+        ("begin", {"path": "a.mp4", "caption": "a", "begin": "soon"}),
+        ("begin", {"path": "a.mp4", "caption": "a", "begin": True}),
+        ("begin", {"path": "a.mp4", "caption": "a", "begin": float("nan")}),
+        ("begin", {"path": "a.mp4", "caption": "a", "begin": 1e15}),
+        ("begin", {"path": "a.mp4", "caption": "a", "end": 10**400}),
+        ("object", ["a.mp4", "a"]),
+        ("object", 3),
+    ],
+)
+def test_a_line_that_makes_no_sense_is_skipped(tmp_path: Path, reason: str, entry: object) -> None:
+    good = {"path": "a.mp4", "caption": "a"}
+    clips, skipped = read_list(write_list(tmp_path / "clips.jsonl", entry, good))
+    assert [(clip.path, clip.captions, clip.line) for clip in clips] == [
+        (tmp_path / "a.mp4", ("a",), 2)
+    ]
+    assert [number for number, _ in skipped] == [1]
+    assert reason in skipped[0].reason
+
+
+def test_the_first_skipped_line_of_each_kind_is_named(tmp_path: Path) -> None:
+    path = write_list(tmp_path / "clips.jsonl", {"path": "a.mp4", "caption": "a"}, 3)
+    path.write_text(path.read_text() + "\n{not json\n" + "[" * 100_000 + "\n3\nno\n")
+    _, skipped = read_list(path)
+    assert skipped_notes(path, skipped) == (
+        f"{path}: line 2 is skipped: it is not a JSON object; so is 1 more",
+        f"{path}: line 4 is skipped: it is not JSON; so are 2 more",
     )
-    path.write_text(path.read_text() + "{not json\n" + "[" * 100_000 + "\n\n")
-    clips, skipped = read_list(path)
-    assert [clip.captions for clip in clips] == [("a",)]
-    assert clips[0].path == tmp_path / "a.mp4"
-    assert skipped == 15
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "clips.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"path": "a.mp4", "caption": "a"}\n')
+    assert read_list(path)[1] == []
 
 
 def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
@@ -73,9 +98,9 @@ def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
 
 
 def test_a_list_without_clips_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not a readable list"):
+    with pytest.raises(UsageError, match=r"absent\.jsonl cannot be read: No such file"):
         read_list(tmp_path / "absent.jsonl")
-    with pytest.raises(UsageError, match="lists no clips"):
+    with pytest.raises(UsageError, match=r"lists no clips.*; line 1: its path"):
         read_list(write_list(tmp_path / "clips.jsonl", {}))
 
 

@@ -6,13 +6,13 @@ in which a file came damaged, and no exception of another library reaches the pe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from istar.errors import CheckpointError
+from istar.text_files import read_json
 
 if TYPE_CHECKING:
     from safetensors import safe_open
@@ -83,12 +83,10 @@ def read_table(path: Path) -> dict[str, Any]:
         CheckpointError: it is missing, or something else.
     """
     look_at(path)
-    with explained_file_errors(path):
-        text = path.read_text(encoding="utf-8-sig")
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"{path} is not readable JSON: {error}; {_FETCH}") from error
+    try:
+        content = read_json(path, error=CheckpointError)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_FETCH}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no JSON table; {_FETCH}")
     return content

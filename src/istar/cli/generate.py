@@ -43,7 +43,9 @@ def t2v(prompt: PromptArgument, options: CommonOptions, seconds: SecondsOption =
 
 @with_common_options
 def i2v(
-    image: Annotated[Path, typer.Argument(help="The first picture: PNG, JPEG or WebP.")],
+    image: Annotated[
+        Path, typer.Argument(help="The first picture: PNG, JPEG, WebP and others; - is stdin.")
+    ],
     options: CommonOptions,
     prompt: OptionalPromptArgument = "",
     seconds: SecondsOption = None,
@@ -53,12 +55,16 @@ def i2v(
     Example: istar i2v boat.jpg "the boat leaves the harbour"
     """
     source = input_file(image)
-    _generate(options, options.request("i2v", read_prompt(prompt), image=source, seconds=seconds))
+    _generate(
+        options, options.request("i2v", read_prompt(prompt, source), image=source, seconds=seconds)
+    )
 
 
 @with_common_options
 def extend(
-    clip: Annotated[Path, typer.Argument(help="The video to continue, of a second or more.")],
+    clip: Annotated[
+        Path, typer.Argument(help="The video to continue, of a second or more; - is stdin.")
+    ],
     options: CommonOptions,
     prompt: OptionalPromptArgument = "",
     seconds: Annotated[
@@ -75,7 +81,10 @@ def extend(
     Example: istar extend clip.mp4 "the boat sails on" --seconds 10
     """
     source = input_file(clip)
-    _generate(options, options.request("extend", read_prompt(prompt), clip=source, seconds=seconds))
+    _generate(
+        options,
+        options.request("extend", read_prompt(prompt, source), clip=source, seconds=seconds),
+    )
 
 
 def _generate(options: CommonOptions, request: GenerationRequest) -> None:

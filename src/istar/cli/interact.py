@@ -11,18 +11,17 @@ import typer
 
 from istar.cli.console import say
 from istar.cli.display import StepDisplay
-from istar.cli.options import CommonOptions, input_file, with_common_options
+from istar.cli.options import DASH, CommonOptions, input_file, read_stdin, with_common_options
 from istar.cli.output import OutputFile, output_file
 from istar.cli.remedies import with_remedies
-from istar.errors import IstarError, MediaError, UsageError
+from istar.errors import IstarError, UsageError
 from istar.request import check_prompt
+from istar.text_files import read_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from istar.job import Job
-
-_STDIN = Path("-")
 
 
 @with_common_options
@@ -31,7 +30,8 @@ def interact(
     clip: Annotated[
         Path | None,
         typer.Argument(
-            help="The video to continue, of five seconds or more (one clip of the model).",
+            help="The video to continue, of five seconds or more (one clip of the model); "
+            "- is stdin.",
             show_default="the first prompt starts one",
         ),
     ] = None,
@@ -52,7 +52,7 @@ def interact(
     Example: istar interact --script story.txt -o story.mp4
     """
     source = None if clip is None else input_file(clip)
-    prompts = _ask() if script is None else iter(_read_script(script))
+    prompts = _ask() if script is None else iter(_read_script(script, source))
     first = next(prompts, None)
     if first is None:
         raise UsageError("no prompt was given, so there is nothing to make")
@@ -121,25 +121,15 @@ def _ask() -> Iterator[str]:
         yield prompt
 
 
-def _read_script(path: Path) -> list[str]:
+def _read_script(path: Path, source: Path | None) -> list[str]:
     """The prompts of a script, empty lines left out, all checked before the first is used.
 
     Raises:
-        MediaError: it cannot be read.
-        UsageError: it is not UTF-8 text, or a line cannot be a prompt.
+        MediaError: it is not there.
+        UsageError: it is not a UTF-8 text, or a line cannot be a prompt.
     """
-    try:
-        if path != _STDIN:
-            data = input_file(path).read_bytes()
-        elif sys.stdin is not None:
-            data = sys.stdin.buffer.read()
-        else:
-            raise UsageError("the script should come from stdin, and stdin is closed")
-        lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
-    except OSError as error:
-        raise MediaError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text") from error
+    text = read_stdin("the script", source) if path == DASH else read_text(input_file(path))
+    lines = [line.strip() for line in text.splitlines()]
     prompts = [line for line in lines if line]
     for prompt in prompts:
         check_prompt(prompt)

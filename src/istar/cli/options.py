@@ -19,6 +19,7 @@ from istar.byte_size import readable_size
 from istar.cli.console import asked_yes, say
 from istar.errors import DeviceError, MediaError, Remedy, UsageError
 from istar.request import GenerationRequest, Mode
+from istar.text_files import read_text
 
 if TYPE_CHECKING:
     from istar.inputs import Inputs
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from istar.placement import Placement
 
 _RANDOM_SEED_BITS = 32
+_STDIN_BYTES = 1_000_000
+
+DASH = Path("-")
+"""Stands for stdin or stdout."""
+
+STDIN = Path("/dev/stdin")
+"""The name under which stdin is read like any file."""
 
 
 class Resolution(str, Enum):
@@ -247,33 +255,46 @@ def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def read_prompt(prompt: str) -> str:
+def read_prompt(prompt: str, source: Path | None = None) -> str:
     """A prompt as typed, or stdin's text for `-`.
 
+    Args:
+        prompt: as typed.
+        source: the file beside it, from `input_file`.
+
     Raises:
-        UsageError: stdin is closed or not UTF-8.
+        UsageError: stdin is closed, too long or not UTF-8, or the file comes from it too.
     """
     if prompt != "-":
         return prompt
+    return read_stdin("the prompt", source).strip()
+
+
+def read_stdin(what: str, source: Path | None = None) -> str:
+    """The text on stdin, which `what` comes from; see `read_prompt`."""
+    if source == STDIN:
+        raise UsageError(f"{what} and the input cannot both come from stdin")
     if sys.stdin is None:
-        raise UsageError("the prompt should come from stdin, and stdin is closed")
-    try:
-        return sys.stdin.buffer.read().decode().strip()
-    except UnicodeDecodeError as error:
-        raise UsageError("the prompt from stdin is not UTF-8 text") from error
+        raise UsageError(f"{what} should come from stdin, and stdin is closed")
+    return read_text(sys.stdin.buffer, f"{what} from stdin", limit=_STDIN_BYTES)
 
 
 def input_file(path: Path) -> Path:
-    """A file to read, `~` expanded, refused early if it is not there.
+    """A file to read, `~` expanded and `-` for stdin, refused early if it is not there.
 
     Raises:
         MediaError: it does not exist or is a directory.
     """
-    path = path.expanduser()
-    if not path.exists():
-        raise MediaError(f"{path} does not exist")
-    if path.is_dir():
-        raise MediaError(f"{path} is a directory; name a file in it")
+    try:
+        path = STDIN if path == DASH else path.expanduser()
+        if path.is_dir():
+            raise MediaError(f"{path} is a directory; name a file in it")
+        path.stat()
+    except FileNotFoundError as error:
+        raise MediaError(f"{path} does not exist") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MediaError(f"{path} cannot be read: {reason}") from error
     return path
 
 

@@ -55,6 +55,8 @@ def prepare(
         for event in prepared(settings, chosen, share):
             skipped = f", {event.skipped} skipped" if event.skipped else ""
             line = f"{event.clips} of {event.total} clips{each}{skipped}"
+            for note in event.notes:
+                say(note)
             display.show(event.clips, event.total, line)
     if share.rank == 0:
         print_path(settings.output)
@@ -80,8 +82,9 @@ def tokenizer(
 
     settings = read_config(config, TokenizerTraining)
     task = TokenizerTask(settings)
-    if task.invalid_lines and Share.by_torchrun().rank == 0:
-        say(f"{settings.data.list}: {task.invalid_lines} of its lines are invalid and skipped")
+    if Share.by_torchrun().rank == 0:
+        for note in task.notes:
+            say(note)
     _run(task, settings.run, chosen)
 
 

@@ -10,14 +10,16 @@ from itertools import pairwise
 from typing import Any, BinaryIO, NamedTuple
 
 import av
+from av import CodecContext, VideoFrame
 from av.container import InputContainer
 from av.frame import Frame
 from av.packet import Packet
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from istar.errors import MediaError
-from istar.media.pictures import PIXEL_LIMIT
+from istar.media.pictures import PIXEL_LIMIT, refuse_picture
 
 # Containers that hold their own pictures. Others (playlists, concatenation, numbered pictures,
 # text as video) would open further files or are no video at all.
@@ -33,6 +35,15 @@ _MP4_BOXES = frozenset(b"ftyp styp sidx moov moof mdat mfra free skip wide uuid 
 _MATROSKA_ELEMENTS = (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _OGG_LAST_PAGE = 4
+_HEADS = {"flv": 13, "nut": 25}  # how many bytes begin each such file, and nothing else
+_KIND_AT = {"avi": slice(8, 12), "asf": slice(0, 4), "matroska,webm": slice(0, 4)}
+_DAMAGES = (av.error.InvalidDataError, av.error.EOFError)
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_STILL_BRANDS = ("avif", "heic", "heix", "heim", "heis", "mif1")
+_BROADCAST = ("mpegts", "mpeg")
+_LONGEST_GAP = 10
+_JITTER = Fraction(1, 2)
+_MISSING = Fraction(1, 2)
 _MISCOUNTED_BYTES = 8  # some writers count an AVI's own header in
 
 
@@ -55,15 +66,23 @@ def open_container(file: BinaryIO, name: str) -> Iterator[tuple[InputContainer, 
             file, "r", container_options=options, metadata_errors="replace", buffer_size=_READ_BYTES
         )
     except av.FFmpegError as error:
+        refuse_picture(file, name)
         raise MediaError(
             f"{name} is no video that can be read, or it is cut short; "
             "use MP4, MOV, MKV, WebM, AVI or GIF, or convert it with ffmpeg"
         ) from error
     with container:
+        if container.metadata.get("major_brand") in _STILL_BRANDS:
+            refuse_picture(file, name)
         try:
             yield container, _video_stream(container, name)
-        except av.FFmpegError as error:
+        except _DAMAGES as error:
             raise damaged(name) from error
+        except (av.FFmpegError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise MediaError(
+                f"{name} cannot be decoded ({reason}); convert it with ffmpeg"
+            ) from error
 
 
 def damaged(name: str) -> MediaError:
@@ -71,10 +90,72 @@ def damaged(name: str) -> MediaError:
     return MediaError(f"{name} is damaged or cut short; fetch or export it again")
 
 
+def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """The pictures of a stream, in the order in which they are shown.
+
+    VP8 and VP9 keep transparency beside the pictures; libav's own decoders do not look there.
+    """
+    decoder = _alpha_decoder(stream)
+    if decoder is None:
+        yield from container.decode(stream)
+        return
+    for packet in container.demux(stream):
+        yield from decoder.decode(packet)
+
+
+def _alpha_decoder(stream: VideoStream) -> VideoCodecContext | None:
+    """A decoder that finds the transparency of a stream that has some, if libav was built so."""
+    if stream.metadata.get("alpha_mode") != "1":
+        return None
+    try:
+        decoder = CodecContext.create(_ALPHA_DECODERS[stream.codec_context.name], "r")
+    except (av.FFmpegError, LookupError):
+        return None
+    assert isinstance(decoder, VideoCodecContext)
+    return decoder
+
+
+def times_may_jump(container: InputContainer) -> bool:
+    """Whether times may leap midway, as in what a broadcast was cut from; then none is sought."""
+    return container.format.name in _BROADCAST
+
+
+class Timeline:
+    """Times that begin anew, as in joined recordings, put one after the other.
+
+    Attributes:
+        is_joined: some did.
+    """
+
+    def __init__(self, container: InputContainer) -> None:
+        self.is_joined = False
+        self._longest = _LONGEST_GAP if times_may_jump(container) else None
+        self._shift = Fraction(0)
+        self._latest: Fraction | None = None
+        self._end = Fraction(0)
+
+    def placed(self, order: Fraction, start: Fraction, length: Fraction) -> Fraction:
+        """When a picture appears, in seconds; pictures come in the order of `order`.
+
+        Args:
+            order: a time that grows from picture to picture: that of decoding, or of showing.
+            start: when it appears by the file.
+            length: how long it stays.
+        """
+        step = Fraction(0) if self._latest is None else order - self._latest
+        if step < -_JITTER or (self._longest is not None and step > self._longest):
+            self._shift = self._end - start
+            self.is_joined = True
+        self._latest = order
+        self._end = max(self._end, start + self._shift + length)
+        return start + self._shift
+
+
 def _video_stream(container: InputContainer, name: str) -> VideoStream:
-    stream = container.streams.best("video")
-    if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+    videos = _videos(container)
+    if not videos:
         raise MediaError(f"{name} has no pictures, only sound; name a video")
+    stream = max(videos, key=_precedence)
     if stream.codec_context is None:
         raise MediaError(f"{name} has an unknown video codec; convert it with ffmpeg")
     if stream.width * stream.height * pixel_aspect(stream) > PIXEL_LIMIT:
@@ -83,6 +164,19 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
         )
     stream.thread_type = "AUTO"
     return stream
+
+
+def _videos(container: InputContainer) -> list[VideoStream]:
+    """The streams of moving pictures, without covers."""
+    streams = container.streams.video
+    return [one for one in streams if not one.disposition & Disposition.attached_pic]
+
+
+def _precedence(stream: VideoStream) -> tuple[bool, bool, int]:
+    """What ranks the streams of a file: moving pictures, the default one, the largest."""
+    is_default = bool(stream.disposition & Disposition.default)
+    area = 0 if stream.codec_context is None else stream.width * stream.height
+    return stream.frames != 1, is_default, area
 
 
 def frame_rate(stream: VideoStream) -> Fraction:
@@ -118,18 +212,26 @@ def survey_clip(file: BinaryIO, name: str) -> Survey:
     with open_container(file, name) as (container, stream):
         spans: list[tuple[Fraction, Fraction]] = []
         last_is_corrupt = False
+        reached = Fraction(0)
+        timeline = Timeline(container)
         for packet in container.demux():
             if packet.size == 0 or packet.stream.type not in ("video", "audio"):
                 continue
             last_is_corrupt = packet.is_corrupt
+            reached = max(reached, (packet.dts or 0) * packet.time_base)
             if packet.stream_index != stream.index or packet.is_discard:
                 continue
-            ticks = stamp(packet, container)
-            previous = spans[-1][1] if spans else Fraction(0)
-            start = previous if ticks is None else ticks * packet.time_base
-            length = (packet.duration or 0) * packet.time_base or 1 / frame_rate(stream)
+            ticks, tick = stamp(packet, container), packet.time_base
+            length = (packet.duration or 0) * tick or 1 / frame_rate(stream)
+            if ticks is None:
+                start = spans[-1][1] if spans else Fraction(0)
+            else:
+                order = ticks if packet.dts is None else packet.dts
+                start = timeline.placed(order * tick, ticks * tick, length)
             spans.append((start, start + length))
-        if not spans or last_is_corrupt or _is_cut(container.format.name, file):
+        structure = _structure(container.format.name, file)
+        is_short = container.format.name == "flv" and _stated(container) > reached + _MISSING
+        if not spans or last_is_corrupt or structure.is_cut or is_short:
             raise damaged(name)
         starts = sorted(start for start, _ in spans)
         notes = []
@@ -137,8 +239,17 @@ def survey_clip(file: BinaryIO, name: str) -> Survey:
             notes.append("its frame rate varies; it is sampled by time")
         if container.streams.audio:
             notes.append("its sound is left out")
-        if stream.metadata.get("alpha_mode") == "1":
+        if stream.metadata.get("alpha_mode") == "1" and _alpha_decoder(stream) is None:
             notes.append("its transparency is left out")
+        if timeline.is_joined:
+            notes.append("its times begin anew midway; the parts follow each other")
+        elif structure.is_joined:
+            notes.append("it is several files in one, of which the first is used")
+        count = sum(one.frames != 1 for one in _videos(container))
+        if count > 1:
+            notes.append(
+                f"it has {count} videos; the one of {stream.width}×{stream.height} is used"
+            )
         held = starts[0] + held_seconds(container, stream)
         end = max(held, *(end for _, end in spans))
         return Survey(starts[0], starts[-1], end, tuple(notes))
@@ -149,26 +260,48 @@ def _is_steady(starts: list[Fraction], tick: Fraction) -> bool:
     return max(gaps) - min(gaps) <= max(2 * tick, min(gaps) / 10)
 
 
-def _is_cut(kind: str, file: BinaryIO) -> bool:
-    """Whether a file of libav's format `kind` stops before the end that it states.
+def _stated(container: InputContainer) -> Fraction:
+    """How many seconds a file says that it lasts; 0 if it does not."""
+    return Fraction(container.duration or 0, av.time_base)
+
+
+class _Structure(NamedTuple):
+    """Whether a file stops before the end that it states, and whether another one follows."""
+
+    is_cut: bool
+    is_joined: bool = False
+
+
+def _structure(kind: str, file: BinaryIO) -> _Structure:
+    """What the outermost parts of a file of libav's format `kind` say.
 
     libav reads most files to wherever they stop, without a word.
     """
     length = file.seek(0, os.SEEK_END)
+    if kind in _HEADS:
+        file.seek(0)
+        head = file.read(_HEADS[kind])
+        pieces = iter(lambda: file.read(_READ_BYTES), b"")
+        return _Structure(False, any(head in piece for piece in pieces))
     if kind in ("gif", "ogg"):
         file.seek(max(0, length - _READ_BYTES))
         tail = file.read()
         if kind == "gif":
-            return not tail.rstrip(b"\0").endswith(b";")
-        return not tail[tail.rfind(b"OggS") + 5] & _OGG_LAST_PAGE
-    position = 0
+            return _Structure(not tail.rstrip(b"\0").endswith(b";"))
+        return _Structure(not tail[tail.rfind(b"OggS") + 5] & _OGG_LAST_PAGE)
+    position, heads = 0, []
     while position < length:
         file.seek(position)
-        size = _element_size(kind, file.read(_HEAD_BYTES))
+        head = file.read(_HEAD_BYTES)
+        heads.append(head[_KIND_AT.get(kind, slice(4, 8))])
+        size = _element_size(kind, head)
         if not size:
-            return False
+            break
         position += size
-    return position > length + _MISCOUNTED_BYTES
+    # Of these libav reads the first, unless it is the head of a stream's pieces.
+    reads_first = kind.startswith(("mov,", "asf")) and b"moof" not in heads
+    is_joined = reads_first and heads[0] in heads[1:]
+    return _Structure(position > length + _MISCOUNTED_BYTES, is_joined)
 
 
 def _element_size(kind: str, head: bytes) -> int:

@@ -21,14 +21,18 @@ from torch import Tensor
 from istar.errors import MediaError
 from istar.media.clip_container import (
     Survey,
+    Timeline,
     damaged,
+    decoded,
     frame_rate,
     held_seconds,
     open_container,
     stamp,
     survey_clip,
+    times_may_jump,
 )
 from istar.media.clip_pixels import FrameConversion
+from istar.media.pictures import as_video
 from istar.media.sources import open_source, source_name
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
@@ -98,7 +102,7 @@ class ClipReader:
             width=conversion.width,
             height=conversion.height,
             seconds=float(survey.end - survey.start),
-            notes=conversion.notes + survey.notes,
+            notes=tuple(f"{self._name}: {note}" for note in conversion.notes + survey.notes),
         )
 
     def read(self, *, size: tuple[int, int] | None = None) -> Clip:
@@ -125,7 +129,7 @@ class ClipReader:
         if not samples or self._survey.last - samples[-1].start > _MISSING_TOLERATED:
             raise damaged(self._name)
         broken = sum(sample.is_broken for sample in samples)
-        said = (f"{broken} of its pictures are damaged",) if broken else ()
+        said = (f"{self._name}: {broken} of its pictures are damaged",) if broken else ()
         return Clip(frames=torch.stack([item.pixels for item in samples]), notes=info.notes + said)
 
     def read_piece(
@@ -160,7 +164,7 @@ class ClipReader:
     def _opening(self) -> tuple[FrameConversion, Fraction]:
         """How to convert the frames, and when the first one appears."""
         with open_container(self._file, self._name) as (container, stream):
-            for frame in container.decode(stream):
+            for frame in container.decode(stream):  # the decoder that knows the orientation
                 origin = (stamp(frame, container) or 0) * (stream.time_base or Fraction(1))
                 return FrameConversion(frame, stream, self._name), origin
         raise damaged(self._name)
@@ -171,8 +175,8 @@ class ClipReader:
         """Pictures from number `first` on; if `sought`, from where the seek leads at the latest."""
         conversion, origin = self._opening
         since = origin + Fraction(first, FRAMES_PER_SECOND) - _SEEK_MARGIN
-        sought = sought and since > origin
         with open_container(self._file, self._name) as (container, stream):
+            sought = sought and since > origin and not times_may_jump(container)
             if sought:
                 with suppress(av.FFmpegError):
                     container.seek(floor(since / (stream.time_base or 1)), stream=stream)
@@ -199,8 +203,9 @@ def open_clip(source: Path | BinaryIO) -> Iterator[ClipReader]:
         >>> with open_clip(Path("waves.mp4")) as clip:
         ...     clip.info.seconds, clip.read(size=(480, 848)).frames.shape
     """
-    with open_source(source) as file:
-        yield ClipReader(file, source_name(source))
+    name = source_name(source)
+    with open_source(source) as file, as_video(file, name) as video:
+        yield ClipReader(video, name)
 
 
 def probe_clip(source: Path | BinaryIO) -> ClipInfo:
@@ -236,11 +241,16 @@ def _sampled(
     # frames instead, and rounds nothing.
     slack = tick / 2 if tick <= _COARSEST_ROUNDED_TICK else Fraction(0)
     number, current, start, end = 0, None, origin, origin
-    for frame in container.decode(stream):
+    timeline = Timeline(container)
+    for frame in decoded(container, stream):
         ticks = stamp(frame, container)
+        length = (frame.duration or 0) * tick or 1 / frame_rate(stream)
         if ticks is None and sought:
             return
-        following = end if ticks is None else max(start, ticks * tick)
+        if ticks is None:
+            following = end
+        else:
+            following = max(start, timeline.placed(ticks * tick, ticks * tick, length))
         until = (following - slack - origin) * FRAMES_PER_SECOND
         if current is None:
             number = max(0, ceil(until))
@@ -248,7 +258,7 @@ def _sampled(
             yield number, start, current
             number += 1
         current, start = frame, following
-        end = start + ((frame.duration or 0) * tick or 1 / frame_rate(stream))
+        end = start + length
     seconds = max(end - origin, held_seconds(container, stream))
     total = max(1, floor(seconds * FRAMES_PER_SECOND + Fraction(1, 2)))
     while current is not None and number < total:

@@ -8,10 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from shutil import copyfileobj
 from typing import BinaryIO
 
+from istar.byte_size import readable_size
 from istar.errors import MediaError
+
+_PIECE_BYTES = 1_000_000
+_PIPE_BYTES = 8_000_000_000
 
 
 def source_name(source: Path | BinaryIO) -> str:
@@ -36,7 +39,12 @@ def open_source(source: Path | BinaryIO) -> Iterator[BinaryIO]:
                 file = source
             if not file.seekable():
                 spool = stack.enter_context(tempfile.TemporaryFile())
-                copyfileobj(file, spool)
+                while piece := file.read(_PIECE_BYTES):
+                    spool.write(piece)
+                    if spool.tell() > _PIPE_BYTES:
+                        raise MediaError(
+                            f"{name} has sent {readable_size(_PIPE_BYTES)} and more; save it first"
+                        )
                 file = spool
             if file.seek(0, os.SEEK_END) == 0:
                 raise MediaError(f"{name} is empty; check how it was made or downloaded")

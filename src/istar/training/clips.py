@@ -9,10 +9,11 @@ relative to the list. A PNG, JPEG or WebP file is a picture: a clip of one.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -20,10 +21,21 @@ from torch import Tensor
 from istar.errors import MediaError, UsageError
 from istar.files import PICTURE_SUFFIXES
 from istar.media import cover_and_crop, probe_clip, read_picture, read_piece
+from istar.text_files import LIST_BYTES, read_text
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
 _PICTURE = 1 / FRAMES_PER_SECOND
 """Seconds, of which one may be missing."""
+
+_LATEST_SECOND = 1_000_000
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+
+class SkippedLine(NamedTuple):
+    """The number of a list's line that lists no clip, from 1, and the reason."""
+
+    number: int
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +46,14 @@ class ListedClip:
         path: the video or picture.
         captions: one or more wordings.
         begin, end: the piece, in seconds; without an end to the end of the video.
+        line: its number in the list, from 1.
     """
 
     path: Path
     captions: tuple[str, ...]
     begin: float = 0.0
     end: float | None = None
+    line: int = 1
 
     @property
     def still(self) -> bool:
@@ -113,40 +127,79 @@ class ListedClip:
         return end - self.begin - count * _PICTURE
 
 
-def read_list(path: Path) -> tuple[list[ListedClip], int]:
-    """The clips of a list, and how many of its lines are invalid.
+def read_list(path: Path) -> tuple[list[ListedClip], list[SkippedLine]]:
+    """The clips of a list, and the lines that list none.
 
     Raises:
         UsageError: the list cannot be read, or no line of it is valid.
     """
-    clips, skipped = [], 0
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is not a readable list of clips: {error}") from error
-    for line in filter(str.strip, lines):
+    clips, skipped = [], []
+    for number, line in enumerate(read_text(path, limit=LIST_BYTES).split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
-            clips.append(_clip(json.loads(line), path.parent))
-        except (LookupError, TypeError, ValueError, OverflowError, RuntimeError):
-            skipped += 1
+            clips.append(_clip(line, number, path.parent))
+        except UsageError as error:
+            skipped.append(SkippedLine(number, str(error)))
     if not clips:
         raise UsageError(
             f'{path} lists no clips: a line is {{"path": "boat.mp4", "caption": "a boat leaves"}}'
+            + "".join(f"; line {number}: {reason}" for number, reason in skipped[:1])
         )
     return clips, skipped
 
 
-def _clip(entry: Any, base: Path) -> ListedClip:
-    captions = entry["captions"] if "captions" in entry else [entry["caption"]]
-    path, begin, end = entry["path"], entry.get("begin", 0.0), entry.get("end")
-    if not captions or not all(isinstance(text, str) and text.strip() for text in captions):
-        raise ValueError("captions")
-    for text in (path, *captions):
-        text.encode()  # half a surrogate pair, which JSON allows, cannot be
-    if "\0" in path:
-        raise ValueError("path")
-    if not isfinite(begin) or begin < 0 or not (end is None or begin < end < float("inf")):
-        raise ValueError("begin and end")
-    return ListedClip(
-        path=base / Path(path).expanduser(), captions=tuple(captions), begin=begin, end=end
+def skipped_notes(path: Path, skipped: Sequence[SkippedLine]) -> tuple[str, ...]:
+    """A sentence for every reason for which lines of the list `path` are skipped."""
+    by_reason: dict[str, list[int]] = {}
+    for number, reason in skipped:
+        by_reason.setdefault(reason, []).append(number)
+    return tuple(
+        f"{path}: line {first} is skipped: {reason}"
+        + (f"; so {'are' if others[1:] else 'is'} {len(others)} more" if others else "")
+        for reason, (first, *others) in by_reason.items()
     )
+
+
+def _clip(line: str, number: int, base: Path) -> ListedClip:
+    """The clip of a line.
+
+    Raises:
+        UsageError: why the line lists no clip.
+    """
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        raise UsageError("it is not JSON") from None
+    if not isinstance(entry, dict):
+        raise UsageError("it is not a JSON object")
+    path = entry.get("path")
+    captions = entry["captions"] if "captions" in entry else [entry.get("caption")]
+    begin, end = entry.get("begin", 0.0), entry.get("end")
+    if not _is_text(path) or "\0" in path:
+        raise UsageError("its path is not the name of a file")
+    if not isinstance(captions, list):
+        raise UsageError("its captions are not a list; a single text is called caption")
+    if not captions or not all(map(_is_text, captions)):
+        raise UsageError("it has no caption, or one that is not a text")
+    if not _is_time(begin) or not (end is None or _is_time(end)):
+        raise UsageError(f"its begin or end is no number of seconds from 0 to {_LATEST_SECOND:,}")
+    if end is not None and end <= begin:
+        raise UsageError("its end does not come after its begin")
+    try:
+        file = base / Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError("its path names a home directory that is unknown") from None
+    return ListedClip(path=file, captions=tuple(captions), begin=begin, end=end, line=number)
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether a value is a text with something in it, all of it characters."""
+    # Half a surrogate pair, which JSON allows, is no character.
+    return isinstance(value, str) and bool(value.strip()) and not _HALF_PAIR.search(value)
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value <= _LATEST_SECOND

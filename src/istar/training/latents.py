@@ -23,6 +23,7 @@ from torch import Tensor
 from istar.checkpoint.write import save_tensors
 from istar.errors import CheckpointError, UsageError
 from istar.files import write_text
+from istar.text_files import LIST_BYTES, read_json, read_text
 from istar.video_tokenizer.model import VideoTokenizer
 
 MAKE_LATENTS = ("encoder.", "project_in.", "latent_scales")
@@ -151,8 +152,8 @@ def origin_of(directory: Path) -> dict[str, Any]:
         UsageError: there is no record of it.
     """
     try:
-        origin = json.loads((directory / _ORIGIN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        origin = read_json(directory / _ORIGIN)
+    except UsageError:
         origin = None
     if not isinstance(origin, dict):
         raise UsageError(f"{directory} has no record of how it was prepared", remedies=("prepare",))
@@ -180,9 +181,9 @@ def clips_in(shard: Path) -> list[PreparedClip]:
     """
     index = shard.with_suffix(".jsonl")
     try:
-        lines = index.read_text(encoding="utf-8").splitlines()
+        lines = read_text(index, limit=LIST_BYTES).splitlines()
         return [_clip(shard, json.loads(line)) for line in lines]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (UsageError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"{index} is not the index of prepared clips") from error
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from istar.errors import MediaError, UsageError
 from istar.generation.schedule import PixelBudget, nearest_template
 from istar.lab.world import Scene, random_scene
-from istar.training.clips import ListedClip, read_list
+from istar.training.clips import ListedClip, read_list, skipped_notes
 from istar.training.config import ClipsConfig
 from istar.training.distributed import Share
 from istar.training.seeds import draw, seed_of
@@ -31,7 +31,7 @@ class ClipSource:
     Attributes:
         config: which clips.
         budget: the size of the pictures.
-        invalid_lines: how many lines of the list are skipped.
+        notes: which lines of the list are skipped, and why.
 
     Raises:
         UsageError: a list of clips cannot be read or has no clip of one of the lengths, or a window
@@ -41,10 +41,11 @@ class ClipSource:
     def __init__(self, config: ClipsConfig, budget: PixelBudget) -> None:
         self.config = config
         self.budget = budget
-        self.invalid_lines = 0
+        self.notes: tuple[str, ...] = ()
         self._listed: dict[int, list[ListedClip]] = {}
         if config.list is not None:
-            listed, self.invalid_lines = read_list(config.list)
+            listed, skipped = read_list(config.list)
+            self.notes = skipped_notes(config.list, skipped)
             for length in config.lengths:
                 self._listed[length] = [clip for clip in listed if clip.may_hold(length)]
                 if not self._listed[length]:

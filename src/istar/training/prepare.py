@@ -16,7 +16,7 @@ from istar.checkpoint.read import load_video_tokenizer
 from istar.errors import MediaError
 from istar.lab.world import random_scene
 from istar.models.manifest import file_hash, read_manifest
-from istar.training.clips import ListedClip, read_list
+from istar.training.clips import ListedClip, read_list, skipped_notes
 from istar.training.config import PrepareConfig, SetConfig
 from istar.training.distributed import Share
 from istar.training.latents import (
@@ -33,6 +33,7 @@ from istar.video_tokenizer.conv import lay_channels_last
 from istar.video_tokenizer.model import VideoTokenizer, to_range
 
 _PICTURES_AT_ONCE = 64
+_MOST_FAILURES_SAID = 10
 _ALL = Share()
 
 
@@ -46,19 +47,23 @@ class Prepared:
         skipped: those that could not be read, and the lists' invalid lines, which the first process
             counts.
         path: the shard.
+        notes: which clips and lines were skipped since the event before, and why; of clips that
+            cannot be read the first few.
     """
 
     clips: int
     total: int
     skipped: int
     path: Path
+    notes: tuple[str, ...]
 
 
 class _LoadedClip(NamedTuple):
-    """A clip to encode: pictures `(F, H, W, 3)`, uint8, or None if unreadable; its captions."""
+    """A clip to encode: pictures `(F, H, W, 3)`, uint8, and captions; or why it is unreadable."""
 
     pictures: Tensor | None
     captions: tuple[str, ...]
+    failure: str = ""
 
 
 def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) -> Iterator[Prepared]:
@@ -78,10 +83,16 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
     encoder = encoder_digest(tokenizer)
     shards: list[_Shard] = []
     skipped = 0
+    notes: list[str] = []
+    failures = 0
     for one in config.sets:
         sizes = [picture_size(spec.pixel_budget, aspect) for aspect in one.aspects]
-        listed, invalid = ([], 0) if one.list is None else read_list(one.list)
-        skipped += invalid if share.rank == 0 else 0
+        listed: list[ListedClip] = []
+        if one.list is not None:
+            listed, invalid = read_list(one.list)
+            if share.rank == 0:
+                skipped += len(invalid)
+                notes += skipped_notes(one.list, invalid)
         begin_set(config.output / one.name, _origin(one, config, sizes, encoder))
         clips = _Clips(one, config.seed, sizes, listed)
         for number, first in enumerate(range(0, len(clips), config.shard)):
@@ -96,12 +107,15 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
             readable = len(clips_in(path))
         else:
             loader = DataLoader(clips, batch_size=None, sampler=wanted, num_workers=config.workers)
-            latents, captions = _encoded(tokenizer, loader, device)
+            latents, captions, unreadable = _encoded(tokenizer, loader, device)
             write_shard(path.parent, number, latents, captions)
             readable = len(latents)
+            notes += unreadable[: max(0, _MOST_FAILURES_SAID - failures)]
+            failures += len(unreadable)
         skipped += len(wanted) - readable
         done += len(wanted)
-        yield Prepared(clips=done, total=total, skipped=skipped, path=path)
+        yield Prepared(clips=done, total=total, skipped=skipped, path=path, notes=tuple(notes))
+        notes = []
     for one in config.sets:
         paths = [shard.path for shard in shards if shard.clips.config is one]
         # Another process may still be writing it.
@@ -155,8 +169,9 @@ class _Clips(Dataset[_LoadedClip]):
         try:
             size = min(self._sizes, key=lambda size: abs(log(size[0] / size[1] / clip.aspect())))
             return _LoadedClip(clip.pictures(self.config.length, *size), clip.captions)
-        except MediaError:
-            return _LoadedClip(None, clip.captions)
+        except MediaError as error:
+            failure = f"{self.config.list}: line {clip.line} is skipped: {error}"
+            return _LoadedClip(None, clip.captions, failure)
 
 
 class _Shard(NamedTuple):
@@ -170,10 +185,11 @@ class _Shard(NamedTuple):
 
 def _encoded(
     tokenizer: VideoTokenizer, clips: Iterable[_LoadedClip], device: torch.device
-) -> tuple[list[Tensor], list[tuple[str, ...]]]:
-    """Latents `(C, T, h, w)` and captions of the readable clips, in batches of one shape."""
+) -> tuple[list[Tensor], list[tuple[str, ...]], list[str]]:
+    """Latents `(C, T, h, w)` and captions of the readable clips, and why others are skipped."""
     latents: list[Tensor] = []
     captions: list[tuple[str, ...]] = []
+    failures: list[str] = []
     waiting: dict[torch.Size, list[_LoadedClip]] = {}
 
     def encode(batch: list[_LoadedClip]) -> None:
@@ -184,6 +200,7 @@ def _encoded(
 
     for one in clips:
         if one.pictures is None:
+            failures.append(one.failure)
             continue
         batch = waiting.setdefault(one.pictures.shape, [])
         batch.append(one)
@@ -191,4 +208,4 @@ def _encoded(
             encode(waiting.pop(one.pictures.shape))
     for batch in waiting.values():
         encode(batch)
-    return latents, captions
+    return latents, captions, failures

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from istar.decoding import decode
 from istar.errors import UsageError
+from istar.text_files import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,9 +29,9 @@ def read_config(path: Path, kind: type[_Config]) -> _Config:
             out of range.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is not readable TOML: {error}") from error
+        content = tomllib.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not TOML: {error}") from error
     try:
         return decode(kind, content, base=path.absolute().parent)
     except UsageError as error:

@@ -108,7 +108,7 @@ class TokenizerTask:
     """A tokenizer run, see `istar.training.trainer.Task`.
 
     Attributes:
-        invalid_lines: how many lines of its list of clips are skipped.
+        notes: which lines of its list of clips are skipped, and why.
     """
 
     def __init__(self, config: TokenizerTraining) -> None:
@@ -122,7 +122,7 @@ class TokenizerTask:
                 f"{config.quantizer.drop_most}"
             )
         self._clips = ClipSource(config.data, self.spec.pixel_budget)
-        self.invalid_lines = self._clips.invalid_lines
+        self.notes = self._clips.notes
         torch.manual_seed(config.run.seed)
         self.network: nn.Module = TokenizerNetwork(
             self._sizes, adversarial=config.reconstruction.adversarial > 0
