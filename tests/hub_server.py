@@ -323,6 +323,10 @@ class Pull:
         return [line for line in self.lines if line.get("event") == name]
 
 
+PULLS: list[subprocess.Popen[str]] = []
+"""What `start_pull` started; the fixture `no_pull_survives` ends it."""
+
+
 def start_pull(
     home: Path,
     address: str,
@@ -355,6 +359,7 @@ def start_pull(
         stderr=subprocess.PIPE,
         text=True,
     )
+    PULLS.append(process)
     return Pull(process)
 
 

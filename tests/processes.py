@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 ISTAR = (sys.executable, "-m", "istar")
 """The command in a process of its own."""
@@ -141,6 +142,14 @@ def started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def end(processes: Iterable[subprocess.Popen[Any]]) -> None:
+    """Kill what still runs of some processes, and close their pipes."""
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
         process.communicate()
 
 

@@ -58,7 +58,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.generation.schedule",
         "istar.request",
     ),
-    ("istar.decoding", "istar.checkpoint.files", "istar.files"),
+    ("istar.tables", "istar.checkpoint.files", "istar.files"),
     ("istar.text_files",),
     ("istar.errors", "istar.byte_size"),
 )

@@ -31,15 +31,18 @@ def write_any(path: Path, metadata: dict[str, str] | None = None) -> Path:
     return write_picture(smooth_clip(1)[0], path, metadata=metadata)
 
 
+@pytest.mark.signals
 def test_a_killed_process_leaves_no_file_under_the_name(tmp_path: Path) -> None:
     code = (
-        "import sys, time, torch; from pathlib import Path; from istar.media import ClipWriter\n"
+        "import sys, torch; from pathlib import Path; from istar.media import ClipWriter\n"
         "with ClipWriter(Path(sys.argv[1]), 64, 96) as writer:\n"
         "    writer.write(torch.zeros(200, 64, 96, 3, dtype=torch.uint8))\n"
-        "    print('written', flush=True); time.sleep(60)\n"
+        "    print('written', flush=True); sys.stdin.read()\n"
     )
     target = tmp_path / "clip.mp4"
-    process = subprocess.Popen([sys.executable, "-c", code, target], stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"written\n"

@@ -62,7 +62,7 @@ class Gpu:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hub:
+class HubReport:
     """Whether the Hub answers, and the cache that models are downloaded into."""
 
     settings: HubSettings
@@ -98,7 +98,7 @@ class Report:
     cores: int | None  # that this process may use
     memory_bytes: int | None  # what the container may use of it
     available_bytes: int | None  # of memory, without swapping
-    hub: Hub | None  # None if its client or its cache does not work
+    hub: HubReport | None  # None if its client or its cache does not work
     models: tuple[ModelNeeds, ...]
     findings: tuple[Finding, ...]
 
@@ -312,7 +312,7 @@ def _memory_findings(gpus: tuple[Gpu, ...], available: int | None) -> list[Findi
     return [Finding(text=text, advice=advice, remedies=("tiny",), prevents_generating=True)]
 
 
-def _read_hub(ask: bool, findings: list[Finding]) -> tuple[Hub | None, dict[str, int]]:
+def _read_hub(ask: bool, findings: list[Finding]) -> tuple[HubReport | None, dict[str, int]]:
     """The Hub, and what is still to be downloaded of each released model."""
     try:
         settings = hub_settings()
@@ -350,7 +350,7 @@ def _read_hub(ask: bool, findings: list[Finding]) -> tuple[Hub | None, dict[str,
             findings.append(_of_error(error, prevents=least > 0))
     # 3. What is here; models share some of it.
     parts = {(part.path, part.revision): part for here in states for part in here.parts}
-    hub = Hub(
+    hub = HubReport(
         settings=settings,
         state=state,
         is_writable=is_writable,
@@ -373,7 +373,7 @@ def _of_error(error: HubError, *, prevents: bool) -> Finding:
 
 
 def _model_needs(
-    gpus: tuple[Gpu, ...], available: int | None, hub: Hub | None, missing: dict[str, int]
+    gpus: tuple[Gpu, ...], available: int | None, hub: HubReport | None, missing: dict[str, int]
 ) -> Iterator[ModelNeeds]:
     most = max((gpu.free_bytes for gpu in gpus), default=None)
     for spec in known_models():

@@ -19,6 +19,7 @@ from hub_server import Hub, serving
 from istar.checkpoint.read import load_transformer
 from istar.media import read_picture
 from istar.models.released import RELEASED_MODELS
+from processes import end
 from random_checkpoint import write_checkpoint
 
 BASE, INTERACT = RELEASED_MODELS[1], RELEASED_MODELS[2]
@@ -52,6 +53,7 @@ class Person:
 
     def __init__(self, home: Path, hub: Hub) -> None:
         self.home = home
+        self.processes: list[subprocess.Popen[str]] = []
         home.mkdir()
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
@@ -64,7 +66,7 @@ class Person:
         }
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "istar", *arguments],
             cwd=self.home,
             env={**self.environment, **environment},
@@ -73,6 +75,8 @@ class Person:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.processes.append(process)
+        return process
 
     def run(
         self, *arguments: str, code: int = 0, **environment: str
@@ -117,8 +121,10 @@ class Person:
 
 
 @pytest.fixture
-def person(tmp_path: Path, hub: Hub) -> Person:
-    return Person(tmp_path / "home", hub)
+def person(tmp_path: Path, hub: Hub) -> Iterator[Person]:
+    person = Person(tmp_path / "home", hub)
+    yield person
+    end(person.processes)
 
 
 def listed(person: Person, name: str = "480p") -> dict[str, object]:
@@ -145,6 +151,7 @@ def test_pull_verify_generate_in_one_go(person: Person, hub: Hub) -> None:
     assert len(hub.log) == before
 
 
+@pytest.mark.signals
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_pull_that_was_ended_continues(person: Person, hub: Hub, number: signal.Signals) -> None:
     hub.faults.pause = 0.1

@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 from huggingface_hub import close_session, constants
 
-from hub_server import COMMIT, FILES, LATER, Hub, serving
+from hub_server import COMMIT, FILES, LATER, PULLS, Hub, serving
 from istar.models import download
+from processes import end
+
+
+@pytest.fixture(autouse=True)
+def no_pull_survives() -> Iterator[None]:
+    """End the pulls that a failed test left behind."""
+    yield
+    end(PULLS)
+    PULLS.clear()
 
 
 @pytest.fixture

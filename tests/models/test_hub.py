@@ -182,6 +182,7 @@ class TestToken:
 
 
 class TestResume:
+    @pytest.mark.signals
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
     def test_a_stopped_pull_continues_where_it_was(
         self, number: signal.Signals, hub: Hub, tmp_path: Path
@@ -190,10 +191,10 @@ class TestResume:
         started = start_pull(tmp_path, hub.address, (LARGE,))
         # The journal is written every second.
         started.wait_for("DownloadProgress", done=3_500_000)
-        began = time.monotonic()
+        hub.faults.pause = 60  # longer than `finish` waits
         started.process.send_signal(number)
         started.finish()
-        assert time.monotonic() - began < 5
+        hub.faults.pause = 0
         assert started.process.returncode == (130 if number == signal.SIGINT else -number)
         missing = json.loads(blob(tmp_path, ".part.json").read_text())
         there = blob(tmp_path, ".part").read_bytes()
@@ -274,7 +275,8 @@ class TestShared:
         assert bodies == sorted(f"/{REPO}/resolve/{COMMIT}/{path}" for path in ASKED if FILES[path])
         assert sum(bool(one.events("DownloadWaiting")) for one in pulls) == 3
 
-    def test_the_lock_of_a_killed_process_blocks_nobody(self, hub: Hub, tmp_path: Path) -> None:
+    @pytest.mark.signals
+    def test_the_lock_of_a_killed_process_is_free(self, hub: Hub, tmp_path: Path) -> None:
         hub.faults.pause = 0.1
         started = start_pull(tmp_path, hub.address, (LARGE,))
         started.wait_for("DownloadProgress", done=1)

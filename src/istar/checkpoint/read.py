@@ -69,7 +69,8 @@ class SafetensorFiles:
         for file, names in self._names.items():
             with open_safetensors(file) as tensors:
                 for name in names:
-                    with explained_file_errors(file):
+                    # Older safetensors put tensors on torch's default device.
+                    with explained_file_errors(file), torch.device("cpu"):
                         tensor = tensors.get_tensor(name)
                     yield name, tensor
 

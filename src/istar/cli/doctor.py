@@ -15,7 +15,7 @@ from istar.byte_size import readable_size
 from istar.cli.console import print_lines, printable
 from istar.cli.models import JsonOption
 from istar.cli.remedies import with_remedies
-from istar.doctor import Hub, Report, examine
+from istar.doctor import HubReport, Report, examine
 
 _FITS = {True: "fits", False: "too much", None: "unknown"}
 
@@ -84,7 +84,7 @@ def _machine(report: Report) -> Iterator[tuple[str, str]]:
     yield "memory", f"{available} available of {total}"
 
 
-def _hub(hub: Hub | None) -> Iterator[tuple[str, str]]:
+def _hub(hub: HubReport | None) -> Iterator[tuple[str, str]]:
     if hub is None:
         yield "cache", "cannot be used"
         return

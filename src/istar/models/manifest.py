@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from istar.checkpoint.files import read_table
-from istar.decoding import decode, encode
 from istar.errors import CheckpointError
 from istar.generation.guidance import GuidanceConfig
 from istar.generation.sampling import SamplingConfig
 from istar.generation.schedule import PIXEL_BUDGETS, ContextKind, PixelBudget, PyramidKind
 from istar.model_spec import InteractConfig, ModelSpec, Precision, PromptForm, Source
 from istar.models.released import RELEASED_MODELS
+from istar.tables import decode, encode
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.config import VideoTokenizerConfig
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import TypeVar
 
-from istar.decoding import decode
 from istar.errors import UsageError
+from istar.tables import decode
 from istar.text_files import read_text
 
 if sys.version_info >= (3, 11):

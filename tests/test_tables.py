@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import pytest
 
-from istar.decoding import decode, encode
 from istar.errors import CheckpointError
 from istar.request import GenerationRequest
+from istar.tables import decode, encode
 
 
 @dataclass(frozen=True, kw_only=True)
