@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +17,15 @@ from istar.errors import MediaError, UsageError
 CLIP_SUFFIXES = (".mp4",)
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
+_SLASHES = tuple(filter(None, (os.sep, os.altsep)))
 
-def output_path(wanted: Path | None, *, default_stem: str, suffix: str, overwrite: bool) -> Path:
+_unfinished: set[Path] = set()
+"""Temporary files and directories of this process."""
+
+
+def output_path(
+    wanted: str | Path | None, *, default_stem: str, suffix: str, overwrite: bool
+) -> Path:
     """The name an output will get.
 
     None and directories get `{default_stem}-0001{suffix}`, counted up to a free name. A name
@@ -26,7 +33,8 @@ def output_path(wanted: Path | None, *, default_stem: str, suffix: str, overwrit
     `overwrite`.
 
     Args:
-        wanted: a file or a directory; `~` is expanded.
+        wanted: a file, or a directory, as which a text with a slash at its end is taken; `~` is
+            expanded.
         default_stem: how default names begin.
         suffix: `.mp4` for clips, `.png` for pictures; any suffix of the same kind may be asked
             for.
@@ -39,17 +47,22 @@ def output_path(wanted: Path | None, *, default_stem: str, suffix: str, overwrit
     try:
         return _output_path(wanted, default_stem, suffix, overwrite)
     except OSError as error:
-        raise writing_failed(wanted or Path(), error) from error
+        raise writing_failed(Path(wanted or ""), error) from error
 
 
-def _output_path(wanted: Path | None, default_stem: str, suffix: str, overwrite: bool) -> Path:
-    if wanted is not None and "\0" in str(wanted):
+def _output_path(
+    wanted: str | Path | None, default_stem: str, suffix: str, overwrite: bool
+) -> Path:
+    if wanted == "":
+        raise UsageError("the output path is empty")
+    text = str(wanted or "")
+    if "\0" in text:
         raise UsageError("an output path cannot hold a NUL character")
     try:
-        target = Path() if wanted is None else wanted.expanduser()
+        target = Path(text).expanduser()
     except RuntimeError as error:
         raise UsageError(f"'{wanted}' names a home directory that is unknown") from error
-    if target.is_dir():
+    if target.is_dir() or text.endswith(_SLASHES):
         _check_directory(target)
         return next(
             name
@@ -102,16 +115,16 @@ def writing_failed(target: Path, error: Exception) -> MediaError:
     return MediaError(f"cannot write '{target}': {reason}; {advice}")
 
 
-def write_text(target: Path, text: str, *, overwrite: bool) -> Path:
+def write_text(target: Path, text: str, *, overwrite: bool, numbered: bool = False) -> Path:
     """Write a text file, UTF-8, whole or not at all.
 
     Returns:
         the name it got, see `PendingFile`.
 
     Raises:
-        MediaError: the target exists and `overwrite` is not set, or the system refuses.
+        MediaError: as `PendingFile`.
     """
-    with PendingFile(target, overwrite=overwrite) as pending:
+    with PendingFile(target, overwrite=overwrite, numbered=numbered) as pending:
         try:
             pending.temporary.write_text(text, encoding="utf-8")
         except OSError as error:
@@ -133,6 +146,24 @@ def replace_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def unfinished(path: Path) -> Iterator[None]:
+    """Inside, a temporary file or directory that must not outlast this process."""
+    _unfinished.add(path)
+    try:
+        yield
+    finally:
+        _unfinished.discard(path)
+
+
+def remove_unfinished() -> None:
+    """Remove what is unfinished, for a process that ends without unwinding."""
+    for path in tuple(_unfinished):
+        with suppress(OSError):
+            path.unlink()
+        shutil.rmtree(path, ignore_errors=True)
+
+
 class PendingFile:
     """A file written beside its target and given the target's name once it is whole.
 
@@ -141,22 +172,30 @@ class PendingFile:
     replaced: should another take the name meanwhile, the result gets a numbered name beside it
     rather than be lost. After the exit `target` is the name the file got.
 
+    Args:
+        target: the name to be had.
+        overwrite: it may replace a file.
+        numbered: a name that is taken at the start gets a number too, rather than be refused.
+
     Raises:
-        MediaError: the target exists and `overwrite` is not set, or the system refuses.
+        MediaError: the target exists and neither is set, or the system refuses.
     """
 
-    def __init__(self, target: Path, *, overwrite: bool) -> None:
+    def __init__(self, target: Path, *, overwrite: bool, numbered: bool = False) -> None:
         self.target = target
         self.temporary = target.with_name(
             f".{target.stem[:40]}.{secrets.token_hex(4)}.tmp{target.suffix}"
         )
         self._overwrite = overwrite
+        self._numbered = numbered
 
     def __enter__(self) -> PendingFile:
-        if not self._overwrite and os.path.lexists(self.target):
+        refused = not self._overwrite and not self._numbered
+        if refused and os.path.lexists(self.target):
             raise MediaError(f"'{self.target}' exists", remedies=("other_name", "overwrite"))
         try:
             _check_plain(self.target)
+            _unfinished.add(self.temporary)
             _create(self.temporary)
         except OSError as error:
             raise writing_failed(self.target, error) from error
@@ -176,6 +215,7 @@ class PendingFile:
         finally:
             with suppress(OSError):
                 self.temporary.unlink()
+            _unfinished.discard(self.temporary)
 
     def _publish(self) -> None:
         _sync(self.temporary)
@@ -211,7 +251,8 @@ class PendingDirectory:
 
     A context manager. Inside, fill the directory `temporary`. A clean exit syncs its files and
     renames it; any exception, `KeyboardInterrupt` included, removes it. A directory that is
-    replaced stays until then. Only one process at a time may write a target: what it finds half
+    replaced stays until then; without `overwrite` one that came meanwhile stays, and this one gets
+    a numbered name. Only one process at a time may write a target: what it finds half
     written was left by a process that was killed, and is removed.
 
     Attributes:
@@ -257,8 +298,11 @@ class PendingDirectory:
         for path in self.temporary.rglob("*"):
             if path.is_file():
                 _sync(path)
-        if self.target.exists():
+        if self.target.exists() and self._overwrite:
             self.target.rename(self._former)
+        names = _numbered(self.target)
+        while os.path.lexists(self.target):
+            self.target = next(names)
         self.temporary.rename(self.target)
         _sync_directory(self.target.parent)
 

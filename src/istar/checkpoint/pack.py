@@ -54,4 +54,4 @@ def pack(directory: Path, target: Path) -> Path:
         cause = error.__cause__ or error  # the name of a temporary directory means nothing
         reason = getattr(cause, "strerror", None) or cause
         raise CheckpointError(f"{target} cannot be written: {reason}") from error
-    return target
+    return pending.target

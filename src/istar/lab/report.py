@@ -140,12 +140,13 @@ class ShapesReport:
         """Write it as a JSON file; it appears under its name once it is whole.
 
         Returns:
-            the file's name.
+            the file's name: `target`, or without `overwrite` a numbered one if that is taken.
 
         Raises:
-            MediaError: `target` exists and may not be replaced, or writing failed.
+            MediaError: writing failed.
         """
-        return write_text(target, json.dumps(self.as_json(), indent=2) + "\n", overwrite=overwrite)
+        text = json.dumps(self.as_json(), indent=2) + "\n"
+        return write_text(target, text, overwrite=overwrite, numbered=True)
 
     def _own(self, mode: EvaluationMode) -> list[Record]:
         return [record for record in self.records if record.mode == mode]

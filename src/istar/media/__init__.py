@@ -16,7 +16,13 @@ from istar.media.clip_reader import (
     read_piece,
 )
 from istar.media.clip_writer import ClipWriter, write_clip
-from istar.media.pictures import Picture, cover_and_crop, read_picture, write_picture
+from istar.media.pictures import (
+    Picture,
+    cover_and_crop,
+    read_picture,
+    texts_that_fit,
+    write_picture,
+)
 
 __all__ = [
     "Clip",
@@ -30,6 +36,7 @@ __all__ = [
     "read_clip",
     "read_picture",
     "read_piece",
+    "texts_that_fit",
     "write_clip",
     "write_picture",
 ]

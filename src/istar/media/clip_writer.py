@@ -43,6 +43,7 @@ class ClipWriter:
         height, width: of every frame; even.
         metadata: texts to keep in the file; `title` and `comment` show in players.
         overwrite: an existing file may be replaced.
+        numbered: beside an existing file it gets a numbered name.
 
     Raises:
         UsageError: another suffix.
@@ -57,6 +58,7 @@ class ClipWriter:
         *,
         metadata: Mapping[str, str] | None = None,
         overwrite: bool = False,
+        numbered: bool = False,
     ) -> None:
         check_suffix(target, CLIP_SUFFIXES)
         if height < 2 or width < 2 or height % 2 or width % 2:
@@ -66,7 +68,7 @@ class ClipWriter:
             )
         self._size = (height, width)
         self._metadata = clean_texts(metadata or {})
-        self._pending = PendingFile(target, overwrite=overwrite)
+        self._pending = PendingFile(target, overwrite=overwrite, numbered=numbered)
         self._reformatter = VideoReformatter()
         self._frames = 0
         self._block = ExitStack()
@@ -156,6 +158,7 @@ def write_clip(
     target: Path,
     *,
     overwrite: bool = False,
+    numbered: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a whole clip `(F, H, W, 3)` uint8 RGB at 16 fps, as `ClipWriter` does.
@@ -165,6 +168,9 @@ def write_clip(
     """
     if frames.ndim != 4:
         raise MediaError(f"a clip must be (F, H, W, 3), not {tuple(frames.shape)}")
-    with ClipWriter(target, *frames.shape[1:3], metadata=metadata, overwrite=overwrite) as writer:
+    height, width = frames.shape[1:3]
+    with ClipWriter(
+        target, height, width, metadata=metadata, overwrite=overwrite, numbered=numbered
+    ) as writer:
         writer.write(frames)
     return writer.target

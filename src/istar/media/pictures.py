@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ PIXEL_LIMIT = 100_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _JSON_COMMENT = b"ASCII\0\0\0"
 _EXIF_BYTES = 60_000
+_JPEG_SUFFIXES = (".jpg", ".jpeg")
 _HEAD_BYTES = 256
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 _COLOURS_BYTES = 2**16
@@ -323,6 +324,7 @@ def write_picture(
     target: Path,
     *,
     overwrite: bool = False,
+    numbered: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a picture; it appears under its name only once it is whole.
@@ -331,8 +333,9 @@ def write_picture(
         pixels: `(H, W, 3)` uint8 RGB.
         target: ends in `.png`, `.jpg`, `.jpeg` or `.webp`.
         overwrite: an existing file may be replaced.
-        metadata: texts to keep in the file: iTXt in PNG, JSON in the EXIF comment elsewhere. A
-            JPEG holds 60 kB of them; the longest are left out until the rest fits.
+        numbered: beside an existing file it gets a numbered name.
+        metadata: texts to keep in the file: iTXt in PNG, JSON in the EXIF comment elsewhere; of
+            them what `texts_that_fit` leaves.
 
     Returns:
         The file's name: `target`, or a numbered one if `target` was taken while writing.
@@ -347,8 +350,8 @@ def write_picture(
             f"a picture must be (H, W, 3) uint8, not {tuple(pixels.shape)} {pixels.dtype}"
         )
     picture = Image.fromarray(pixels.detach().cpu().contiguous().numpy())
-    texts, suffix = clean_texts(metadata or {}), target.suffix.lower()
-    with PendingFile(target, overwrite=overwrite) as pending:
+    texts, suffix = texts_that_fit(metadata or {}, target), target.suffix.lower()
+    with PendingFile(target, overwrite=overwrite, numbered=numbered) as pending:
         try:
             if suffix == ".png":
                 chunks = PngImagePlugin.PngInfo()
@@ -358,13 +361,50 @@ def write_picture(
             elif suffix == ".webp":
                 picture.save(pending.temporary, "WEBP", quality=95, exif=_exif(texts))
             else:
-                while len(_exif(texts)) > _EXIF_BYTES:
-                    texts.pop(max(texts, key=lambda key: len(texts[key])))
                 exif = _exif(texts)
                 picture.save(pending.temporary, "JPEG", quality=95, subsampling=0, exif=exif)
         except (OSError, ValueError) as error:
             raise writing_failed(target, error) from error
     return pending.target
+
+
+def texts_that_fit(metadata: Mapping[str, str], target: Path) -> dict[str, str]:
+    """The texts that a file can hold, cleaned.
+
+    A JPEG holds 60 kB: what is longest in its texts is cut until all fit, and an ellipsis marks
+    the cuts. The texts in a text that is a JSON object are cut one by one.
+
+    Args:
+        metadata: as `write_picture` takes it.
+        target: the file.
+    """
+    texts = clean_texts(metadata)
+    if target.suffix.lower() not in _JPEG_SUFFIXES:
+        return texts
+    longest = _EXIF_BYTES
+    while longest and len(_exif(texts)) > _EXIF_BYTES:
+        longest //= 2
+        texts = {key: _shortened_text(text, longest) for key, text in texts.items()}
+    return texts if longest else {}
+
+
+def _shortened_text(text: str, longest: int) -> str:
+    try:
+        table = json.loads(text)
+    except ValueError:
+        table = None
+    if isinstance(table, dict):
+        return json.dumps(_shortened(table, longest))
+    return text if len(text) <= longest else text[:longest] + "…"
+
+
+def _shortened(value: Any, longest: int) -> Any:
+    """A JSON value with every text in it cut."""
+    if isinstance(value, dict):
+        return {key: _shortened(item, longest) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shortened(item, longest) for item in value]
+    return _shortened_text(value, longest) if isinstance(value, str) else value
 
 
 def _exif(texts: Mapping[str, str]) -> bytes:
