@@ -22,6 +22,8 @@ SECONDS_STEP = 0.25
 LAST_SEED = 2**64 - 1
 MAX_PROMPT_CHARACTERS = 100_000
 MAX_SECONDS = 3600
+EXTREME = 1e6
+"""The largest guidance and temperature, and the inverse of the least: logits stay in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,15 +88,17 @@ class GenerationRequest:
         if not isinstance(self.suffix, bool):
             raise UsageError(f"suffix is true or false, not {self.suffix!r}")
         scale = self.guidance_scale
-        if scale is not None and not (_is_number(scale) and isfinite(scale)):
-            raise UsageError(f"guidance must be a finite number, not {scale!r}")
-        for name, value in (
-            ("aspect", self.aspect),
-            ("tau (image)", self.tau_image),
-            ("tau (video)", self.tau_video),
-        ):
-            if value is not None and not (_is_number(value) and isfinite(value) and value > 0):
-                raise UsageError(f"{name} must be a positive number, not {value!r}")
+        if scale is not None and not (_is_number(scale) and abs(scale) <= EXTREME):
+            raise UsageError(f"guidance must be a number up to {EXTREME:.0f}, not {scale!r}")
+        for name, value in (("image", self.tau_image), ("video", self.tau_video)):
+            if value is not None and not (_is_number(value) and is_temperature(value)):
+                raise UsageError(
+                    f"tau ({name}) must be a number from {1 / EXTREME:.6f} to {EXTREME:.0f}, "
+                    f"not {value!r}"
+                )
+        aspect = self.aspect
+        if aspect is not None and not (_is_number(aspect) and isfinite(aspect) and aspect > 0):
+            raise UsageError(f"aspect must be a positive number, not {aspect!r}")
 
     def _check_inputs(self) -> None:
         if (self.image is not None) != (self.mode == "i2v"):
@@ -202,6 +206,11 @@ def check_seconds(seconds: float, *, least: float) -> None:
         raise UsageError(
             f"seconds must be a multiple of {SECONDS_STEP} (four pictures), not {seconds:g}"
         )
+
+
+def is_temperature(value: float) -> bool:
+    """Whether logits can be divided by a number: neither too small nor too large."""
+    return 1 / EXTREME <= value <= EXTREME
 
 
 def _plain_number(value: Any) -> Any:

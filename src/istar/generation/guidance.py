@@ -7,6 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Literal
 
 from istar.errors import CheckpointError
+from istar.request import EXTREME
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,10 +32,10 @@ class GuidanceConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("apg", "cfg"):
             raise CheckpointError(f"guidance is apg or cfg, not {self.kind!r}")
-        if not isfinite(self.scale) or not isfinite(self.eta) or not self.norm_threshold > 0:
-            raise CheckpointError(
-                "guidance needs a finite scale and eta and a positive norm threshold"
-            )
+        if not abs(self.scale) <= EXTREME:
+            raise CheckpointError(f"guidance needs a scale up to {EXTREME:.0f}")
+        if not isfinite(self.eta) or not self.norm_threshold > 0:
+            raise CheckpointError("guidance needs a finite eta and a positive norm threshold")
 
 
 def guide(conditional: Tensor, unconditional: Tensor, config: GuidanceConfig) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from istar.errors import CheckpointError
 from istar.generation.guidance import GuidanceConfig
-from istar.request import GenerationRequest
+from istar.request import EXTREME, GenerationRequest, is_temperature
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +29,10 @@ class SamplingConfig:
     tau_video: float
 
     def __post_init__(self) -> None:
-        if not (0 < self.tau_image < float("inf") and 0 < self.tau_video < float("inf")):
-            raise CheckpointError("temperatures must be positive numbers")
+        if not (is_temperature(self.tau_image) and is_temperature(self.tau_video)):
+            raise CheckpointError(
+                f"temperatures must be numbers from {1 / EXTREME:.6f} to {EXTREME:.0f}"
+            )
 
     def for_request(self, request: GenerationRequest) -> SamplingConfig:
         """These settings, except where a request says otherwise."""
