@@ -21,10 +21,10 @@ ISTAR = (sys.executable, "-m", "istar")
 WORDY_ISTAR = (
     sys.executable,
     "-c",
-    "import sys, istar.cli.app, istar.cli.display, istar.cli.train\n"
+    "import sys, istar.__main__, istar.cli.display, istar.cli.train\n"
     "for module in (istar.cli.display, istar.cli.train):\n"
     "    module.SECONDS_BETWEEN_LINES = 0\n"
-    "sys.exit(istar.cli.app.run())\n",
+    "istar.__main__.main()\n",
 )
 """The same, with a line on stderr for every step: a sign to wait for."""
 

@@ -60,7 +60,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ),
     ("istar.tables", "istar.checkpoint.files", "istar.files"),
     ("istar.text_files",),
-    ("istar.errors", "istar.byte_size"),
+    ("istar.errors", "istar.byte_size", "istar.plurals"),
 )
 """Top to bottom. A module imports from rows below its own, or from its own package."""
 

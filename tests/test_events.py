@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from istar import __version__
 from istar.events import settings
 from istar.models.released import RELEASED_MODELS
 from istar.request import GenerationRequest
@@ -17,13 +19,20 @@ APG, CFG = (asdict(MODELS[name].sampling.guidance) for name in ("480p", "interac
 
 def made_with(model: str, mode: Any, **changes: Any) -> dict[str, Any]:
     request = GenerationRequest(mode=mode, **changes)
-    return dict(json.loads(settings(request, MODELS[model])["comment"])["istar"])
+    cpu, half = torch.device("cpu"), torch.bfloat16
+    written = settings(request, MODELS[model], device=cpu, dtype=half)["comment"]
+    return dict(json.loads(written)["istar"])
 
 
 def test_what_the_request_leaves_open_is_written_as_the_models_own() -> None:
     found = made_with("480p", "t2v", prompt="a cat")
     assert (found["guidance"], found["tau"], found["seconds"]) == (APG, [1.0, 0.4], 5)
     assert "start" not in found
+
+
+def test_what_computed_it_is_written() -> None:
+    found = made_with("480p", "t2v", prompt="a cat")
+    assert (found["version"], found["device"], found["dtype"]) == (__version__, "cpu", "bf16")
 
 
 def test_what_the_request_says_is_written() -> None:

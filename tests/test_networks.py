@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from istar.models.download_events import DownloadEvent, LoadProgress
 from istar.networks import Networks
 from istar.pipeline import InfinityStarPipeline
 from istar.video_tokenizer.conv import FrameHistory
@@ -16,6 +17,22 @@ from istar.video_tokenizer.conv import FrameHistory
 @pytest.fixture(scope="module")
 def networks(checkpoint: Path) -> Networks:
     return InfinityStarPipeline.from_pretrained(checkpoint, device="cpu").networks
+
+
+def test_loading_says_how_far_it_is(checkpoint: Path) -> None:
+    events: list[DownloadEvent] = []
+    InfinityStarPipeline.from_pretrained(checkpoint, device="cpu", on_event=events.append)
+    steps = [event for event in events if isinstance(event, LoadProgress)]
+    assert steps == events
+    assert list(dict.fromkeys(step.part for step in steps)) == [
+        "video tokenizer",
+        "transformer",
+        "text encoder",
+    ]
+    done = [step.done for step in steps]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, steps[-1].total)
+    assert len(done) > 20
 
 
 def test_the_unconditional_features_have_the_prompts_length(networks: Networks) -> None:

@@ -6,9 +6,11 @@ Importing the package loads nothing heavy; names are imported on first use.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # typing takes a while, and signals are not handled before it is imported
 if TYPE_CHECKING:
+    from typing import Any
+
     from istar.errors import (
         CheckpointError,
         DeviceError,
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
         StateError,
         UsageError,
     )
-    from istar.events import ClipReady, Event, GenerationResult, Note, Progress
+    from istar.events import ClipReady, Decoding, Event, GenerationResult, Note, Progress
     from istar.job import Job
     from istar.pipeline import InfinityStarPipeline
     from istar.request import GenerationRequest
@@ -29,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
     "ClipReady",
+    "Decoding",
     "DeviceError",
     "Event",
     "GenerationError",
@@ -48,6 +51,7 @@ __all__ = [
 _HOME = {
     "CheckpointError": "errors",
     "ClipReady": "events",
+    "Decoding": "events",
     "DeviceError": "errors",
     "Event": "events",
     "GenerationError": "errors",

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
-from istar.cli.app import run
+from istar.cli.signals import SignalWatch
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    sys.exit(run())
+    watch = SignalWatch()
+
+    from istar.cli.app import run
+
+    try:
+        code = run()
+    except KeyboardInterrupt:  # between the last of its instructions
+        code = 128 + signal.SIGINT
+    watch.work_is_over()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from istar import __version__
 from istar.errors import Remedy
 from istar.generation.sampling import SamplingConfig
 from istar.media import write_clip, write_picture
 from istar.model_spec import ModelSpec
+from istar.placement import dtype_name
 from istar.request import GenerationRequest
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
@@ -37,6 +40,17 @@ class Progress:
     scale: int
     tokens: int
     given: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """A clip's steps are taken; its pictures are decoded next, which may take a while.
+
+    Attributes:
+        clip: of the window under way.
+    """
+
+    clip: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +79,7 @@ class Note:
     remedies: tuple[Remedy, ...] = ()
 
 
-Event = Progress | ClipReady | Note
+Event = Progress | Decoding | ClipReady | Note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +118,19 @@ class GenerationResult:
         return write_clip(self.frames, target, overwrite=overwrite, metadata=metadata)
 
 
-def settings(request: GenerationRequest, spec: ModelSpec) -> dict[str, str]:
+def settings(
+    request: GenerationRequest, spec: ModelSpec, *, device: torch.device, dtype: torch.dtype
+) -> dict[str, str]:
     """A file's metadata: the prompts as its title, everything that made it as its comment.
 
     Length, guidance and temperatures are those that were used, the model's own where the request
     does not say. An interactive video that starts without a clip has settings for its start.
+
+    Args:
+        request: what was made.
+        spec: the model.
+        device: where the transformer computed.
+        dtype: in what.
     """
     own, start = spec.sampling, {}
     if request.mode == "interact" and spec.interact:
@@ -116,7 +138,10 @@ def settings(request: GenerationRequest, spec: ModelSpec) -> dict[str, str]:
         start = {} if request.clip is not None else {"start": _sampled(spec.sampling, request)}
     made_with = {
         "istar": {
+            "version": __version__,
             "model": spec.name,
+            "device": device.type,
+            "dtype": dtype_name(dtype),
             "mode": request.mode,
             "prompt": request.prompt,
             "seconds": spec.seconds_for(request),

@@ -71,7 +71,7 @@ def read_inputs(request: GenerationRequest, spec: ModelSpec) -> Inputs:
             notes += _aspect_notes(request.aspect, template, size)
             read = clip.read(size=size)
         check_length(len(read.frames), request, spec)
-        notes = (*read.notes, *notes)
+        notes = (*(f"'{request.clip}': {note}" for note in read.notes), *notes)
         return Inputs(template=template, image=None, clip=read.frames, notes=notes)
     if isinstance(request.image, Path):
         picture = read_picture(request.image)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from istar.errors import IstarError, StateError, UsageError
-from istar.events import ClipReady, Event, Note, Progress
+from istar.events import ClipReady, Decoding, Event, Note, Progress
 from istar.generation.loop import advance, read_conditions, start
 from istar.generation.residual import bits_of_latent
 from istar.generation.schedule import TEMPLATES, Step
@@ -140,10 +140,12 @@ class Job:
                 state, events = self._begin()
             elif generation is None:
                 state, events = self._begin_window()
-            elif self.state.decoded < len(generation.latents):
+            elif self.state.decodes_next:
                 state, events = self._decode_clip(generation)
             else:
                 state, events = self._take_step(generation)
+        if state.decodes_next:
+            events = (*events, Decoding(clip=state.decoded))
         self.state = state
         return events
 

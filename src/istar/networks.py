@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,6 +14,7 @@ from torch import Tensor
 from istar.checkpoint.read import load_transformer, load_video_tokenizer
 from istar.errors import CheckpointError, GenerationError
 from istar.model_spec import ModelSpec
+from istar.models.download_events import DownloadListener, LoadProgress, ignore
 from istar.models.find import ModelFiles
 from istar.placement import Placement, exact_convolutions, explained_memory_errors
 from istar.text_encoder import TextEncoder, check_text_encoder
@@ -71,30 +75,52 @@ class Networks:
         self.together = together
 
     @classmethod
-    def load(cls, spec: ModelSpec, files: ModelFiles, placement: Placement) -> Networks:
+    def load(
+        cls,
+        spec: ModelSpec,
+        files: ModelFiles,
+        placement: Placement,
+        *,
+        on_event: DownloadListener = ignore,
+    ) -> Networks:
         """Load the networks of a model from its files.
 
         The tokenizer is float32 in any placement: in bf16 some of the bits that it gives for
         pictures would be others.
 
+        Args:
+            spec: how the model is run.
+            files: where its networks are.
+            placement: where they go.
+            on_event: receives how far loading is.
+
         Raises:
             CheckpointError: a file or tensor is missing or malformed.
             DeviceError: memory ran out.
         """
-        device = placement.device
+        device, loading = placement.device, _Loading(spec.name, files, on_event)
         # The text encoder is loaded last, and what is wrong with its files is said at once.
         check_text_encoder(files.text_encoder)
         with explained_memory_errors("loading the model"):
-            tokenizer = load_video_tokenizer(files.tokenizer, spec.tokenizer_config, device=device)
-            transformer = load_transformer(
-                files.transformer, spec.transformer_config, device=device, dtype=placement.dtype
-            )
-            text_encoder = TextEncoder.from_directory(
-                files.text_encoder,
-                max_tokens=transformer.config.text_positions,
-                device=device,
-                dtype=placement.text_encoder_dtype,
-            )
+            with loading.part("video tokenizer"):
+                tokenizer = load_video_tokenizer(
+                    files.tokenizer, spec.tokenizer_config, device=device, on_bytes=loading.add
+                )
+            with loading.part("transformer"):
+                transformer = load_transformer(
+                    files.transformer,
+                    spec.transformer_config,
+                    device=device,
+                    dtype=placement.dtype,
+                    on_bytes=loading.add,
+                )
+            with loading.part("text encoder"):
+                text_encoder = TextEncoder.from_directory(
+                    files.text_encoder,
+                    max_tokens=transformer.config.text_positions,
+                    device=device,
+                    dtype=placement.text_encoder_dtype,
+                )
         return cls(spec, transformer, tokenizer, text_encoder, together=placement.together)
 
     @property
@@ -146,6 +172,43 @@ class Networks:
             pieces = [_to_bytes(chunk) for chunk in self.tokenizer.decode_piece(latent, history)]
         # Outside inference mode: whoever gets the pictures may change them.
         return torch.cat(pieces)
+
+
+class _Loading:
+    """How far loading a model is, by the sizes of its files."""
+
+    def __init__(self, model: str, files: ModelFiles, on_event: DownloadListener) -> None:
+        self._model = model
+        self._on_event = on_event
+        self._part = ""
+        self._done = 0
+        self._sizes = {
+            "video tokenizer": _bytes_of(files.tokenizer),
+            "transformer": _bytes_of(files.transformer),
+            "text encoder": _bytes_of(files.text_encoder),
+        }
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Load one of the networks inside."""
+        self._part, before = name, self._done
+        self.add(0)
+        yield
+        self.add(before + self._sizes[name] - self._done)
+
+    def add(self, count: int) -> None:
+        """So many bytes more are read."""
+        self._done += count
+        total = sum(self._sizes.values())
+        self._on_event(
+            LoadProgress(model=self._model, part=self._part, done=self._done, total=total)
+        )
+
+
+def _bytes_of(path: Path) -> int:
+    """The size of a file, or of the weights in a directory; 0 where nothing is."""
+    weights = path.glob("*.safetensors") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in weights if file.is_file())
 
 
 def _to_bytes(x: Tensor) -> Tensor:

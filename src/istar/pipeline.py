@@ -58,7 +58,7 @@ class InfinityStarPipeline:
             seconds: the length wanted.
             device: `auto`, `cuda`, `cuda:N` or `cpu`.
             dtype: `bf16` or `fp32`; by default bf16 on CUDA and fp32 on the CPU.
-            on_event: receives download events.
+            on_event: receives how far fetching and loading are.
 
         Raises:
             HubError: something cannot be fetched.
@@ -92,7 +92,8 @@ class InfinityStarPipeline:
             CheckpointError: a file or tensor is missing or malformed.
         """
         try:
-            return cls(Networks.load(model.spec, model.files(on_event), placement))
+            files = model.files(on_event)
+            return cls(Networks.load(model.spec, files, placement, on_event=on_event))
         except CheckpointError as error:
             error.remedies = error.remedies or model.if_damaged
             raise
@@ -122,8 +123,13 @@ class InfinityStarPipeline:
             model=self.spec.name,
             frames=torch.cat([event.frames for event in events if isinstance(event, ClipReady)]),
             notes=tuple(event.text for event in events if isinstance(event, Note)),
-            metadata=settings(request, self.spec),
+            metadata=self.metadata(request),
         )
+
+    def metadata(self, request: GenerationRequest) -> dict[str, str]:
+        """What a file made from a request holds of it, see `istar.events.settings`."""
+        network = self.networks.transformer
+        return settings(request, self.spec, device=network.device, dtype=network.dtype)
 
     def stream(self, request: GenerationRequest, inputs: Inputs | None = None) -> Iterator[Event]:
         """Run a request; report every step and hand over every finished clip.

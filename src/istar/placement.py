@@ -11,6 +11,7 @@ import torch
 
 from istar.errors import DeviceError, Remedy, UsageError
 from istar.model_spec import Precision
+from istar.plurals import counted
 
 DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -82,7 +83,8 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
             raise DeviceError("there is no usable CUDA device", remedies=("cpu",))
         if (device.index or 0) >= torch.cuda.device_count():
             raise DeviceError(
-                f"there is no {device}; this machine has {torch.cuda.device_count()} CUDA device(s)"
+                f"there is no {device}; this machine has "
+                f"{counted(torch.cuda.device_count(), 'CUDA device')}"
             )
     return device
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,18 +19,14 @@ from processes import ISTAR, WORDY_ISTAR, await_line, run_warm, started
 
 
 @pytest.fixture(autouse=True)
-def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty current directory, and the signal handlers as they were."""
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty current directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ISTAR_MODEL", raising=False)
     # An empty cache, and nobody to ask: no test here fetches anything.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -119,7 +116,6 @@ USAGE = {
     "a negative ratio": ["t2v", "x", "--aspect", "-16:-9"],
     "no such resolution": ["t2v", "x", "--res", "1080p"],
     "no such dtype": ["t2v", "x", "--dtype", "int8"],
-    "no such device": ["t2v", "x", "--device", "abacus"],
     "no such option": ["t2v", "x", "--sec", "5"],
     "no such command": ["t2x", "x"],
     "a picture's name for a clip": ["t2v", "x", "-o", "a.png"],
@@ -137,28 +133,73 @@ def test_usage_errors_are_one_line_and_exit_2(name: str, capfd: pytest.CaptureFi
     assert_refused(USAGE[name], 2, capfd)
 
 
-FAILURES = {
+WITHOUT_TORCH = {
     "a missing picture": (["i2v", "nowhere.png"], "nowhere.png"),
     "a picture in no home": (["i2v", "~nobody-of-this-name/a.png"], "home directory"),
     "a picture's name without end": (["i2v", "a" * 300], "name too long"),
     "a directory for a picture": (["i2v", "."], "directory"),
-    "a picture that is none": (["i2v", "empty.txt"], "empty.txt"),
+    "an empty picture": (["i2v", "empty.txt"], "empty.txt is empty"),
     "a missing clip": (["extend", "nowhere.mp4"], "nowhere.mp4"),
-    "a clip that is none": (["extend", "empty.txt"], "empty.txt"),
+    "an empty clip": (["extend", "empty.txt"], "empty.txt is empty"),
     "a missing script": (["interact", "--script", "nowhere.txt"], "nowhere.txt"),
     "a directory for a script": (["interact", "--script", "."], "directory"),
-    "a missing checkpoint": (["t2v", "x", "--model", "nowhere"], "nowhere"),
+    "no such model": (["t2v", "x", "--model", "nowhere"], "'nowhere'"),
+    "a model in capitals": (["t2v", "x", "--model", "TINY"], "did you mean tiny?"),
+    "a model almost right": (["models", "path", "480"], "did you mean 480p?"),
+    "no such device": (["t2v", "x", "--device", "tpu"], "'tpu'"),
+    "no such device to train on": (["train", "tokenizer", "x", "--device", "tpu"], "'tpu'"),
+    "guidance beyond float32": (["t2i", "x", "--guidance", "1e38"], "guidance must be"),
+    "tau that divides to infinity": (["t2i", "x", "--tau", "1e-45"], "tau (image) must be"),
+    "an empty output path": (["t2i", "x", "-o", ""], "path is empty"),
+    "an empty output directory": (["eval", "shapes", "-o", ""], "path is empty"),
+}
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--seed", "abc", "'abc' is not a"),
+        ("--seconds", "abc", "'abc' is not a"),
+        ("--res", "1080p", "'1080p' is not one of '192p'"),
+    ],
+)
+def test_refused_values_are_named_in_plain_words(
+    flag: str, value: str, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    message = assert_refused(["t2v", "x", flag, value], 2, capfd)
+    assert f"'{flag}': {said}" in message
+    assert "Input should" not in message
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_what_is_wrong_at_sight_needs_no_torch(
+    name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("pipeline", "inputs", "placement", "media.pictures"):
+        monkeypatch.setitem(sys.modules, f"istar.{module}", None)
+    Path("empty.txt").write_text("")
+    arguments, said = WITHOUT_TORCH[name]
+    message = assert_refused(arguments, 2, capfd)
+    assert said in message
+    assert "weights" not in message
+
+
+FAILURES = {
+    "a picture that is none": (["i2v", "text.txt"], "text.txt"),
+    "a clip that is none": (["extend", "text.txt"], "text.txt"),
     "a directory without a model": (["t2v", "x", "--model", "."], "istar.json"),
-    "a file for a model": (["t2v", "x", "--model", "empty.txt"], "not a directory"),
+    "a file for a model": (["t2v", "x", "--model", "text.txt"], "not a directory"),
     "a resolution that is not there": (["t2v", "x", "--res", "720p"], "makes 192p, not 720p"),
     "a missing output directory": (["t2v", "x", "-o", "nowhere/a.mp4"], "nowhere"),
+    "a missing directory to write to": (["t2v", "x", "-o", "nowhere/"], "'nowhere' does not exist"),
 }
 
 
 @pytest.mark.usefixtures("model")
 @pytest.mark.parametrize("name", FAILURES)
 def test_failures_are_one_line_and_exit_1(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    Path("empty.txt").write_text("")
+    Path("text.txt").write_text("text")
     arguments, said = FAILURES[name]
     assert said in assert_refused(arguments, 1, capfd)
 
@@ -242,7 +283,7 @@ def assert_refused(arguments: list[str], code: int, capfd: pytest.CaptureFixture
 
 
 def test_a_terminal_cannot_be_steered_by_a_message(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(["i2v", "\x1b[2J\n[/oops]"]) == 1
+    assert run(["i2v", "\x1b[2J\n[/oops]"]) == 2
     err = capfd.readouterr().err
     assert "\x1b" not in err
     assert "[/oops]" in err
@@ -252,9 +293,10 @@ def test_a_terminal_cannot_be_steered_by_a_message(capfd: pytest.CaptureFixture[
 def test_debug_shows_where(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ISTAR_DEBUG", "1")
-    assert run(["i2v", "nowhere.png"]) == 1
-    assert "Traceback" in capfd.readouterr().err
+    for value, shows in (("1", True), ("0", False), ("false", False), ("", False)):
+        monkeypatch.setenv("ISTAR_DEBUG", value)
+        assert run(["i2v", "nowhere.png"]) == 2
+        assert ("Traceback" in capfd.readouterr().err) == shows
 
 
 @pytest.mark.usefixtures("model")
@@ -293,6 +335,28 @@ def test_asking_on_a_terminal() -> None:
     assert texts_in(written)["title"] == "one / two"
 
 
+def test_keys_edit_the_line_that_is_typed() -> None:
+    import pty
+
+    person, terminal = pty.openpty()
+    script = "from istar.cli.console import ask; print(repr(ask('what? ')))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=terminal, stdout=subprocess.PIPE, stderr=terminal
+    )
+    try:
+        os.close(terminal)
+        shown = b""
+        while b"what? " not in shown:
+            shown += os.read(person, 1024)
+        os.write(person, b"a ct\x1b[Da\n")
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(person)
+    assert out == b"'a cat'\n"
+
+
 @pytest.mark.signals
 @pytest.mark.usefixtures("model")
 @pytest.mark.parametrize(
@@ -323,7 +387,7 @@ def test_an_interrupted_session_keeps_what_was_made() -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert b"a.mp4 holds what was made before" in err
+    assert b"a.mp4 holds what was made before; `istar interact a.mp4` continues it" in err
     assert len(read_clip(Path("a.mp4")).frames) % 80 == 1
     assert sorted(path.name for path in Path().iterdir()) == ["a.mp4", "story.txt"]
 
@@ -331,7 +395,10 @@ def test_an_interrupted_session_keeps_what_was_made() -> None:
 @pytest.mark.usefixtures("model")
 def test_a_stdout_that_takes_nothing() -> None:
     shell = f"{sys.executable} -m istar t2i x -o a.png --overwrite"
-    for redirect, code, said in ((">&-", 1, "stdout is closed"), (">/dev/full", 1, "space")):
+    for redirect, code, said in (
+        (">&-", 1, "stdout is closed"),
+        (">/dev/full", 1, "a.png is written"),
+    ):
         done = subprocess.run(
             ["bash", "-c", f"{shell} {redirect}"], capture_output=True, check=False, text=True
         )
@@ -339,6 +406,54 @@ def test_a_stdout_that_takes_nothing() -> None:
         assert said in done.stderr
         assert "Traceback" not in done.stderr
         assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirect", "arguments", "code", "out"),
+    [
+        ("2>/dev/full", "t2i x --model tiny -o a.png", 0, "a.png\n"),
+        ("2>&-", "t2i x --model nowhere", 2, ""),
+        ("2> >(true)", "t2i x --model nowhere", 2, ""),
+    ],
+)
+def test_a_stderr_that_takes_nothing_changes_nothing(
+    redirect: str, arguments: str, code: int, out: str
+) -> None:
+    shell = f"{sys.executable} -m istar {arguments} {redirect}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, check=False, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, "")
+
+
+def test_a_file_that_a_full_stdout_does_not_take_is_kept(tmp_path: Path) -> None:
+    shell = f"TMPDIR={tmp_path} {sys.executable} -m istar t2i x --model tiny -o - >/dev/full"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, check=False, text=True)
+    assert done.returncode == 1
+    said, _, name = done.stderr.strip().rpartition(" the file is kept as ")
+    assert "No space left" in said
+    read_picture(Path(name))
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize(("mode", "suffix"), [("t2i", ".png"), ("t2v", ".mp4")])
+def test_a_name_taken_meanwhile_gets_a_number(
+    mode: str,
+    suffix: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from istar.pipeline import InfinityStarPipeline
+
+    named = Path(f"a{suffix}")
+    stream = InfinityStarPipeline.stream
+
+    def slow(*arguments: Any) -> Iterator[Any]:
+        named.write_text("another's")
+        yield from stream(*arguments)
+
+    monkeypatch.setattr(InfinityStarPipeline, "stream", slow)
+    assert run([mode, "a cat", "-o", str(named)]) == 0
+    assert capfd.readouterr().out == f"a-1{suffix}\n"
+    assert named.read_text() == "another's"
 
 
 @pytest.mark.usefixtures("model")
@@ -350,14 +465,28 @@ def test_a_reader_that_left() -> None:
     assert done.stdout == "141\n"
 
 
+@pytest.mark.parametrize("command", ["--help", "--version", "models list"])
+def test_a_reader_that_left_what_needs_no_model(command: str) -> None:
+    shell = f"{sys.executable} -m istar {command} | sleep 0; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, check=True, text=True)
+    assert (done.stdout, done.stderr) == ("141\n", "")
+
+
 def test_help_in_a_plain_locale() -> None:
-    environment = {**os.environ, "LC_ALL": "C", "NO_COLOR": "1", "COLUMNS": "200"}
+    environment = {**os.environ, "LC_ALL": "C", "FORCE_COLOR": "1", "COLUMNS": "200"}
     for arguments in (["--help"], ["t2v", "-h"], ["interact", "--help"]):
         done = subprocess.run(
             [*ISTAR, *arguments], capture_output=True, check=True, env=environment
         )
         assert b"Usage" in done.stdout
         assert b"\x1b" not in done.stdout
+
+
+def test_the_completion_is_of_the_shell_that_was_named(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["--show-completion", "zsh"]) == 0
+    assert capfd.readouterr().out.startswith("#compdef istar")
 
 
 def test_version(capfd: pytest.CaptureFixture[str]) -> None:

@@ -100,7 +100,7 @@ def test_what_was_found_is_kept_when_it_is_stopped(checkpoint: Path) -> None:
 def test_what_makes_no_sense_is_refused_before_a_model_is_loaded(
     arguments: list[str], code: int, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["eval", "shapes", "--model", "no/such/model", *arguments]) == code
+    assert run(["eval", "shapes", "--model", "no-such/model", *arguments]) == code
     assert message in capfd.readouterr().err
 
 

@@ -353,7 +353,7 @@ def test_a_bare_group_shows_its_help_and_no_error(person: Person) -> None:
 
 def test_unknown_names_are_refused(person: Person) -> None:
     assert "720p" in person.run("models", "pull", "1080p", code=2).stderr
-    assert "owner/repo" in person.run("t2i", "x", "--model", "nowhere", code=1).stderr
+    assert "owner/repo" in person.run("t2i", "x", "--model", "nowhere", code=2).stderr
 
 
 def test_two_at_once_fetch_once(person: Person, hub: Hub) -> None:

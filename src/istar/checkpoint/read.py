@@ -22,6 +22,7 @@ from istar.checkpoint.files import (
 )
 from istar.checkpoint.names import Naming, tokenizer_naming, transformer_naming
 from istar.errors import CheckpointError
+from istar.plurals import counted
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.config import VideoTokenizerConfig
@@ -32,6 +33,10 @@ _ZIP = b"PK\x03\x04"
 
 Shapes = dict[str, tuple[int, ...]]
 _Module = TypeVar("_Module", bound=nn.Module)
+
+
+def _ignore(count: int) -> None:
+    """Report bytes to nobody."""
 
 
 class TensorFiles(Protocol):
@@ -114,6 +119,7 @@ def load_transformer(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    on_bytes: Callable[[int], None] = _ignore,
 ) -> Transformer:
     """A transformer with the released tensor names, grouped or not, or with our own.
 
@@ -122,6 +128,7 @@ def load_transformer(
         config: its sizes; read off the tensors when absent.
         device: where the weights go.
         dtype: of everything but the two heads, which stay float32.
+        on_bytes: receives the size of every tensor that was read.
 
     Raises:
         CheckpointError: a tensor missing, unknown, of the wrong shape or not finite; a file
@@ -136,6 +143,7 @@ def load_transformer(
         naming,
         device,
         lambda name: transformer_dtype(name, dtype),
+        on_bytes,
     )
 
 
@@ -144,6 +152,7 @@ def load_video_tokenizer(
     config: VideoTokenizerConfig | None = None,
     *,
     device: torch.device | str = "cpu",
+    on_bytes: Callable[[int], None] = _ignore,
 ) -> VideoTokenizer:
     """A video tokenizer, always float32, with the released tensor names or our own.
 
@@ -151,6 +160,7 @@ def load_video_tokenizer(
         path: `.pth`, a safetensors file, or a directory of them.
         config: its sizes; read off the tensors when absent.
         device: where the weights go.
+        on_bytes: receives the size of every tensor that was read.
 
     Raises:
         CheckpointError: as `load_transformer`; also a pickle with anything but tensors in it.
@@ -158,7 +168,9 @@ def load_video_tokenizer(
     files = tokenizer_files(path)
     naming = tokenizer_naming(files.shapes)
     config = config or infer_tokenizer_config(files.shapes, naming, path)
-    return _load(lambda: VideoTokenizer(config), files, naming, device, lambda _: torch.float32)
+    return _load(
+        lambda: VideoTokenizer(config), files, naming, device, lambda _: torch.float32, on_bytes
+    )
 
 
 def tokenizer_files(path: Path) -> TensorFiles:
@@ -248,6 +260,7 @@ def read_parameters(
     *,
     device: torch.device | str = "cpu",
     dtype_of: Callable[[str], torch.dtype],
+    on_bytes: Callable[[int], None] = _ignore,
 ) -> Iterator[tuple[str, Tensor]]:
     """A module's parameters out of files, by our names, one by one in the files' order.
 
@@ -257,6 +270,7 @@ def read_parameters(
         naming: how they are called there.
         device: where they go.
         dtype_of: of each parameter, by our name.
+        on_bytes: receives the size of every tensor that was read.
 
     Raises:
         CheckpointError: before the first, a tensor missing, unknown or of the wrong shape; at its
@@ -274,6 +288,7 @@ def read_parameters(
         if not torch.isfinite(value.sum(dtype=torch.float32)):
             raise CheckpointError(f"{files.path}: tensor {name} holds values that are not finite")
         yield ours[name], value
+        on_bytes(tensor.nbytes)
 
 
 def on_meta(build: Callable[[], _Module]) -> _Module:
@@ -288,9 +303,12 @@ def _load(
     naming: Naming,
     device: torch.device | str,
     dtype_of: Callable[[str], torch.dtype],
+    on_bytes: Callable[[int], None],
 ) -> _Module:
     module = on_meta(build)
-    parameters = read_parameters(module, files, naming, device=device, dtype_of=dtype_of)
+    parameters = read_parameters(
+        module, files, naming, device=device, dtype_of=dtype_of, on_bytes=on_bytes
+    )
     for name, value in parameters:
         owner, _, attribute = name.rpartition(".")
         setattr(module.get_submodule(owner), attribute, nn.Parameter(value, requires_grad=False))
@@ -320,6 +338,4 @@ def _check_names(
 def _some(names: list[str]) -> str:
     more = len(names) - _NAMES_SHOWN
     shown = ", ".join(names[:_NAMES_SHOWN])
-    return f"tensor{'s' if len(names) > 1 else ''} {shown}" + (
-        f" and {more} more" if more > 0 else ""
-    )
+    return f"{counted(len(names), 'tensor')}: {shown}" + (f" and {more} more" if more > 0 else "")

@@ -9,14 +9,18 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
-from types import FrameType
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Annotated, Any
 
 import typer
+import typer.rich_utils
+from typer._completion_classes import completion_init
+from typer.completion import install_callback, show_callback
 from typer.exceptions import Abort, TyperException
 
 from istar import __version__
-from istar.cli.console import say, silence_stdout
+from istar.cli.console import BROKEN_PIPE, fill_closed_streams, say, silence, write_stderr
 from istar.cli.doctor import doctor
 from istar.cli.generate import extend, i2v, t2i, t2v
 from istar.cli.interact import interact
@@ -27,7 +31,10 @@ from istar.cli.train import prepare, train
 from istar.errors import IstarError
 
 DEBUG_VARIABLE = "ISTAR_DEBUG"
-_INTERRUPTED = 128 + signal.SIGINT
+_OFF = ("", "0", "false", "no", "off")
+_KINDS = {"int": "a whole number", "float": "a number"}
+_BY_SIGNAL = 128
+_INTERRUPTED = _BY_SIGNAL + signal.SIGINT
 
 # The panels of the main help, in the order of their first commands.
 _GENERATION = "Make pictures and video"
@@ -37,6 +44,7 @@ _TRAINING = "Train and measure a model of your own"
 app = typer.Typer(
     name="istar",
     no_args_is_help=True,
+    add_completion=False,  # typer's own options guess the shell
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -55,11 +63,51 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+class Shell(str, Enum):
+    """The shells that completion is for."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+    POWERSHELL = "powershell"
+    PWSH = "pwsh"
+
+
+def _install_completion(
+    context: typer.Context, option: typer.CallbackParam, shell: Shell | None
+) -> None:
+    install_callback(context, option, shell and shell.value)
+
+
+def _show_completion(
+    context: typer.Context, option: typer.CallbackParam, shell: Shell | None
+) -> None:
+    show_callback(context, option, shell and shell.value)
+
+
 @app.callback()
 def istar(
     version: bool = typer.Option(
         False, "--version", callback=_print_version, is_eager=True, help="Print the version."
     ),
+    install_completion: Annotated[
+        Shell | None,
+        typer.Option(
+            "--install-completion",
+            callback=_install_completion,
+            is_eager=True,
+            help="Install completion for a shell.",
+        ),
+    ] = None,
+    show_completion: Annotated[
+        Shell | None,
+        typer.Option(
+            "--show-completion",
+            callback=_show_completion,
+            is_eager=True,
+            help="Print the completion for a shell.",
+        ),
+    ] = None,
 ) -> None:
     """Pictures and video from your own GPU with InfinityStar.
 
@@ -73,10 +121,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns:
         the exit code.
     """
-    _leave_tidily_on_signals()
     try:
+        fill_closed_streams()
         if sys.stdout is None:
             raise IstarError("stdout is closed; the written file's path has nowhere to go")
+        # Typer goes by the environment alone, and colours would reach files.
+        typer.rich_utils.FORCE_TERMINAL = sys.stdout.isatty()
+        completion_init()
         code = app(args=arguments, prog_name="istar", standalone_mode=False)
         sys.stdout.flush()
         if code == _INTERRUPTED:
@@ -85,6 +136,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, Abort):
         say("interrupted")
         return _INTERRUPTED
+    except SystemExit as end:
+        return _ended(end)
     except TyperException as error:
         if not error.format_message():  # the help was shown in its place
             return error.exit_code
@@ -92,35 +145,44 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except IstarError as error:
         return _fail(error, message(error), error.exit_code)
     except OSError as error:
-        silence_stdout()
+        silence(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            return BROKEN_PIPE
         return _fail(error, f"{error.filename or 'output'}: {error.strerror or error}", 1)
     except Exception as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(error, f"unexpected {what}; {DEBUG_VARIABLE}=1 shows where", 1)
 
 
+def _ended(end: SystemExit) -> int:
+    """The exit code of what ended itself: by a signal, or typer for a reader that left."""
+    if isinstance(end.__context__, BrokenPipeError):
+        silence(sys.stdout)
+        return BROKEN_PIPE
+    code = end.code if isinstance(end.code, int) else 0
+    if code > _BY_SIGNAL:
+        say(f"ended by {signal.Signals(code - _BY_SIGNAL).name}")
+    return code
+
+
 def _fail(error: BaseException, message: str, code: int) -> int:
-    if os.environ.get(DEBUG_VARIABLE):
-        traceback.print_exception(error)
+    if os.environ.get(DEBUG_VARIABLE, "").lower() not in _OFF:
+        write_stderr("".join(traceback.format_exception(error)))
     say(f"error: {message}")
     return code
 
 
 def _one_line(error: TyperException) -> str:
+    for found in getattr(error.__cause__, "errors", list)()[:1]:
+        error.message = _refused_value(found)
     message = " ".join(error.format_message().split())
     context = getattr(error, "ctx", None)
     return f"{message} (see {context.command_path} --help)" if context else message
 
 
-def _leave_tidily_on_signals() -> None:
-    """Unwind on SIGTERM and SIGHUP, so that temporary files go; a second signal leaves at once."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        say(f"ended by {signal.Signals(number).name}")
-        sys.exit(128 + number)
-
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, leave)
+def _refused_value(found: Mapping[str, Any]) -> str:
+    """What is wrong with a value, out of an error of pydantic, with which typer checks it."""
+    kind = str(found["type"]).partition("_")[0]
+    if kind in _KINDS:
+        return f"{found['input']!r} is not {_KINDS[kind]}"
+    return str(found["msg"]).removeprefix("Value error, ")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO, cast
 
 import typer
 from rich.console import Console
+
+from istar.errors import IstarError
 
 BROKEN_PIPE = 128 + 13
 SECONDS_BETWEEN_LINES = 10.0
@@ -16,46 +20,85 @@ SECONDS_BETWEEN_LINES = 10.0
 
 def say(text: str) -> None:
     """One line on stderr, with nothing in it that could steer a terminal."""
-    if sys.stderr is not None:
-        print("istar: " + printable(text), file=sys.stderr, flush=True)
+    write_stderr("istar: " + printable(text) + "\n")
+
+
+def write_stderr(text: str) -> None:
+    """A text on stderr; that it cannot be written is no reason to fail."""
+    if sys.stderr is None:
+        return
+    try:
+        print(text, end="", file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
 
 
 def print_path(path: Path) -> None:
     """The path of what was written, on stdout, in the file system's own bytes."""
-    sys.stdout.flush()
-    _write_all(os.fsencode(path) + os.fsencode(os.linesep))
+    with _said_where_stdout_fails(f"{path} is written"):
+        _write_all([os.fsencode(path) + os.fsencode(os.linesep)])
 
 
 def print_lines(lines: Iterable[str]) -> None:
     """Lines on stdout, in UTF-8 whatever the locale."""
-    sys.stdout.flush()
-    _write_all("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+    with _said_where_stdout_fails():
+        _write_all(f"{line}\n".encode("utf-8", "backslashreplace") for line in lines)
 
 
 def print_file(path: Path) -> None:
     """A file's bytes on stdout."""
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            _write_all(piece)
+    with path.open("rb") as file, _said_where_stdout_fails():
+        _write_all(iter(lambda: file.read(1 << 20), b""))
 
 
-def silence_stdout() -> None:
-    """Keep the interpreter's own last flush from complaining about a stdout that is gone."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def silence(stream: TextIO | None) -> None:
+    """Let a stream that takes nothing lead nowhere; its last flush would fail otherwise."""
+    if stream is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _write_all(data: bytes) -> None:
-    view = memoryview(data)
-    try:
+def fill_closed_streams() -> None:
+    """Lead stdin, stdout and stderr nowhere where they are closed.
+
+    The next file opened would become one of them, and get what libraries say there.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+
+
+def _write_all(pieces: Iterable[bytes]) -> None:
+    sys.stdout.flush()
+    for piece in pieces:
+        view = memoryview(piece)
         while view:
             # An unbuffered stdout may take less than it is given.
             written = sys.stdout.buffer.write(view)
             view = view[written:]
-        sys.stdout.buffer.flush()
-    except BrokenPipeError as error:
-        silence_stdout()
-        raise typer.Exit(BROKEN_PIPE) from error
+    sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _said_where_stdout_fails(done: str = "") -> Iterator[None]:
+    """End with a reader that left, and fail where stdout is full.
+
+    Args:
+        done: what should be known then.
+
+    Raises:
+        Exit: the reader left.
+        IstarError: anything else.
+    """
+    try:
+        yield
+    except OSError as error:
+        silence(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            if done:
+                say(done)
+            raise typer.Exit(BROKEN_PIPE) from error
+        reason = f"stdout cannot be written: {error.strerror or error}"
+        raise IstarError(f"{done}, but {reason}" if done else reason) from error
 
 
 def printable(text: str) -> str:
@@ -66,11 +109,50 @@ def printable(text: str) -> str:
     )
 
 
+@contextmanager
+def said_when_stopped(kept: Callable[[], str]) -> Iterator[None]:
+    """Where a signal ends the work inside, say what of it is kept.
+
+    Args:
+        kept: gives the words, none for nothing.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if words := kept():
+            say(words)
+        raise
+
+
+class _Lasting:
+    """A terminal that may go away while something is shown on it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.encoding = stream.encoding
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except OSError:
+            silence(self._stream)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            silence(self._stream)
+
+
 def animated_console() -> Console | None:
     """Where a moving bar may be shown: stderr, if it is a terminal that can."""
     if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return None
-    return Console(stderr=True)
+    return Console(file=cast(TextIO, _Lasting(sys.stderr)), force_terminal=True)
 
 
 def asked_yes(question: str, *, yes: bool) -> bool:
@@ -84,5 +166,31 @@ def asked_yes(question: str, *, yes: bool) -> bool:
         return True
     if sys.stdin is None or not sys.stdin.isatty():
         return False
-    print(f"istar: {question}? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return ask(f"istar: {question}? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def ask(question: str) -> str:
+    """A line that the person types; empty at the end of the input.
+
+    Question and answer show on stderr. If that is a terminal, the keys that edit a line do so:
+    stdout leads there meanwhile, because Python edits lines only where stdin and stdout are both
+    terminals.
+    """
+    if not os.isatty(2):
+        write_stderr(question)
+        return sys.stdin.readline()
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with suppress(ImportError):
+            import readline  # noqa: F401 (input() edits lines once it is imported)
+        return input(question)
+    except BaseException as error:
+        write_stderr("\n")  # what is said next begins a line
+        if isinstance(error, EOFError):
+            return ""
+        raise
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)

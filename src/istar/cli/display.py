@@ -27,7 +27,9 @@ from istar.models.download_events import (
     DownloadPlanned,
     DownloadProgress,
     DownloadWaiting,
+    LoadProgress,
 )
+from istar.plurals import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,16 +74,17 @@ class Display:
             if task.description != name:
                 self._bar.remove_task(task.id)
         if not self._bar.tasks:
-            self._bar.add_task(name, total=total)
-        self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+            self._bar.add_task(name, total=total, line=line)
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total, line=line)
 
 
 class StepDisplay(Display):
     """How far a generation is."""
 
     def __init__(self) -> None:
+        self._now = (0, 0)
         super().__init__(
-            TextColumn("istar: step {task.completed}/{task.total}"),
+            TextColumn("istar: {task.fields[line]}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(),
@@ -89,7 +92,13 @@ class StepDisplay(Display):
 
     def show(self, done: int, total: int) -> None:
         """Say that `done` of `total` steps are taken."""
+        self._now = done, total
         self._update("steps", done, total, f"step {done} of {total}")
+
+    def show_decoding(self) -> None:
+        """Say that the clip of the steps taken is decoded now."""
+        done, total = self._now
+        self._update("steps", done, total, f"step {done} of {total}, decoding")
 
 
 class ClipsDisplay(Display):
@@ -124,9 +133,10 @@ class TrainingDisplay(Display):
 
 
 class DownloadDisplay(Display):
-    """How far a download is, or a check of what was downloaded; a listener of its events."""
+    """How far a download is, a check of what was downloaded, or loading it; a listener."""
 
     def __init__(self) -> None:
+        self._fetches = False
         super().__init__(
             TextColumn("istar: {task.description}", markup=False),
             BarColumn(),
@@ -135,14 +145,25 @@ class DownloadDisplay(Display):
             TimeRemainingColumn(),
         )
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if self._fetches and isinstance(error, KeyboardInterrupt | SystemExit):
+            say("what was fetched is kept; the same command continues there")
+
     def __call__(self, event: DownloadEvent) -> None:
         """Show one event."""
         match event:
             case DownloadPlanned():
+                self._fetches = True
                 say(
-                    f"fetching {readable_size(event.bytes_missing)} in {event.files_missing} files "
-                    f"(of {readable_size(event.bytes_total)} in {event.files_total}); the disk has "
-                    f"{readable_size(event.free_bytes)} free"
+                    f"fetching {readable_size(event.bytes_missing)} in "
+                    f"{counted(event.files_missing, 'file')} (of {readable_size(event.bytes_total)}"
+                    f" in {event.files_total}); the disk has {readable_size(event.free_bytes)} free"
                 )
             case DownloadWaiting():
                 say(f"waiting for another process, which fetches {event.path}")
@@ -152,6 +173,11 @@ class DownloadDisplay(Display):
                 name = printable(event.path.rpartition("/")[2])
                 here = f"{readable_size(event.done)} of {readable_size(event.total)}"
                 self._update(name, event.done, event.total, f"{name}: {here}")
+            case LoadProgress():
+                self._fetches = False
+                name = f"loading {event.model}: {event.part}"
+                here = f"{readable_size(event.done)} of {readable_size(event.total)}"
+                self._update(name, event.done, event.total, f"{name}, {here}")
 
 
 def _hours(seconds: float) -> str:

@@ -92,12 +92,14 @@ def _generate(options: CommonOptions, request: GenerationRequest) -> None:
     with output_file(options, request) as output:
         pipeline, inputs = options.load(request)
 
-        from istar.events import ClipReady, Note, Progress
+        from istar.events import ClipReady, Decoding, Note, Progress
 
-        with StepDisplay() as display, output.writing(pipeline.spec) as writer:
+        with StepDisplay() as display, output.writing(pipeline) as writer:
             for event in pipeline.stream(request, inputs):
                 if isinstance(event, Progress):
                     display.show(event.done, event.total)
+                elif isinstance(event, Decoding):
+                    display.show_decoding()
                 elif isinstance(event, Note):
                     say(with_remedies(event.text, event.remedies))
                 elif isinstance(event, ClipReady):

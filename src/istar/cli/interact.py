@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istar.cli.console import say
+from istar.cli.console import ask, say
 from istar.cli.display import StepDisplay
 from istar.cli.options import DASH, CommonOptions, input_file, read_stdin, with_common_options
 from istar.cli.output import OutputFile, output_file
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from istar.job import Job
+    from istar.pipeline import InfinityStarPipeline
 
 
 @with_common_options
@@ -59,45 +61,46 @@ def interact(
     request = options.request("interact", (first,), clip=source)
     with output_file(options, request) as output:
         pipeline, inputs = options.load(request)
-        _converse(pipeline.job(request, inputs), prompts, output)
+        _converse(pipeline, pipeline.job(request, inputs), prompts, output)
 
 
-def _converse(job: Job, prompts: Iterator[str], output: OutputFile) -> None:
+def _converse(
+    pipeline: InfinityStarPipeline, job: Job, prompts: Iterator[str], output: OutputFile
+) -> None:
     """Run prompt after prompt; the file holds each before the next one is asked for."""
+    import torch
+
     frames: list[Tensor] = []
     try:
         while True:
             frames += _run(job)
-            _write(frames, output, job)
+            output.replace(torch.cat(frames), pipeline, job.request.prompts)
             if (prompt := next(prompts, None)) is None:
                 return
             job.add_prompt(prompt)
     except (KeyboardInterrupt, SystemExit, IstarError):
         if output.written and output.stays:
-            say(f"{output.target} holds what was made before")
+            command = shlex.join(["istar", "interact", str(output.target)])
+            say(f"{output.target} holds what was made before; `{command}` continues it")
         raise
 
 
 def _run(job: Job) -> list[Tensor]:
     """The finished clips that the latest prompt brings."""
-    from istar.events import ClipReady, Note, Progress
+    from istar.events import ClipReady, Decoding, Note, Progress
 
     clips = []
     with StepDisplay() as display:
         for event in job.run():
             if isinstance(event, Progress):
                 display.show(event.done, event.total)
+            elif isinstance(event, Decoding):
+                display.show_decoding()
             elif isinstance(event, Note):
                 say(with_remedies(event.text, event.remedies))
             elif isinstance(event, ClipReady):
                 clips.append(event.frames)
     return clips
-
-
-def _write(frames: list[Tensor], output: OutputFile, job: Job) -> None:
-    import torch
-
-    output.replace(torch.cat(frames), job.networks.spec, job.request.prompts)
 
 
 def _ask() -> Iterator[str]:
@@ -107,10 +110,7 @@ def _ask() -> Iterator[str]:
             "there is no terminal to ask for prompts; use --script FILE, or --script - for stdin"
         )
     while True:
-        print(
-            "istar: what happens next? (an empty line ends) ", end="", file=sys.stderr, flush=True
-        )
-        prompt = sys.stdin.readline().strip()
+        prompt = ask("istar: what happens next? (an empty line ends) ").strip()
         if not prompt:
             return
         try:

@@ -10,8 +10,10 @@ import typer
 
 from istar.cli.console import print_lines, print_path, say
 from istar.cli.display import StepDisplay
-from istar.cli.options import NumberType, YesOption, check_memory
+from istar.cli.options import DeviceOption, NumberType, YesOption, check_memory
 from istar.errors import IstarError, MediaError, UsageError
+from istar.models.find import check_name
+from istar.plurals import counted
 
 if TYPE_CHECKING:
     from istar.lab.score import Outcome, ShapesTest
@@ -51,16 +53,16 @@ def shapes(
         float, typer.Option("--seconds", help="Length of a clip: 1.75 or more, in quarters.")
     ] = 2.0,
     output: Annotated[
-        Path,
+        str,
         typer.Option(
             "-o",
             "--output",
             metavar="DIRECTORY",
             help="Where report.json and sheet.png go; made if need be.",
         ),
-    ] = Path("eval-shapes"),
+    ] = "eval-shapes",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
-    device: Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu")] = "auto",
+    device: DeviceOption = "auto",
     dtype: Annotated[
         NumberType | None, typer.Option("--dtype", show_default="bf16 on CUDA, fp32 on the CPU")
     ] = None,
@@ -82,6 +84,7 @@ def shapes(
     """
     if threads is not None and threads < 1:
         raise UsageError(f"--threads is 1 or more, not {threads}")
+    check_name(model)
     report_file, sheet_file = _targets(output, overwrite=overwrite)
 
     import torch
@@ -115,7 +118,7 @@ def shapes(
             records=tuple(outcome.record for outcome in found),
         )
         written = report.write(report_file, overwrite=overwrite)
-        sheet = write_picture(contact_sheet(found), sheet_file, overwrite=overwrite)
+        sheet = write_picture(contact_sheet(found), sheet_file, overwrite=overwrite, numbered=True)
         for line in report.lines():
             say(line)
         if as_json:
@@ -131,19 +134,22 @@ def shapes(
                 display.show(len(found), test.clips)
     except (KeyboardInterrupt, SystemExit, IstarError):
         if found:
-            say(f"stopped after {len(found)} of {test.clips} clips")
+            say(f"stopped after {len(found)} of {counted(test.clips, 'clip')}")
             write_results()
         raise
     write_results()
 
 
-def _targets(directory: Path, *, overwrite: bool) -> tuple[Path, Path]:
+def _targets(output: str, *, overwrite: bool) -> tuple[Path, Path]:
     """The files to write, refused early.
 
     Raises:
+        UsageError: the directory has no name.
         MediaError: one exists and may not be replaced, or the directory cannot be made.
     """
-    directory = directory.expanduser()
+    if not output:
+        raise UsageError("the output path is empty")
+    directory = Path(output).expanduser()
     try:
         directory.mkdir(exist_ok=True)
     except OSError as error:

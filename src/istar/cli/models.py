@@ -16,7 +16,7 @@ from istar.errors import IstarError, UsageError
 from istar.model_spec import ModelSpec
 from istar.models.bundled import NAME as BUNDLED_NAME
 from istar.models.bundled import bundled_checkpoint, is_bundled
-from istar.models.find import ModelFiles, converted_directory, released_files
+from istar.models.find import ModelFiles, converted_directory, released_files, similar_name
 from istar.models.store import (
     ModelState,
     all_states,
@@ -209,8 +209,10 @@ def _named(name: str) -> ModelSpec:
     for spec in known_models():
         if spec.name == name:
             return spec
-    names = ", ".join(spec.name for spec in known_models())
-    raise UsageError(f"there is no model {name!r}; there are {names}")
+    names = [spec.name for spec in known_models()]
+    raise UsageError(
+        f"there is no model {name!r}; there are {', '.join(names)}{similar_name(name, names)}"
+    )
 
 
 def _here(spec: ModelSpec) -> ModelState:

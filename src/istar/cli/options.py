@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import sys
 from collections.abc import Callable
@@ -17,7 +18,8 @@ import typer
 
 from istar.byte_size import readable_size
 from istar.cli.console import asked_yes, say
-from istar.errors import DeviceError, MediaError, Remedy, UsageError
+from istar.errors import DeviceError, Remedy, UsageError
+from istar.models.find import check_name
 from istar.request import GenerationRequest, Mode
 from istar.text_files import read_text
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from istar.placement import Placement
 
 _RANDOM_SEED_BITS = 32
+_DEVICE = re.compile(r"auto|(cpu|cuda)(:\d+)?")
 _STDIN_BYTES = 1_000_000
 
 DASH = Path("-")
@@ -53,6 +56,20 @@ class NumberType(str, Enum):
     FP32 = "fp32"
 
 
+def _checked_device(name: str) -> str:
+    """A device's name, refused without torch if there is no such kind.
+
+    Raises:
+        UsageError: another name.
+    """
+    if not _DEVICE.fullmatch(name):
+        raise UsageError(f"--device is auto, cuda, cuda:N or cpu, not {name!r}")
+    return name
+
+
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="auto|cuda|cpu", callback=_checked_device)
+]
 PromptArgument = Annotated[str, typer.Argument(help="What to show; - reads it from stdin.")]
 OptionalPromptArgument = Annotated[
     str, typer.Argument(help="What happens; - reads it from stdin.", show_default=False)
@@ -75,7 +92,7 @@ class CommonOptions:
     """The options of every command that makes something, as they were typed."""
 
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "-o",
             "--output",
@@ -115,7 +132,7 @@ class CommonOptions:
         int | None,
         typer.Option("--seed", help="Same seed, same result.", show_default="drawn and printed"),
     ] = None
-    device: Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu")] = "auto"
+    device: DeviceOption = "auto"
     dtype: Annotated[
         NumberType | None, typer.Option("--dtype", show_default="bf16 on CUDA, fp32 on the CPU")
     ] = None
@@ -159,6 +176,7 @@ class CommonOptions:
         Raises:
             UsageError: a value that is not allowed.
         """
+        check_name(self.model)
         tau_image, tau_video = _parse_tau(self.tau)
         seed = self.seed
         if seed is None:
@@ -280,21 +298,22 @@ def read_stdin(what: str, source: Path | None = None) -> str:
 
 
 def input_file(path: Path) -> Path:
-    """A file to read, `~` expanded and `-` for stdin, refused early if it is not there.
+    """A file to read, `~` expanded and `-` for stdin, refused early if there is nothing to read.
 
     Raises:
-        MediaError: it does not exist or is a directory.
+        UsageError: it does not exist, is a directory or is empty.
     """
     try:
         path = STDIN if path == DASH else path.expanduser()
         if path.is_dir():
-            raise MediaError(f"{path} is a directory; name a file in it")
-        path.stat()
+            raise UsageError(f"{path} is a directory; name a file in it")
+        if not path.stat().st_size and path.is_file():
+            raise UsageError(f"{path} is empty; check how it was made or downloaded")
     except FileNotFoundError as error:
-        raise MediaError(f"{path} does not exist") from error
+        raise UsageError(f"{path} does not exist") from error
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"{path} cannot be read: {reason}") from error
+        raise UsageError(f"{path} cannot be read: {reason}") from error
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -10,18 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from istar.cli.console import print_file, print_path
+from istar.cli.console import print_file, print_path, say
 from istar.cli.options import CommonOptions
-from istar.errors import UsageError
-from istar.files import output_path
+from istar.errors import IstarError, UsageError
+from istar.files import output_path, unfinished
 from istar.request import GenerationRequest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from istar.model_spec import ModelSpec
+    from istar.pipeline import InfinityStarPipeline
 
-_STDOUT = Path("-")
+_STDOUT = ("-", "/dev/stdout", "/dev/fd/1")
 
 
 class OutputFile:
@@ -43,41 +44,41 @@ class OutputFile:
         self._overwrite = overwrite
 
     @contextmanager
-    def writing(self, spec: ModelSpec) -> Iterator[Writer]:
+    def writing(self, pipeline: InfinityStarPipeline) -> Iterator[Writer]:
         """Write it piece by piece; it appears under its name when the block ends well.
 
         Args:
-            spec: the model, kept in the file with the request's settings.
+            pipeline: the model, kept in the file with the request's settings.
         """
-        from istar.events import settings
-
         with ExitStack() as stack:
             writer = Writer(
                 self.target,
                 stack,
                 is_picture=self._request.mode == "t2i",
-                metadata=settings(self._request, spec),
+                metadata=pipeline.metadata(self._request),
                 overwrite=self._overwrite,
             )
             yield writer
         self.target = writer.written
 
-    def replace(self, frames: Tensor, spec: ModelSpec, prompts: tuple[str, ...]) -> None:
+    def replace(
+        self, frames: Tensor, pipeline: InfinityStarPipeline, prompts: tuple[str, ...]
+    ) -> None:
         """Write all of a clip `(F, H, W, 3)`, in place of what this wrote before.
 
         Args:
             frames: the whole clip.
-            spec: the model, kept in the file with the request's settings.
+            pipeline: the model, kept in the file with the request's settings.
             prompts: all that made it.
         """
-        from istar.events import settings
         from istar.media import write_clip
 
         self.target = write_clip(
             frames,
             self.target,
             overwrite=self._overwrite,
-            metadata=settings(replace(self._request, prompt=prompts), spec),
+            numbered=True,
+            metadata=pipeline.metadata(replace(self._request, prompt=prompts)),
         )
         self._overwrite = self.written = True
 
@@ -105,11 +106,17 @@ class Writer:
 
     def write(self, frames: Tensor) -> None:
         """Append frames; of a picture there is one."""
-        from istar.media import ClipWriter, write_picture
+        from istar.media import ClipWriter, texts_that_fit, write_picture
 
         if self._is_picture:
+            if texts_that_fit(self._metadata, self._target) != self._metadata:
+                say(f"{self._target}: a JPEG holds 60 kB of text; its longest settings are cut")
             self._target = write_picture(
-                frames[0], self._target, overwrite=self._overwrite, metadata=self._metadata
+                frames[0],
+                self._target,
+                overwrite=self._overwrite,
+                numbered=True,
+                metadata=self._metadata,
             )
             return
         if self._clip is None:
@@ -120,6 +127,7 @@ class Writer:
                     frames.shape[2],
                     metadata=self._metadata,
                     overwrite=self._overwrite,
+                    numbered=True,
                 )
             )
         self._clip.write(frames)
@@ -139,7 +147,7 @@ def output_file(options: CommonOptions, request: GenerationRequest) -> Iterator[
         MediaError: the directory is missing or not writable.
     """
     suffix = ".png" if request.mode == "t2i" else ".mp4"
-    if options.output != _STDOUT:
+    if options.output not in _STDOUT:
         target = output_path(
             options.output,
             default_stem=f"istar-{request.mode}",
@@ -152,9 +160,14 @@ def output_file(options: CommonOptions, request: GenerationRequest) -> Iterator[
         return
     if sys.stdout.isatty():
         raise UsageError("stdout is a terminal; send it to a file, or name one with --output")
-    with tempfile.TemporaryDirectory(prefix="istar-") as directory:
-        output = OutputFile(
-            Path(directory, f"output{suffix}"), request, overwrite=True, stays=False
-        )
+    directory = Path(tempfile.mkdtemp(prefix="istar-"))
+    output = OutputFile(directory / f"output{suffix}", request, overwrite=True, stays=False)
+    with ExitStack() as block:
+        block.enter_context(unfinished(directory))
+        block.callback(shutil.rmtree, directory, ignore_errors=True)
         yield output
-        print_file(output.target)
+        try:
+            print_file(output.target)
+        except IstarError as error:
+            block.pop_all()
+            raise IstarError(f"{error}; the file is kept as {output.target}") from error

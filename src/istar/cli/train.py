@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istar.cli.console import print_path, say
+from istar.cli.console import print_path, said_when_stopped, say
 from istar.cli.display import ClipsDisplay, TrainingDisplay
+from istar.cli.options import DeviceOption
 from istar.errors import UsageError
+from istar.plurals import counted
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +25,9 @@ train = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_CONTINUES = "the same command continues from it"
+
 ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The settings.")]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", help="Of the CPU.", show_default="torch's choice")
 ]
@@ -51,10 +54,11 @@ def prepare(
     use_device(chosen)
     share = Share.by_torchrun()
     each = f" of process {share.rank + 1}" if share.processes > 1 else ""
-    with ClipsDisplay() as display:
+    kept = "the shards that are whole are kept; the same command continues with the next"
+    with said_when_stopped(lambda: "" if share.rank else kept), ClipsDisplay() as display:
         for event in prepared(settings, chosen, share):
             skipped = f", {event.skipped} skipped" if event.skipped else ""
-            line = f"{event.clips} of {event.total} clips{each}{skipped}"
+            line = f"{event.clips} of {counted(event.total, 'clip')}{each}{skipped}"
             for note in event.notes:
                 say(note)
             display.show(event.clips, event.total, line)
@@ -144,13 +148,17 @@ def _run(task: Task, run: RunConfig, device: torch.device) -> None:
 
     with process_group(device):
         prints = Share.of_this_process().rank == 0
-        with TrainingDisplay() as display:
+        kept = ""
+        with said_when_stopped(lambda: kept), TrainingDisplay() as display:
             for event in trained(task, run, device):
                 if isinstance(event, StepDone) and prints:
                     display.show(event)
                 elif isinstance(event, Resumed) and prints:
                     say(f"continuing from step {event.step}")
+                    kept = f"step {event.step} is kept; {_CONTINUES}"
                 elif isinstance(event, Saved) and event.what == "samples" and prints:
                     say(f"samples: {event.path}")
+                elif isinstance(event, Saved) and event.what == "checkpoint" and prints:
+                    kept = f"{event.path} is kept; {_CONTINUES}"
         if prints:
             print_path(run.output / "model")

@@ -118,6 +118,11 @@ class JobState:
     first: Tensor | None = None
 
     @property
+    def decodes_next(self) -> bool:
+        """A clip is finished and not decoded."""
+        return self.generation is not None and self.decoded < len(self.generation.latents)
+
+    @property
     def window(self) -> int:
         """Index of the window under way, or of the next one."""
         return len(self.bits)

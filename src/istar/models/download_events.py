@@ -1,4 +1,4 @@
-"""Events of a download, and of a check of what was downloaded."""
+"""Events of a download, of a check of what was downloaded, and of loading it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,24 @@ class DownloadNote:
     remedies: tuple[Remedy, ...] = ()
 
 
-DownloadEvent = DownloadPlanned | DownloadProgress | DownloadWaiting | DownloadNote
+@dataclass(frozen=True, kw_only=True)
+class LoadProgress:
+    """So many bytes of a model's weights are loaded.
+
+    Attributes:
+        model: its name.
+        part: which of its networks is being loaded.
+        done: bytes, of all networks.
+        total: likewise.
+    """
+
+    model: str
+    part: str
+    done: int
+    total: int
+
+
+DownloadEvent = DownloadPlanned | DownloadProgress | DownloadWaiting | DownloadNote | LoadProgress
 DownloadListener = Callable[[DownloadEvent], None]
 
 

@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from platformdirs import user_data_path
 
-from istar.errors import CheckpointError, HubError, Remedy
+from istar.errors import CheckpointError, HubError, Remedy, UsageError
 from istar.model_spec import ModelSpec
 from istar.models import bundled, hub
 from istar.models.download_events import DownloadListener, DownloadNote, ignore
@@ -93,7 +94,8 @@ def find_model(
         on_event: receives download events.
 
     Raises:
-        CheckpointError: nothing of that name, or it does not do what is asked.
+        UsageError: nothing of that name.
+        CheckpointError: it does not do what is asked.
         HubError: the Hub does not say what a repository holds.
     """
 
@@ -169,13 +171,35 @@ def _on_hub(
         ) from error
 
 
+def check_name(name: str | Path) -> None:
+    """Refuse what can name no model, without reading or asking anything.
+
+    Raises:
+        UsageError: nothing of that name.
+    """
+    if name not in _names() and not Path(name).expanduser().exists():
+        _hub_name(name)
+
+
+def similar_name(name: str, names: Sequence[str]) -> str:
+    """The words that ask for a name like the one that was typed; none where there is none."""
+    by_folded = {one.casefold(): one for one in names}
+    found = get_close_matches(name.casefold(), by_folded, n=1)
+    return f"; did you mean {by_folded[found[0]]}?" if found else ""
+
+
+def _names() -> tuple[str, ...]:
+    return (AUTO, *(spec.name for spec in RELEASED_MODELS), bundled.NAME)
+
+
 def _described_here(name: str | Path) -> tuple[Path | None, tuple[ModelSpec, ...]]:
     """The models that a name stands for and, if it is one, the directory that holds them.
 
     A name on the Hub stands for none that are known here.
 
     Raises:
-        CheckpointError: nothing of that name, or a directory that holds no model.
+        UsageError: nothing of that name.
+        CheckpointError: a directory that holds no model.
     """
     named = tuple(spec for spec in RELEASED_MODELS if name in (AUTO, spec.name))
     if named:
@@ -194,14 +218,13 @@ def _hub_name(name: str | Path) -> re.Match[str]:
     """The parts of `owner/repo[@revision][:path]`.
 
     Raises:
-        CheckpointError: it is not of that form.
+        UsageError: it is not of that form.
     """
     parts = _HUB_NAME.fullmatch(str(name))
     if parts is None:
-        names = ", ".join((AUTO, *(spec.name for spec in RELEASED_MODELS), bundled.NAME))
-        raise CheckpointError(
-            f"there is no model {str(name)!r}: it is neither a directory nor one of {names}, "
-            "nor owner/repo on the Hub"
+        raise UsageError(
+            f"there is no model {str(name)!r}: it is neither a directory nor one of "
+            f"{', '.join(_names())}, nor owner/repo on the Hub{similar_name(str(name), _names())}"
         )
     return parts
 
