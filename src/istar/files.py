@@ -110,8 +110,9 @@ def _numbered(target: Path) -> Iterator[Path]:
 def writing_failed(target: Path, error: Exception) -> MediaError:
     """The error that says `target` could not be written, and why."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    advice = "free some space or choose another directory" if full else "choose another directory"
+    # torch says of a full disk only where it stopped.
+    may_be_full = getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = ("free some space or " if may_be_full else "") + "choose another directory"
     return MediaError(f"cannot write '{target}': {reason}; {advice}")
 
 

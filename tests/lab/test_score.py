@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from asking import with_spec
-from istar.errors import CheckpointError, MediaError, UsageError
+from istar.errors import CheckpointError, UsageError
 from istar.events import GenerationResult
 from istar.generation.canvas import Canvas
 from istar.generation.residual import bits_of_latent, quantized_latent
@@ -254,8 +254,7 @@ def test_the_report_says_what_its_records_say(
             assert ("continued" in record["right"]) == (mode == "extend")
     psnrs = [record["psnr"] for record in read["results"]["tokenizer"]["records"]]
     assert read["results"]["tokenizer"]["psnr"] == pytest.approx(sum(psnrs) / 2)
-    with pytest.raises(MediaError, match="exists"):
-        report.write(target, overwrite=False)
+    assert report.write(target, overwrite=False) == target.with_stem(f"{target.stem}-1")
     assert report.write(target, overwrite=True) == target
 
 
