@@ -22,6 +22,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("istar.lab.score", "istar.lab.report", "istar.training.*"),
     ("istar.pipeline", "istar.doctor"),
     ("istar.job",),
+    ("istar.opening",),
     (
         "istar.networks",
         "istar.events",

@@ -23,8 +23,8 @@ from istar import (
     Progress,
     UsageError,
 )
-from istar.job import last_pictures
 from istar.media import cover_and_crop, read_clip, read_picture, write_clip
+from istar.opening import last_pictures
 from istar.text_encoder import EncodedText, TextEncoder
 from istar.transformer.block import Block
 from istar.transformer.rows import LayerRow

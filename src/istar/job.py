@@ -8,7 +8,7 @@ that are known, and is finished by the same code as any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,17 +17,16 @@ from torch import Tensor
 
 from istar.errors import IstarError, StateError, UsageError
 from istar.events import ClipReady, Decoding, Event, Note, Progress
-from istar.generation.loop import advance, read_conditions, start
-from istar.generation.residual import bits_of_latent
-from istar.generation.schedule import TEMPLATES, Step
-from istar.generation.state import Bits, GenerationState, JobState
+from istar.generation.loop import advance
+from istar.generation.schedule import TEMPLATES
+from istar.generation.state import GenerationState, JobState
 from istar.inputs import Inputs, picture_size, read_inputs
-from istar.networks import Networks, Texts
+from istar.networks import Networks
+from istar.opening import Opening
 from istar.placement import dtype_name, explained_memory_errors
-from istar.plan import Plan, Window, interact_of, plan_request
+from istar.plan import Plan, plan_request
 from istar.request import GenerationRequest, check_prompt
 from istar.saved_job import SavedJob, pack, unpack
-from istar.transformer.cache import Context
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 from istar.video_tokenizer.conv import FrameHistory
 
@@ -164,35 +163,7 @@ class Job:
         return replace(self.state, begun=True, tail=tail), tuple(events)
 
     def _begin_window(self) -> tuple[JobState, tuple[Event, ...]]:
-        state, number = self.state, self.state.window
-        window, steps = self.plan.windows[number], self.plan.steps(number)
-        # 1. Bits that are known: of a restored job, else of the clips that are shown again.
-        given = state.known.get(number)
-        if given is None:
-            given = self._given_bits(window, steps)
-        # 2. What the steps look at: their texts and, interactive, the frames before.
-        features: Sequence[Tensor] = ()
-        notes: tuple[str, ...] = ()
-        conditions: Context | None = None
-        if window.interactive:
-            state = self._with_former(state)
-        with torch.inference_mode():
-            if len(given) < len(steps):
-                texts = self._texts(number)
-                features, notes = texts.features, texts.notes
-                if window.interactive:
-                    conditions = self._conditions(state)
-            # 3. The window before its first step.
-            generation = start(
-                self.networks.transformer,
-                steps,
-                features,
-                state.generator,
-                given=given,
-                conditions=conditions,
-                together=self.networks.together,
-            )
-        state = replace(state, generation=generation, decoded=0, history=FrameHistory())
+        state, notes = self._opening.open(self.state)
         return state, tuple(Note(text=text) for text in notes)
 
     def _take_step(self, generation: GenerationState) -> tuple[JobState, tuple[Event, ...]]:
@@ -237,7 +208,7 @@ class Job:
         events = []
         has_image_clip = generation.steps[0].image and not window.given_seconds
         is_hidden = clip == 0 and has_image_clip and window.new_seconds > 0
-        if clip >= self._given_clips(window) and not is_hidden:
+        if clip >= self._opening.given_clips(window) and not is_hidden:
             if clip == 1 and has_image_clip:
                 frames = torch.cat((self._first_picture(frames), frames))
             events.append(ClipReady(frames=frames))
@@ -263,57 +234,11 @@ class Job:
             first=first,
         )
 
-    # What a window starts from
-
-    def _texts(self, number: int) -> Texts:
-        request, text = self.request, self.plan.prompt_text(number, self.request)
-        # At scale 1 guidance is the conditional branch alone.
-        guided = self.plan.sampling(number, request).guidance.scale != 1
-        return self.networks.texts(text, request.negative_prompt, guided=guided)
-
-    def _with_former(self, state: JobState) -> JobState:
-        """The state with the latents of the clip that an interactive video continues."""
-        if state.former is not None:
-            return state
-        assert state.tail is not None
-        count = self.plan.spec.clip_seconds * FRAMES_PER_SECOND + 1
-        former = self.networks.encode(last_pictures(state.tail, count))
-        return replace(state, former=former, first=former[:, :, :1])
-
-    def _conditions(self, state: JobState) -> Context:
-        assert state.former is not None
-        assert state.first is not None
-        scales = self.plan.spec.pixel_budget.scales(self.plan.template)
-        grid = scales[interact_of(self.plan.spec).context_scale]
-        return read_conditions(self.networks.transformer, state.former, state.first, grid)
-
-    def _given_clips(self, window: Window) -> int:
-        """How many of a window's clips show what was there before."""
-        if window.interactive:
-            return 0
-        return 2 if window.given_seconds else int(self.inputs.image is not None)
-
-    def _given_bits(self, window: Window, steps: tuple[Step, ...]) -> Bits:
-        """The bits of every step of the given clips."""
-        count = self._given_clips(window)
-        if not count:
-            return {}
-        if window.given_seconds:
-            assert self.state.tail is not None
-            pictures = last_pictures(self.state.tail, window.given_pictures)
-        else:
-            assert self.inputs.image is not None
-            pictures = self.inputs.image
-        latents = self.networks.encode(pictures)
-        given: dict[int, Tensor] = {}
-        lengths = window.clip_lengths(self.plan.spec)[:count]
-        for clip, latent in enumerate(latents.split(lengths, dim=2)):
-            own = [step for step in steps if step.clip == clip]
-            semantic_bits = self.networks.transformer.config.semantic_bits
-            with torch.inference_mode():
-                bits = bits_of_latent(latent, own, semantic_bits=semantic_bits)
-            given |= {step.index: value.cpu() for step, value in zip(own, bits, strict=True)}
-        return given
+    @property
+    def _opening(self) -> Opening:
+        return Opening(
+            networks=self.networks, request=self.request, inputs=self.inputs, plan=self.plan
+        )
 
     def _first_picture(self, after: Tensor) -> Tensor:
         """A new video's first picture: the image that it is made from, else a copy of the second.
@@ -446,9 +371,3 @@ class Job:
             bits = self.networks.transformer.config.bits_per_token(semantic=step.semantic)
             own[index] = unpack(packed, step.grid.tokens, bits)
         self.state = JobState(generator=generator.get_state(), known=known)
-
-
-def last_pictures(shown: Tensor, count: int) -> Tensor:
-    """The last `count` pictures `(count, H, W, 3)`, the first of them doubled if one is missing."""
-    last = shown[-count:]
-    return last if len(last) == count else torch.cat((last[:1], last))

@@ -1,0 +1,127 @@
+"""Opening a window: its given bits, its texts, and the frames that it continues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from istar.generation.loop import read_conditions, start
+from istar.generation.residual import bits_of_latent
+from istar.generation.schedule import Step
+from istar.generation.state import Bits, JobState
+from istar.inputs import Inputs
+from istar.networks import Networks, Texts
+from istar.plan import Plan, Window, interact_of
+from istar.request import GenerationRequest
+from istar.transformer.cache import Context
+from istar.video_tokenizer.config import FRAMES_PER_SECOND
+from istar.video_tokenizer.conv import FrameHistory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """Everything that windows are opened with.
+
+    Attributes:
+        networks: the loaded model.
+        request: what is made.
+        inputs: the picture or clip it starts from.
+        plan: its windows.
+    """
+
+    networks: Networks
+    request: GenerationRequest
+    inputs: Inputs
+    plan: Plan
+
+    def open(self, state: JobState) -> tuple[JobState, tuple[str, ...]]:
+        """The job's next window before its first step, and notes for the person."""
+        number = state.window
+        window, steps = self.plan.windows[number], self.plan.steps(number)
+        # 1. Bits that are known: of a restored job, else of the clips that are shown again.
+        given = state.known.get(number)
+        if given is None:
+            given = self._given_bits(window, steps, state)
+        # 2. What the steps look at: their texts and, interactive, the frames before.
+        features: Sequence[Tensor] = ()
+        notes: tuple[str, ...] = ()
+        conditions: Context | None = None
+        if window.interactive:
+            state = self._with_former(state)
+        with torch.inference_mode():
+            if len(given) < len(steps):
+                texts = self._texts(number)
+                features, notes = texts.features, texts.notes
+                if window.interactive:
+                    conditions = self._conditions(state)
+            # 3. The window before its first step.
+            generation = start(
+                self.networks.transformer,
+                steps,
+                features,
+                state.generator,
+                given=given,
+                conditions=conditions,
+                together=self.networks.together,
+            )
+        opened = replace(state, generation=generation, decoded=0, history=FrameHistory())
+        return opened, notes
+
+    def given_clips(self, window: Window) -> int:
+        """How many of a window's clips show what was there before."""
+        if window.interactive:
+            return 0
+        return 2 if window.given_seconds else int(self.inputs.image is not None)
+
+    def _texts(self, number: int) -> Texts:
+        request, text = self.request, self.plan.prompt_text(number, self.request)
+        # At scale 1 guidance is the conditional branch alone.
+        guided = self.plan.sampling(number, request).guidance.scale != 1
+        return self.networks.texts(text, request.negative_prompt, guided=guided)
+
+    def _with_former(self, state: JobState) -> JobState:
+        """The state with the latents of the clip that an interactive video continues."""
+        if state.former is not None:
+            return state
+        assert state.tail is not None
+        count = self.plan.spec.clip_seconds * FRAMES_PER_SECOND + 1
+        former = self.networks.encode(last_pictures(state.tail, count))
+        return replace(state, former=former, first=former[:, :, :1])
+
+    def _conditions(self, state: JobState) -> Context:
+        assert state.former is not None
+        assert state.first is not None
+        scales = self.plan.spec.pixel_budget.scales(self.plan.template)
+        grid = scales[interact_of(self.plan.spec).context_scale]
+        return read_conditions(self.networks.transformer, state.former, state.first, grid)
+
+    def _given_bits(self, window: Window, steps: tuple[Step, ...], state: JobState) -> Bits:
+        """The bits of every step of the given clips."""
+        count = self.given_clips(window)
+        if not count:
+            return {}
+        if window.given_seconds:
+            assert state.tail is not None
+            pictures = last_pictures(state.tail, window.given_pictures)
+        else:
+            assert self.inputs.image is not None
+            pictures = self.inputs.image
+        latents = self.networks.encode(pictures)
+        given: dict[int, Tensor] = {}
+        lengths = window.clip_lengths(self.plan.spec)[:count]
+        for clip, latent in enumerate(latents.split(lengths, dim=2)):
+            own = [step for step in steps if step.clip == clip]
+            semantic_bits = self.networks.transformer.config.semantic_bits
+            with torch.inference_mode():
+                bits = bits_of_latent(latent, own, semantic_bits=semantic_bits)
+            given |= {step.index: value.cpu() for step, value in zip(own, bits, strict=True)}
+        return given
+
+
+def last_pictures(shown: Tensor, count: int) -> Tensor:
+    """The last `count` pictures `(count, H, W, 3)`, the first of them doubled if one is missing."""
+    last = shown[-count:]
+    return last if len(last) == count else torch.cat((last[:1], last))
