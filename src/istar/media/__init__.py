@@ -16,13 +16,8 @@ from istar.media.clip_reader import (
     read_piece,
 )
 from istar.media.clip_writer import ClipWriter, write_clip
-from istar.media.pictures import (
-    Picture,
-    cover_and_crop,
-    read_picture,
-    texts_that_fit,
-    write_picture,
-)
+from istar.media.picture_writer import texts_that_fit, write_picture
+from istar.media.pictures import Picture, cover_and_crop, read_picture
 
 __all__ = [
     "Clip",

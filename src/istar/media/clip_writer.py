@@ -16,7 +16,7 @@ from torch import Tensor
 from istar.errors import MediaError
 from istar.files import CLIP_SUFFIXES, PendingFile, check_suffix, writing_failed
 from istar.media.clip_pixels import ACCURATE_CONVERSION
-from istar.media.pictures import clean_texts
+from istar.media.picture_writer import clean_texts
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
 _X264_OPTIONS = {

@@ -1,24 +1,22 @@
-"""Still pictures: reading any common kind as RGB, fitting, writing."""
+"""Still pictures: reading any common kind as RGB, and fitting."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from istar.errors import MediaError
-from istar.files import PICTURE_SUFFIXES, PendingFile, check_suffix, writing_failed
 from istar.media import jpeg, png
 from istar.media.sources import open_source, source_name
 
@@ -26,9 +24,6 @@ PIXEL_LIMIT = 100_000_000
 """Larger pictures are refused before they are decoded."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-_JSON_COMMENT = b"ASCII\0\0\0"
-_EXIF_BYTES = 60_000
-_JPEG_SUFFIXES = (".jpg", ".jpeg")
 _HEAD_BYTES = 256
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 _COLOURS_BYTES = 2**16
@@ -317,110 +312,3 @@ def cover_and_crop(pixels: Tensor, height: int, width: int) -> Tensor:
         for frame in pixels.reshape(-1, old_height, old_width, 3).cpu().numpy()
     ]
     return torch.from_numpy(np.stack(fitted)).reshape(*pixels.shape[:-3], height, width, 3)
-
-
-def write_picture(
-    pixels: Tensor,
-    target: Path,
-    *,
-    overwrite: bool = False,
-    numbered: bool = False,
-    metadata: Mapping[str, str] | None = None,
-) -> Path:
-    """Write a picture; it appears under its name only once it is whole.
-
-    Args:
-        pixels: `(H, W, 3)` uint8 RGB.
-        target: ends in `.png`, `.jpg`, `.jpeg` or `.webp`.
-        overwrite: an existing file may be replaced.
-        numbered: beside an existing file it gets a numbered name.
-        metadata: texts to keep in the file: iTXt in PNG, JSON in the EXIF comment elsewhere; of
-            them what `texts_that_fit` leaves.
-
-    Returns:
-        The file's name: `target`, or a numbered one if `target` was taken while writing.
-
-    Raises:
-        UsageError: another suffix.
-        MediaError: wrong shape or dtype, `target` exists, or writing failed.
-    """
-    check_suffix(target, PICTURE_SUFFIXES)
-    if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3:
-        raise MediaError(
-            f"a picture must be (H, W, 3) uint8, not {tuple(pixels.shape)} {pixels.dtype}"
-        )
-    picture = Image.fromarray(pixels.detach().cpu().contiguous().numpy())
-    texts, suffix = texts_that_fit(metadata or {}, target), target.suffix.lower()
-    with PendingFile(target, overwrite=overwrite, numbered=numbered) as pending:
-        try:
-            if suffix == ".png":
-                chunks = PngImagePlugin.PngInfo()
-                for key, text in texts.items():
-                    chunks.add_itxt(key, text)
-                picture.save(pending.temporary, "PNG", pnginfo=chunks)
-            elif suffix == ".webp":
-                picture.save(pending.temporary, "WEBP", quality=95, exif=_exif(texts))
-            else:
-                exif = _exif(texts)
-                picture.save(pending.temporary, "JPEG", quality=95, subsampling=0, exif=exif)
-        except (OSError, ValueError) as error:
-            raise writing_failed(target, error) from error
-    return pending.target
-
-
-def texts_that_fit(metadata: Mapping[str, str], target: Path) -> dict[str, str]:
-    """The texts that a file can hold, cleaned.
-
-    A JPEG holds 60 kB: what is longest in its texts is cut until all fit, and an ellipsis marks
-    the cuts. The texts in a text that is a JSON object are cut one by one.
-
-    Args:
-        metadata: as `write_picture` takes it.
-        target: the file.
-    """
-    texts = clean_texts(metadata)
-    if target.suffix.lower() not in _JPEG_SUFFIXES:
-        return texts
-    longest = _EXIF_BYTES
-    while longest and len(_exif(texts)) > _EXIF_BYTES:
-        longest //= 2
-        texts = {key: _shortened_text(text, longest) for key, text in texts.items()}
-    return texts if longest else {}
-
-
-def _shortened_text(text: str, longest: int) -> str:
-    try:
-        table = json.loads(text)
-    except ValueError:
-        table = None
-    if isinstance(table, dict):
-        return json.dumps(_shortened(table, longest))
-    return text if len(text) <= longest else text[:longest] + "…"
-
-
-def _shortened(value: Any, longest: int) -> Any:
-    """A JSON value with every text in it cut."""
-    if isinstance(value, dict):
-        return {key: _shortened(item, longest) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_shortened(item, longest) for item in value]
-    return _shortened_text(value, longest) if isinstance(value, str) else value
-
-
-def _exif(texts: Mapping[str, str]) -> bytes:
-    if not texts:
-        return b""
-    exif = Image.Exif()
-    comment = _JSON_COMMENT + json.dumps(texts).encode("ascii")
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
-    return exif.tobytes()
-
-
-def clean_texts(entries: Mapping[str, str]) -> dict[str, str]:
-    """`entries` without what files cannot hold: NULs go, lone surrogates become question marks."""
-    cleaned = {_clean(key): _clean(value) for key, value in entries.items()}
-    return {key: value for key, value in cleaned.items() if key}
-
-
-def _clean(text: str) -> str:
-    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
