@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -165,7 +166,35 @@ def remove_unfinished() -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-class PendingFile:
+class _Pending(ABC):
+    """Something written beside its target; it gets the target's name when the block ends well."""
+
+    target: Path
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        except OSError as failure:
+            raise writing_failed(self.target, failure) from failure
+        finally:
+            self._discard()
+
+    @abstractmethod
+    def _publish(self) -> None:
+        """Give it its name."""
+
+    @abstractmethod
+    def _discard(self) -> None:
+        """Remove what is left beside the target."""
+
+
+class PendingFile(_Pending):
     """A file written beside its target and given the target's name once it is whole.
 
     A context manager. Inside, fill the file at `temporary`. A clean exit syncs and renames it;
@@ -202,21 +231,10 @@ class PendingFile:
             raise writing_failed(self.target, error) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if kind is None:
-                self._publish()
-        except OSError as failure:
-            raise writing_failed(self.target, failure) from failure
-        finally:
-            with suppress(OSError):
-                self.temporary.unlink()
-            _unfinished.discard(self.temporary)
+    def _discard(self) -> None:
+        with suppress(OSError):
+            self.temporary.unlink()
+        _unfinished.discard(self.temporary)
 
     def _publish(self) -> None:
         _sync(self.temporary)
@@ -247,7 +265,7 @@ class PendingFile:
             self.temporary.replace(self.target)
 
 
-class PendingDirectory:
+class PendingDirectory(_Pending):
     """A directory written beside its target and given the target's name once it is whole.
 
     A context manager. Inside, fill the directory `temporary`. A clean exit syncs its files and
@@ -275,25 +293,11 @@ class PendingDirectory:
         if not self._overwrite and os.path.lexists(self.target):
             raise MediaError(f"'{self.target}' exists", remedies=("other_name", "overwrite"))
         try:
-            self._clear()
+            self._discard()
             self.temporary.mkdir(parents=True)
         except OSError as error:
             raise writing_failed(self.target, error) from error
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if kind is None:
-                self._publish()
-        except OSError as failure:
-            raise writing_failed(self.target, failure) from failure
-        finally:
-            self._clear()
 
     def _publish(self) -> None:
         for path in self.temporary.rglob("*"):
@@ -307,7 +311,7 @@ class PendingDirectory:
         self.temporary.rename(self.target)
         _sync_directory(self.target.parent)
 
-    def _clear(self) -> None:
+    def _discard(self) -> None:
         """Remove all but the target, which may have been moved away for one that never came."""
         if self._former.exists() and not self.target.exists():
             self._former.rename(self.target)

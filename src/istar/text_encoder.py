@@ -263,7 +263,7 @@ def _check_settings(path: Path) -> None:
     """Refuse a directory whose settings are damaged, or are another kind of model's.
 
     Raises:
-        CheckpointError: one is, or there are none.
+        CheckpointError: one is damaged, or no file is there.
     """
     family = read_table(path / "config.json").get("model_type")
     if not isinstance(family, str):
@@ -279,7 +279,7 @@ def _vocabulary(path: Path) -> Path:
     """The file that transformers makes the tokenizer of; without one it would make up an empty one.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: no vocabulary is there.
     """
     for name in _VOCABULARIES:
         if (path / name).is_file():

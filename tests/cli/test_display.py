@@ -8,9 +8,11 @@ import sys
 from contextlib import suppress
 
 import pytest
+import torch
 
 from istar.cli import display
 from istar.cli.display import DownloadDisplay, StepDisplay
+from istar.events import ClipReady, Decoding, Note, Progress
 from istar.models.download_events import DownloadPlanned, LoadProgress
 
 
@@ -19,11 +21,22 @@ def every_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display, "SECONDS_BETWEEN_LINES", 0)
 
 
-def test_decoding_is_said(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_events_of_a_generation(capfd: pytest.CaptureFixture[str]) -> None:
+    pictures = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+    events = (
+        Note(text="it rains", remedies=("cpu",)),
+        Progress(done=18, total=18, clip=1, scale=2, tokens=9, given=False),
+        Decoding(clip=1),
+        ClipReady(frames=pictures),
+    )
     with StepDisplay() as steps:
-        steps.show(18, 18)
-        steps.show_decoding()
-    assert capfd.readouterr().err == "istar: step 18 of 18\nistar: step 18 of 18, decoding\n"
+        (found,) = steps.pictures_of(events)
+    assert found is pictures
+    assert capfd.readouterr().err.splitlines() == [
+        "istar: it rains; compute with --device cpu",
+        "istar: step 18 of 18",
+        "istar: step 18 of 18, decoding",
+    ]
 
 
 def test_a_terminal_that_goes_away_ends_nothing() -> None:

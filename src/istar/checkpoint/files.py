@@ -109,7 +109,7 @@ def safetensor_files(path: Path) -> list[Path]:
     """The safetensors files at a path: itself, or those of a directory, by its index if it has one.
 
     Raises:
-        CheckpointError: there are none, the index is malformed, or a file that it lists is missing.
+        CheckpointError: no files, a malformed index, or a file that it lists is missing.
     """
     if not path.exists():
         raise CheckpointError(f"{path} is missing")

@@ -1,22 +1,23 @@
-"""How far something is: a bar on a terminal, elsewhere a line now and then."""
+"""Progress: a bar on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    Progress,
     ProgressColumn,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.progress import Progress as RichProgress
 
 from istar.byte_size import readable_size
 from istar.cli.console import SECONDS_BETWEEN_LINES, animated_console, printable, say
@@ -32,8 +33,10 @@ from istar.models.download_events import (
 from istar.plurals import counted
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from typing_extensions import Self
 
+    from istar.events import Event
     from istar.training.trainer import StepDone
 
 _SPEED_OVER = 20
@@ -45,7 +48,7 @@ class Display:
 
     def __init__(self, *columns: ProgressColumn) -> None:
         console = animated_console()
-        self._bar = Progress(*columns, console=console, transient=True) if console else None
+        self._bar = RichProgress(*columns, console=console, transient=True) if console else None
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -95,10 +98,21 @@ class StepDisplay(Display):
         self._now = done, total
         self._update("steps", done, total, f"step {done} of {total}")
 
-    def show_decoding(self) -> None:
-        """Say that the clip of the steps taken is decoded now."""
-        done, total = self._now
-        self._update("steps", done, total, f"step {done} of {total}, decoding")
+    def pictures_of(self, events: Iterable[Event]) -> Iterator[Tensor]:
+        """Show a generation's events; yield the pictures `(F, H, W, 3)` of its clips."""
+        from istar.events import ClipReady, Decoding, Note, Progress
+
+        for event in events:
+            match event:
+                case Progress():
+                    self.show(event.done, event.total)
+                case Decoding():
+                    done, total = self._now
+                    self._update("steps", done, total, f"step {done} of {total}, decoding")
+                case Note():
+                    say(with_remedies(event.text, event.remedies))
+                case ClipReady():
+                    yield event.frames
 
 
 class ClipsDisplay(Display):

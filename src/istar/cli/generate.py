@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from istar.cli.console import say
 from istar.cli.display import StepDisplay
 from istar.cli.options import (
     CommonOptions,
@@ -19,7 +18,6 @@ from istar.cli.options import (
     with_common_options,
 )
 from istar.cli.output import output_file
-from istar.cli.remedies import with_remedies
 from istar.request import GenerationRequest
 
 
@@ -92,15 +90,6 @@ def _generate(options: CommonOptions, request: GenerationRequest) -> None:
     with output_file(options, request) as output:
         pipeline, inputs = options.load(request)
 
-        from istar.events import ClipReady, Decoding, Note, Progress
-
         with StepDisplay() as display, output.writing(pipeline) as writer:
-            for event in pipeline.stream(request, inputs):
-                if isinstance(event, Progress):
-                    display.show(event.done, event.total)
-                elif isinstance(event, Decoding):
-                    display.show_decoding()
-                elif isinstance(event, Note):
-                    say(with_remedies(event.text, event.remedies))
-                elif isinstance(event, ClipReady):
-                    writer.write(event.frames)
+            for frames in display.pictures_of(pipeline.stream(request, inputs)):
+                writer.write(frames)

@@ -14,7 +14,6 @@ from istar.cli.console import ask, say
 from istar.cli.display import StepDisplay
 from istar.cli.options import DASH, CommonOptions, input_file, read_stdin, with_common_options
 from istar.cli.output import OutputFile, output_file
-from istar.cli.remedies import with_remedies
 from istar.errors import IstarError, UsageError
 from istar.request import check_prompt
 from istar.text_files import read_text
@@ -73,7 +72,8 @@ def _converse(
     frames: list[Tensor] = []
     try:
         while True:
-            frames += _run(job)
+            with StepDisplay() as display:
+                frames += display.pictures_of(job.run())
             output.replace(torch.cat(frames), pipeline, job.request.prompts)
             if (prompt := next(prompts, None)) is None:
                 return
@@ -83,24 +83,6 @@ def _converse(
             command = shlex.join(["istar", "interact", str(output.target)])
             say(f"{output.target} holds what was made before; `{command}` continues it")
         raise
-
-
-def _run(job: Job) -> list[Tensor]:
-    """The finished clips that the latest prompt brings."""
-    from istar.events import ClipReady, Decoding, Note, Progress
-
-    clips = []
-    with StepDisplay() as display:
-        for event in job.run():
-            if isinstance(event, Progress):
-                display.show(event.done, event.total)
-            elif isinstance(event, Decoding):
-                display.show_decoding()
-            elif isinstance(event, Note):
-                say(with_remedies(event.text, event.remedies))
-            elif isinstance(event, ClipReady):
-                clips.append(event.frames)
-    return clips
 
 
 def _ask() -> Iterator[str]:

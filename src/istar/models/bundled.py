@@ -31,7 +31,7 @@ def bundled_checkpoint() -> tuple[Path, ModelSpec]:
     """The bundled model and its directory.
 
     Raises:
-        CheckpointError: there is none, or its manifest is malformed.
+        CheckpointError: it is missing, or its manifest is malformed.
     """
     spec = bundled_model()
     if spec is None:

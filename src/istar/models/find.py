@@ -182,7 +182,7 @@ def check_name(name: str | Path) -> None:
 
 
 def similar_name(name: str, names: Sequence[str]) -> str:
-    """The words that ask for a name like the one that was typed; none where there is none."""
+    """A hint at a name like the one that was typed; empty if none is like it."""
     by_folded = {one.casefold(): one for one in names}
     found = get_close_matches(name.casefold(), by_folded, n=1)
     return f"; did you mean {by_folded[found[0]]}?" if found else ""

@@ -206,7 +206,7 @@ class RepoFolder:
 
 
 def size_of(path: Path) -> int | None:
-    """A file's size in bytes, behind its link; None where there is none."""
+    """A file's size in bytes, behind its link; None without a file."""
     try:
         return path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):

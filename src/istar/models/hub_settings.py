@@ -102,7 +102,7 @@ def proxy_fault() -> str:
         try:
             parts = urlsplit(value if separator else f"http://{value}")
             is_address = bool(parts.hostname) and parts.port != 0
-        except ValueError:  # a bracket or a port that is none
+        except ValueError:  # an invalid bracket or port
             is_address = False
         if not is_address or scheme not in ("http", "https", "socks5", "socks5h"):
             return (
@@ -118,7 +118,7 @@ def proxy_fault() -> str:
 
 
 def _proxy_variables(*schemes: str) -> list[str]:
-    """Those that are set; one in capitals counts only where there is none in small letters."""
+    """Those that are set; in capitals only if the same in small letters is not."""
     named = [(f"{scheme}_proxy", f"{scheme}_proxy".upper()) for scheme in schemes]
     found = (next(filter(os.environ.get, names), "") for names in named)
     return [name for name in found if name]
