@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from istar.errors import MediaError, UsageError
-from istar.files import output_path
+from istar.files import PendingFile, output_path
 from istar.media import ClipWriter, read_clip, read_picture, write_clip, write_picture
 from media_files import grey_clip, smooth_clip, texts_in
 
@@ -188,3 +188,24 @@ def test_a_jpeg_cuts_what_is_longest_and_keeps_the_rest(tmp_path: Path) -> None:
     read_picture(path)
     numbers = json.dumps({"seeds": list(range(70_000))})
     assert texts_in(write_any(tmp_path / "b.jpg", {"title": "a", "comment": numbers})) == {}
+
+
+def test_a_long_name_makes_room_for_its_number(tmp_path: Path) -> None:
+    target = tmp_path / ("é" * 125 + ".png")
+    target.write_bytes(b"taken")
+    with PendingFile(target, overwrite=False, numbered=True) as pending:
+        pending.temporary.write_bytes(b"new")
+    assert pending.target.name.endswith("é-1.png")
+    assert len(os.fsencode(pending.target.name)) <= 255
+    assert pending.target.read_bytes() == b"new"
+    assert target.read_bytes() == b"taken"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_directory_that_takes_the_name_loses_nothing(tmp_path: Path, overwrite: bool) -> None:
+    target = tmp_path / "a.png"
+    with PendingFile(target, overwrite=overwrite, numbered=True) as pending:
+        pending.temporary.write_bytes(b"new")
+        target.mkdir()
+    assert pending.target == tmp_path / "a-1.png"
+    assert pending.target.read_bytes() == b"new"

@@ -28,6 +28,7 @@ from istar.generation.guidance import GuidanceConfig
 from istar.generation.sampling import SamplingConfig
 from istar.model_spec import PromptForm
 from istar.networks import Networks
+from istar.saved_job import _digest
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +227,8 @@ def rewrite(path: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], ob
         names = list(file.keys())
         tensors = {name: file.get_tensor(name).clone() for name in names}
     change(tensors, header)
+    if "sha256" in header:
+        header["sha256"] = _digest(tensors)
     save_file(tensors, path, metadata={"job": json.dumps(header)})
 
 
@@ -234,6 +237,14 @@ def test_a_rewritten_job_is_still_read(pipeline: InfinityStarPipeline, saved: Pa
     rewrite(saved, lambda tensors, header: None)
     for ours, theirs in zip(bits_of(finished(pipeline.load_job(saved))[1]), before, strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_changed_bytes_are_refused(pipeline: InfinityStarPipeline, saved: Path) -> None:
+    content = bytearray(saved.read_bytes())
+    content[-100] ^= 1
+    saved.write_bytes(content)
+    with pytest.raises(StateError, match="damaged job: its bytes have changed"):
+        pipeline.load_job(saved)
 
 
 def test_a_job_of_other_weights_is_refused(pipeline: InfinityStarPipeline, saved: Path) -> None:
@@ -455,11 +466,11 @@ def test_a_failed_write_leaves_the_former_file_and_nothing_else(
     assert [path.name for path in saved.parent.iterdir()] == ["job"]
 
 
-@pytest.mark.parametrize("name", ["taken", "nowhere/job"])
+@pytest.mark.parametrize("name", ["taken", "nowhere/job", "a\0b"])
 def test_a_place_that_cannot_be_written(
     pipeline: InfinityStarPipeline, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(StateError, match=r"cannot write|no plain file"):
+    with pytest.raises(StateError, match=r"cannot write|no plain file|exists"):
         pipeline.job(request()).save(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]

@@ -84,7 +84,7 @@ def test_requests_at_the_edge(mode: str, changes: dict[str, Any]) -> None:
         ("i2v", {"prompt": "\ud800"}, "UTF-8"),
         # negative prompt
         ("t2v", {"negative_prompt": "a\0b"}, "NUL"),
-        ("t2v", {"negative_prompt": None}, "a prompt must be a string"),
+        ("t2v", {"negative_prompt": None}, "a negative prompt must be a string"),
         ("t2v", {"negative_prompt": "\ud800"}, "UTF-8"),
         # image and clip
         ("i2v", {"image": None}, "image"),
@@ -192,3 +192,9 @@ def test_numbers_of_other_libraries_become_pythons() -> None:
 def test_seeds_must_be_whole_numbers(seed: Any) -> None:
     with pytest.raises(UsageError, match="whole number"):
         GenerationRequest(mode="t2i", prompt="a", seed=seed)
+
+
+@pytest.mark.parametrize("name", ["aspect", "seconds", "seed", "guidance_scale", "tau_image"])
+def test_numbers_beyond_all_floats_are_refused(name: str) -> None:
+    with pytest.raises(UsageError):
+        GenerationRequest(mode="t2v", prompt="a", **{name: 10**400})

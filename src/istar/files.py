@@ -20,6 +20,7 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 _SLASHES = tuple(filter(None, (os.sep, os.altsep)))
 
+_LONGEST_NAME = 255
 _unfinished: set[Path] = set()
 """Temporary files and directories of this process."""
 
@@ -92,7 +93,9 @@ def check_suffix(target: Path, suffixes: tuple[str, ...]) -> None:
 
 
 def _check_directory(directory: Path) -> None:
-    if not directory.is_dir():
+    if directory.exists() and not directory.is_dir():
+        raise MediaError(f"'{directory}' is a file, not a directory; choose another directory")
+    if not directory.exists():
         raise MediaError(f"the directory '{directory}' does not exist; make it first")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise MediaError(f"the directory '{directory}' is not writable; choose another")
@@ -104,8 +107,11 @@ def _check_plain(target: Path) -> None:
 
 
 def _numbered(target: Path) -> Iterator[Path]:
+    """Names beside a target that is taken; a long one makes room for its number."""
     for number in count(1):
-        yield target.with_name(f"{target.stem}-{number}{target.suffix}")
+        end = f"-{number}{target.suffix}"
+        stem = os.fsencode(target.stem)[: _LONGEST_NAME - len(os.fsencode(end))]
+        yield target.with_name(stem.decode("utf-8", "ignore") + end)
 
 
 def writing_failed(target: Path, error: Exception) -> MediaError:
@@ -114,6 +120,8 @@ def writing_failed(target: Path, error: Exception) -> MediaError:
     # torch says of a full disk only where it stopped.
     may_be_full = getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     advice = ("free some space or " if may_be_full else "") + "choose another directory"
+    if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+        advice = "choose a shorter name"
     return MediaError(f"cannot write '{target}': {reason}; {advice}")
 
 
@@ -224,7 +232,8 @@ class PendingFile(_Pending):
         if refused and os.path.lexists(self.target):
             raise MediaError(f"'{self.target}' exists", remedies=("other_name", "overwrite"))
         try:
-            _check_plain(self.target)
+            if not self._numbered:
+                _check_plain(self.target)
             _unfinished.add(self.temporary)
             _create(self.temporary)
         except OSError as error:
@@ -238,7 +247,8 @@ class PendingFile(_Pending):
 
     def _publish(self) -> None:
         _sync(self.temporary)
-        if self._overwrite:
+        may_replace = self.target.is_file() or not os.path.lexists(self.target)
+        if self._overwrite and may_replace:
             self.temporary.replace(self.target)
         else:
             self._take_free_name()

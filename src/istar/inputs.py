@@ -120,7 +120,7 @@ def _fitting_notes(what: str, own: tuple[int, int], size: tuple[int, int]) -> tu
     if scale > _MUCH_LARGER:
         changes.append(f"enlarged {scale:.3g} times")
     if kept < _MUCH_CROPPED:
-        changes.append(f"cropped to {kept:.0%} of its area")
+        changes.append(f"cropped to {max(kept, 0.01):.0%} of its area")
     if not changes:
         return ()
     return (f"{what} is {own[1]}×{own[0]}; it is {' and '.join(changes)} to fill {width}×{height}",)

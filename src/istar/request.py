@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
-from math import isfinite
+from math import inf, isfinite
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -75,7 +75,7 @@ class GenerationRequest:
             raise UsageError("interact needs at least one prompt")
         for prompt in self.prompts:
             check_prompt(prompt, may_be_empty=self.mode in ("i2v", "extend"))
-        check_prompt(self.negative_prompt, may_be_empty=True, longest=None)
+        check_prompt(self.negative_prompt, name="negative prompt", may_be_empty=True, longest=None)
         for name in ("image", "clip"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, Path(value).expanduser())
@@ -171,7 +171,11 @@ def check_mode(mode: str) -> None:
 
 
 def check_prompt(
-    prompt: str, *, may_be_empty: bool = False, longest: int | None = MAX_PROMPT_CHARACTERS
+    prompt: str,
+    *,
+    name: str = "prompt",
+    may_be_empty: bool = False,
+    longest: int | None = MAX_PROMPT_CHARACTERS,
 ) -> None:
     """Refuse what no text encoder should be given.
 
@@ -179,17 +183,17 @@ def check_prompt(
         UsageError: no text, empty, too long, or not encodable as UTF-8.
     """
     if not isinstance(prompt, str):
-        raise UsageError(f"a prompt must be a string, not {prompt!r:.80}")
+        raise UsageError(f"a {name} must be a string, not {prompt!r:.80}")
     if not may_be_empty and not prompt.strip():
-        raise UsageError("the prompt is empty: say what to show")
+        raise UsageError(f"the {name} is empty: say what to show")
     if longest is not None and len(prompt) > longest:
-        raise UsageError(f"the prompt has {len(prompt)} characters; at most {longest} are taken")
+        raise UsageError(f"the {name} has {len(prompt)} characters; at most {longest} are taken")
     if "\0" in prompt:
-        raise UsageError("the prompt holds a NUL character")
+        raise UsageError(f"the {name} holds a NUL character")
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
-        raise UsageError("the prompt is not valid UTF-8 text") from error
+        raise UsageError(f"the {name} is not valid UTF-8 text") from error
 
 
 def check_seconds(seconds: float, *, least: float) -> None:
@@ -217,7 +221,11 @@ def _plain_number(value: Any) -> Any:
     """A number of any library as Python's int or float; anything else as it is."""
     if not _is_number(value):
         return value
-    return int(value) if isinstance(value, Integral) else float(value)
+    try:
+        near = float(value)
+    except OverflowError:
+        return inf
+    return int(value) if isinstance(value, Integral) else near
 
 
 def _is_number(value: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +70,13 @@ class SavedJob:
                 tensors[name] = pictures
         # Cloned: safetensors refuses tensors that share memory.
         own = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+        header["sha256"] = _digest(own)
         try:
             with PendingFile(path, overwrite=True) as pending:
                 pending.temporary.write_bytes(save(own, metadata={"job": json.dumps(header)}))
         except MediaError as error:
             raise StateError(str(error)) from error
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, ValueError) as error:
             raise StateError(str(writing_failed(path, error))) from error
 
     @classmethod
@@ -94,6 +96,8 @@ class SavedJob:
         if not isinstance(header, dict) or header.get("format") != _FORMAT:
             raise StateError(f"{path} is not a job of this version of istar")
         try:
+            if header["sha256"] != _digest(tensors):
+                raise ValueError("its bytes have changed")
             named = {name: tensors.pop(name, None) for name in ("image", "clip")}
             texts = ("template", "model", "fingerprint", "settings", "dtype")
             if not all(isinstance(header[name], str) for name in texts):
@@ -107,6 +111,15 @@ class SavedJob:
             )
         except (LookupError, ValueError) as error:
             raise StateError(f"{path} is a damaged job: {error}") from error
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of all tensors, in order of their names."""
+    digest = sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _window_and_step(name: str) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from hub_server import Hub, serving
 from istar.cli.app import run
 from istar.cli.options import check_memory
-from istar.errors import DeviceError, HubError, IstarError
+from istar.errors import DeviceError, HubError, IstarError, UsageError
 from istar.models.download_events import DownloadNote
 from istar.models.find import AUTO, find_model, released_files
 from istar.models.released import RELEASED_MODELS
@@ -175,3 +175,9 @@ def test_a_model_that_fits_or_is_here_is_not_asked_about(
     monkeypatch.setattr("istar.doctor._read_memory", lambda: (2000, 5))
     assert run(make) == 1
     assert "--yes" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_name_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="the model's name is empty"):
+        find_model(name)

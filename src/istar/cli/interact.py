@@ -15,6 +15,7 @@ from istar.cli.display import StepDisplay
 from istar.cli.options import DASH, CommonOptions, input_file, read_stdin, with_common_options
 from istar.cli.output import OutputFile, output_file
 from istar.errors import IstarError, UsageError
+from istar.models.find import AUTO
 from istar.request import check_prompt
 from istar.text_files import read_text
 
@@ -60,11 +61,16 @@ def interact(
     request = options.request("interact", (first,), clip=source)
     with output_file(options, request) as output:
         pipeline, inputs = options.load(request)
-        _converse(pipeline, pipeline.job(request, inputs), prompts, output)
+        model = [] if options.model == AUTO else ["--model", options.model]
+        _converse(pipeline, pipeline.job(request, inputs), prompts, output, model)
 
 
 def _converse(
-    pipeline: InfinityStarPipeline, job: Job, prompts: Iterator[str], output: OutputFile
+    pipeline: InfinityStarPipeline,
+    job: Job,
+    prompts: Iterator[str],
+    output: OutputFile,
+    model: list[str],
 ) -> None:
     """Run prompt after prompt; the file holds each before the next one is asked for."""
     import torch
@@ -80,7 +86,9 @@ def _converse(
             job.add_prompt(prompt)
     except (KeyboardInterrupt, SystemExit, IstarError):
         if output.written and output.stays:
-            command = shlex.join(["istar", "interact", str(output.target)])
+            target = str(output.target)
+            path = f"./{target}" if target.startswith("-") else target
+            command = shlex.join(["istar", "interact", *model, path])
             say(f"{output.target} holds what was made before; `{command}` continues it")
         raise
 

@@ -154,6 +154,8 @@ class Timeline:
 def _video_stream(container: InputContainer, name: str) -> VideoStream:
     videos = _videos(container)
     if not videos:
+        if not container.streams.audio:
+            raise MediaError(f"{name} has no pictures; it may be cut short, or is not a video")
         raise MediaError(f"{name} has no pictures, only sound; name a video")
     stream = max(videos, key=_precedence)
     if stream.codec_context is None:

@@ -102,6 +102,7 @@ def find_model(
     def fit(models: Sequence[ModelSpec]) -> tuple[ModelSpec, ...]:
         return fitting(tuple(models), mode, resolution=resolution, seconds=seconds)
 
+    check_name(name)
     root, models = _described_here(name)
     if root:
         spec = fit(models)[0]
@@ -177,6 +178,8 @@ def check_name(name: str | Path) -> None:
     Raises:
         UsageError: nothing of that name.
     """
+    if not str(name).strip():
+        raise UsageError("the model's name is empty", remedies=("list_models",))
     if name not in _names() and not Path(name).expanduser().exists():
         _hub_name(name)
 
