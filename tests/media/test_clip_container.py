@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -235,3 +236,38 @@ def test_the_default_of_several_videos_is_used_or_else_the_largest(tmp_path: Pat
         clip = read_clip(file)
         assert clip.frames.shape[1:3] == (height, width)
         assert any(f"2 videos; the one of {width}×{height} is used" in n for n in clip.notes)
+
+
+@pytest.mark.parametrize("b_frames", [0, 3])
+@pytest.mark.parametrize("leap", [12, 600])
+def test_a_clock_that_leaps_loses_no_picture(tmp_path: Path, b_frames: int, leap: int) -> None:
+    path = tmp_path / "leap.ts"
+    with av.open(path, "w", format="mpegts") as container:
+        stream = container.add_stream("libx264", rate=16)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        stream.options = {"bf": str(b_frames)}
+        for number in range(32):
+            pixels = np.full((64, 64, 3), 7 * number, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = 62 * number, Fraction(1, 1000)
+            frame.pts += 1000 * leap if number >= 16 else 0
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    clip = read_clip(path)
+    assert len(clip.frames) == 32
+    assert any("begin anew" in note for note in clip.notes)
+    levels = clip.frames.float().mean((1, 2, 3)).tolist()
+    assert levels == sorted(levels)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov"])
+def test_a_file_cut_within_its_index_is_cut_short(tmp_path: Path, suffix: str) -> None:
+    whole = write_clip(torch.zeros(80, 64, 64, 3, dtype=torch.uint8), tmp_path / "whole.mp4")
+    path = tmp_path / f"cut.{suffix}"
+    content = whole.read_bytes()
+    at = content.index(b"moov")
+    for share in (0.3, 0.6, 0.9):
+        path.write_bytes(content[: at + int(share * (len(content) - at))])
+        with pytest.raises(MediaError, match="cut short"):
+            read_clip(path)

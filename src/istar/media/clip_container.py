@@ -75,7 +75,7 @@ def open_container(file: BinaryIO, name: str) -> Iterator[tuple[InputContainer, 
         if container.metadata.get("major_brand") in _STILL_BRANDS:
             refuse_picture(file, name)
         try:
-            yield container, _video_stream(container, name)
+            yield container, _video_stream(container, file, name)
         except _DAMAGES as error:
             raise damaged(name) from error
         except (av.FFmpegError, ValueError) as error:
@@ -134,25 +134,27 @@ class Timeline:
         self._latest: Fraction | None = None
         self._end = Fraction(0)
 
-    def placed(self, order: Fraction, start: Fraction, length: Fraction) -> Fraction:
-        """When a picture appears, in seconds; pictures come in the order of `order`.
+    def placed(self, start: Fraction, length: Fraction) -> Fraction:
+        """When a picture appears, in seconds; pictures come in the order in which they are shown.
 
         Args:
-            order: a time that grows from picture to picture: that of decoding, or of showing.
             start: when it appears by the file.
             length: how long it stays.
         """
-        step = Fraction(0) if self._latest is None else order - self._latest
+        step = Fraction(0) if self._latest is None else start - self._latest
         if step < -_JITTER or (self._longest is not None and step > self._longest):
             self._shift = self._end - start
             self.is_joined = True
-        self._latest = order
+        self._latest = start
         self._end = max(self._end, start + self._shift + length)
         return start + self._shift
 
 
-def _video_stream(container: InputContainer, name: str) -> VideoStream:
+def _video_stream(container: InputContainer, file: BinaryIO, name: str) -> VideoStream:
     videos = _videos(container)
+    usable = [one for one in videos if one.codec_context is not None]
+    if not usable and _structure(container.format.name, file).is_cut:
+        raise damaged(name)
     if not videos:
         if not container.streams.audio:
             raise MediaError(f"{name} has no pictures; it may be cut short, or is not a video")
@@ -209,13 +211,42 @@ def held_seconds(container: InputContainer, stream: VideoStream) -> Fraction:
     return stream.frames / frame_rate(stream) if is_avi else Fraction(0)
 
 
+class _Stamped(NamedTuple):
+    """Seconds at which a packet is decoded and its picture appears by the file, and how long."""
+
+    order: Fraction
+    start: Fraction | None
+    length: Fraction
+
+
+def _spans(packets: list[_Stamped], timeline: Timeline) -> list[tuple[Fraction, Fraction]]:
+    """When each picture appears and goes, on one timeline.
+
+    Pictures are placed in the order in which they are shown, as the decoder gives them; a new
+    recording begins where the order of decoding does.
+    """
+    recordings: list[list[_Stamped]] = [[]]
+    for earlier, packet in zip([None, *packets], packets, strict=False):
+        if earlier and packet.order - earlier.order < -_JITTER:
+            recordings.append([])
+        recordings[-1].append(packet)
+    spans: list[tuple[Fraction, Fraction]] = []
+    for recording in recordings:
+        for packet in sorted(recording, key=lambda one: one.start or 0):
+            if packet.start is None:
+                start = spans[-1][1] if spans else Fraction(0)
+            else:
+                start = timeline.placed(packet.start, packet.length)
+            spans.append((start, start + packet.length))
+    return spans
+
+
 def survey_clip(file: BinaryIO, name: str) -> Survey:
     """Read through the packets of `file`, called `name`; refuse it if its end is missing."""
     with open_container(file, name) as (container, stream):
-        spans: list[tuple[Fraction, Fraction]] = []
+        packets: list[_Stamped] = []
         last_is_corrupt = False
         reached = Fraction(0)
-        timeline = Timeline(container)
         for packet in container.demux():
             if packet.size == 0 or packet.stream.type not in ("video", "audio"):
                 continue
@@ -225,12 +256,11 @@ def survey_clip(file: BinaryIO, name: str) -> Survey:
                 continue
             ticks, tick = stamp(packet, container), packet.time_base
             length = (packet.duration or 0) * tick or 1 / frame_rate(stream)
-            if ticks is None:
-                start = spans[-1][1] if spans else Fraction(0)
-            else:
-                order = ticks if packet.dts is None else packet.dts
-                start = timeline.placed(order * tick, ticks * tick, length)
-            spans.append((start, start + length))
+            order = ticks if packet.dts is None else packet.dts
+            start = None if ticks is None else ticks * tick
+            packets.append(_Stamped((order or 0) * tick, start, length))
+        timeline = Timeline(container)
+        spans = _spans(packets, timeline)
         structure = _structure(container.format.name, file)
         is_short = container.format.name == "flv" and _stated(container) > reached + _MISSING
         if not spans or last_is_corrupt or structure.is_cut or is_short:

@@ -247,10 +247,7 @@ def _sampled(
         length = (frame.duration or 0) * tick or 1 / frame_rate(stream)
         if ticks is None and sought:
             return
-        if ticks is None:
-            following = end
-        else:
-            following = max(start, timeline.placed(ticks * tick, ticks * tick, length))
+        following = end if ticks is None else max(start, timeline.placed(ticks * tick, length))
         until = (following - slack - origin) * FRAMES_PER_SECOND
         if current is None:
             number = max(0, ceil(until))
