@@ -21,6 +21,7 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _SLASHES = tuple(filter(None, (os.sep, os.altsep)))
 
 _LONGEST_NAME = 255
+_NO_DIRECTORIES = (Path("/dev"), Path("/dev/fd"))
 _unfinished: set[Path] = set()
 """Temporary files and directories of this process."""
 
@@ -71,6 +72,8 @@ def _output_path(
             for number in count(1)
             if not os.path.lexists(name := target / f"{default_stem}-{number:04}{suffix}")
         )
+    if target.parent in _NO_DIRECTORIES or target.parts[1:2] == ("proc",):
+        raise MediaError(f"'{target}' is not a place for a file; choose another name")
     _check_plain(target)
     if not target.suffix:
         target = target.with_name(target.name + suffix)

@@ -497,3 +497,18 @@ def test_version(capfd: pytest.CaptureFixture[str]) -> None:
 
     assert run(["--version"]) == 0
     assert capfd.readouterr().out == f"istar {__version__}\n"
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("name", ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"])
+def test_prompt_and_picture_cannot_both_come_from_stdin(name: str) -> None:
+    done = run_warm("i2v", name, "-", input=b"a cat")
+    assert done.returncode == 2
+    assert b"cannot both come from stdin" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["/dev/stderr", "/dev/fd/7", "/proc/self/fd/2", "/dev/x.png"])
+def test_devices_are_no_place_for_a_file(name: str) -> None:
+    done = run_warm("t2i", "a cat", "-o", name, "--model", "tiny")
+    assert done.returncode == 1
+    assert b"is not a place for a file" in done.stderr

@@ -12,7 +12,13 @@ import typer
 
 from istar.cli.console import ask, say
 from istar.cli.display import StepDisplay
-from istar.cli.options import DASH, CommonOptions, input_file, read_stdin, with_common_options
+from istar.cli.options import (
+    CommonOptions,
+    input_file,
+    is_stdin,
+    read_stdin,
+    with_common_options,
+)
 from istar.cli.output import OutputFile, output_file
 from istar.errors import IstarError, UsageError
 from istar.models.find import AUTO
@@ -118,7 +124,7 @@ def _read_script(path: Path, source: Path | None) -> list[str]:
         MediaError: it is not there.
         UsageError: it is not a UTF-8 text, or a line cannot be a prompt.
     """
-    text = read_stdin("the script", source) if path == DASH else read_text(input_file(path))
+    text = read_stdin("the script", source) if is_stdin(path) else read_text(input_file(path))
     lines = [line.strip() for line in text.splitlines()]
     prompts = [line for line in lines if line]
     for prompt in prompts:

@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 _RANDOM_SEED_BITS = 32
 _DEVICE = re.compile(r"auto|(cpu|cuda)(:\d+)?")
 _STDIN_BYTES = 1_000_000
-
-DASH = Path("-")
-"""Stands for stdin or stdout."""
+_STDIN_NAMES = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
 STDIN = Path("/dev/stdin")
 """The name under which stdin is read like any file."""
@@ -288,6 +286,11 @@ def read_prompt(prompt: str, source: Path | None = None) -> str:
     return read_stdin("the prompt", source).strip()
 
 
+def is_stdin(path: Path) -> bool:
+    """Whether a path names stdin."""
+    return str(path) in _STDIN_NAMES
+
+
 def read_stdin(what: str, source: Path | None = None) -> str:
     """The text on stdin, which `what` comes from; see `read_prompt`."""
     if source == STDIN:
@@ -304,7 +307,9 @@ def input_file(path: Path) -> Path:
         UsageError: it does not exist, is a directory or is empty.
     """
     try:
-        path = STDIN if path == DASH else path.expanduser()
+        path = STDIN if is_stdin(path) else path.expanduser()
+        if path == STDIN and sys.stdin is None:
+            raise UsageError("the input should come from stdin, and stdin is closed")
         if path.is_dir():
             raise UsageError(f"{path} is a directory; name a file in it")
         if not path.stat().st_size and path.is_file():

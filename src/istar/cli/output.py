@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from istar.pipeline import InfinityStarPipeline
 
-_STDOUT = ("-", "/dev/stdout", "/dev/fd/1")
+_STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 class OutputFile:
