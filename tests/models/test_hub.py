@@ -191,7 +191,7 @@ class TestResume:
         started = start_pull(tmp_path, hub.address, (LARGE,))
         # The journal is written every second.
         started.wait_for("DownloadProgress", done=3_500_000)
-        hub.faults.pause = 60  # longer than `finish` waits
+        hub.faults.pause = 120  # whoever waits for the server outlasts `finish`
         started.process.send_signal(number)
         started.finish()
         hub.faults.pause = 0
