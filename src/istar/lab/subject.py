@@ -79,6 +79,7 @@ class Subject:
         speed: with a direction, the share of the frame's extent that it crosses in a second, along
             each axis that it moves along; with `spins`, turns a second; otherwise unused.
         phase: with `bounces`, how much of its first bounce is over at the start.
+        then: its motion from second 2 on; empty where it goes on.
     """
 
     shape: str
@@ -89,6 +90,7 @@ class Subject:
     size: float
     speed: float = 0.0
     phase: float = 0.0
+    then: str = ""
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -100,6 +102,16 @@ class Subject:
                 raise UsageError(f"no {name} {value!r}: choose from {', '.join(known)}")
         if (self.shape, self.motion) == ("circle", "spins"):
             raise UsageError("a circle cannot be seen to spin")
+
+    @property
+    def pace(self) -> str:
+        """`slow`, `fast`, or empty."""
+        return ""
+
+    @property
+    def bulk(self) -> str:
+        """`small`, `large`, or empty."""
+        return ""
 
     def pose(self, seconds: float) -> Pose:
         """Where it is at a time in seconds; a direction leads out of the frame in the end."""

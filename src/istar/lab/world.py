@@ -13,7 +13,7 @@ from random import Random
 from torch import Tensor
 
 from istar.errors import UsageError
-from istar.lab.captions import canonical, choose, describe
+from istar.lab.captions import canonical, describe
 from istar.lab.draw import draw
 from istar.lab.subject import (
     COLOURS,
@@ -23,6 +23,7 @@ from istar.lab.subject import (
     Subject,
     is_held_out,
 )
+from istar.lab.words import choose
 
 STAY_SECONDS = 4.0
 """How long every subject is wholly in the frame."""
