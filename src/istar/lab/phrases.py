@@ -241,14 +241,14 @@ def places_of(subjects: Sequence[Subject], clip: int | None) -> tuple[str, ...]:
     first = _CLIP_SECONDS if clip == 1 else 0.0
     length = 2 * _CLIP_SECONDS if clip is None else _CLIP_SECONDS
     poses = [tuple(one.pose(first + length * part / 2) for one in subjects) for part in range(3)]
-    across, down = [a.x - b.x for a, b in poses], [a.y - b.y for a, b in poses]
-    if abs(across[1]) > abs(down[1]):
-        apart, places = across, ("on the left", "on the right")
-    else:
-        apart, places = down, ("at the top", "at the bottom")
-    if max(apart) <= -_LEAST_APART:
-        return places
-    return places[::-1] if min(apart) >= _LEAST_APART else ("", "")
+    sides = [a.x - b.x for a, b in poses], ("on the left", "on the right")
+    heights = [a.y - b.y for a, b in poses], ("at the top", "at the bottom")
+    for apart, places in sorted((sides, heights), key=lambda axis: -abs(axis[0][1])):
+        if max(apart) <= -_LEAST_APART:
+            return places
+        if min(apart) >= _LEAST_APART:
+            return places[::-1]
+    return ("", "")
 
 
 def name_of(subject: Subject, draw: Random | None = None) -> str:

@@ -42,14 +42,31 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
 
 MOTIONS: tuple[str, ...] = (*DIRECTIONS, "grows", "shrinks", "spins", "bounces", "stands")
 
-SMALLEST, LARGEST = 0.12, 0.3
+SPEEDS = (0.07, 0.17)
+"""Slowest and fastest: shares of the frame's extent crossed in a second, along each axis."""
+
+GROWTHS = (0.17, 0.3)
+"""Slowest and fastest of growing and shrinking: doublings or halvings of the size in a second."""
+
+SPINS = (0.12, 0.28)
+"""Slowest and fastest: turns a second, either way."""
+
+BOUNCES = (0.55, 0.8)
+"""Slowest and fastest: bounces a second."""
+
+BOUNCE_HEIGHT = 0.2
+
+SMALLEST, LARGEST = 0.11, 0.3
 """Bounds of a size, as a share of the frame's shorter side, which growth does not cross."""
 
-DOUBLING_SECONDS = 4.0
-BOUNCE_HEIGHT = 0.2
-BOUNCE_SECONDS = 1.5
+CHANGE_SECONDS = 2.0
+"""When a motion changes that does."""
+
 HELD_OUT_SHARE = 10
 """One combination in so many is held out."""
+
+_SLOW, _FAST = 0.095, 0.14
+_SMALL, _LARGE = 0.165, 0.215
 
 
 class Pose(NamedTuple):
@@ -69,6 +86,10 @@ class Pose(NamedTuple):
 class Subject:
     """One thing in a scene.
 
+    A motion's speed is the share of the frame's extent that a direction crosses in a second along
+    each of its axes, the doublings of `grows` and the halvings of `shrinks` a second, the turns of
+    `spins` a second, negative ones anticlockwise, or the bounces of `bounces` a second.
+
     Attributes:
         shape: a name of `SHAPES`.
         colour: a name of `COLOURS`.
@@ -76,10 +97,11 @@ class Subject:
         x: its centre at the start, as a share of the frame's width.
         y: its centre at the start, as a share of the frame's height; with `bounces`, of the ground.
         size: its radius at the start, as a share of the frame's shorter side.
-        speed: with a direction, the share of the frame's extent that it crosses in a second, along
-            each axis that it moves along; with `spins`, turns a second; otherwise unused.
+        turns: its rotation clockwise at the start.
+        speed: of its motion.
         phase: with `bounces`, how much of its first bounce is over at the start.
-        then: its motion from second 2 on; empty where it goes on.
+        then: its motion from `CHANGE_SECONDS` on, if it is another.
+        then_speed: of that motion.
     """
 
     shape: str
@@ -88,47 +110,67 @@ class Subject:
     x: float
     y: float
     size: float
+    turns: float = 0.0
     speed: float = 0.0
     phase: float = 0.0
     then: str = ""
+    then_speed: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value, known in (
             ("shape", self.shape, tuple(SHAPES)),
             ("colour", self.colour, tuple(COLOURS)),
-            ("motion", self.motion, MOTIONS),
+            *(("motion", motion, MOTIONS) for motion in self.motions),
         ):
             if value not in known:
                 raise UsageError(f"no {name} {value!r}: choose from {', '.join(known)}")
-        if (self.shape, self.motion) == ("circle", "spins"):
+        if self.shape == "circle" and "spins" in self.motions:
             raise UsageError("a circle cannot be seen to spin")
 
     @property
+    def motions(self) -> tuple[str, ...]:
+        """Its motion, and the one that follows."""
+        return (self.motion, self.then) if self.then else (self.motion,)
+
+    @property
     def pace(self) -> str:
-        """`slow`, `fast`, or empty."""
-        return ""
+        """`slow`, `fast`, or empty for a usual speed or where it goes nowhere."""
+        if self.motion not in DIRECTIONS or _SLOW <= self.speed <= _FAST:
+            return ""
+        return "slow" if self.speed < _SLOW else "fast"
 
     @property
     def bulk(self) -> str:
-        """`small`, `large`, or empty."""
-        return ""
+        """`small`, `large`, or empty for a usual size or a changing one."""
+        if {"grows", "shrinks"} & {*self.motions} or _SMALL <= self.size <= _LARGE:
+            return ""
+        return "small" if self.size < _SMALL else "large"
 
     def pose(self, seconds: float) -> Pose:
         """Where it is at a time in seconds; a direction leads out of the frame in the end."""
-        across, down = DIRECTIONS.get(self.motion, (0, 0))
-        distance = self.speed * seconds
-        size, turns, lift = self.size, 0.0, 0.0
-        if self.motion in ("grows", "shrinks"):
-            doublings = seconds / DOUBLING_SECONDS
-            size *= 2 ** (doublings if self.motion == "grows" else -doublings)
-            size = min(max(size, SMALLEST), LARGEST)
-        elif self.motion == "spins":
-            turns = distance
-        elif self.motion == "bounces":
-            # A ball thrown up again and again: every bounce is a parabola.
-            share = (seconds / BOUNCE_SECONDS + self.phase) % 1
-            lift = BOUNCE_HEIGHT * 4 * share * (1 - share)
-        return Pose(self.x + across * distance, self.y + down * distance - lift, size, turns)
+        start = Pose(self.x, self.y, self.size, self.turns)
+        if not self.then or seconds <= CHANGE_SECONDS:
+            return _moved(start, self.motion, self.speed, seconds, self.phase)
+        middle = _moved(start, self.motion, self.speed, CHANGE_SECONDS, self.phase)
+        return _moved(middle, self.then, self.then_speed, seconds - CHANGE_SECONDS)
+
+
+def _moved(start: Pose, motion: str, speed: float, seconds: float, phase: float = 0.0) -> Pose:
+    """The pose after some seconds of a motion."""
+    distance = speed * seconds
+    if motion in DIRECTIONS:
+        across, down = DIRECTIONS[motion]
+        return start._replace(x=start.x + across * distance, y=start.y + down * distance)
+    if motion in ("grows", "shrinks"):
+        size = start.size * 2 ** (distance if motion == "grows" else -distance)
+        return start._replace(size=min(max(size, SMALLEST), LARGEST))
+    if motion == "spins":
+        return start._replace(turns=start.turns + distance)
+    if motion == "bounces":
+        # A ball thrown up again and again: every bounce is a parabola.
+        share = (distance + phase) % 1
+        return start._replace(y=start.y - BOUNCE_HEIGHT * 4 * share * (1 - share))
+    return start
 
 
 def is_held_out(colour: str, shape: str, motion: str, background: str) -> bool:

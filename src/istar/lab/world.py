@@ -1,8 +1,8 @@
 """Scenes: random by seed, endless, and split into training and held-out ones.
 
-A scene is one or two coloured shapes that each do one thing on a plain background. Where a
-subject starts depends on its motion, with a little chance: one that moves right starts at the left,
-one that stays is in the middle. It stays wholly in the frame for `STAY_SECONDS`.
+A scene is one or two coloured shapes that each do one thing, or one thing after another, on a plain
+background. Places, sizes, speeds, rotations and phases are drawn evenly, and drawn again until
+every subject stays wholly in a square frame, or in its half of one, for `STAY_SECONDS`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,21 @@ from random import Random
 from torch import Tensor
 
 from istar.errors import UsageError
-from istar.lab.captions import canonical, describe
+from istar.lab.captions import Content, Wording, canonical, describe
 from istar.lab.draw import draw
 from istar.lab.subject import (
+    BOUNCE_HEIGHT,
+    BOUNCES,
+    CHANGE_SECONDS,
     COLOURS,
     DIRECTIONS,
+    GROWTHS,
+    LARGEST,
     MOTIONS,
     SHAPES,
+    SPEEDS,
+    SPINS,
+    Pose,
     Subject,
     is_held_out,
 )
@@ -28,19 +36,22 @@ from istar.lab.words import choose
 STAY_SECONDS = 4.0
 """How long every subject is wholly in the frame."""
 
-TWO_SHARE = 0.15
+TWO_SHARE = 0.2
 """The share of training scenes with two subjects."""
 
+CHANGE_SHARE = 0.4
+"""The share of scenes of one subject whose motion changes."""
+
 _MARGIN = 0.01
-_SLOWEST, _FASTEST = 0.11, 0.16
 _SIDE_BY_SIDE = ("up", "down", "bounces", "spins", "stands")
 _ONE_ABOVE_OTHER = ("left", "right", "spins", "stands")
 """What a subject can do within half a frame."""
 
-_SIZES = {"grows": (0.125, 0.14), "shrinks": (0.25, 0.28), "bounces": (0.17, 0.22)}
-_STAYING_SIZES = (0.18, 0.26)
-_GOING_SIZES = (0.17, 0.2)
+_SIZES = {"grows": (0.12, 0.16), "shrinks": (0.23, 0.28), "bounces": (0.15, 0.2)}
+_STAYING_SIZES = (0.15, 0.25)
+_GOING_SIZES = (0.15, 0.2)
 _SIZES_OF_TWO = (0.13, 0.15)
+_WHOLE = (0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +80,9 @@ class Scene:
     def held_out(self) -> bool:
         """Whether any subject's combination with the background is never shown in training."""
         return any(
-            is_held_out(subject.colour, subject.shape, subject.motion, self.background)
+            is_held_out(subject.colour, subject.shape, motion, self.background)
             for subject in self.subjects
+            for motion in subject.motions
         )
 
     def frames(self, count: int, height: int, width: int, *, first: int = 0) -> Tensor:
@@ -79,9 +91,16 @@ class Scene:
             self.background, self.subjects, count=count, height=height, width=width, first=first
         )
 
-    def caption(self, seed: int) -> str:
-        """What it shows, in a wording drawn from a seed."""
-        return describe(self.background, self.subjects, seed)
+    def caption(self, seed: int, *, wording: Wording = "trained", content: Content = "any") -> str:
+        """What it shows, in a wording drawn from a seed; see `istar.lab.captions.describe`."""
+        return describe(self.background, self.subjects, seed, wording=wording, content=content)
+
+    def clip_captions(self, seed: int) -> tuple[str, str]:
+        """What the first `CHANGE_SECONDS` show, and what the time after shows."""
+        first, second = (
+            describe(self.background, self.subjects, seed + clip, clip=clip) for clip in (0, 1)
+        )
+        return first, second
 
     def canonical_caption(self) -> str:
         """What it shows, in the plainest wording."""
@@ -93,39 +112,27 @@ def random_scene(seed: int, *, held_out: bool = False) -> Scene:
 
     Args:
         seed: any integer.
-        held_out: draw one subject, of a combination that training never sees; otherwise one
-            subject or two, of other combinations.
+        held_out: draw one subject with one motion, of a combination that training never sees;
+            otherwise one subject or two, of other combinations.
     """
     draw = Random(f"{'held-out' if held_out else 'training'} scene {seed}")
     two = not held_out and draw.random() < TWO_SHARE
     while True:
-        scene = _two(draw) if two else _one(draw)
+        scene = _two(draw) if two else _one(draw, changes=not held_out)
         if scene.held_out == held_out:
             return scene
 
 
-def _one(draw: Random) -> Scene:
-    """A scene of one subject."""
+def _one(draw: Random, *, changes: bool) -> Scene:
+    """A scene of one subject, whose motion may change."""
     background, colour = _different(tuple(COLOURS), 2, draw)
     motion = choose(MOTIONS, draw)
-    shape = _shape_for(motion, tuple(SHAPES), draw)
-    if motion in DIRECTIONS:
-        size, speed = _going(shape, _GOING_SIZES, draw)
-        x, y = (
-            _start(sign, SHAPES[shape] * size, speed, 0.08, draw) for sign in DIRECTIONS[motion]
-        )
-        return Scene(
-            background=background,
-            subjects=(_subject(shape, colour, motion, x, y, size, speed),),
-        )
-    size = _between(*_SIZES.get(motion, _STAYING_SIZES), draw)
-    jitter = 0.06 if motion in ("grows", "shrinks") else 0.1
-    x = _between(0.5 - jitter, 0.5 + jitter, draw)
-    if motion == "bounces":
-        y = _between(0.57, 0.67, draw)
-    else:
-        y = _between(0.5 - jitter, 0.5 + jitter, draw)
-    subject = _subject(shape, colour, motion, x, y, size, *_pace(motion, draw))
+    then = ""
+    if changes and draw.random() < CHANGE_SHARE:
+        then = choose([other for other in MOTIONS if other != motion], draw)
+    shape = _shape_for((motion, then), tuple(SHAPES), draw)
+    sizes = _SIZES.get(motion, _GOING_SIZES if motion in DIRECTIONS else _STAYING_SIZES)
+    subject = _placed(shape, colour, motion, then, sizes, (_WHOLE, _WHOLE), draw)
     return Scene(background=background, subjects=(subject,))
 
 
@@ -134,65 +141,83 @@ def _two(draw: Random) -> Scene:
     background, *colours = _different(tuple(COLOURS), 3, draw)
     beside = draw.random() < 0.5
     subjects: list[Subject] = []
-    for colour, middle in zip(colours, (0.25, 0.75), strict=True):
+    for colour, half in zip(colours, ((0.0, 0.5), (0.5, 1.0)), strict=True):
         motion = choose(_SIDE_BY_SIDE if beside else _ONE_ABOVE_OTHER, draw)
         shapes = tuple(shape for shape in SHAPES if shape not in {s.shape for s in subjects})
-        shape = _shape_for(motion, shapes, draw)
-        size, speed = _going(shape, _SIZES_OF_TWO, draw)
-        across = _between(middle - 0.03, middle + 0.03, draw)
-        sign = sum(DIRECTIONS.get(motion, (0, 0)))
-        along = _start(sign, SHAPES[shape] * size, speed, 0.06, draw)
-        if motion == "bounces":
-            along += 0.1
-        pace = (speed,) if motion in DIRECTIONS else _pace(motion, draw)
-        x, y = (across, along) if beside else (along, across)
-        subjects.append(_subject(shape, colour, motion, x, y, size, *pace))
+        shape = _shape_for((motion,), shapes, draw)
+        room = (half, _WHOLE) if beside else (_WHOLE, half)
+        subjects.append(_placed(shape, colour, motion, "", _SIZES_OF_TWO, room, draw))
+    if draw.random() < 0.5:
+        subjects.reverse()
     return Scene(background=background, subjects=tuple(subjects))
 
 
-def _subject(
+def _placed(
     shape: str,
     colour: str,
     motion: str,
-    x: float,
-    y: float,
-    size: float,
-    speed: float = 0.0,
-    phase: float = 0.0,
+    then: str,
+    sizes: tuple[float, float],
+    room: tuple[tuple[float, float], tuple[float, float]],
+    draw: Random,
 ) -> Subject:
-    return Subject(
-        shape=shape, colour=colour, motion=motion, x=x, y=y, size=size, speed=speed, phase=phase
-    )
+    """A subject anywhere in its room, the first and last of x and of y, that it does not leave."""
+    while True:
+        subject = Subject(
+            shape=shape,
+            colour=colour,
+            motion=motion,
+            x=_between(*room[0], draw),
+            y=_between(*room[1], draw),
+            size=_between(*sizes, draw),
+            turns=draw.random() if "spins" in (motion, then) else 0.0,
+            speed=_speed(motion, draw),
+            phase=draw.random() if motion == "bounces" else 0.0,
+            then=then,
+            then_speed=_speed(then, draw),
+        )
+        if _stays(subject, room):
+            return subject
 
 
-def _going(shape: str, sizes: tuple[float, float], draw: Random) -> tuple[float, float]:
-    """A size, and a speed at which such a subject does not leave even a square frame."""
-    size = _between(*sizes, draw)
-    room = 1 - 2 * (SHAPES[shape] * size + _MARGIN)
-    return size, _between(_SLOWEST, min(_FASTEST, room / STAY_SECONDS), draw)
+def _stays(subject: Subject, room: tuple[tuple[float, float], tuple[float, float]]) -> bool:
+    """Whether a subject stays wholly in its room and never outgrows `LARGEST`."""
+    middle = subject.pose(CHANGE_SECONDS)
+    poses = [subject.pose(0), middle, subject.pose(STAY_SECONDS)]
+    if subject.motion == "bounces":
+        poses += _bounce_ends(subject.pose(0)._replace(y=subject.y))
+    if subject.then == "bounces":
+        poses += _bounce_ends(middle)
+    (left, right), (top, bottom) = room
+    for pose in poses:
+        reach = SHAPES[subject.shape] * pose.size + _MARGIN
+        if not (
+            left + reach <= pose.x <= right - reach and top + reach <= pose.y <= bottom - reach
+        ):
+            return False
+    return all(pose.size < LARGEST for pose in poses)
 
 
-def _start(sign: int, reach: float, speed: float, jitter: float, draw: Random) -> float:
-    """Where along one axis a subject starts that moves forwards, backwards or not along it."""
-    if sign == 0:
-        return _between(0.5 - jitter, 0.5 + jitter, draw)
-    near = reach + _MARGIN
-    start = _between(near, min(near + jitter, 1 - near - STAY_SECONDS * speed), draw)
-    return start if sign > 0 else 1 - start
+def _bounce_ends(ground: Pose) -> tuple[Pose, Pose]:
+    """The lowest and the highest pose of a bounce."""
+    return ground, ground._replace(y=ground.y - BOUNCE_HEIGHT)
 
 
-def _pace(motion: str, draw: Random) -> tuple[float, float]:
-    """Speed and phase of a subject that goes nowhere."""
+def _speed(motion: str, draw: Random) -> float:
+    """A speed of a motion."""
+    if motion in DIRECTIONS:
+        return _between(*SPEEDS, draw)
+    if motion in ("grows", "shrinks"):
+        return _between(*GROWTHS, draw)
     if motion == "spins":
-        return _between(0.25, 0.4, draw), 0.0
-    return 0.0, _between(0, 0.15, draw) if motion == "bounces" else 0.0
+        return _between(*SPINS, draw) * choose((-1, 1), draw)
+    return _between(*BOUNCES, draw) if motion == "bounces" else 0.0
 
 
-def _shape_for(motion: str, shapes: tuple[str, ...], draw: Random) -> str:
-    """A shape on which a motion can be seen."""
+def _shape_for(motions: tuple[str, ...], shapes: tuple[str, ...], draw: Random) -> str:
+    """A shape on which some motions can be seen."""
     return choose(
-        tuple(shape for shape in shapes if (shape, motion) != ("circle", "spins")),
-        draw,
+        tuple(shape for shape in shapes if shape != "circle" or "spins" not in motions), draw
     )
 
 
