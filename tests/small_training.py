@@ -92,7 +92,7 @@ def tokenizer_run(directory: Path, **settings: Any) -> TokenizerTraining:
     """A tokenizer run on single pictures and short clips."""
     defaults: dict[str, Any] = {
         "data": ClipsConfig(lengths=(1, 5), pictures=10),
-        "quantizer": QuantizerConfig(drop_most=2),
+        "quantizer": QuantizerConfig(drop_most=1),
     }
     return TokenizerTraining(
         model=write_manifest(directory),

@@ -69,7 +69,7 @@ def test_a_run_killed_after_its_first_checkpoint_goes_on(tmp_path: Path) -> None
         lengths = [1]
         pictures = 4
         [quantizer]
-        drop_most = 2
+        drop_most = 1
     """
 
     def command(output: str) -> list[str]:

@@ -48,7 +48,7 @@ def task_of(kind: str, directory: Path) -> Task:
         tokenizer_run(
             directory,
             data=ClipsConfig(lengths=(1, 17), pictures=51),
-            quantizer=QuantizerConfig(drop_most=2, diversity=0.5),
+            quantizer=QuantizerConfig(drop_most=1, diversity=0.5),
             inherit=inherit,
             reconstruction=judged,
         )

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from istar.errors import UsageError
 from istar.training.config import MixConfig, TransformerTraining
 from istar.training.distributed import Share
 from istar.training.packing import PackedBatch
 from istar.training.sequences import Example, Run, run_of
+from istar.training.short_captions import perhaps_shortened
 from istar.training.transformer import TransformerTask
 from small_training import write_manifest
 
@@ -106,6 +108,45 @@ def test_a_row_tries_examples_until_one_fits(
         assert len(task.batch(step, Share()).texts) >= 1
         most = max(most, next(n for n, size in enumerate(sizes) if size <= 66))
     assert most > 10
+
+
+def texts_of(task: TransformerTask, steps: int = 8) -> set[str]:
+    """The texts of some steps' rows."""
+    return {
+        bytes(n - 3 for n in text[: size - 1]).decode()
+        for batch in (task.batch(step, Share()) for step in range(steps))
+        for text, size in zip(batch.texts.tolist(), batch.text_lengths.tolist(), strict=True)
+    }
+
+
+def test_captions_have_the_prefix_but_not_the_suffix_of_prompts(
+    config: TransformerTraining, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "istar.json"
+    content = json.loads(config.model.read_text())
+    content["prompt"]["suffix"] = ", in detail"
+    manifest.write_text(json.dumps(content))
+    texts = texts_of(TransformerTask(replace(config, model=manifest)))
+    assert texts == texts_of(TransformerTask(config))
+    assert any(text.startswith("2s: ") for text in texts)
+
+
+def test_captions_are_shortened_as_often_as_asked_for(
+    config: TransformerTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def remember(caption: str, chance: float, generator: torch.Generator) -> str:
+        found.append(perhaps_shortened("One. Two.", chance, generator))
+        return caption
+
+    monkeypatch.setattr("istar.training.transformer.perhaps_shortened", remember)
+    data = replace(config.data, short_captions=0.3)
+    for chosen in (config, replace(config, data=data)):
+        found.clear()
+        texts_of(TransformerTask(chosen), 30)
+        share = found.count("One.") / len(found)
+        assert share == 0 if chosen is config else 0.2 < share < 0.4
 
 
 def test_rows_that_are_too_short_are_refused(config: TransformerTraining) -> None:

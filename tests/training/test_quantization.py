@@ -24,8 +24,10 @@ SETTINGS = {"semantic_bits": 2, "sharpness": 1.3}
 NUDGE = 1e-6
 
 
-def schedule(*repeats: int, frames: int = 2) -> tuple[Step, ...]:
-    return steps([ClipPlan(frames=frames, repeats=repeats)], SCALES, semantic_scales=1)
+def schedule(
+    *repeats: int, frames: int = 2, scales: tuple[tuple[int, int], ...] = SCALES
+) -> tuple[Step, ...]:
+    return steps([ClipPlan(frames=frames, repeats=repeats)], scales, semantic_scales=1)
 
 
 def latent_of(batch: int, random: torch.Generator, frames: int = 2) -> Tensor:
@@ -84,7 +86,7 @@ def test_torchs_own_check_agrees(latent: Tensor) -> None:
     assert torch.autograd.gradcheck(smooth, latent.clone().requires_grad_(), eps=NUDGE)
 
 
-@pytest.mark.parametrize("dropped", [None, torch.tensor([0, 3])])
+@pytest.mark.parametrize("dropped", [None, torch.tensor([[False], [True]])])
 def test_the_pictures_gradient_passes_straight_through(
     latent: Tensor, dropped: Tensor | None, random: torch.Generator
 ) -> None:
@@ -107,25 +109,29 @@ def test_the_forward_value_is_generations_running_sum(random: torch.Generator) -
         assert torch.allclose(quantized.latent[number], canvas.total[0], atol=1e-6)
 
 
-def test_each_clip_loses_exactly_its_own_last_steps(random: torch.Generator) -> None:
-    own = schedule(2, 2)
-    latent = latent_of(4, random)
-    depths = torch.tensor([0, 3, 1, 2])
-    quantized = quantize(latent, own, dropped=depths, **SETTINGS)
-    for number, depth in enumerate(depths.tolist()):
-        alone = quantize(latent[number, None], own[: len(own) - depth], **SETTINGS)
+def test_each_clip_is_quantized_without_its_own_lost_scales(random: torch.Generator) -> None:
+    """All repetitions of a lost scale go, and the scales after it code what it leaves over."""
+    own = schedule(2, 3, 2, scales=((1, 1), (1, 2), (2, 3)))
+    latent = latent_of(5, random)
+    lost = [(), (2,), (1,), (2, 1), (2,)]
+    dropped = torch.tensor([[2 in scales, 1 in scales] for scales in lost])
+    quantized = quantize(latent, own, dropped=dropped, **SETTINGS)
+    for number, scales in enumerate(lost):
+        rest = [step for step in own if step.scale not in scales]
+        alone = quantize(latent[number, None], rest, **SETTINGS)
         assert torch.allclose(quantized.latent[number], alone.latent[0], atol=1e-12)
 
 
-def test_the_first_step_is_never_dropped(latent: Tensor) -> None:
-    own = schedule(1, 1)
-    shallow = quantize(latent, own, dropped=torch.tensor([2, 9]), **SETTINGS)
-    assert torch.allclose(shallow.latent, quantize(latent, own[:1], **SETTINGS).latent)
+def test_the_first_scale_is_never_lost(latent: Tensor) -> None:
+    """Not even where a clip has fewer scales than may be lost."""
+    own = schedule(2, 2)
+    shallow = quantize(latent, own, dropped=torch.tensor([[True] * 3] * 2), **SETTINGS)
+    assert torch.allclose(shallow.latent, quantize(latent, own[:2], **SETTINGS).latent)
 
 
-def test_dropped_steps_change_nothing_but_what_is_shown(latent: Tensor) -> None:
+def test_lost_scales_change_nothing_but_what_is_shown(latent: Tensor) -> None:
     whole = quantize(latent, schedule(2, 2), **SETTINGS)
-    shallow = quantize(latent, schedule(2, 2), dropped=torch.tensor([2, 1]), **SETTINGS)
+    shallow = quantize(latent, schedule(2, 2), dropped=torch.tensor([[True]] * 2), **SETTINGS)
     assert not torch.equal(whole.latent, shallow.latent)
     assert all(torch.equal(a, b) for a, b in zip(whole[1:], shallow[1:], strict=True))
 

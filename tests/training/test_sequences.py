@@ -10,7 +10,16 @@ from torch import Tensor
 
 from istar.generation.loop import commit, predict, read_conditions, start
 from istar.generation.residual import bits_of_latent
-from istar.generation.schedule import ClipPlan, ContextKind, Step, clip_lengths, steps
+from istar.generation.schedule import (
+    PIXEL_BUDGETS,
+    ClipPlan,
+    ContextKind,
+    Step,
+    clip_lengths,
+    clip_plans,
+    nearest_template,
+    steps,
+)
 from istar.training.packing import PackedBatch, pack, visible
 from istar.training.sequences import (
     DETAIL,
@@ -20,7 +29,6 @@ from istar.training.sequences import (
     SequenceConfig,
     run_of,
     step_weight,
-    teacher_forcing,
     tokens_of,
 )
 from istar.training.transformer import BatchLogits, block_mask
@@ -215,29 +223,6 @@ def test_the_mask_of_full_context_is_this_one(
     ]
 
 
-def test_without_flips_the_targets_are_the_bits_of_the_latent(random: torch.Generator) -> None:
-    own = schedule(3, repeats=(2, 2, 1))
-    (latent,) = latents(own, random)
-    forced = teacher_forcing(latent[None], own, semantic_bits=16, most_flips=0.0, generator=random)
-    wanted = bits_of_latent(latent[None], own, semantic_bits=16)
-    assert all(torch.equal(a.targets, b) for a, b in zip(forced, wanted, strict=True))
-    assert not forced[0].inputs.any()
-    assert forced[1].inputs.any()
-
-
-def test_flips_are_corrected_by_later_targets(random: torch.Generator) -> None:
-    """With flips the next step starts from another sum; its targets still lead to the latent."""
-    own = schedule(2, repeats=(1, 1, 8))
-    (latent,) = latents(own, random)
-    forced = teacher_forcing(latent[None], own, semantic_bits=16, most_flips=0.3, generator=random)
-    plain = teacher_forcing(latent[None], own, semantic_bits=16, most_flips=0.0, generator=random)
-    assert torch.equal(forced[0].targets, plain[0].targets)
-    assert any(not torch.equal(a.targets, b.targets) for a, b in zip(forced, plain, strict=True))
-    last = forced[-1]
-    residual = latent.flatten(1).T - last.inputs
-    assert torch.equal(last.targets, residual > 0)
-
-
 def test_bits_weigh_alike_or_as_their_numbers_are_far_from_zero(
     transformer: Transformer, random: torch.Generator
 ) -> None:
@@ -260,25 +245,24 @@ def test_bits_weigh_alike_or_as_their_numbers_are_far_from_zero(
 
 
 @pytest.mark.parametrize("context", ["sparse", "full"])
-def test_one_repetition_of_every_scale_is_learned(
+def test_any_repetition_of_every_scale_is_learned(
     transformer: Transformer, random: torch.Generator, context: ContextKind
 ) -> None:
-    own = schedule(1, 2, repeats=(3, 3, 2), context=context)
+    own = schedule(1, 2, 2, repeats=(3, 3, 2), context=context)
     one = Example(
         text=torch.arange(2), unconditional=False, steps=own, latents=latents(own, random)
     )
-    seen = set()
+    seen = []
     for _ in range(40):
         run = run_of(one, transformer.config, PLAIN, random)
-        indices = tuple(
+        indices = [
             int(run.coordinates[run.group == group][0, 0]) - transformer.config.text_positions
-            for group in range(1, 7)
-        )
-        assert [own[index].clip * 3 + own[index].scale for index in indices] == list(range(6))
-        assert own[indices[2]].read_later  # what the next clip looks at is the last repetition
-        seen.add(indices)
-    assert len({indices[0] for indices in seen}) == 3
-    assert len({indices[5] for indices in seen}) == 2
+            for group in range(1, 10)
+        ]
+        assert [own[index].clip * 3 + own[index].scale for index in indices] == list(range(9))
+        seen.append([own[index].repetition for index in indices])
+    repetitions = [set(column) for column in zip(*seen, strict=True)]
+    assert repetitions == [{0, 1, 2}, {0, 1, 2}, {0, 1}] * 3
 
 
 def test_with_full_context_a_long_example_loses_nothing(
@@ -288,17 +272,6 @@ def test_with_full_context_a_long_example_loses_nothing(
     whole = tokens_of(one)
     for _ in range(10):
         assert run_of(one, transformer.config, PLAIN, random, longest=whole - 1).tokens == whole
-
-
-def test_a_long_example_loses_scales_but_not_what_is_looked_at(
-    transformer: Transformer, random: torch.Generator
-) -> None:
-    one = example(random, 1, 4)
-    whole = run_of(one, transformer.config, PLAIN, random)
-    short = run_of(one, transformer.config, PLAIN, random, longest=whole.tokens - 1)
-    assert short.tokens < whole.tokens
-    wanted = transformer.config.text_positions + one.steps[2].index
-    assert (short.coordinates[:, 0] == wanted).sum() == one.steps[2].grid.tokens
 
 
 def test_an_example_knows_its_token_count_before_its_tokens(
@@ -316,10 +289,68 @@ def test_an_example_knows_its_token_count_before_its_tokens(
 
 def test_weights_follow_the_paper(random: torch.Generator) -> None:
     small, *_, large = schedule(4)
-    assert step_weight(large) == 1
-    assert step_weight(small) == pytest.approx(24**0.2)
-    enormous = replace(small, full_grid=small.full_grid._replace(height=40_000, width=40_000))
-    assert step_weight(enormous) == 40
+    assert step_weight(large, large.grid.tokens) == 1
+    assert step_weight(small, large.grid.tokens) == pytest.approx(24**0.2)
+    assert step_weight(small, 40_000 * 40_000) == 40
+
+
+def image_share(*frames: int) -> float:
+    """The share that the image clip has of the summed weights of a 480p video's loss."""
+    scales = PIXEL_BUDGETS["0.40M"].scales(nearest_template(9 / 16))
+    clips = clip_plans(frames, image_repeats=(3,) * 14, video_repeats=(3,) * 12 + (2, 1))
+    of_scale = {
+        (step.clip, step.scale): step for step in steps(clips, scales, semantic_scales=11)
+    }.values()
+    largest = max(step.grid.tokens for step in of_scale)
+    weights = {step: step.grid.tokens * step_weight(step, largest) for step in of_scale}
+    image = sum(weight for step, weight in weights.items() if step.image)
+    return image / sum(weights.values())
+
+
+def test_the_image_clip_weighs_as_in_the_released_training() -> None:
+    assert image_share(1, 20) == pytest.approx(0.0834, abs=1e-4)
+    # If its weights were of its own largest scale, the share were 1/21.
+    ratio = image_share(1, 20) / (1 - image_share(1, 20)) * 20
+    assert ratio == pytest.approx(20**0.2)
+
+
+def test_weights_are_of_the_largest_step_of_the_whole_video(
+    transformer: Transformer, random: torch.Generator
+) -> None:
+    """The image clip's too; of a video whose last clip is shorter the longest clip counts."""
+    run = run_of(example(random, 1, 4, 2), transformer.config, PLAIN, random)
+    found = [float(run.weight[run.group == group][0]) for group in range(1, 10)]
+    tokens = [frames * size for frames in (1, 4, 2) for size in (1, 6, 24)]
+    assert found == pytest.approx([(4 * 24 / count) ** 0.2 for count in tokens])
+    clip = schedule(4)
+    former = torch.randn(64, 5, 4, 6, generator=random)
+    alone = replace(example(random, 4), steps=clip, conditions=(former, former[:, :1], SCALES[1]))
+    run = run_of(alone, transformer.config, PLAIN, random)
+    assert float(run.weight[run.group == run.group.max()][0]) == 1
+
+
+def test_each_block_of_context_has_noise_of_its_own(
+    transformer: Transformer, random: torch.Generator
+) -> None:
+    """None on the first frame, else in units of the deviation of what it is added to."""
+    former = torch.randn(64, 5, 4, 6, generator=random) / 4
+    first = 100 * torch.ones(64, 1, 4, 6)
+    one = replace(example(random, 4), conditions=(former, first, SCALES[1]))
+    config = replace(PLAIN, condition_noise=(0.0, 0.5))
+    clean = run_of(one, transformer.config, PLAIN, random)
+    levels = set()
+    for _ in range(20):
+        run = run_of(one, transformer.config, config, random)
+        added = run.inputs - clean.inputs
+        semantic, detail = (added[run.group == group] for group in (1, 2))
+        assert not detail[:24].any()
+        spread = (
+            float(semantic.std() / clean.inputs[run.group == 1].std()),
+            float(detail[24:].std() / clean.inputs[run.group == 2][24:].std()),
+        )
+        assert all(level == 0 or 0.45 < level < 0.55 for level in spread)
+        levels.add(tuple(level > 0 for level in spread))
+    assert len(levels) == 4
 
 
 def test_texts_and_padding_have_no_loss(transformer: Transformer, random: torch.Generator) -> None:

@@ -112,23 +112,28 @@ def test_processes_share_one_batch(config: TokenizerTraining) -> None:
             assert torch.equal(part.dropped, whole.dropped[rank::2])
 
 
-def test_depth_is_drawn_as_asked_for(tmp_path: Path) -> None:
-    def drawn(probability: float, most: int) -> list[int]:
+def test_each_of_the_last_scales_is_lost_as_often_as_asked_for(tmp_path: Path) -> None:
+    model = write_manifest(tmp_path / "deep", sides=(1, 2, 3))
+
+    def drawn(probability: float, most: int) -> list[tuple[bool, ...]]:
         quantizer = QuantizerConfig(drop_probability=probability, drop_most=most)
         data = ClipsConfig(lengths=(1,), pictures=40)
-        task = TokenizerTask(tokenizer_run(tmp_path, data=data, quantizer=quantizer))
-        return [n for step in range(5) for n in task.batch(step, Share()).dropped.tolist()]
+        config = tokenizer_run(tmp_path, data=data, quantizer=quantizer)
+        task = TokenizerTask(replace(config, model=model))
+        return [tuple(n) for step in range(5) for n in task.batch(step, Share()).dropped.tolist()]
 
-    assert set(drawn(0.0, 2)) == {0}
-    assert set(drawn(1.0, 0)) == {0}
-    assert set(drawn(1.0, 2)) == {1, 2}
-    some = drawn(0.3, 1)
-    assert 0.2 < sum(some) / len(some) < 0.4
+    assert set(drawn(0.0, 2)) == {(False, False)}
+    assert set(drawn(1.0, 0)) == {()}
+    assert set(drawn(1.0, 2)) == {(True, True)}
+    some = drawn(0.3, 2)
+    assert len(set(some)) == 4
+    for lost in zip(*some, strict=True):
+        assert 0.2 < sum(lost) / len(lost) < 0.4
 
 
 def test_a_depth_at_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
-    config = tokenizer_run(tmp_path, quantizer=QuantizerConfig(drop_most=3))
-    with pytest.raises(UsageError, match="drop_most must be below 3"):
+    config = tokenizer_run(tmp_path, quantizer=QuantizerConfig(drop_most=2))
+    with pytest.raises(UsageError, match="drop_most must be below 2, the scales of a clip"):
         TokenizerTask(config)
 
 
@@ -224,7 +229,7 @@ def test_a_frozen_part_waits(tmp_path: Path) -> None:
 
 def test_without_bits_the_quantizer_stays_out_of_it(tmp_path: Path) -> None:
     run = run_config(tmp_path / "run")
-    config = tokenizer_run(tmp_path, run=run, quantizer=QuantizerConfig(from_step=3, drop_most=2))
+    config = tokenizer_run(tmp_path, run=run, quantizer=QuantizerConfig(from_step=3, drop_most=1))
     task = TokenizerTask(config)
     batch = task.batch(0, Share())
     before, after = task.loss(batch, 2, CPU), task.loss(batch, 3, CPU)
@@ -238,7 +243,7 @@ def test_without_bits_the_quantizer_stays_out_of_it(tmp_path: Path) -> None:
 
 
 def test_the_loss_is_the_sum_of_its_terms(tmp_path: Path) -> None:
-    quantizer = QuantizerConfig(commitment=0.5, entropy=0.3, diversity=0.2, drop_most=2)
+    quantizer = QuantizerConfig(commitment=0.5, entropy=0.3, diversity=0.2, drop_most=1)
     judged = ReconstructionConfig(absolute=0.7, squared=2.0)
     task = TokenizerTask(tokenizer_run(tmp_path, quantizer=quantizer, reconstruction=judged))
     loss = task.loss(task.batch(0, Share()), 0, CPU)
@@ -255,7 +260,7 @@ def test_the_loss_is_the_sum_of_its_terms(tmp_path: Path) -> None:
 
 def test_relative_errors_count_in_units_of_each_clips_own_spread(tmp_path: Path) -> None:
     judged = ReconstructionConfig(absolute=0.7, squared=2.0, relative=True)
-    quantizer = QuantizerConfig(from_step=1, drop_most=2)
+    quantizer = QuantizerConfig(from_step=1, drop_most=1)
     task = TokenizerTask(tokenizer_run(tmp_path, quantizer=quantizer, reconstruction=judged))
     batch = task.batch(0, Share())
     loss = task.loss(batch, 0, CPU)
@@ -346,7 +351,7 @@ def test_perceptual_distances_of_single_pictures_are_learned_from(
     package.LPIPS = Distance  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "lpips", package)
     judged = ReconstructionConfig(absolute=0.0, perceptual=0.5)
-    quantizer = QuantizerConfig(from_step=1, drop_most=2)
+    quantizer = QuantizerConfig(from_step=1, drop_most=1)
     data = ClipsConfig(lengths=(5,), pictures=10)
     config = tokenizer_run(tmp_path, reconstruction=judged, quantizer=quantizer, data=data)
     task = TokenizerTask(config)
@@ -388,7 +393,7 @@ def test_without_sizes_the_manifest_means_the_released_bits(tmp_path: Path) -> N
         model=path,
         run=run_config(tmp_path / "run"),
         data=ClipsConfig(lengths=(1,), pictures=1),
-        quantizer=QuantizerConfig(drop_most=2),
+        quantizer=QuantizerConfig(drop_most=1),
     )
     task = TokenizerTask(config)
     assert task.spec.transformer_config is None

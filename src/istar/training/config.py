@@ -122,8 +122,9 @@ class QuantizerConfig:
         diversity: weight of the entropy of bits over the batch, which training raises.
         sharpness: how steeply the probability of a bit rises with the residual, in units of the
             code's own length.
-        drop_probability: stochastic quantizer depth: the chance that a clip loses its last steps.
-        drop_most: how many steps it loses at most.
+        drop_probability: stochastic quantizer depth: the chance of each of a clip's last scales to
+            be left out.
+        drop_most: how many scales, from the last on, may be left out.
     """
 
     from_step: int = 0
@@ -303,7 +304,9 @@ class LatentsConfig:
         tokens: of a batch, about.
         text_dropout: how often the learned unconditional features stand in for the text.
         most_flips: bitwise self-correction: a step's bits flip with a chance of 0 up to this.
-        condition_noise: standard deviations of the noise on the context of interactive clips.
+        short_captions: how often a caption of several sentences loses its last ones.
+        condition_noise: standard deviations of the noise on the context of interactive clips, of
+            which each of its two blocks has one, chosen at random.
         weigh_by_magnitude: a bit's weight in the loss is proportional to the magnitude of the
             number whose sign it is; otherwise all bits of a step weigh the same, as in the paper.
     """
@@ -314,12 +317,13 @@ class LatentsConfig:
     tokens: int = 8192
     text_dropout: float = 0.1
     most_flips: float = 0.3
+    short_captions: float = 0.0
     condition_noise: tuple[float, ...] = (0.0, 0.15, 0.3)
     weigh_by_magnitude: bool = False
 
     def __post_init__(self) -> None:
         at_least(self, 1, "tokens")
-        share(self, "text_dropout", "most_flips")
+        share(self, "text_dropout", "most_flips", "short_captions")
         if not self.rows or min(self.rows) < 1 or not self.sets or not self.condition_noise:
             raise UsageError("data: sets, rows and condition_noise cannot be empty")
         if min(self.condition_noise) < 0:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from istar.generation.residual import residual_steps
+from istar.generation.residual import quantized_latent, residual_steps
 from istar.generation.schedule import Step
 
 
@@ -52,30 +52,49 @@ def quantize(
         steps: all steps of that clip.
         semantic_bits: bits of a token on semantic scales.
         sharpness: of the bits' probabilities, see `bit_probabilities`.
-        dropped: `(B,)`, how many of the last steps each clip loses, zero when absent. The first
-            always stays.
+        dropped: `(B, N)` booleans, which scales each clip is quantized without, from the last
+            scale on; none when absent. The first always stays. They change the latent alone:
+            commitment, entropy and diversity are those of all scales.
         pooled: from a mean over these clips to the mean over all processes' clips, of which
             `diversity` is the entropy.
     """
-    total = kept = torch.zeros_like(latent)
+    total = torch.zeros_like(latent)
     entropies, diversities = [], []
-    parts = residual_steps(latent, steps, semantic_bits=semantic_bits)
-    for number, part in enumerate(parts):
+    for part in residual_steps(latent, steps, semantic_bits=semantic_bits):
         total = part.total
         probabilities = bit_probabilities(part.residual, sharpness)
         entropies.append(bit_entropy(probabilities).mean())
         mean = probabilities.flatten(0, 1).mean(0)
         diversities.append(bit_entropy(mean if pooled is None else pooled(mean)).mean())
-        if dropped is not None:
-            stays = (number < (len(steps) - dropped).clamp_min(1)).to(latent.dtype)
-            kept = kept + part.codes * stays.view(-1, 1, 1, 1, 1)
-    decoded = total if dropped is None else kept
+    decoded = total.detach()
+    if dropped is not None:
+        decoded = _without_scales(latent.detach(), decoded, steps, dropped, semantic_bits)
     return Quantized(
         latent=latent + (decoded - latent).detach(),
         commitment=F.mse_loss(latent, total) * latent.shape[1],
         entropy=torch.stack(entropies).mean(),
         diversity=torch.stack(diversities).mean(),
     )
+
+
+def _without_scales(
+    latent: Tensor, whole: Tensor, steps: Sequence[Step], dropped: Tensor, semantic_bits: int
+) -> Tensor:
+    """The sums of codes of clips that lose scales; those that lose none have their `whole` ones.
+
+    A lost scale is no part of a clip's schedule: the scales after it code what it leaves over.
+    """
+    decoded = whole.clone()
+    last = steps[-1].scale
+    choices = [
+        tuple(last - place for place, is_lost in enumerate(choice) if is_lost and place < last)
+        for choice in dropped.tolist()
+    ]
+    for lost in set(choices) - {()}:
+        kept = [step for step in steps if step.scale not in lost]
+        own = [number for number, choice in enumerate(choices) if choice == lost]
+        decoded[own] = quantized_latent(latent[own], kept, semantic_bits=semantic_bits)
+    return decoded
 
 
 def bit_probabilities(residual: Tensor, sharpness: float) -> Tensor:

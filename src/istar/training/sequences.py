@@ -1,9 +1,9 @@
 """Training sequences: examples as runs of tokens.
 
-Every scale of every clip stands in a run once, as one of its repetitions; all repetitions are
-simulated in the running sum. A token belongs to a group (a step, a text, a block of context) and
-sees its own group and at most two ranges of earlier ones: enough for the spacetime sparse
-attention, and for the full attention that it is compared with.
+A run holds a text and one step of every scale of every clip (`istar.training.forced_steps`). A
+token belongs to a group (a step, a text, a block of context) and sees its own group and at most two
+ranges of earlier ones: enough for the spacetime sparse attention, and for the full attention that
+it is compared with.
 Source: InfinityStar paper (arXiv 2511.04675); released reference.
 """
 
@@ -16,10 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from istar.generation.canvas import Canvas
 from istar.generation.loop import DETAIL_CONTEXT, ConditionBlock, condition_blocks
-from istar.generation.residual import residual_steps
 from istar.generation.schedule import Step
+from istar.training.forced_steps import ForcedStep, one_of_each_scale, scale_of, short_enough
 from istar.training.seeds import draw
 from istar.transformer.config import TransformerConfig
 from istar.transformer.rope import text_coordinates, visual_coordinates
@@ -66,7 +65,7 @@ class SequenceConfig:
         most_flips: self-correction: each step's bits flip with a random probability from 0 to
             this in hundredths; 0 switches it off.
         condition_noise: the standard deviations of noise on an interactive clip's context, of which
-            one is chosen at random.
+            each of its two blocks has one, chosen at random.
         weigh_by_magnitude: a bit's weight in the loss is proportional to the magnitude of the
             number whose sign it is, instead of the same for all.
     """
@@ -74,22 +73,6 @@ class SequenceConfig:
     most_flips: float = 0.3
     condition_noise: tuple[float, ...] = (0.0, 0.15, 0.3)
     weigh_by_magnitude: bool = False
-
-
-class ForcedStep(NamedTuple):
-    """One step with its bits given.
-
-    Attributes:
-        step: which.
-        inputs: `(t·h·w, C)`: the running sum before it, at its size.
-        targets: `(t·h·w, d)` booleans: the bits to predict.
-        magnitudes: `(t·h·w, d)`: of the numbers whose signs they are.
-    """
-
-    step: Step
-    inputs: Tensor
-    targets: Tensor
-    magnitudes: Tensor
 
 
 class Run(NamedTuple):
@@ -128,42 +111,6 @@ class Run(NamedTuple):
         return len(self.group)
 
 
-def teacher_forcing(
-    latent: Tensor,
-    steps: Sequence[Step],
-    *,
-    semantic_bits: int,
-    most_flips: float,
-    generator: torch.Generator,
-) -> list[ForcedStep]:
-    """Teacher forcing of one clip with bitwise self-correction.
-
-    On every step but the last some bits flip on their way into the running sum, so that later
-    steps' targets make up for them; a step's own targets are its true bits.
-
-    Args:
-        latent: `(1, C, T, H, W)`.
-        steps: all steps of the clip.
-        semantic_bits: bits of a token on semantic scales.
-        most_flips: see `SequenceConfig`.
-        generator: of the flips.
-    """
-
-    def flip(step: Step, bits: Tensor) -> Tensor:
-        if step.ends_clip or most_flips <= 0:
-            return bits
-        chance = draw(round(100 * most_flips) + 1, generator) / 100
-        return bits ^ (torch.rand(bits.shape, generator=generator) < chance)
-
-    result = []
-    for part in residual_steps(latent, steps, semantic_bits=semantic_bits, flip=flip):
-        # The network sees the sum with the flipped bits of earlier steps, as it will see its own
-        # errors in generation, and predicts the true bits of what that sum lacks.
-        inputs = Canvas(part.before).tokens(part.step)[0]
-        result.append(ForcedStep(part.step, inputs, part.bits[0], part.residual[0].abs()))
-    return result
-
-
 def run_of(
     example: Example,
     transformer: TransformerConfig,
@@ -179,8 +126,7 @@ def run_of(
         transformer: sizes of the network.
         config: how.
         generator: of flips, noise and the choice of repetitions and scales.
-        longest: a run with more tokens loses scales at random, but never one that later steps
-            look at.
+        longest: a run with more tokens loses scales, see `short_enough`.
     """
     # 1. The context that every step sees: the text, and before an interactive clip two blocks.
     parts = [_text_part(example, transformer)]
@@ -188,16 +134,24 @@ def run_of(
         parts += _condition_parts(example, transformer, config, generator)
     always = range(len(parts))
     # 2. One repetition of every scale, without some scales if the run would be too long.
-    chosen = _chosen_steps(example, transformer, config, generator)
+    chosen = one_of_each_scale(
+        example.latents,
+        example.steps,
+        semantic_bits=transformer.semantic_bits,
+        most_flips=config.most_flips,
+        generator=generator,
+    )
     if longest is not None:
         room = longest - sum(part.tokens for part in parts)
-        chosen = _short_enough(chosen, _read_scales(example.steps), room, generator)
+        chosen = short_enough(chosen, example.steps, room, generator)
     # 3. Each is a group of tokens, numbered in order, that sees the groups its step looks at.
-    groups = {_scale(forced.step): group for group, forced in enumerate(chosen, len(parts))}
+    largest = max(step.grid.tokens for step in example.steps)
+    groups = {scale_of(forced.step): group for group, forced in enumerate(chosen, len(parts))}
     for forced in chosen:
-        seen = [groups[_scale(example.steps[index])] for index in forced.step.looks_at]
-        group = groups[_scale(forced.step)]
-        parts.append(_step_part(forced, group, [*always, *seen], transformer, config))
+        seen = [groups[scale_of(example.steps[index])] for index in forced.step.looks_at]
+        group = groups[scale_of(forced.step)]
+        weight = step_weight(forced.step, largest)
+        parts.append(_step_part(forced, group, [*always, *seen], weight, transformer, config))
     columns = zip(*(part[2:] for part in parts), strict=True)
     return Run(parts[0].text, parts[0].unconditional, *map(torch.cat, columns))
 
@@ -205,56 +159,8 @@ def run_of(
 def tokens_of(example: Example) -> int:
     """How many tokens an example's run has if no scale is left out, without making it."""
     blocks = () if example.conditions is None else _blocks(example.conditions)
-    scales = {_scale(step): step.grid.tokens for step in example.steps}
+    scales = {scale_of(step): step.grid.tokens for step in example.steps}
     return len(example.text) + sum(block.tokens.shape[1] for block in blocks) + sum(scales.values())
-
-
-def _chosen_steps(
-    example: Example,
-    transformer: TransformerConfig,
-    config: SequenceConfig,
-    generator: torch.Generator,
-) -> list[ForcedStep]:
-    """One repetition of every scale; of the largest, if the next clip looks at it, the last."""
-    chosen = []
-    for number, latent in enumerate(example.latents):
-        own = [step for step in example.steps if step.clip == number]
-        forced_steps = teacher_forcing(
-            latent.unsqueeze(0),
-            own,
-            semantic_bits=transformer.semantic_bits,
-            most_flips=config.most_flips,
-            generator=generator,
-        )
-        for scale in range(own[-1].scale + 1):
-            repeated = [forced for forced in forced_steps if forced.step.scale == scale]
-            pick = draw(len(repeated), generator)
-            last = repeated[-1].step
-            chosen.append(repeated[-1] if last.ends_clip and last.read_later else repeated[pick])
-    return chosen
-
-
-def _scale(step: Step) -> tuple[int, int]:
-    """A step's clip and scale, which all its repetitions have in common."""
-    return step.clip, step.scale
-
-
-def _read_scales(steps: Sequence[Step]) -> set[tuple[int, int]]:
-    """The scales that later steps look at."""
-    return {_scale(step) for step in steps if step.read_later}
-
-
-def _short_enough(
-    chosen: list[ForcedStep], read: set[tuple[int, int]], room: int, generator: torch.Generator
-) -> list[ForcedStep]:
-    """Remove random steps until the rest fits, but no scale in `read`."""
-    kept = list(chosen)
-    while sum(forced.step.grid.tokens for forced in kept) > room:
-        dispensable = [n for n, forced in enumerate(kept) if _scale(forced.step) not in read]
-        if len(dispensable) <= 1:
-            break
-        del kept[dispensable[draw(len(dispensable), generator)]]
-    return kept
 
 
 def _text_part(example: Example, transformer: TransformerConfig) -> Run:
@@ -276,18 +182,19 @@ def _condition_parts(
     config: SequenceConfig,
     generator: torch.Generator,
 ) -> list[Run]:
-    """The two blocks of context of an interactive clip, with noise on all but the first frame."""
+    """The two blocks of context of an interactive clip, with noise on all but the first frame.
+
+    Each block has a level of noise of its own, in units of the deviation of what it is added to.
+    """
     assert example.conditions is not None
     former, first, _ = example.conditions
-    noise = config.condition_noise[draw(len(config.condition_noise), generator)]
     parts = []
     for group, block in enumerate(_blocks(example.conditions), start=1):
-        frames = len(block.times)
-        clean = first.shape[1] if block.scale == DETAIL_CONTEXT else 0
-        spread = torch.full((frames, 1), noise * float(block.tokens.std()))
-        spread[:clean] = 0
-        spread = spread.repeat_interleave(block.tokens.shape[1] // frames, dim=0)
-        tokens = block.tokens[0]
+        level = config.condition_noise[draw(len(config.condition_noise), generator)]
+        frames = block.tokens[0].unflatten(0, (len(block.times), -1))
+        clean_frames = first.shape[1] if block.scale == DETAIL_CONTEXT else 0
+        clean, noisy = frames[:clean_frames], frames[clean_frames:]
+        noisy = noisy + level * noisy.std() * torch.randn(noisy.shape, generator=generator)
         coordinates = visual_coordinates(
             scale=transformer.text_positions + block.scale,
             times=torch.tensor(block.times),
@@ -300,7 +207,7 @@ def _condition_parts(
                 group=group,
                 looks_at=(),
                 coordinates=coordinates,
-                inputs=tokens + spread * torch.randn(tokens.shape, generator=generator),
+                inputs=torch.cat((clean, noisy)).flatten(0, 1),
             )
         )
     return parts
@@ -316,6 +223,7 @@ def _step_part(
     forced: ForcedStep,
     group: int,
     looks_at: Sequence[int],
+    weight: float,
     transformer: TransformerConfig,
     config: SequenceConfig,
 ) -> Run:
@@ -334,6 +242,7 @@ def _step_part(
         coordinates=coordinates,
         inputs=forced.inputs,
         forced=forced,
+        weight=weight,
         bit_weights=by_magnitude if config.weigh_by_magnitude else 1.0,
     )
 
@@ -346,6 +255,7 @@ def _part(
     coordinates: Tensor,
     inputs: Tensor,
     forced: ForcedStep | None = None,
+    weight: float = 0.0,
     bit_weights: Tensor | float = 0.0,
     text: Tensor | None = None,
     unconditional: bool = False,
@@ -354,13 +264,12 @@ def _part(
     length = len(coordinates)
     targets = torch.zeros(length, transformer.latent_channels, dtype=torch.bool)
     bit_weight = torch.zeros(length, transformer.latent_channels)
-    kind, weight, scale = NO_LOSS, 0.0, 0
+    kind, scale = NO_LOSS, 0
     if forced is not None:
         step = forced.step
         targets[:, : forced.targets.shape[1]] = forced.targets
         bit_weight[:, : forced.targets.shape[1]] = bit_weights
         kind = SEMANTIC if step.semantic else DETAIL
-        weight = step_weight(step)
         scale = step.scale
     ranges = _ranges(looks_at)
     looks = torch.tensor([*ranges, *[(NOWHERE, NOWHERE)] * (_RANGES - len(ranges))])
@@ -386,6 +295,9 @@ def _ranges(groups: Sequence[int]) -> list[tuple[int, int]]:
     return list(zip(starts, ends, strict=True))
 
 
-def step_weight(step: Step) -> float:
-    """The weight of each of a step's tokens: more on small scales, on which much hangs."""
-    return min(_AT_MOST, (step.full_grid.tokens / step.grid.tokens) ** _SMALL_SCALES_COUNT_MORE)
+def step_weight(step: Step, largest: int) -> float:
+    """The weight of each of a step's tokens: more on small scales, on which much hangs.
+
+    `largest` is how many tokens the largest step of the whole video has.
+    """
+    return min(_AT_MOST, (largest / step.grid.tokens) ** _SMALL_SCALES_COUNT_MORE)

@@ -54,7 +54,7 @@ class ClipBatch(NamedTuple):
 
     Attributes:
         pictures: `(B, F, H, W, 3)`, uint8.
-        dropped: `(B,)`, how many of its last quantizer steps each clip loses.
+        dropped: `(B, N)` booleans, which scales each clip is quantized without, from the last on.
         skipped: clips that could not be read on the way.
     """
 
@@ -115,10 +115,10 @@ class TokenizerTask:
         self.config = config
         self.spec = read_manifest(config.model)
         self._sizes = self.spec.tokenizer_config or VideoTokenizerConfig()
-        least = min(map(sum, (self.spec.image_repeats, self.spec.video_repeats)))
-        if config.quantizer.drop_most >= least:
+        scales = len(self.spec.pixel_budget.sides)
+        if config.quantizer.drop_most >= scales:
             raise UsageError(
-                f"quantizer: drop_most must be below {least}, the steps of a clip, not "
+                f"quantizer: drop_most must be below {scales}, the scales of a clip, not "
                 f"{config.quantizer.drop_most}"
             )
         self._clips = ClipSource(config.data, self.spec.pixel_budget)
@@ -145,22 +145,19 @@ class TokenizerTask:
         return ()
 
     def batch(self, step: int, share: Share) -> ClipBatch:
-        """This process's clips of a step, and how deep each is quantized."""
+        """This process's clips of a step, and the scales that each loses."""
         config = self.config
         pictures, skipped = self._clips.batch(config.run.seed, step, share)
         numbers = range(share.rank, share.rank + share.processes * len(pictures), share.processes)
         dropped = [self._dropped(seed_of(config.run.seed, "depth", step, n)) for n in numbers]
-        return ClipBatch(pictures, torch.tensor(dropped), skipped)
+        return ClipBatch(pictures, torch.stack(dropped), skipped)
 
-    def _dropped(self, seed: int) -> int:
-        """How many of its last quantizer steps a clip loses."""
+    def _dropped(self, seed: int) -> Tensor:
+        """Which of its last scales a clip loses, from the last on."""
         generator = torch.Generator().manual_seed(seed)
         quantizer = self.config.quantizer
-        if quantizer.drop_most < 1 or (
-            float(torch.rand((), generator=generator)) >= quantizer.drop_probability
-        ):
-            return 0
-        return int(torch.randint(1, quantizer.drop_most + 1, (), generator=generator))
+        chances = torch.rand(quantizer.drop_most, generator=generator)
+        return chances < quantizer.drop_probability
 
     def loss(self, batch: ClipBatch, step: int, device: torch.device) -> Loss:
         """Reconstruction, commitment and the bits' entropies.
@@ -175,7 +172,7 @@ class TokenizerTask:
         y, quantized = self.network(
             x,
             self.spec,
-            batch.dropped.to(device),
+            batch.dropped,
             quantizer.sharpness if bits else None,
             lambda mean: averaged(share * mean),
         )

@@ -50,6 +50,7 @@ from istar.training.sequences import (
     run_of,
     tokens_of,
 )
+from istar.training.short_captions import perhaps_shortened
 from istar.training.tiles import Tiles, tiles_of
 from istar.training.trainer import Loss
 from istar.transformer.config import TransformerConfig
@@ -319,6 +320,7 @@ class ExampleSource:
         first = bisect_left(self._frames, frames)
         clip = self._clips[first + draw(len(self._clips) - first, generator)]
         caption = clip.captions[draw(len(clip.captions), generator)]
+        caption = perhaps_shortened(caption, self._config.data.short_captions, generator)
         dropped = float(torch.rand((), generator=generator)) < self._config.data.text_dropout
         latent = clip.latent()[:, :frames]
         if kind.kind == "interact":
@@ -327,7 +329,7 @@ class ExampleSource:
         schedule = window.steps(self._spec, nearest_template(clip.height / clip.width))
         lengths = [step.grid.frames for step in schedule if step.starts_clip]
         mode: Mode = "t2v" if kind.seconds else "t2i"
-        text = self._spec.prompt.apply(caption, mode, kind.seconds, suffix=True)
+        text = self._spec.prompt.apply(caption, mode, kind.seconds, suffix=False)
         return Example(
             text=self._text_encoder.tokenize(text),
             unconditional=dropped,

@@ -1,0 +1,112 @@
+"""Teacher forcing, and which scales a sequence holds that is too short for all."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from test_sequences import latents, schedule
+
+from istar.generation.residual import bits_of_latent
+from istar.generation.schedule import PIXEL_BUDGETS, ClipPlan, Step, nearest_template, steps
+from istar.training.forced_steps import ForcedStep, scale_of, short_enough, teacher_forcing
+
+LARGE = ((1, 11),)
+NEVER = ((1, 12), (1, 13))
+MIDDLE = ((1, 8), (1, 9), (1, 10))
+
+
+def test_without_flips_the_targets_are_the_bits_of_the_latent(random: torch.Generator) -> None:
+    own = schedule(3, repeats=(2, 2, 1))
+    (latent,) = latents(own, random)
+    forced = teacher_forcing(latent[None], own, semantic_bits=16, most_flips=0.0, generator=random)
+    wanted = bits_of_latent(latent[None], own, semantic_bits=16)
+    assert all(torch.equal(a.targets, b) for a, b in zip(forced, wanted, strict=True))
+    assert not forced[0].inputs.any()
+    assert forced[1].inputs.any()
+
+
+def test_flips_are_corrected_by_later_targets(random: torch.Generator) -> None:
+    """With flips the next step starts from another sum; its targets still lead to the latent."""
+    own = schedule(2, repeats=(1, 1, 8))
+    (latent,) = latents(own, random)
+    forced = teacher_forcing(latent[None], own, semantic_bits=16, most_flips=0.3, generator=random)
+    plain = teacher_forcing(latent[None], own, semantic_bits=16, most_flips=0.0, generator=random)
+    assert torch.equal(forced[0].targets, plain[0].targets)
+    assert any(not torch.equal(a.targets, b.targets) for a, b in zip(forced, plain, strict=True))
+    last = forced[-1]
+    residual = latent.flatten(1).T - last.inputs
+    assert torch.equal(last.targets, residual > 0)
+
+
+def without_bits(own: tuple[Step, ...]) -> list[ForcedStep]:
+    """Steps as `short_enough` needs them."""
+    nothing = torch.zeros(0)
+    return [ForcedStep(step, nothing, nothing, nothing) for step in own]
+
+
+def kept_scales(
+    own: tuple[Step, ...], room: int, random: torch.Generator, times: int
+) -> Counter[tuple[int, int]]:
+    """How often each scale stays."""
+    found: Counter[tuple[int, int]] = Counter()
+    for _ in range(times):
+        kept = short_enough(without_bits(own), own, room, random)
+        assert [forced.step.index for forced in kept] == sorted(f.step.index for f in kept)
+        assert sum(forced.step.grid.tokens for forced in kept) <= room
+        found.update(scale_of(forced.step) for forced in kept)
+    return found
+
+
+def test_at_480p_all_small_scales_stay_and_a_large_one_is_trained_at_times(
+    random: torch.Generator,
+) -> None:
+    """Five seconds in rows of 20,480 tokens, with a text of 200.
+
+    Without a large scale there is room for all that are smaller; with it for those up to 8 by 8.
+    The two largest fit into no such row.
+    """
+    scales = PIXEL_BUDGETS["0.40M"].scales(nearest_template(9 / 16))
+    clips = [ClipPlan(frames=frames, repeats=(1,) * 14) for frames in (1, 20)]
+    own = steps(clips, scales, semantic_scales=11)
+    found = kept_scales(own, 20_480 - 200, random, 800)
+    for scale in map(scale_of, own):
+        if scale in NEVER:
+            assert found[scale] == 0
+        elif scale in LARGE:
+            assert 0.2 < found[scale] / 800 < 0.3
+        elif scale in MIDDLE:
+            assert 0.7 < found[scale] / 800 < 0.8
+        else:
+            assert found[scale] == 800
+
+
+def test_a_long_example_loses_scales_at_random_among_equals(random: torch.Generator) -> None:
+    """The last clip's largest scale cannot fit; of two alike, of eight tokens, only one can."""
+    clips = [ClipPlan(frames=frames, repeats=(1, 1, 1)) for frames in (1, 2, 2)]
+    own = steps(clips, ((1, 1), (2, 2), (4, 4)), semantic_scales=1)
+    room = (16 + 32) + (1 + 2 + 2 + 4 + 8) + 4
+    found = kept_scales(own, room, random, 400)
+    assert [found[clip, 0] for clip in range(3)] == [400] * 3
+    assert [found[clip, 2] for clip in range(3)] == [400, 400, 0]
+    assert found[0, 1] == 400
+    assert found[1, 1] + found[2, 1] == 400
+    assert 150 < found[1, 1] < 250
+    one, other = (kept_scales(own, room, torch.Generator().manual_seed(3), 20) for _ in range(2))
+    assert one == other
+
+
+def test_what_fits_is_left_as_it_is(random: torch.Generator) -> None:
+    own = schedule(1, 4)
+    everything = sum(step.grid.tokens for step in own)
+    before = random.get_state()
+    assert kept_scales(own, everything, random, 1).total() == len(own)
+    assert torch.equal(random.get_state(), before)
+    assert all(kept_scales(own, everything - 1, random, 1)[0, 2] == 1 for _ in range(20))
+
+
+def test_where_nothing_else_fits_the_smallest_stays(random: torch.Generator) -> None:
+    """A run of texts and contexts alone would have no loss; it is too long and not trained."""
+    own = schedule(4)
+    kept = short_enough(without_bits(own), own, 0, random)
+    assert [scale_of(forced.step) for forced in kept] == [(0, 0)]
