@@ -76,7 +76,7 @@ def test_every_kind_of_example_is_drawn(
         drawn.add((example.conditions is not None, frames, prefix))
         return run_of(example, *rest, **settings)
 
-    monkeypatch.setattr("istar.training.transformer.run_of", remember)
+    monkeypatch.setattr("istar.training.examples.run_of", remember)
     task = TransformerTask(config)
     for step in range(6):
         task.batch(step, Share())
@@ -98,7 +98,7 @@ def test_a_row_tries_examples_until_one_fits(
         sizes.append(run.tokens)
         return run
 
-    monkeypatch.setattr("istar.training.transformer.run_of", remember)
+    monkeypatch.setattr("istar.training.examples.run_of", remember)
     mix = (MixConfig(seconds=2, weight=10), MixConfig(seconds=0, weight=1))
     data = replace(config.data, mix=mix, rows=(66,), tokens=66)
     task = TransformerTask(replace(config, model=manifest, data=data))

@@ -1,13 +1,11 @@
 """Train the transformer and its text encoder.
 
-A batch is rows of packed examples (`istar.training.packing`); a row is a function of the run's
-seed, the step and the row's number, so that workers and processes do not change the result.
+A batch is rows of packed examples (`istar.training.examples`).
 Source: InfinityStar paper (arXiv 2511.04675); released reference.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,46 +18,23 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from istar.checkpoint.read import load_transformer, load_video_tokenizer, on_meta
 from istar.checkpoint.write import save_transformer, save_video_tokenizer
-from istar.errors import UsageError
-from istar.generation.schedule import (
-    LATENT_FRAMES_PER_SECOND,
-    ClipPlan,
-    Step,
-    nearest_template,
-    steps,
-)
-from istar.model_spec import ModelSpec
 from istar.models.manifest import MANIFEST_NAME, read_manifest
-from istar.plan import Window
-from istar.request import Mode
 from istar.text_encoder import TextEncoder
-from istar.training.config import MixConfig, TransformerTraining
+from istar.training.config import TransformerTraining
 from istar.training.distributed import Share, summed
-from istar.training.latents import PreparedClip, encoder_digest, origin_of, read_prepared
+from istar.training.examples import ExampleSource
+from istar.training.latents import encoder_digest
 from istar.training.losses import bit_loss
 from istar.training.optimizers import linear_weights
-from istar.training.packing import PackedBatch, pack
+from istar.training.packing import PackedBatch
 from istar.training.samples import generated_sheet
-from istar.training.seeds import draw, seed_of
-from istar.training.sequences import (
-    DETAIL,
-    SEMANTIC,
-    Example,
-    Run,
-    SequenceConfig,
-    run_of,
-    tokens_of,
-)
-from istar.training.short_captions import perhaps_shortened
+from istar.training.sequences import DETAIL, SEMANTIC
 from istar.training.tiles import Tiles, tiles_of
 from istar.training.trainer import Loss
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.transformer.rope import Rotation, rotation
 from istar.transformer.rows import Row
-
-_MISFITS = 4
-_MISFITS_ALONE = 200
 
 
 class BatchLogits(NamedTuple):
@@ -218,145 +193,6 @@ class TransformerTask:
         text_encoder = _text_encoder(self.config, self._sizes)
         text_encoder.module.load_state_dict(_below(weights, "text_module."), strict=False)
         return transformer.eval(), text_encoder
-
-
-class ExampleSource:
-    """Rows of examples, chosen at random from prepared clips.
-
-    `tokenizer` is the digest of the tokenizer that must have made the latents.
-    """
-
-    def __init__(
-        self,
-        config: TransformerTraining,
-        spec: ModelSpec,
-        sizes: TransformerConfig,
-        text_encoder: TextEncoder,
-        tokenizer: str,
-    ) -> None:
-        self._config = config
-        self._spec = spec
-        self._sizes = sizes
-        self._text_encoder = text_encoder
-        self._sequence = SequenceConfig(
-            most_flips=config.data.most_flips,
-            condition_noise=config.data.condition_noise,
-            weigh_by_magnitude=config.data.weigh_by_magnitude,
-        )
-        clips = [clip for directory in config.data.sets for clip in read_prepared(directory)]
-        self._clips = sorted(clips, key=lambda clip: clip.frames)
-        self._frames = [clip.frames for clip in self._clips]
-        for directory in config.data.sets:
-            if origin_of(directory).get("tokenizer") != tokenizer:
-                raise UsageError(
-                    f"data: {directory} was prepared with another tokenizer than "
-                    f"{config.tokenizer}; prepare it again"
-                )
-        for height, width in {(clip.height, clip.width) for clip in clips}:
-            if spec.pixel_budget.scales(nearest_template(height / width))[-1] != (height, width):
-                raise UsageError(
-                    f"data: latents of {height} by {width} are not of the manifest's pixel budget; "
-                    "prepare the sets again"
-                )
-        for kind in config.data.mix:
-            if kind.kind == "interact" and spec.interact is None:
-                raise UsageError(
-                    "data: the manifest's model cannot interact; leave that kind out of the mix"
-                )
-            if self._frames[-1] < self._needed(kind):
-                what = f" of {kind.seconds:g} s" if kind.kind == "start" else ""
-                raise UsageError(
-                    f"data: no prepared clip has the {self._needed(kind)} latent frames that "
-                    f"{kind.kind}{what} needs"
-                )
-
-    def batch(self, step: int, share: Share) -> PackedBatch:
-        """This process's rows of a step."""
-        data, seed = self._config.data, self._config.run.seed
-        generator = torch.Generator().manual_seed(seed_of(seed, "rows", step))
-        length = data.rows[draw(len(data.rows), generator)]
-        count = max(share.processes, data.tokens // length)
-        rows = [self._row(seed_of(seed, step, number), length) for number in share.of(count)]
-        return pack(rows, length)
-
-    def _row(self, seed: int, length: int) -> list[Run]:
-        """Examples until no more fit; a row has at least one, shortened if it is too long.
-
-        An example's tokens have a random seed of their own, so that settings which need more or
-        fewer random numbers for them keep the choice of examples.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        row: list[Run] = []
-        room, misfits = length, 0
-        while misfits < (_MISFITS if row else _MISFITS_ALONE):
-            example = self._example(generator)
-            if row and tokens_of(example) > room:
-                misfits += 1
-                continue
-            own = torch.Generator().manual_seed(seed_of(seed, len(row), misfits))
-            run = run_of(example, self._sizes, self._sequence, own, longest=length)
-            if run.tokens > room:
-                misfits += 1
-                continue
-            if not row:
-                misfits = 0
-            row.append(run)
-            room -= run.tokens
-        if not row:
-            raise UsageError(f"data: no example fits into a row of {length} tokens")
-        return row
-
-    def _needed(self, kind: MixConfig) -> int:
-        """Latent frames of a kind of example."""
-        if kind.kind == "interact":
-            return 1 + 2 * self._spec.clip_frames
-        return 1 + int(kind.seconds * LATENT_FRAMES_PER_SECOND)
-
-    def _example(self, generator: torch.Generator) -> Example:
-        mix = self._config.data.mix
-        weights = torch.tensor([float(kind.weight) for kind in mix])
-        kind = mix[int(torch.multinomial(weights, 1, generator=generator))]
-        frames = self._needed(kind)
-        first = bisect_left(self._frames, frames)
-        clip = self._clips[first + draw(len(self._clips) - first, generator)]
-        caption = clip.captions[draw(len(clip.captions), generator)]
-        caption = perhaps_shortened(caption, self._config.data.short_captions, generator)
-        dropped = float(torch.rand((), generator=generator)) < self._config.data.text_dropout
-        latent = clip.latent()[:, :frames]
-        if kind.kind == "interact":
-            return self._interactive(clip, latent, caption, dropped)
-        window = Window(given_seconds=0, new_seconds=kind.seconds)
-        schedule = window.steps(self._spec, nearest_template(clip.height / clip.width))
-        lengths = [step.grid.frames for step in schedule if step.starts_clip]
-        mode: Mode = "t2v" if kind.seconds else "t2i"
-        text = self._spec.prompt.apply(caption, mode, kind.seconds, suffix=False)
-        return Example(
-            text=self._text_encoder.tokenize(text),
-            unconditional=dropped,
-            steps=schedule,
-            latents=latent.split(lengths, dim=1),
-        )
-
-    def _interactive(
-        self, clip: PreparedClip, latent: Tensor, caption: str, dropped: bool
-    ) -> Example:
-        """A clip that continues the one before it."""
-        interact = self._spec.interact
-        assert interact is not None
-        frames = self._spec.clip_frames
-        scales = self._spec.pixel_budget.scales(nearest_template(clip.height / clip.width))
-        plan = ClipPlan(frames=frames, repeats=interact.repeats)
-        text = self._spec.prompt.apply(caption, "interact", self._spec.clip_seconds, suffix=False)
-        schedule: tuple[Step, ...] = steps(
-            [plan], scales, semantic_scales=self._spec.semantic_scales
-        )
-        return Example(
-            text=self._text_encoder.tokenize(text),
-            unconditional=dropped,
-            steps=schedule,
-            latents=(latent[:, frames + 1 :],),
-            conditions=(latent[:, : frames + 1], latent[:, :1], scales[interact.context_scale]),
-        )
 
 
 def initialize(transformer: nn.Module) -> None:
