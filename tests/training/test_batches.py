@@ -140,7 +140,7 @@ def test_captions_are_shortened_as_often_as_asked_for(
         found.append(perhaps_shortened("One. Two.", chance, generator))
         return caption
 
-    monkeypatch.setattr("istar.training.transformer.perhaps_shortened", remember)
+    monkeypatch.setattr("istar.training.examples.perhaps_shortened", remember)
     data = replace(config.data, short_captions=0.3)
     for chosen in (config, replace(config, data=data)):
         found.clear()
