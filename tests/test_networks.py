@@ -43,6 +43,14 @@ def test_the_unconditional_features_have_the_prompts_length(networks: Networks) 
         assert torch.equal(unconditional, learned[: len(conditional)])
 
 
+def test_an_empty_prompt_is_the_learned_unconditional_features(networks: Networks) -> None:
+    (alone,) = networks.texts("2s: ", "", guided=False, empty=True).features
+    assert torch.equal(alone, networks.transformer.unconditional[: len(alone)])
+    empty, other = networks.texts("2s: ", "grey", guided=True, empty=True).features
+    assert torch.equal(empty, alone)
+    assert torch.equal(other, networks.texts("grey", "", guided=False).features[0])
+
+
 def test_a_negative_prompt_has_its_own_length(networks: Networks) -> None:
     prompt, negative = networks.texts("a red circle", "grey", guided=True).features
     assert len(prompt) > len(negative)

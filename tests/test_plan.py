@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from istar.generation.schedule import nearest_template
 from istar.models.released import RELEASED_MODELS
-from istar.plan import Window, windows_after, windows_from_start
+from istar.plan import Window, plan_request, windows_after, windows_from_start
+from istar.request import GenerationRequest
 
 MODELS = {spec.name: spec for spec in RELEASED_MODELS}
 
@@ -107,3 +109,16 @@ def test_only_the_image_clip_of_a_video_has_the_images_repeats_and_temperature()
         own = [step for step in steps if step.clip == clip]
         assert len(own) == sum(repeats)
         assert all(step.image == (clip == 0) for step in own)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative", "guided"),
+    [("", "", False), ("  ", "", False), ("a boat", "", True), ("", "fog", True)],
+)
+def test_without_a_prompt_nothing_guides(prompt: str, negative: str, guided: bool) -> None:
+    spec = RELEASED_MODELS[0]
+    request = GenerationRequest(
+        mode="i2v", prompt=prompt, image=Path("boat.png"), negative_prompt=negative
+    )
+    plan = plan_request(request, spec, nearest_template(1))
+    assert (plan.sampling(0, request).guidance.scale != 1) == guided

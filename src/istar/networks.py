@@ -135,16 +135,21 @@ class Networks:
             digest.update(linear.weight.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def texts(self, prompt: str, negative_prompt: str, *, guided: bool) -> Texts:
+    def texts(
+        self, prompt: str, negative_prompt: str, *, guided: bool, empty: bool = False
+    ) -> Texts:
         """Features of each branch's text.
 
         Args:
             prompt: the conditional branch's text, in the model's prompt form.
             negative_prompt: the other branch's; empty for the learned unconditional features.
             guided: there is another branch.
+            empty: nothing but the prompt form is in the text: the learned unconditional features
+                take its place, as training does with a share of all texts.
         """
         encoded = self.text_encoder.encode(prompt)
-        features, notes = [encoded.features], []
+        learned = self.transformer.unconditional[: len(encoded.features)]
+        features, notes = [learned if empty else encoded.features], []
         if encoded.cut:
             notes.append("the prompt is longer than the model reads; its end was left out")
         if guided and negative_prompt:
@@ -153,7 +158,7 @@ class Networks:
             if encoded.cut:
                 notes.append("the negative prompt is longer than the model reads; it was cut")
         elif guided:
-            features.append(self.transformer.unconditional[: len(features[0])])
+            features.append(learned)
         return Texts(features=tuple(features), notes=tuple(notes))
 
     def encode(self, pictures: Tensor) -> Tensor:

@@ -80,7 +80,8 @@ class Opening:
         request, text = self.request, self.plan.prompt_text(number, self.request)
         # At scale 1 guidance is the conditional branch alone.
         guided = self.plan.sampling(number, request).guidance.scale != 1
-        return self.networks.texts(text, request.negative_prompt, guided=guided)
+        empty = not self.plan.prompts[number].strip()
+        return self.networks.texts(text, request.negative_prompt, guided=guided, empty=empty)
 
     def _with_former(self, state: JobState) -> JobState:
         """The state with the latents of the clip that an interactive video continues."""

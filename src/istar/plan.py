@@ -104,11 +104,17 @@ class Plan:
         return self.schedules[window]
 
     def sampling(self, window: int, request: GenerationRequest) -> SamplingConfig:
-        """Guidance and temperatures of one window."""
+        """Guidance and temperatures of one window.
+
+        Without a prompt nothing guides: both branches would read the same.
+        """
         own = self.spec.sampling
         if self.windows[window].interactive:
             own = interact_of(self.spec).sampling
-        return own.for_request(request)
+        sampling = own.for_request(request)
+        if self.prompts[window].strip() or request.negative_prompt:
+            return sampling
+        return replace(sampling, guidance=replace(sampling.guidance, scale=1.0))
 
     def training_warnings(self, mode: Mode) -> Iterator[tuple[str, tuple[Remedy, ...]]]:
         """What the model was not trained for, a sentence each, and what may help."""
