@@ -70,10 +70,14 @@ def test_an_interrupted_preparation_continues_where_it_stopped(
     written: list[int] = []
 
     def remember(
-        directory: Path, number: int, latents: list[Tensor], captions: list[tuple[str, ...]]
+        directory: Path,
+        number: int,
+        latents: list[Tensor],
+        captions: list[tuple[str, ...]],
+        **rest: Any,
     ) -> None:
         written.append(number)
-        write_shard(directory, number, latents, captions)
+        write_shard(directory, number, latents, captions, **rest)
 
     monkeypatch.setattr(module, "write_shard", remember)
     assert [event.clips for event in prepare(config, CPU)] == [3, 4, 7, 8, 10]
