@@ -34,7 +34,7 @@ _PICTURE = 1 / FRAMES_PER_SECOND
 """Seconds."""
 
 _MISSING = _PICTURE + 1e-6
-"""Seconds that a piece may lack: one picture, and a rounding error as of 127/24 - 7/24."""
+"""Seconds that a piece may lack: one picture, and a rounding error as of 217/24 - 97/24."""
 
 _LATEST_SECOND = 1_000_000
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -90,12 +90,12 @@ class ListedClip:
         return True
 
     def seconds(self) -> float:
-        """How long its video is; a picture lasts none.
+        """How long its video is.
 
         Raises:
             MediaError: it cannot be read.
         """
-        return 0.0 if self.still else probe_clip(self.path).seconds
+        return probe_clip(self.path).seconds
 
     def aspect(self) -> float:
         """Height divided by width of its pictures.

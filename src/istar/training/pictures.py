@@ -124,7 +124,7 @@ class _Remembered:
 
     def first_picture(self, clip: ListedClip, length: int, generator: torch.Generator) -> int:
         """`ListedClip.first_picture`."""
-        if clip.end is not None:
+        if clip.still or clip.end is not None:
             return clip.first_picture(length, generator)
         known = self._seconds.get(clip.path)
         if known is None:

@@ -64,7 +64,7 @@ class _LoadedClip(NamedTuple):
 
     pictures: Tensor
     captions: tuple[str, ...]
-    clip_captions: tuple[tuple[str, ...], ...] = ()
+    clip_captions: tuple[tuple[str, ...], ...]
 
 
 def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) -> Iterator[Prepared]:
@@ -78,6 +78,7 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
         UsageError: a list of clips cannot be read, or a set was prepared in another way.
         MediaError: a shard cannot be written, or no clip of a set can be read.
     """
+    # 1. The sets and their shards, and what of their lists is no clip.
     spec = read_manifest(config.model)
     tokenizer = load_video_tokenizer(config.tokenizer, spec.tokenizer_config, device=device)
     lay_channels_last(tokenizer)
@@ -98,11 +99,12 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
         directory = config.output / one.name
         begin_set(directory, _origin(one, config, sizes, encoder))
         clips = _Clips(one, config.seed, sizes, listed)
-        record = _SkippedRecord(directory, invalid)
+        record = _SkippedOfSet(directory, invalid)
         for number, first in enumerate(range(0, len(clips), config.shard)):
             wanted = range(first, min(first + config.shard, len(clips)))
             path = shard_path(directory, number)
             shards.append(_Shard(clips, wanted, number, path, record))
+    # 2. This process's shards: those that are missing are written, with what they skip.
     own = [shards[number] for number in share.of(len(shards))]
     total = sum(len(shard.wanted) for shard in own)
     done = 0
@@ -126,10 +128,12 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
         skipped += len(wanted) - readable
         done += len(wanted)
         last = place + 1 == len(own) or own[place + 1].record is not record
-        if (last or readable < len(wanted)) and (written := record.write()) and last:
+        written = record.write() if last or readable < len(wanted) else None
+        if written and last and share.rank == 0:
             notes.append(f"{written} lists all that is skipped")
         yield Prepared(clips=done, total=total, skipped=skipped, path=path, notes=tuple(notes))
         notes = []
+    # 3. A set of which nothing can be read is none.
     for one in config.sets:
         paths = [shard.path for shard in shards if shard.clips.config is one]
         # Another process may still be writing it.
@@ -154,7 +158,7 @@ def _origin(
     }
 
 
-class _SkippedRecord:
+class _SkippedOfSet:
     """What a set skips: its list's invalid lines, and what the indexes of its shards name.
 
     An index is read once. All processes write the record; the shards are theirs together.
@@ -221,7 +225,7 @@ class _Shard(NamedTuple):
     wanted: range
     number: int
     path: Path
-    record: _SkippedRecord
+    record: _SkippedOfSet
 
 
 class _Encoded(NamedTuple):

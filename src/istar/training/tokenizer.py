@@ -164,7 +164,7 @@ class TokenizerTask:
         """
         if self.config.data.source != "list":
             return ()
-        found = [*batch.skipped, *self._invalid_lines]
+        found = [*self._invalid_lines, *batch.skipped]
         self._invalid_lines = []
         new = gathered(self._record.unmet(found))
         notes = self._record.add(new)
