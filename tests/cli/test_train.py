@@ -46,10 +46,11 @@ def test_lines_that_make_no_sense_are_said_before_the_first_step(
     assert run(["train", "tokenizer", str(config)]) == 0
     out, err = capfd.readouterr()
     assert out == f"{tmp_path / 'out' / 'model'}\n"
-    *skipped, first = err.splitlines()[:3]
+    *skipped, first = err.splitlines()[:4]
     assert skipped == [
         f"istar: {clips}: line 2 is skipped: it is not JSON",
         f"istar: {clips}: line 3 is skipped: its path is not the name of a file",
+        f"istar: {tmp_path / 'out' / 'skipped.jsonl'} lists all that is skipped",
     ]
     assert first.startswith("istar: step 1 of 1: ")
 

@@ -24,7 +24,7 @@ from istar.training.config import (
     ReconstructionConfig,
     RunConfig,
 )
-from istar.training.distributed import average_gradients, process_group
+from istar.training.distributed import average_gradients, gathered, process_group
 from istar.training.tokenizer import TokenizerTask
 from istar.training.trainer import Task
 from istar.training.transformer import TransformerTask
@@ -62,16 +62,20 @@ def run_of(kind: str, output: Path, *, shard: bool = True) -> RunConfig:
 
 
 def write_averages(rank: int, place: Path) -> None:
-    """Average gradients that not all of two processes have, and write down what comes of it."""
+    """Average gradients that not all of two processes have, and write down what comes of it.
+
+    Gather values likewise.
+    """
     network = nn.ParameterList(torch.zeros(1) for _ in range(3))
     for number, value in enumerate(((2.0, 4.0), (6.0,))[rank]):
         network[number].grad = torch.tensor([value])
     meeting = f"file://{place / 'meeting'}"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     average_gradients(network)
+    values = [gathered(["a", "b"] if rank == 1 else []), gathered([rank]), gathered([])]
     dist.destroy_process_group()
-    found = [None if one.grad is None else one.grad.item() for one in network]
-    (place / f"{rank}.json").write_text(json.dumps(found))
+    averages = [None if one.grad is None else one.grad.item() for one in network]
+    (place / f"{rank}.json").write_text(json.dumps([averages, values]))
 
 
 def main(directory: Path, output: Path, kind: str, stop_after: int, *, shard: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -81,6 +82,41 @@ def test_every_kind_of_example_is_drawn(
     for step in range(6):
         task.batch(step, Share())
     assert drawn == {(False, 1, ""), (False, 5, "1s: "), (False, 9, "2s: "), (True, 4, "1s: ")}
+
+
+@pytest.mark.parametrize(
+    ("prepared_set", "kind", "clip_captions", "described"),
+    [
+        ("long", MixConfig(kind="interact"), [["1st"], ["2nd", "zweite"]], {"2nd", "zweite"}),
+        ("long", MixConfig(kind="interact"), [["1st"]], {"whole"}),
+        ("long", MixConfig(kind="interact"), [], {"whole"}),
+        ("long", MixConfig(seconds=1), [["1st", "erste"], ["2nd"]], {"1st", "erste"}),
+        ("long", MixConfig(seconds=0), [["1st"], ["2nd"]], {"1st"}),
+        ("long", MixConfig(seconds=2), [["1st"], ["2nd"]], {"whole"}),
+        ("clips", MixConfig(seconds=1), [["1st"]], {"whole"}),
+    ],
+)
+def test_an_example_is_described_by_the_captions_of_what_it_holds(
+    config: TransformerTraining,
+    place: Path,
+    tmp_path: Path,
+    prepared_set: str,
+    kind: MixConfig,
+    clip_captions: list[list[str]],
+    described: set[str],
+) -> None:
+    copy = Path(copytree(place / "latents" / prepared_set, tmp_path / "set"))
+    for index in copy.glob("*.jsonl"):
+        own = {"captions": ["whole"], "clip_captions": clip_captions}
+        lines = [json.dumps(json.loads(line) | own) for line in index.read_text().splitlines()]
+        index.write_text("\n".join(lines) + "\n")
+    data = replace(config.data, sets=(copy,), mix=(kind,), text_dropout=0.0)
+    batch = TransformerTask(replace(config, data=data)).batch(0, Share())
+    texts = {
+        bytes(n - 3 for n in text[: length - 1].tolist()).decode()
+        for text, length in zip(batch.texts, batch.text_lengths.tolist(), strict=True)
+    }
+    assert {text.split(": ")[-1] for text in texts} == described
 
 
 def test_a_row_tries_examples_until_one_fits(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from istar.errors import MediaError, UsageError
 from istar.generation.schedule import PixelBudget
 from istar.lab.world import random_scene
 from istar.media import read_clip, write_clip, write_picture
-from istar.training.clips import read_list, skipped_notes
+from istar.training.clips import ListedClip, list_digest, read_list
 from istar.training.config import ClipsConfig
 from istar.training.distributed import Share
 from istar.training.pictures import ClipSource
+from istar.training.skipped import skipped_notes
 
 BUDGET = PixelBudget(name="test", resolution="32p", sides=(1, 2))
 ALONE = Share()
@@ -24,6 +26,19 @@ ALONE = Share()
 def write_list(path: Path, *entries: object) -> Path:
     path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     return path
+
+
+RELEASED = {
+    "video_path": "videos/a.mp4",
+    "begin_frame_id": 24,
+    "end_frame_id": 144,
+    "tarsier2_caption": "a boat",
+    "width": 1280,
+    "height": 720,
+    "h_div_w": 0.5625,
+    "fps": 24,
+}
+"""A line of the released code's lists."""
 
 
 @pytest.fixture
@@ -54,6 +69,11 @@ def videos(tmp_path: Path) -> Path:
         ("no caption", {"path": "a.mp4", "caption": ["a", "b"]}),
         ("no caption", {"path": "a.mp4", "caption": "half a pair \ud800"}),
         ("not a list", {"path": "a.mp4", "captions": "a text"}),
+        ("clip_captions are not a list", {"path": "a.mp4", "caption": "a", "clip_captions": "b"}),
+        ("of its clip_captions", {"path": "a.mp4", "caption": "a", "clip_captions": ["b", 3]}),
+        ("of its clip_captions", {"path": "a.mp4", "caption": "a", "clip_captions": ["b", []]}),
+        ("of its clip_captions", {"path": "a.mp4", "caption": "a", "clip_captions": ["b", [""]]}),
+        ("no caption", {"path": "a.mp4", "clip_captions": ["b", "c"]}),
         ("begin", {"path": "a.mp4", "caption": "a", "begin": -1}),
         ("begin", {"path": "a.mp4", "caption": "a", "begin": 2, "end": 1}),
         ("begin", {"path": "a.mp4", "caption": "a", "begin": "soon"}),
@@ -61,6 +81,17 @@ def videos(tmp_path: Path) -> Path:
         ("begin", {"path": "a.mp4", "caption": "a", "begin": float("nan")}),
         ("begin", {"path": "a.mp4", "caption": "a", "begin": 1e15}),
         ("begin", {"path": "a.mp4", "caption": "a", "end": 10**400}),
+        ("no frame's number", RELEASED | {"begin_frame_id": -1}),
+        ("no frame's number", RELEASED | {"begin_frame_id": "0"}),
+        ("no frame's number", {"video_path": "a.mp4", "tarsier2_caption": "a", "fps": 24}),
+        ("no frame's number", RELEASED | {"end_frame_id": 10**400}),
+        ("fps", RELEASED | {"fps": 0}),
+        ("fps", RELEASED | {"fps": None}),
+        ("after its begin", RELEASED | {"begin_frame_id": 144}),
+        ("no caption", RELEASED | {"tarsier2_caption": ""}),
+        ("no caption", RELEASED | {"tarsier2_caption": 3}),
+        ("path", RELEASED | {"video_path": ""}),
+        ("path", RELEASED | {"video_path": None}),
         ("object", ["a.mp4", "a"]),
         ("object", 3),
     ],
@@ -71,15 +102,95 @@ def test_a_line_that_makes_no_sense_is_skipped(tmp_path: Path, reason: str, entr
     assert [(clip.path, clip.captions, clip.line) for clip in clips] == [
         (tmp_path / "a.mp4", ("a",), 2)
     ]
-    assert [number for number, _ in skipped] == [1]
+    assert [one.number for one in skipped] == [1]
     assert reason in skipped[0].reason
+
+
+def test_every_clip_of_a_line_may_have_captions_of_its_own(tmp_path: Path) -> None:
+    entry = {"path": "a.mp4", "caption": "whole", "clip_captions": ["first", ["second", "zweite"]]}
+    (clip,), _ = read_list(write_list(tmp_path / "clips.jsonl", entry))
+    assert clip.captions == ("whole",)
+    assert clip.clip_captions == (("first",), ("second", "zweite"))
+
+
+@pytest.mark.parametrize(
+    ("change", "captions"),
+    [
+        ({}, ("a boat",)),
+        ({"MiniCPM_V_2_6_caption": "a ship"}, ("a boat", "a ship")),
+        ({"MiniCPM_V_2_6_caption": "", "caption": "ignored there"}, ("a boat",)),
+        ({"quality_prompt": "very sharp"}, ("a boat very sharp",)),
+        ({"tarsier2_caption": "", "caption": "a ship"}, ("a ship",)),
+    ],
+)
+def test_lines_of_the_released_code_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], captions: tuple[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_list(tmp_path / "clips.jsonl", RELEASED | change)
+    (clip,), skipped = read_list(path)
+    assert (clip.path, clip.begin, clip.end) == (tmp_path / "videos" / "a.mp4", 1, 6)
+    assert clip.captions == captions
+    assert skipped == []
+
+
+def test_so_are_its_pictures(tmp_path: Path) -> None:
+    texts = {"long_caption": "A boat in a harbour.", "text": "a boat"}
+    entry = {"image_path": str(tmp_path / "a.jpg")} | texts
+    (clip,), _ = read_list(write_list(tmp_path / "pictures.jsonl", entry))
+    assert (clip.path, clip.captions) == (tmp_path / "a.jpg", tuple(texts.values()))
+    assert clip.may_hold(1)
+    assert not clip.may_hold(5)
+
+
+def test_its_frames_are_those_of_the_file(tmp_path: Path) -> None:
+    """Frames 14 up to 32 at 16 a second are pictures 14 to 31."""
+    write_clip(random_scene(1).frames(33, 32, 32), tmp_path / "clip.mp4")
+    frames = {"begin_frame_id": 14, "end_frame_id": 32, "fps": 16}
+    entry = RELEASED | frames | {"video_path": str(tmp_path / "clip.mp4")}
+    (clip,), _ = read_list(write_list(tmp_path / "clips.jsonl", entry))
+    whole = read_clip(tmp_path / "clip.mp4").frames
+    assert torch.equal(clip.pictures(17, 32, 32), whole[14:31])
+    assert clip.may_hold(17)
+    assert not clip.may_hold(21)
+
+
+@pytest.mark.parametrize("begin", [0, 97, 100])  # 217/24 - 97/24 is a little less than 5
+def test_five_seconds_hold_81_pictures_wherever_they_begin(tmp_path: Path, begin: int) -> None:
+    frames = {"begin_frame_id": begin, "end_frame_id": begin + 120}
+    (clip,), _ = read_list(write_list(tmp_path / "clips.jsonl", RELEASED | frames))
+    assert clip.may_hold(81)
+    assert clip.first_picture(81) == round(begin * 16 / 24)
+
+
+def test_a_directory_is_all_lists_below_it_in_order(tmp_path: Path) -> None:
+    """As the released code splits its own; the digest follows names and contents."""
+    for number, part in enumerate(("000002/0003_0003_000000001", "000001/0002_0003_000000001")):
+        (tmp_path / part).parent.mkdir()
+        write_list(tmp_path / f"{part}.jsonl", {"path": f"{number}.mp4", "caption": "a"}, 3)
+    (tmp_path / "README.md").write_text("no list")
+    clips, skipped = read_list(tmp_path)
+    assert [clip.path.relative_to(tmp_path).as_posix() for clip in clips] == [
+        "000001/1.mp4",
+        "000002/0.mp4",
+    ]
+    assert [one.list.parent.name for one in skipped] == ["000001", "000002"]
+    assert [clip.list for clip in clips] == [one.list for one in skipped]
+    digest = list_digest(tmp_path)
+    renamed = clips[0].list.rename(clips[0].list.with_name("0001.jsonl"))
+    assert list_digest(tmp_path) != digest
+    renamed.rename(clips[0].list)
+    assert list_digest(tmp_path) == digest
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"empty holds no \.jsonl files"):
+        read_list(tmp_path / "empty")
 
 
 def test_the_first_skipped_line_of_each_kind_is_named(tmp_path: Path) -> None:
     path = write_list(tmp_path / "clips.jsonl", {"path": "a.mp4", "caption": "a"}, 3)
     path.write_text(path.read_text() + "\n{not json\n" + "[" * 100_000 + "\n3\nno\n")
     _, skipped = read_list(path)
-    assert skipped_notes(path, skipped) == (
+    assert skipped_notes(skipped) == (
         f"{path}: line 2 is skipped: it is not a JSON object; so is 1 more",
         f"{path}: line 4 is skipped: it is not JSON; so are 2 more",
     )
@@ -100,7 +211,7 @@ def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
 def test_a_list_without_clips_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"absent\.jsonl cannot be read: No such file"):
         read_list(tmp_path / "absent.jsonl")
-    with pytest.raises(UsageError, match=r"lists no clips.*; line 1: its path"):
+    with pytest.raises(UsageError, match=r"lists no clips.*line 1 is skipped: its path"):
         read_list(write_list(tmp_path / "clips.jsonl", {}))
 
 
@@ -111,7 +222,7 @@ def test_a_piece_lies_between_begin_and_end(videos: Path) -> None:
     generator = torch.Generator().manual_seed(1)
     starts = set()
     for _ in range(20):
-        piece = clip.pictures(9, 32, 32, generator)
+        piece = clip.pictures(9, 32, 32, first=clip.first_picture(9, generator))
         starts |= {n for n in range(25) if torch.equal(whole[n : n + 9], piece)}
     assert min(starts) >= 8
     assert max(starts) <= 32 - 9
@@ -126,7 +237,7 @@ def test_without_an_end_a_piece_begins_anywhere_up_to_the_videos(videos: Path) -
     generator = torch.Generator().manual_seed(1)
     starts = set()
     for _ in range(20):
-        piece = clip.pictures(9, 32, 32, generator)
+        piece = clip.pictures(9, 32, 32, first=clip.first_picture(9, generator))
         starts |= {n for n in range(25) if torch.equal(whole[n : n + 9], piece)}
     assert len(starts) > 5
     assert max(starts) > 16
@@ -139,8 +250,8 @@ def test_a_picture_is_a_clip_of_one(tmp_path: Path) -> None:
     clip = read_list(write_list(tmp_path / "pictures.jsonl", entry))[0][0]
     assert clip.aspect() == 0.75
     assert torch.equal(clip.pictures(1, 48, 64), frame[None])
-    assert clip.pictures(1, 32, 32, torch.Generator()).shape == (1, 32, 32, 3)
-    with pytest.raises(MediaError, match=r"boat\.PNG is one picture, not 5"):
+    assert clip.first_picture(1, torch.Generator()) == 0
+    with pytest.raises(MediaError, match=r"boat\.PNG' is one picture, not 5"):
         clip.pictures(5, 48, 64)
 
 
@@ -151,7 +262,7 @@ def test_where_one_picture_is_missing_the_first_counts_twice(tmp_path: Path) -> 
     entry = {"path": "clip.mp4", "caption": "two seconds"}
     (clip,), _ = read_list(write_list(tmp_path / "clips.jsonl", entry))
     for generator in (None, torch.Generator().manual_seed(1)):
-        shown = clip.pictures(33, 32, 32, generator)
+        shown = clip.pictures(33, 32, 32, first=clip.first_picture(33, generator))
         assert torch.equal(shown[1:], whole)
         assert torch.equal(shown[0], whole[0])
     with pytest.raises(MediaError, match="does not have 34 pictures from 0 s on"):
@@ -171,9 +282,51 @@ def test_unreadable_clips_are_replaced_and_counted(videos: Path) -> None:
     source = ClipSource(config, BUDGET)
     batch, skipped = source.batch(seed=0, step=0, share=ALONE)
     assert batch.shape == (8, 5, 32, 32, 3)
-    assert skipped > 0
+    assert {one.number for one in skipped} <= {2, 4}
+    assert skipped
     again, _ = source.batch(seed=0, step=0, share=ALONE)
     assert torch.equal(batch, again)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"path": "broken.mp4", "caption": "no video"},
+        {"path": "broken.mp4", "caption": "no video", "begin": 0, "end": 60},
+        {"path": "missing.mp4", "caption": "missing"},
+        {"path": "0.mp4", "caption": "too short", "begin": 1, "end": 2.8},
+        {"path": "0.png", "caption": "no picture"},
+    ],
+)
+def test_a_broken_clip_is_opened_once_and_replaced_as_if_it_were_opened_again(
+    videos: Path, monkeypatch: pytest.MonkeyPatch, broken: dict[str, object]
+) -> None:
+    opened: list[str] = []
+    seconds, pictures = ListedClip.seconds, ListedClip.pictures
+
+    def remember(method: Any) -> Any:
+        def called(clip: ListedClip, *arguments: Any, **settings: Any) -> Any:
+            opened.append(clip.captions[0])
+            return method(clip, *arguments, **settings)
+
+        return called
+
+    monkeypatch.setattr(ListedClip, "seconds", remember(seconds))
+    monkeypatch.setattr(ListedClip, "pictures", remember(pictures))
+    (videos.parent / "0.png").write_bytes(b"no picture")
+    length = 1 if broken["path"] == "0.png" else 29 if "end" in broken else 9
+    good = {"path": "1.mp4", "caption": "good"}
+    path = write_list(videos.parent / "some.jsonl", broken, good)
+    config = ClipsConfig(source="list", list=path, lengths=(length,), pictures=3 * length)
+    source = ClipSource(config, BUDGET)
+    whole = [source.batch(seed=1, step=step, share=ALONE) for step in range(6)]
+    assert {one.number for _, skipped in whole for one in skipped} == {1}
+    assert sum(len(skipped) for _, skipped in whole) > 5
+    assert opened.count(str(broken["caption"])) == 1
+    for step in (5, 2):  # the resumed run remembers nothing of what was before
+        clips, skipped = ClipSource(config, BUDGET).batch(seed=1, step=step, share=ALONE)
+        assert torch.equal(clips, whole[step][0])
+        assert skipped == whole[step][1]
 
 
 def test_clips_are_drawn_among_those_that_are_long_enough(videos: Path) -> None:
@@ -190,8 +343,8 @@ def test_clips_are_drawn_among_those_that_are_long_enough(videos: Path) -> None:
 
     clips, skipped = source(9).batch(seed=0, step=0, share=ALONE)
     assert clips.shape == (4, 9, 32, 32, 3)
-    assert skipped == 0
-    assert source(1).batch(seed=0, step=0, share=ALONE)[1] == 0
+    assert skipped == []
+    assert source(1).batch(seed=0, step=0, share=ALONE)[1] == []
     with pytest.raises(UsageError, match=r"no clip of .*mixed\.jsonl has 33 pictures"):
         source(33)
 

@@ -107,10 +107,14 @@ def test_two_processes_continue_with_muon(place: Path, tmp_path: Path) -> None:
     assert all(torch.equal(cut[name], value) for name, value in whole.items())
 
 
-def test_gradients_of_some_count_as_zeros_of_the_others(tmp_path: Path) -> None:
+def test_gradients_of_some_count_as_zeros_of_the_others_and_values_come_together(
+    tmp_path: Path,
+) -> None:
     torch.multiprocessing.spawn(write_averages, (tmp_path,), nprocs=2)
     for rank in range(2):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [4, 2, None]
+        averages, values = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert averages == [4, 2, None]
+        assert values == [["a", "b"], [0, 1], []]
 
 
 def test_shares_are_all_of_the_work() -> None:

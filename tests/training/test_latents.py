@@ -18,13 +18,14 @@ from istar.checkpoint.read import load_video_tokenizer
 from istar.checkpoint.write import save_video_tokenizer
 from istar.errors import CheckpointError, MediaError, UsageError
 from istar.lab.world import random_scene
-from istar.media import write_picture
+from istar.media import write_clip, write_picture
 from istar.training import prepare as module
-from istar.training.config import SetConfig
+from istar.training.config import PrepareConfig, SetConfig
 from istar.training.distributed import Share
 from istar.training.latents import read_prepared, shard_path, write_shard
 from istar.training.prepare import prepare
 from istar.training.seeds import seed_of
+from istar.training.skipped import SKIPPED_NAME, SkippedLine
 from small_training import CPU, files, prepare_run
 
 
@@ -70,10 +71,14 @@ def test_an_interrupted_preparation_continues_where_it_stopped(
     written: list[int] = []
 
     def remember(
-        directory: Path, number: int, latents: list[Tensor], captions: list[tuple[str, ...]]
+        directory: Path,
+        number: int,
+        latents: list[Tensor],
+        captions: list[tuple[str, ...]],
+        **rest: Any,
     ) -> None:
         written.append(number)
-        write_shard(directory, number, latents, captions)
+        write_shard(directory, number, latents, captions, **rest)
 
     monkeypatch.setattr(module, "write_shard", remember)
     assert [event.clips for event in prepare(config, CPU)] == [3, 4, 7, 8, 10]
@@ -218,6 +223,102 @@ def test_a_rewritten_shard_is_read_again(tmp_path: Path) -> None:
         assert (clip.latent() == value).all()
 
 
+def test_captions_of_clips_are_read_back(tmp_path: Path) -> None:
+    own = [[["first"], ["second", "zweite"]], []]
+    latents = [torch.zeros(64, 1, 2, 2)] * 2
+    write_shard(tmp_path, 0, latents, [["a circle"]] * 2, clip_captions=own)
+    described, other = read_prepared(tmp_path)
+    assert described.clip_captions == (("first",), ("second", "zweite"))
+    assert described.captions == other.captions == ("a circle",)
+    assert other.clip_captions == ()
+
+
+def test_captions_of_clips_come_from_the_list(tmp_path: Path) -> None:
+    write_clip(random_scene(1).frames(33, 32, 32), tmp_path / "clip.mp4")
+    entry = {"path": "clip.mp4", "caption": "whole", "clip_captions": ["first", ["second"]]}
+    listed = tmp_path / "clips.jsonl"
+    listed.write_text(json.dumps(entry))
+    one = SetConfig(name="listed", source="list", list=listed, length=33)
+    config = replace(prepare_run(tmp_path), sets=(one,))
+    list(prepare(config, CPU))
+    (clip,) = read_prepared(config.output / "listed")
+    assert clip.clip_captions == (("first",), ("second",))
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> PrepareConfig:
+    """Three lists below a directory, each with a missing picture and a line that is none."""
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    write_picture(random_scene(1).frames(1, 32, 32)[0], lists / "whole.png")
+    for part in range(3):
+        names = [f"missing-{part}.png", "whole.png", "whole.png"]
+        lines = [json.dumps({"path": name, "caption": name}) for name in names]
+        (lists / f"{part}.jsonl").write_text("\n".join([*lines, "no line"]))
+    one = SetConfig(name="listed", source="list", list=lists, length=1)
+    return replace(prepare_run(tmp_path), sets=(one,))
+
+
+def lines_of_record(config: PrepareConfig) -> list[tuple[str, int, str]]:
+    path = config.output / "listed" / SKIPPED_NAME
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    return [(Path(e["list"]).name, e["line"], e["reason"].split(";")[0]) for e in entries]
+
+
+def test_all_that_is_skipped_is_listed_once_also_after_a_pause(listed: PrepareConfig) -> None:
+    events = prepare(listed, CPU)
+    first = next(events)
+    events.close()
+    broken = [f"cannot read '{listed.sets[0].list}/missing-{part}.png'" for part in range(3)]
+    invalid = "it is not JSON"
+    found = lines_of_record(listed)
+    assert [(name, line) for name, line, _ in found] == [
+        ("0.jsonl", 1),
+        *((f"{part}.jsonl", 4) for part in range(3)),
+    ]
+    assert [note.split(" is skipped: ")[1].split(":")[0] for note in first.notes] == [
+        "it is not JSON; so are 2 more",
+        broken[0],
+    ]
+    for _ in range(2):
+        events = list(prepare(listed, CPU))
+        found = lines_of_record(listed)
+        assert [(name, line) for name, line, _ in found] == [
+            (f"{part}.jsonl", line) for part in range(3) for line in (1, 4)
+        ]
+        assert [reason.split(":")[0] for _, _, reason in found] == [
+            reason for part in range(3) for reason in (broken[part], invalid)
+        ]
+        assert events[-1].notes[-1].endswith("skipped.jsonl lists all that is skipped")
+        assert events[-1].skipped == 6
+
+
+def test_processes_list_together_what_they_skip(listed: PrepareConfig) -> None:
+    for rank in (1, 0):
+        list(prepare(listed, CPU, Share(rank=rank, processes=2)))
+    assert len(lines_of_record(listed)) == 6
+
+
+def test_what_another_process_skips_meanwhile_is_listed_too(
+    listed: PrepareConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finishes the second shard after the first one's process has looked for the last time."""
+    write_skipped, calls = module.write_skipped, 0
+
+    def overtaken(directory: Path, skipped: list[SkippedLine]) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            other = SkippedLine(Path("other.jsonl"), 7, "elsewhere")
+            write_shard(directory, 1, [torch.zeros(64, 1, 2, 2)], [["a"]], skipped=[other])
+        return write_skipped(directory, skipped)
+
+    monkeypatch.setattr(module, "write_skipped", overtaken)
+    next(prepare(listed, CPU, Share(rank=0, processes=3)))
+    assert calls == 2
+    assert ("other.jsonl", 7, "elsewhere") in lines_of_record(listed)
+
+
 GOOD = {"name": "0", "shape": [1, 2, 2], "captions": ["a circle"]}
 BAD_LINES = {
     "no JSON": "{",
@@ -230,6 +331,9 @@ BAD_LINES = {
     "infinite size": '{"name": "0", "shape": [Infinity, 2, 2], "captions": ["a"]}',
     "no captions": json.dumps(GOOD | {"captions": []}),
     "one caption": json.dumps(GOOD | {"captions": "a circle"}),
+    "clip captions of one text": json.dumps(GOOD | {"clip_captions": ["a circle"]}),
+    "clip captions of nothing": json.dumps(GOOD | {"clip_captions": [[]]}),
+    "no reason": json.dumps({"skipped": {"list": "clips.jsonl", "line": 1}}),
     "captions of numbers": json.dumps(GOOD | {"captions": [3]}),
 }
 

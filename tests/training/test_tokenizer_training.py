@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from istar.errors import CheckpointError, UsageError
 from istar.generation.canvas import Canvas
 from istar.generation.residual import bits_of_latent
 from istar.generation.schedule import PyramidKind, nearest_template
+from istar.lab.world import random_scene
+from istar.media import write_picture
 from istar.plan import Window
 from istar.training.config import (
     ClipsConfig,
@@ -26,7 +29,9 @@ from istar.training.config import (
 )
 from istar.training.discriminator import Discriminator, adversarial_terms
 from istar.training.distributed import Share
+from istar.training.log import LOG_NAME, read_log
 from istar.training.tokenizer import ClipBatch, TokenizerTask, clips_of, reconstruct, spread
+from istar.training.trainer import Remarked, Saved, train
 from istar.video_tokenizer.model import VideoTokenizer
 from small_training import (
     CPU,
@@ -278,6 +283,39 @@ def test_relative_errors_count_in_units_of_each_clips_own_spread(tmp_path: Path)
 def test_a_clip_of_one_colour_has_a_spread_to_divide_by() -> None:
     plain = torch.full((2, 3, 1, 4, 4), 0.3)
     assert spread(plain).flatten().tolist() == pytest.approx([0.05, 0.05])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_lists_what_it_skips_once_and_names_the_first_of_each_kind(
+    tmp_path: Path, workers: int
+) -> None:
+    """Of two broken clips, and after an interruption as well."""
+    write_picture(random_scene(1).frames(1, 32, 32)[0], tmp_path / "whole.png")
+    names = ["whole", "missing", "whole", "absent"]
+    lines = [json.dumps({"path": f"{name}.png", "caption": name}) for name in names]
+    (tmp_path / "list.jsonl").write_text("\n".join([*lines, "no line"]))
+    data = ClipsConfig(source="list", list=tmp_path / "list.jsonl", lengths=(1,), pictures=8)
+    run = run_config(tmp_path / "run", steps=3, save_every=1, workers=workers)
+    config = tokenizer_run(tmp_path, data=data, run=run)
+    record = run.output / "skipped.jsonl"
+    noted, contents = [], []
+    for last in (1, 3):
+        events = train(TokenizerTask(config), run, CPU)
+        for event in events:
+            if isinstance(event, Remarked):
+                noted.append((last, event.notes))
+            if isinstance(event, Saved) and event.path.name == f"step-{last:08d}":
+                break
+        events.close()
+        contents.append([json.loads(line)["line"] for line in record.read_text().splitlines()])
+    assert contents == [[2, 4, 5]] * 2
+    (_, first), (_, second) = noted
+    assert len(first) == len(second) == 3
+    assert first[0] == f"{data.list}: line 5 is skipped: it is not JSON"
+    assert "cannot read '" in first[1]
+    assert first[1].endswith("; so is 1 more")
+    assert first[2] == f"{record} lists all that is skipped"
+    assert [line["skipped"] > 0 for line in read_log(run.output / LOG_NAME)] == [True] * 3
 
 
 @pytest.fixture

@@ -53,6 +53,9 @@ class LineTask:
             raise UsageError("there is nothing to learn from")
         return torch.randn(5, 3, generator=torch.Generator().manual_seed(step))
 
+    def remarks(self, batch: Tensor) -> tuple[str, ...]:
+        return ()
+
     def loss(self, batch: Tensor, step: int, device: torch.device) -> Loss:
         hidden = self.network.early(batch)
         made = self.network.late(hidden)

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from istar.training import config
+from istar.training.clips import read_list
 from istar.training.config import (
     PrepareConfig,
     TokenizerTraining,
@@ -64,6 +65,14 @@ def test_the_recipes_that_are_shown_can_be_read(tmp_path: Path) -> None:
         path = tmp_path / "shown.toml"
         path.write_text(text, encoding="utf-8")
         assert read_config(path, kind).model == tmp_path / "mine" / "istar.json"
+
+
+def test_the_lines_of_lists_that_are_shown_can_be_read(tmp_path: Path) -> None:
+    shown = re.findall(r"^```json\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    path = tmp_path / "clips.jsonl"
+    path.write_text("".join(shown), encoding="utf-8")
+    clips, skipped = read_list(path)
+    assert (len(clips), skipped) == (len(shown), [])
 
 
 def test_the_ablations_tables_are_the_results() -> None:

@@ -80,16 +80,11 @@ def tokenizer(
     chosen = _device(device, threads)
 
     from istar.training.config import TokenizerTraining
-    from istar.training.distributed import Share
     from istar.training.run_file import read_config
     from istar.training.tokenizer import TokenizerTask
 
     settings = read_config(config, TokenizerTraining)
-    task = TokenizerTask(settings)
-    if Share.by_torchrun().rank == 0:
-        for note in task.notes:
-            say(note)
-    _run(task, settings.run, chosen)
+    _run(TokenizerTask(settings), settings.run, chosen)
 
 
 @train.command()
@@ -143,7 +138,7 @@ def _device(device: str, threads: int | None) -> torch.device:
 def _run(task: Task, run: RunConfig, device: torch.device) -> None:
     """Run a task to its end; only the first of several processes prints."""
     from istar.training.distributed import Share, process_group
-    from istar.training.trainer import Resumed, Saved, StepDone
+    from istar.training.trainer import Remarked, Resumed, Saved, StepDone
     from istar.training.trainer import train as trained
 
     with process_group(device):
@@ -153,6 +148,9 @@ def _run(task: Task, run: RunConfig, device: torch.device) -> None:
             for event in trained(task, run, device):
                 if isinstance(event, StepDone) and prints:
                     display.show(event)
+                elif isinstance(event, Remarked) and prints:
+                    for note in event.notes:
+                        say(note)
                 elif isinstance(event, Resumed) and prints:
                     say(f"continuing from step {event.step}")
                     kept = f"step {event.step} is kept; {_CONTINUES}"

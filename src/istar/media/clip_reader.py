@@ -105,6 +105,16 @@ class ClipReader:
             notes=tuple(f"{self._name}: {note}" for note in conversion.notes + survey.notes),
         )
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of its upright pictures; one frame is decoded, as before any reading.
+
+        Raises:
+            MediaError: no video, or of an unsupported kind.
+        """
+        conversion, _ = self._opening
+        return conversion.height, conversion.width
+
     def read(self, *, size: tuple[int, int] | None = None) -> Clip:
         """All of it as upright RGB at 16 frames a second.
 

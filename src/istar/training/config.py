@@ -81,7 +81,7 @@ class ClipsConfig:
 
     Attributes:
         source: `shapes`, the procedural world, or `list`, local clips.
-        list: the JSON-lines file that lists them, see `istar.training.clips`.
+        list: the JSON-lines file that lists them, or a directory of such files.
         lengths: pictures of a clip, each 4n + 1; one is chosen at random for every batch.
         aspects: heights divided by widths; one is chosen at random for every batch.
         pictures: how many pictures a batch holds, about.
@@ -215,7 +215,7 @@ class SetConfig:
     Attributes:
         name: directory of the set, below the output.
         source: `shapes`, the procedural world, or `list`, local clips.
-        list: the JSON-lines file that lists them, see `istar.training.clips`.
+        list: the JSON-lines file that lists them, or a directory of such files.
         count: how many clips; 0 takes the whole list.
         length: pictures of a clip, 4n + 1.
         aspects: heights divided by widths; scenes take turns, a listed clip takes the nearest.

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from istar.training.average import MovingAverage
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +129,17 @@ def summed(value: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(value)
     return value
+
+
+def gathered(values: Sequence[_Value]) -> list[_Value]:
+    """The values of all processes in order, the first one's first; every process must call it."""
+    if not dist.is_initialized():
+        return list(values)
+    if not summed(torch.tensor(float(len(values)))):
+        return []
+    parts: list[list[_Value]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(parts, list(values))
+    return [value for part in parts for value in part]
 
 
 def averaged(value: Tensor) -> Tensor:

@@ -135,7 +135,8 @@ class ExampleSource:
         frames = self._needed(kind)
         first = bisect_left(self._frames, frames)
         clip = self._clips[first + draw(len(self._clips) - first, generator)]
-        caption = clip.captions[draw(len(clip.captions), generator)]
+        captions = self._captions(clip, kind)
+        caption = captions[draw(len(captions), generator)]
         caption = perhaps_shortened(caption, self._config.data.short_captions, generator)
         dropped = float(torch.rand((), generator=generator)) < self._config.data.text_dropout
         latent = clip.latent()[:, :frames]
@@ -152,6 +153,20 @@ class ExampleSource:
             steps=schedule,
             latents=latent.split(lengths, dim=1),
         )
+
+    def _captions(self, clip: PreparedClip, kind: MixConfig) -> tuple[str, ...]:
+        """The wordings for what a kind of example has of a prepared clip.
+
+        An interactive example is its second clip. One from the start that ends with the first clip
+        of several is that clip; a longer one is described as a whole.
+        """
+        if kind.kind == "interact":
+            own = 1
+        elif self._needed(kind) <= 1 + self._spec.clip_frames < clip.frames:
+            own = 0
+        else:
+            return clip.captions
+        return clip.clip_captions[own] if own < len(clip.clip_captions) else clip.captions
 
     def _interactive(
         self, clip: PreparedClip, latent: Tensor, caption: str, dropped: bool

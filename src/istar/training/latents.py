@@ -1,9 +1,9 @@
 """Prepared latents: clips encoded once, read many times.
 
 A prepared set is a directory of safetensors shards, each with an index of a line a clip: its
-captions and the shape of its latent. A shard is written whole or not at all, so that an interrupted
-command continues at the first missing one; `set.json` records what the latents depend on, so that
-it never continues with anything else.
+captions and the shape of its latent, or why it is skipped. A shard is written whole or not at all,
+so that an interrupted command continues at the first missing one; `set.json` records what the
+latents depend on, so that it never continues with anything else.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from istar.checkpoint.write import save_tensors
 from istar.errors import CheckpointError, UsageError
 from istar.files import write_text
 from istar.text_files import LIST_BYTES, read_json, read_text
+from istar.training.skipped import SKIPPED_NAME, SkippedLine, skipped_from_json
 from istar.video_tokenizer.model import VideoTokenizer
 
 MAKE_LATENTS = ("encoder.", "project_in.", "latent_scales")
@@ -43,6 +44,8 @@ class PreparedClip:
         name: of its tensor.
         frames, height, width: of its latent.
         captions: one or more wordings.
+        clip_captions: the same for the first clip of the model's length, the next one and so on;
+            empty where the captions serve for every clip.
     """
 
     shard: Path
@@ -51,6 +54,7 @@ class PreparedClip:
     height: int
     width: int
     captions: tuple[str, ...]
+    clip_captions: tuple[tuple[str, ...], ...] = ()
 
     def latent(self) -> Tensor:
         """`(C, T, h, w)`, float32, before quantization.
@@ -82,19 +86,34 @@ def shard_path(directory: Path, number: int) -> Path:
 
 
 def write_shard(
-    directory: Path, number: int, latents: Sequence[Tensor], captions: Sequence[Sequence[str]]
+    directory: Path,
+    number: int,
+    latents: Sequence[Tensor],
+    captions: Sequence[Sequence[str]],
+    *,
+    clip_captions: Sequence[Sequence[Sequence[str]]] | None = None,
+    skipped: Sequence[SkippedLine] = (),
 ) -> None:
     """Write latents `(C, T, h, w)` and their captions; the tensors' file comes last.
+
+    Args:
+        directory: the set's.
+        number: the shard's.
+        latents, captions: of its clips.
+        clip_captions: of its clips, see `PreparedClip`.
+        skipped: the clips that it would hold too, could they be read.
 
     Raises:
         MediaError: a file cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = shard_path(directory, number)
-    index = [
-        {"name": str(n), "shape": list(latent.shape[1:]), "captions": list(texts)}
-        for n, (latent, texts) in enumerate(zip(latents, captions, strict=True))
-    ]
+    parts = [()] * len(latents) if clip_captions is None else clip_captions
+    index: list[dict[str, Any]] = []
+    for n, (latent, texts, own) in enumerate(zip(latents, captions, parts, strict=True)):
+        line = {"name": str(n), "shape": list(latent.shape[1:]), "captions": list(texts)}
+        index.append(line | ({"clip_captions": list(map(list, own))} if own else {}))
+    index += [{"skipped": one.to_json()} for one in skipped]
     lines = "".join(json.dumps(line) + "\n" for line in index)
     write_text(path.with_suffix(".jsonl"), lines, overwrite=True)
     save_tensors(path, {str(n): latent.half().contiguous() for n, latent in enumerate(latents)})
@@ -139,7 +158,7 @@ def begin_set(directory: Path, origin: Mapping[str, Any]) -> None:
 
 def remove_set(directory: Path) -> None:
     """Remove the prepared files of a set, and its directory unless other files are in it."""
-    for path in (*directory.glob("latents-*"), directory / _ORIGIN):
+    for path in (*directory.glob("latents-*"), directory / _ORIGIN, directory / SKIPPED_NAME):
         path.unlink(missing_ok=True)
     with suppress(OSError):
         directory.rmdir()
@@ -179,20 +198,35 @@ def clips_in(shard: Path) -> list[PreparedClip]:
     Raises:
         CheckpointError: its index is malformed.
     """
+    return [clip for clip in _index(shard) if isinstance(clip, PreparedClip)]
+
+
+def skipped_in(shard: Path) -> list[SkippedLine]:
+    """The clips that a shard would hold too, could they be read.
+
+    Raises:
+        CheckpointError: its index is malformed.
+    """
+    return [line for line in _index(shard) if isinstance(line, SkippedLine)]
+
+
+def _index(shard: Path) -> list[PreparedClip | SkippedLine]:
     index = shard.with_suffix(".jsonl")
     try:
         lines = read_text(index, limit=LIST_BYTES).splitlines()
-        return [_clip(shard, json.loads(line)) for line in lines]
+        return [_line(shard, json.loads(line)) for line in lines]
     except (UsageError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"{index} is not the index of prepared clips") from error
 
 
-def _clip(shard: Path, entry: Any) -> PreparedClip:
-    """A line of an index."""
-    name, captions = entry["name"], entry["captions"]
+def _line(shard: Path, entry: Any) -> PreparedClip | SkippedLine:
+    """A line of an index; sets of former versions have no `clip_captions` and no `skipped`."""
+    if "skipped" in entry:
+        return skipped_from_json(entry["skipped"])
+    name, captions, parts = entry["name"], entry["captions"], entry.get("clip_captions", [])
     frames, height, width = entry["shape"]
     numbers = all(type(size) is int and size > 0 for size in (frames, height, width))
-    texts = isinstance(captions, list) and captions and all(isinstance(t, str) for t in captions)
+    texts = isinstance(parts, list) and all(map(_are_texts, (captions, *parts)))
     if not numbers or not texts or not isinstance(name, str):
         raise ValueError("name, shape or captions")
     return PreparedClip(
@@ -202,4 +236,9 @@ def _clip(shard: Path, entry: Any) -> PreparedClip:
         height=height,
         width=width,
         captions=tuple(captions),
+        clip_captions=tuple(map(tuple, parts)),
     )
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(t, str) for t in value)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from istar.errors import MediaError, UsageError
 from istar.generation.schedule import PixelBudget, nearest_template
 from istar.lab.world import Scene, random_scene
-from istar.training.clips import ListedClip, read_list, skipped_notes
+from istar.training.clips import ListedClip, read_list
 from istar.training.config import ClipsConfig
 from istar.training.distributed import Share
 from istar.training.seeds import draw, seed_of
+from istar.training.skipped import SkippedLine
 from istar.video_tokenizer.config import FRAMES_PER_SECOND, SPATIAL_STRIDE
 
 _MOST_FAILURES = 20
@@ -31,7 +34,7 @@ class ClipSource:
     Attributes:
         config: which clips.
         budget: the size of the pictures.
-        notes: which lines of the list are skipped, and why.
+        skipped: the lines of the list that list no clip.
 
     Raises:
         UsageError: a list of clips cannot be read or has no clip of one of the lengths, or a window
@@ -41,11 +44,11 @@ class ClipSource:
     def __init__(self, config: ClipsConfig, budget: PixelBudget) -> None:
         self.config = config
         self.budget = budget
-        self.notes: tuple[str, ...] = ()
+        self.skipped: list[SkippedLine] = []
         self._listed: dict[int, list[ListedClip]] = {}
+        self._remembered = _Remembered()
         if config.list is not None:
-            listed, skipped = read_list(config.list)
-            self.notes = skipped_notes(config.list, skipped)
+            listed, self.skipped = read_list(config.list)
             for length in config.lengths:
                 self._listed[length] = [clip for clip in listed if clip.may_hold(length)]
                 if not self._listed[length]:
@@ -58,14 +61,14 @@ class ClipSource:
                     "pixels"
                 )
 
-    def batch(self, seed: int, step: int, share: Share) -> tuple[Tensor, int]:
-        """This process's clips of one step's batch, and how many could not be read.
+    def batch(self, seed: int, step: int, share: Share) -> tuple[Tensor, list[SkippedLine]]:
+        """This process's clips of one step's batch, and those that could not be read.
 
         All clips of a batch have one length and size; every process has at least one. A clip that
         cannot be read is replaced by another.
 
         Returns:
-            `(B, F, H, W, 3)`, uint8, and the count.
+            `(B, F, H, W, 3)`, uint8, and the lines of the clips that were replaced.
 
         Raises:
             MediaError: too many clips in a row cannot be read.
@@ -76,28 +79,80 @@ class ClipSource:
         aspect = config.aspects[draw(len(config.aspects), generator)]
         count = max(share.processes, config.pictures // length)
         height, width = picture_size(self.budget, aspect)
-        clips, skipped = [], 0
+        clips: list[Tensor] = []
+        skipped: list[SkippedLine] = []
         for number in share.of(count):
             own = seed_of(seed, step, number)
             if config.source == "shapes":
                 clips.append(_shapes_clip(own, length, height, width, config))
-                continue
-            clip, failures = self._listed_clip(own, length, height, width)
-            clips.append(clip)
-            skipped += failures
+            else:
+                clips.append(self._listed_clip(own, length, height, width, skipped))
         return torch.stack(clips), skipped
 
-    def _listed_clip(self, seed: int, length: int, height: int, width: int) -> tuple[Tensor, int]:
-        """A piece of a listed clip, and how many others could not be read before it."""
-        generator = torch.Generator().manual_seed(seed)
+    def _listed_clip(
+        self, seed: int, length: int, height: int, width: int, skipped: list[SkippedLine]
+    ) -> Tensor:
+        """A piece of a listed clip; others that could not be read before it go to `skipped`.
+
+        Every attempt has random numbers of its own: which clip replaces a broken one must not
+        depend on whether that one was opened or is remembered.
+        """
         listed = self._listed[length]
-        for failures in range(_MOST_FAILURES):
+        for attempt in range(_MOST_FAILURES):
+            generator = torch.Generator().manual_seed(seed_of(seed, attempt) if attempt else seed)
             clip = listed[draw(len(listed), generator)]
             try:
-                return clip.pictures(length, height, width, generator), failures
+                first = self._remembered.first_picture(clip, length, generator)
+                return self._remembered.pictures(clip, length, height, width, first)
             except MediaError as error:
-                last = error
-        raise MediaError(f"{_MOST_FAILURES} clips in a row cannot be read, the last: {last}")
+                skipped.append(clip.skipped(error))
+        reason = skipped[-1].reason
+        raise MediaError(f"{_MOST_FAILURES} clips in a row cannot be read, the last: {reason}")
+
+
+class _Remembered:
+    """What is known of listed files in this process, so that none is opened twice to no avail.
+
+    Only what follows from the file, the length and the first picture is remembered. It saves time
+    and changes no batch: a run that was resumed remembers nothing, and chooses the same clips.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[Path, float | str] = {}
+        self._closed: dict[Path, str] = {}
+        self._failures: dict[tuple[Path, int, int], str] = {}
+
+    def first_picture(self, clip: ListedClip, length: int, generator: torch.Generator) -> int:
+        """`ListedClip.first_picture`."""
+        if clip.still or clip.end is not None:
+            return clip.first_picture(length, generator)
+        known = self._seconds.get(clip.path)
+        if known is None:
+            try:
+                known = clip.seconds()
+            except MediaError as error:
+                known = str(error)
+            self._seconds[clip.path] = known
+        if isinstance(known, str):
+            raise MediaError(known)
+        return clip.first_picture(length, generator, seconds=known)
+
+    def pictures(
+        self, clip: ListedClip, length: int, height: int, width: int, first: int
+    ) -> Tensor:
+        """`ListedClip.pictures`."""
+        piece = clip.path, length, first
+        known = self._closed.get(clip.path) or self._failures.get(piece)
+        if known is not None:
+            raise MediaError(known)
+        try:
+            return clip.pictures(length, height, width, first=first)
+        except MediaError as error:
+            if clip.opens():
+                self._failures[piece] = str(error)
+            else:
+                self._closed[clip.path] = str(error)
+            raise
 
 
 def _shapes_clip(seed: int, length: int, height: int, width: int, config: ClipsConfig) -> Tensor:

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from istar.checkpoint.read import load_video_tokenizer
 from istar.errors import MediaError
 from istar.lab.world import random_scene
-from istar.models.manifest import file_hash, read_manifest
-from istar.training.clips import ListedClip, read_list, skipped_notes
+from istar.models.manifest import read_manifest
+from istar.training.clips import ListedClip, list_digest, read_list
 from istar.training.config import PrepareConfig, SetConfig
 from istar.training.distributed import Share
 from istar.training.latents import (
@@ -25,15 +25,16 @@ from istar.training.latents import (
     encoder_digest,
     remove_set,
     shard_path,
+    skipped_in,
     write_shard,
 )
 from istar.training.pictures import picture_size
 from istar.training.seeds import seed_of
+from istar.training.skipped import SkippedLine, skipped_notes, write_skipped
 from istar.video_tokenizer.conv import lay_channels_last
 from istar.video_tokenizer.model import VideoTokenizer, to_range
 
 _PICTURES_AT_ONCE = 64
-_MOST_FAILURES_SAID = 10
 _ALL = Share()
 
 
@@ -47,8 +48,8 @@ class Prepared:
         skipped: those that could not be read, and the lists' invalid lines, which the first process
             counts.
         path: the shard.
-        notes: which clips and lines were skipped since the event before, and why; of clips that
-            cannot be read the first few.
+        notes: which clips and lines were skipped since the event before, and why: the first of each
+            kind, and the file that lists all.
     """
 
     clips: int
@@ -59,24 +60,25 @@ class Prepared:
 
 
 class _LoadedClip(NamedTuple):
-    """A clip to encode: pictures `(F, H, W, 3)`, uint8, and captions; or why it is unreadable."""
+    """A clip to encode: pictures `(F, H, W, 3)`, uint8, and captions as of a `PreparedClip`."""
 
-    pictures: Tensor | None
+    pictures: Tensor
     captions: tuple[str, ...]
-    failure: str = ""
+    clip_captions: tuple[tuple[str, ...], ...]
 
 
 def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) -> Iterator[Prepared]:
     """Encode every set of a configuration; existing shards are kept.
 
-    Clips that cannot be read are skipped and counted; a set without any other is removed. Each of
-    n processes takes every nth shard, of all sets.
+    Clips that cannot be read are skipped and counted, and listed in the set's `skipped.jsonl`; a
+    set without any other is removed. Each of n processes takes every nth shard, of all sets.
 
     Raises:
         CheckpointError: the tokenizer cannot be loaded, or a shard's index cannot be read.
         UsageError: a list of clips cannot be read, or a set was prepared in another way.
         MediaError: a shard cannot be written, or no clip of a set can be read.
     """
+    # 1. The sets and their shards, and what of their lists is no clip.
     spec = read_manifest(config.model)
     tokenizer = load_video_tokenizer(config.tokenizer, spec.tokenizer_config, device=device)
     lay_channels_last(tokenizer)
@@ -84,38 +86,54 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
     shards: list[_Shard] = []
     skipped = 0
     notes: list[str] = []
-    failures = 0
+    kinds: set[str] = set()
     for one in config.sets:
         sizes = [picture_size(spec.pixel_budget, aspect) for aspect in one.aspects]
         listed: list[ListedClip] = []
+        invalid: list[SkippedLine] = []
         if one.list is not None:
             listed, invalid = read_list(one.list)
             if share.rank == 0:
                 skipped += len(invalid)
-                notes += skipped_notes(one.list, invalid)
-        begin_set(config.output / one.name, _origin(one, config, sizes, encoder))
+                notes += skipped_notes(invalid)
+        directory = config.output / one.name
+        begin_set(directory, _origin(one, config, sizes, encoder))
         clips = _Clips(one, config.seed, sizes, listed)
+        record = _SkippedOfSet(directory, invalid)
         for number, first in enumerate(range(0, len(clips), config.shard)):
             wanted = range(first, min(first + config.shard, len(clips)))
-            path = shard_path(config.output / one.name, number)
-            shards.append(_Shard(clips, wanted, number, path))
+            path = shard_path(directory, number)
+            shards.append(_Shard(clips, wanted, number, path, record))
+    # 2. This process's shards: those that are missing are written, with what they skip.
     own = [shards[number] for number in share.of(len(shards))]
     total = sum(len(shard.wanted) for shard in own)
     done = 0
-    for clips, wanted, number, path in own:
+    for place, (clips, wanted, number, path, record) in enumerate(own):
         if path.exists():
             readable = len(clips_in(path))
         else:
             loader = DataLoader(clips, batch_size=None, sampler=wanted, num_workers=config.workers)
-            latents, captions, unreadable = _encoded(tokenizer, loader, device)
-            write_shard(path.parent, number, latents, captions)
-            readable = len(latents)
-            notes += unreadable[: max(0, _MOST_FAILURES_SAID - failures)]
-            failures += len(unreadable)
+            content = _encoded(tokenizer, loader, device)
+            write_shard(
+                path.parent,
+                number,
+                content.latents,
+                content.captions,
+                clip_captions=content.clip_captions,
+                skipped=content.skipped,
+            )
+            readable = len(content.latents)
+            notes += skipped_notes(one for one in content.skipped if one.kind not in kinds)
+            kinds |= {one.kind for one in content.skipped}
         skipped += len(wanted) - readable
         done += len(wanted)
+        last = place + 1 == len(own) or own[place + 1].record is not record
+        written = record.write() if last or readable < len(wanted) else None
+        if written and last and share.rank == 0:
+            notes.append(f"{written} lists all that is skipped")
         yield Prepared(clips=done, total=total, skipped=skipped, path=path, notes=tuple(notes))
         notes = []
+    # 3. A set of which nothing can be read is none.
     for one in config.sets:
         paths = [shard.path for shard in shards if shard.clips.config is one]
         # Another process may still be writing it.
@@ -130,7 +148,7 @@ def _origin(
     """Everything that a set's shards depend on."""
     return {
         "tokenizer": encoder,
-        "list": None if one.list is None else file_hash(one.list),
+        "list": None if one.list is None else list_digest(one.list),
         "seed": config.seed,
         "shard": config.shard,
         "count": one.count,
@@ -140,7 +158,33 @@ def _origin(
     }
 
 
-class _Clips(Dataset[_LoadedClip]):
+class _SkippedOfSet:
+    """What a set skips: its list's invalid lines, and what the indexes of its shards name.
+
+    An index is read once. All processes write the record; the shards are theirs together.
+    """
+
+    def __init__(self, directory: Path, invalid: Sequence[SkippedLine]) -> None:
+        self._directory = directory
+        self._invalid = tuple(invalid)
+        self._found: dict[Path, list[SkippedLine]] = {}
+
+    def write(self) -> Path | None:
+        """Write it, if there is anything in it."""
+        path, written = None, 0
+        # Another process may have finished a shard, and overwritten the record, in the meantime.
+        while (skipped := self._all()) and len(skipped) > written:
+            path, written = write_skipped(self._directory, skipped), len(skipped)
+        return path
+
+    def _all(self) -> list[SkippedLine]:
+        for shard in self._directory.glob("latents-*.safetensors"):
+            if shard not in self._found:
+                self._found[shard] = skipped_in(shard)
+        return [*self._invalid, *(one for part in self._found.values() for one in part)]
+
+
+class _Clips(Dataset["_LoadedClip | SkippedLine"]):
     """The clips of a set, by number; worker processes decode them ahead."""
 
     def __init__(
@@ -158,20 +202,20 @@ class _Clips(Dataset[_LoadedClip]):
     def __len__(self) -> int:
         return self.config.count or len(self._listed)
 
-    def __getitem__(self, index: int) -> _LoadedClip:
+    def __getitem__(self, index: int) -> _LoadedClip | SkippedLine:
+        length = self.config.length
         if self.config.source == "shapes":
             seed = seed_of(self._seed, self.config.name, index)
             scene = random_scene(seed)
             captions = tuple(scene.caption(seed + n) for n in range(self.config.captions))
             size = self._sizes[index % len(self._sizes)]
-            return _LoadedClip(scene.frames(self.config.length, *size), captions)
+            return _LoadedClip(scene.frames(length, *size), captions, clip_captions=())
         clip = self._listed[index % len(self._listed)]
         try:
             size = min(self._sizes, key=lambda size: abs(log(size[0] / size[1] / clip.aspect())))
-            return _LoadedClip(clip.pictures(self.config.length, *size), clip.captions)
+            return _LoadedClip(clip.pictures(length, *size), clip.captions, clip.clip_captions)
         except MediaError as error:
-            failure = f"{self.config.list}: line {clip.line} is skipped: {error}"
-            return _LoadedClip(None, clip.captions, failure)
+            return clip.skipped(error)
 
 
 class _Shard(NamedTuple):
@@ -181,26 +225,35 @@ class _Shard(NamedTuple):
     wanted: range
     number: int
     path: Path
+    record: _SkippedOfSet
+
+
+class _Encoded(NamedTuple):
+    """What a shard holds, see `write_shard`."""
+
+    latents: list[Tensor]
+    captions: list[tuple[str, ...]]
+    clip_captions: list[tuple[tuple[str, ...], ...]]
+    skipped: list[SkippedLine]
 
 
 def _encoded(
-    tokenizer: VideoTokenizer, clips: Iterable[_LoadedClip], device: torch.device
-) -> tuple[list[Tensor], list[tuple[str, ...]], list[str]]:
+    tokenizer: VideoTokenizer, clips: Iterable[_LoadedClip | SkippedLine], device: torch.device
+) -> _Encoded:
     """Latents `(C, T, h, w)` and captions of the readable clips, and why others are skipped."""
-    latents: list[Tensor] = []
-    captions: list[tuple[str, ...]] = []
-    failures: list[str] = []
+    done = _Encoded([], [], [], [])
     waiting: dict[torch.Size, list[_LoadedClip]] = {}
 
     def encode(batch: list[_LoadedClip]) -> None:
-        pictures = torch.stack([one.pictures for one in batch if one.pictures is not None])
+        pictures = torch.stack([one.pictures for one in batch])
         with torch.inference_mode():
-            latents.extend(tokenizer.encode(to_range(pictures.to(device))).cpu())
-        captions.extend(one.captions for one in batch)
+            done.latents.extend(tokenizer.encode(to_range(pictures.to(device))).cpu())
+        done.captions.extend(one.captions for one in batch)
+        done.clip_captions.extend(one.clip_captions for one in batch)
 
     for one in clips:
-        if one.pictures is None:
-            failures.append(one.failure)
+        if isinstance(one, SkippedLine):
+            done.skipped.append(one)
             continue
         batch = waiting.setdefault(one.pictures.shape, [])
         batch.append(one)
@@ -208,4 +261,4 @@ def _encoded(
             encode(waiting.pop(one.pictures.shape))
     for batch in waiting.values():
         encode(batch)
-    return latents, captions, failures
+    return done

@@ -25,11 +25,12 @@ from istar.model_spec import ModelSpec
 from istar.models.manifest import read_manifest
 from istar.training.config import TokenizerTraining
 from istar.training.discriminator import Discriminator, adversarial_terms
-from istar.training.distributed import Share, averaged, summed
+from istar.training.distributed import Share, averaged, gathered, summed
 from istar.training.latents import MAKE_LATENTS
 from istar.training.pictures import ClipSource
 from istar.training.quantization import Quantized, quantize
 from istar.training.seeds import seed_of
+from istar.training.skipped import SkippedLine, SkippedRecord
 from istar.training.trainer import Loss
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.config import VideoTokenizerConfig
@@ -55,12 +56,12 @@ class ClipBatch(NamedTuple):
     Attributes:
         pictures: `(B, F, H, W, 3)`, uint8.
         dropped: `(B, N)` booleans, which scales each clip is quantized without, from the last on.
-        skipped: clips that could not be read on the way.
+        skipped: the lines of clips that could not be read, and that these replace.
     """
 
     pictures: Tensor
     dropped: Tensor
-    skipped: int
+    skipped: Sequence[SkippedLine]
 
 
 class TokenizerNetwork(nn.Module):
@@ -105,11 +106,7 @@ class TokenizerNetwork(nn.Module):
 
 
 class TokenizerTask:
-    """A tokenizer run, see `istar.training.trainer.Task`.
-
-    Attributes:
-        notes: which lines of its list of clips are skipped, and why.
-    """
+    """A tokenizer run, see `istar.training.trainer.Task`."""
 
     def __init__(self, config: TokenizerTraining) -> None:
         self.config = config
@@ -122,7 +119,8 @@ class TokenizerTask:
                 f"{config.quantizer.drop_most}"
             )
         self._clips = ClipSource(config.data, self.spec.pixel_budget)
-        self.notes = self._clips.notes
+        self._invalid_lines = self._clips.skipped
+        self._record = SkippedRecord(config.run.output)
         torch.manual_seed(config.run.seed)
         self.network: nn.Module = TokenizerNetwork(
             self._sizes, adversarial=config.reconstruction.adversarial > 0
@@ -159,6 +157,21 @@ class TokenizerTask:
         chances = torch.rand(quantizer.drop_most, generator=generator)
         return chances < quantizer.drop_probability
 
+    def remarks(self, batch: ClipBatch) -> tuple[str, ...]:
+        """Which lines of its list of clips are skipped, and why: the first of each kind, once.
+
+        The first process lists all of them in the run's directory, those of former starts too.
+        """
+        if self.config.data.source != "list":
+            return ()
+        found = [*self._invalid_lines, *batch.skipped]
+        self._invalid_lines = []
+        new = gathered(self._record.unmet(found))
+        notes = self._record.add(new)
+        if new and Share.of_this_process().rank == 0:
+            self._record.write()
+        return notes
+
     def loss(self, batch: ClipBatch, step: int, device: torch.device) -> Loss:
         """Reconstruction, commitment and the bits' entropies.
 
@@ -184,7 +197,7 @@ class TokenizerTask:
         total = weights.absolute * judged[0] + weights.squared * judged[1]
         measures = {"absolute": absolute, "psnr": -10 * (averaged(squared) / 4).log10()}
         if self.config.data.source == "list":
-            measures["skipped"] = summed(torch.tensor(float(batch.skipped)))
+            measures["skipped"] = summed(torch.tensor(float(len(batch.skipped))))
         if quantized:
             means = [
                 torch.stack(values).mean()

@@ -65,6 +65,9 @@ class Task(Protocol):
     def batch(self, step: int, share: Share) -> Any:
         """This process's share of the batch of a step: tensors on the CPU, in any nesting."""
 
+    def remarks(self, batch: Any) -> tuple[str, ...]:
+        """What a person should read about a batch before its step; every process calls it."""
+
     def loss(self, batch: Any, step: int, device: torch.device) -> Loss:
         """The loss of a batch, averaged over the whole batch of all processes."""
 
@@ -112,7 +115,18 @@ class Resumed:
     step: int
 
 
-TrainingEvent = StepDone | Saved | Resumed
+@dataclass(frozen=True, kw_only=True)
+class Remarked:
+    """Something that a person should read: clips that cannot be read, say.
+
+    Attributes:
+        notes: a sentence each.
+    """
+
+    notes: tuple[str, ...]
+
+
+TrainingEvent = StepDone | Saved | Resumed | Remarked
 
 
 def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[TrainingEvent]:
@@ -140,6 +154,8 @@ def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Train
         for batch in _batches(task, config, share, done):
             if isinstance(batch, IstarError):
                 raise batch
+            if notes := task.remarks(batch):
+                yield Remarked(notes=notes)
             measures = _step(task, network, optimizers, config, batch, done, device)
             average.follow(network, done)
             done += 1

@@ -157,6 +157,10 @@ class TransformerTask:
         """This process's rows of a step."""
         return self._examples.batch(step, share)
 
+    def remarks(self, batch: PackedBatch) -> tuple[str, ...]:
+        """Empty: its clips were read when they were prepared."""
+        return ()
+
     def loss(self, batch: PackedBatch, step: int, device: torch.device) -> Loss:
         """The bits' cross-entropy, and how many of each scale's bits are right."""
         batch = PackedBatch(*(value.to(device) for value in batch))

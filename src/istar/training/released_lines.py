@@ -1,0 +1,65 @@
+"""Lines of the released code's lists of clips, as lines of ours.
+
+Such a line names a video and a range of its frames, or a picture::
+
+    {"video_path": "videos/boat.mp4", "begin_frame_id": 0, "end_frame_id": 120, "fps": 24,
+     "tarsier2_caption": "A boat leaves the harbour.", "width": 1280, "height": 720}
+    {"image_path": "pictures/boat.jpg", "long_caption": "A boat in a harbour.", "text": "a boat"}
+
+Source: the released code's `data/README.md` and its data set `JointViIterableDataset`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from istar.errors import UsageError
+
+_CAPTIONS = ("tarsier2_caption", "MiniCPM_V_2_6_caption", "long_caption", "text")
+"""Where that code finds captions: of a video the first two, of a picture the others."""
+
+_LATEST_FRAME = 1_000_000_000
+
+
+def is_released_line(entry: Mapping[str, Any]) -> bool:
+    """Whether a line is of the released code's kind."""
+    return "video_path" in entry or "image_path" in entry
+
+
+def own_line(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The same line with the keys of ours, see `istar.training.clips`.
+
+    `width`, `height` and `h_div_w` are left out: the file itself says them.
+
+    Raises:
+        UsageError: its frame numbers or their rate are none.
+    """
+    line = {key: entry[key] for key in ("caption", "captions", "clip_captions") if key in entry}
+    # 1. Every caption is a wording of the whole; that code appends a `quality_prompt` to a video's.
+    wordings = [entry[key] for key in _CAPTIONS if entry.get(key)]
+    quality = entry.get("quality_prompt")
+    if isinstance(quality, str) and quality and "video_path" in entry:
+        wordings = [f"{text} {quality}" if isinstance(text, str) else text for text in wordings]
+    if wordings:
+        line["captions"] = wordings
+    # 2. That code opens relative paths where it was started, not beside the list.
+    path = entry.get("video_path", entry.get("image_path"))
+    line["path"] = str(Path.cwd() / path) if isinstance(path, str) and path else path
+    # 3. Frames to seconds. The end is exclusive: that code counts (end - begin) / fps seconds, and
+    #    a README's clip of 5 s at 24 a second has the frames 0 to 120.
+    if "video_path" in entry:
+        begin, end, rate = (entry.get(key) for key in ("begin_frame_id", "end_frame_id", "fps"))
+        if not (_is_number(begin) and _is_number(end)):
+            raise UsageError("its begin_frame_id or end_frame_id is no frame's number")
+        if not _is_number(rate) or rate == 0:
+            raise UsageError("its fps is not a number above 0, so its frames have no time")
+        line["begin"], line["end"] = begin / rate, end / rate
+    return line
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value <= _LATEST_FRAME
