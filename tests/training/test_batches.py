@@ -119,6 +119,22 @@ def test_an_example_is_described_by_the_captions_of_what_it_holds(
     assert {text.split(": ")[-1] for text in texts} == described
 
 
+def test_half_of_the_dropped_texts_are_as_short_as_an_empty_prompt(
+    config: TransformerTraining,
+) -> None:
+    data = replace(config.data, mix=(MixConfig(seconds=1),), text_dropout=0.5)
+    task = TransformerTask(replace(config, data=data))
+    lengths: dict[bool, list[int]] = {False: [], True: []}
+    for step in range(40):
+        batch = task.batch(step, Share())
+        pairs = zip(batch.unconditional.tolist(), batch.text_lengths.tolist(), strict=True)
+        for dropped, length in pairs:
+            lengths[dropped].append(length)
+    empty = len("1s: ") + 1
+    assert empty not in lengths[False]
+    assert 0.35 < lengths[True].count(empty) / len(lengths[True]) < 0.85
+
+
 def test_a_row_tries_examples_until_one_fits(
     config: TransformerTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +202,6 @@ def test_captions_are_shortened_as_often_as_asked_for(
 
 
 def test_rows_that_are_too_short_are_refused(config: TransformerTraining) -> None:
-    task = TransformerTask(replace(config, data=replace(config.data, rows=(20,))))
+    task = TransformerTask(replace(config, data=replace(config.data, rows=(20,), text_dropout=0.0)))
     with pytest.raises(UsageError, match="no example fits into a row of 20 tokens"):
         task.batch(0, Share())

@@ -23,7 +23,7 @@ from istar.training import prepare as module
 from istar.training.config import PrepareConfig, SetConfig
 from istar.training.distributed import Share
 from istar.training.latents import read_prepared, shard_path, write_shard
-from istar.training.prepare import prepare
+from istar.training.prepare import prepare, scene_captions
 from istar.training.seeds import seed_of
 from istar.training.skipped import SKIPPED_NAME, SkippedLine
 from small_training import CPU, files, prepare_run
@@ -55,7 +55,28 @@ def test_what_is_read_back_is_what_the_tokenizer_makes(whole: Path) -> None:
         with torch.inference_mode():
             wanted = tokenizer.encode(x)[0]
         assert torch.allclose(clip.latent(), wanted, atol=2e-3)
-        assert clip.captions == (scene.caption(seed), scene.caption(seed + 1))
+        assert clip.captions == (scene.caption(seed, clip=0), scene.caption(seed + 1, clip=0))
+
+
+def test_captions_of_shapes_describe_what_is_shown() -> None:
+    """Two seconds do not show a motion that follows, and four have a caption for each half."""
+    scene = next(
+        scene
+        for scene in map(random_scene, range(9999))
+        if scene.subjects[0].motions == ("up", "left")
+    )
+    seeds = range(40)
+    short, none = scene_captions(scene, 33, seeds, 2)
+    assert none == ()
+    assert short == tuple(scene.caption(seed, clip=0) for seed in seeds)
+    long, clips = scene_captions(scene, 65, seeds, 2)
+    assert long == tuple(scene.caption(seed) for seed in seeds)
+    assert clips == (short, tuple(scene.caption(seed, clip=1) for seed in seeds))
+    assert scene_captions(scene, 65, seeds, 1) == (long, ())
+    pictures, none = scene_captions(scene, 1, seeds, 2)
+    assert none == ()
+    assert pictures[1::2] == tuple(scene.caption(s, clip=0, content="picture") for s in seeds[1::2])
+    assert pictures[::2] == short[::2]
 
 
 def test_an_interrupted_preparation_continues_where_it_stopped(

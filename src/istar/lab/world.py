@@ -91,16 +91,18 @@ class Scene:
             self.background, self.subjects, count=count, height=height, width=width, first=first
         )
 
-    def caption(self, seed: int, *, wording: Wording = "trained", content: Content = "any") -> str:
+    def caption(
+        self,
+        seed: int,
+        *,
+        clip: int | None = None,
+        wording: Wording = "trained",
+        content: Content = "any",
+    ) -> str:
         """What it shows, in a wording drawn from a seed; see `istar.lab.captions.describe`."""
-        return describe(self.background, self.subjects, seed, wording=wording, content=content)
-
-    def clip_captions(self, seed: int) -> tuple[str, str]:
-        """What the first `CHANGE_SECONDS` show, and what the time after shows."""
-        first, second = (
-            describe(self.background, self.subjects, seed + clip, clip=clip) for clip in (0, 1)
+        return describe(
+            self.background, self.subjects, seed, clip=clip, wording=wording, content=content
         )
-        return first, second
 
     def canonical_caption(self) -> str:
         """What it shows, in the plainest wording."""

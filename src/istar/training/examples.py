@@ -139,6 +139,9 @@ class ExampleSource:
         caption = captions[draw(len(captions), generator)]
         caption = perhaps_shortened(caption, self._config.data.short_captions, generator)
         dropped = float(torch.rand((), generator=generator)) < self._config.data.text_dropout
+        # Half of the dropped texts are as short as without any prompt, as generation then reads.
+        if draw(2, generator) and dropped:
+            caption = ""
         latent = clip.latent()[:, :frames]
         if kind.kind == "interact":
             return self._interactive(clip, latent, caption, dropped)

@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from istar.checkpoint.read import load_video_tokenizer
 from istar.errors import MediaError
-from istar.lab.world import random_scene
+from istar.lab.captions import Content
+from istar.lab.subject import CHANGE_SECONDS
+from istar.lab.world import Scene, random_scene
 from istar.models.manifest import read_manifest
 from istar.training.clips import ListedClip, list_digest, read_list
 from istar.training.config import PrepareConfig, SetConfig
@@ -31,6 +33,7 @@ from istar.training.latents import (
 from istar.training.pictures import picture_size
 from istar.training.seeds import seed_of
 from istar.training.skipped import SkippedLine, skipped_notes, write_skipped
+from istar.video_tokenizer.config import FRAMES_PER_SECOND
 from istar.video_tokenizer.conv import lay_channels_last
 from istar.video_tokenizer.model import VideoTokenizer, to_range
 
@@ -98,7 +101,7 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
                 notes += skipped_notes(invalid)
         directory = config.output / one.name
         begin_set(directory, _origin(one, config, sizes, encoder))
-        clips = _Clips(one, config.seed, sizes, listed)
+        clips = _Clips(one, config.seed, sizes, listed, spec.clip_seconds)
         record = _SkippedOfSet(directory, invalid)
         for number, first in enumerate(range(0, len(clips), config.shard)):
             wanted = range(first, min(first + config.shard, len(clips)))
@@ -193,11 +196,13 @@ class _Clips(Dataset["_LoadedClip | SkippedLine"]):
         seed: int,
         sizes: Sequence[tuple[int, int]],
         listed: Sequence[ListedClip],
+        clip_seconds: int,
     ) -> None:
         self.config = config
         self._seed = seed
         self._sizes = sizes
         self._listed = listed
+        self._clip_seconds = clip_seconds
 
     def __len__(self) -> int:
         return self.config.count or len(self._listed)
@@ -207,15 +212,36 @@ class _Clips(Dataset["_LoadedClip | SkippedLine"]):
         if self.config.source == "shapes":
             seed = seed_of(self._seed, self.config.name, index)
             scene = random_scene(seed)
-            captions = tuple(scene.caption(seed + n) for n in range(self.config.captions))
+            seeds = range(seed, seed + self.config.captions)
             size = self._sizes[index % len(self._sizes)]
-            return _LoadedClip(scene.frames(length, *size), captions, clip_captions=())
+            pictures = scene.frames(length, *size)
+            return _LoadedClip(pictures, *scene_captions(scene, length, seeds, self._clip_seconds))
         clip = self._listed[index % len(self._listed)]
         try:
             size = min(self._sizes, key=lambda size: abs(log(size[0] / size[1] / clip.aspect())))
             return _LoadedClip(clip.pictures(length, *size), clip.captions, clip.clip_captions)
         except MediaError as error:
             return clip.skipped(error)
+
+
+def scene_captions(
+    scene: Scene, length: int, seeds: Sequence[int], clip_seconds: int
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Captions of a scene's first `length` pictures, and of each of its clips.
+
+    Half of a picture's leave out the motion. A motion that changes later is not named.
+    """
+    if length == 1:
+        contents: tuple[Content, Content] = ("any", "picture")
+        texts = (scene.caption(s, clip=0, content=contents[n % 2]) for n, s in enumerate(seeds))
+        return tuple(texts), ()
+    whole = length > CHANGE_SECONDS * FRAMES_PER_SECOND + 1
+    captions = tuple(scene.caption(seed, clip=None if whole else 0) for seed in seeds)
+    if not whole or clip_seconds != CHANGE_SECONDS:
+        return captions, ()
+    return captions, tuple(
+        tuple(scene.caption(seed, clip=clip) for seed in seeds) for clip in (0, 1)
+    )
 
 
 class _Shard(NamedTuple):
