@@ -208,6 +208,11 @@ class ModelSpec:
                 raise CheckpointError(
                     f"{self.name}: {kind} repeats must be {scales} positive numbers, not {counts}"
                 )
+        samplings = [self.sampling, *([self.interact.sampling] if self.interact else [])]
+        if not all(sampling.suits(scales) for sampling in samplings):
+            raise CheckpointError(
+                f"{self.name}: a tau is one number, or one for each of the {scales} scales"
+            )
         if not 0 <= self.semantic_scales <= scales:
             raise CheckpointError(f"{self.name}: semantic scales must be 0 to {scales}")
         if self.clip_frames < 1 or self.clip_frames % LATENT_FRAMES_PER_SECOND:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from istar.errors import GenerationError
 from istar.generation.guidance import GuidanceConfig, guide
 from istar.generation.loop import advance, commit, predict, read_conditions, start
-from istar.generation.sampling import SamplingConfig, sample_bits
+from istar.generation.sampling import SamplingConfig, Temperature, sample_bits
 from istar.generation.schedule import ClipPlan, ContextKind, Step, steps
 from istar.generation.state import GenerationState
 from istar.transformer.config import TransformerConfig
@@ -342,20 +342,25 @@ def test_guidance_of_1_equals_the_conditional_branch_alone(
         ((1, 3, 2), (1.5, 0.1, 0.1)),
         ((1, 3, 1), (1.5, 0.1, 0.1)),  # a last clip of one frame is no picture
         ((3,), (0.1,)),
+        ((1, 3), ((1.5, 0.4, 0.2, 0.1), 0.1)),
+        ((1, 3), (1.5, (0.9, 0.5, 0.2, 0.1))),
     ],
 )
-def test_image_and_video_clips_have_their_own_temperature(
+def test_clips_and_scales_have_their_own_temperatures(
     transformer: Transformer,
     random: torch.Generator,
     frames: tuple[int, ...],
-    taus: tuple[float, ...],
+    taus: tuple[Temperature, ...],
 ) -> None:
-    sampling = SamplingConfig(guidance=APG.guidance, tau_image=1.5, tau_video=0.1)
+    image = taus[0] if len(taus) > 1 else 1.5
+    sampling = SamplingConfig(guidance=APG.guidance, tau_image=image, tau_video=taus[-1])
     generator = torch.Generator().manual_seed(5).get_state()
     state = start(transformer, schedule(*frames), texts(random), generator)
     while not state.finished:
         step = state.next_step
-        cond, uncond = (x / taus[step.clip] for x in predict(transformer, state).logits)
+        tau = taus[step.clip]
+        tau = tau[step.scale] if isinstance(tau, tuple) else tau
+        cond, uncond = (x / tau for x in predict(transformer, state).logits)
         draws = torch.Generator()
         draws.set_state(state.generator)
         expected = sample_bits(guide(cond, uncond, sampling.guidance), draws)

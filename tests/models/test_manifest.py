@@ -50,6 +50,14 @@ def test_everything_in_it_is_used(tmp_path: Path) -> None:
     assert spec.transformer_config is None
 
 
+def test_every_scale_may_have_its_own_temperature(tmp_path: Path) -> None:
+    falling = [1.0, *[0.5] * 10]
+    spec = read(tmp_path, tau={"image": 1.0, "video": falling})
+    assert (spec.sampling.tau_image, spec.sampling.tau_video) == (1.0, tuple(falling))
+    write_manifest(tmp_path, spec)
+    assert read_manifest(tmp_path / "istar.json").sampling == spec.sampling
+
+
 def test_sizes_of_its_own(tmp_path: Path) -> None:
     sizes = {"width": 64, "depth": 2, "heads": 4, "key_value_heads": 4, "head_size": 16}
     spec = read(
@@ -110,6 +118,8 @@ WRONG: dict[str, Changes] = {
     "unknown guidance": {"guidance": {"kind": "magic", "scale": 3}},
     "guidance without a scale": {"guidance": {"kind": "cfg"}},
     "a tau of zero": {"tau": {"image": 0, "video": 1}},
+    "a tau of zero for one scale": {"tau": {"image": 1, "video": [1.0] * 10 + [0.0]}},
+    "a tau for some scales": {"tau": {"image": [1.0] * 10, "video": 1}},
     "no seconds": {"max_seconds": 0},
     "a clip of no whole seconds": {"clip_frames": 6},
     "half a frame": {"clip_frames": 8.5},

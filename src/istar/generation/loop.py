@@ -182,7 +182,7 @@ def advance(
     if step.index in state.given:
         return commit(state, state.given[step.index], prediction.contexts)
     # 1. Both branches' logits become one.
-    tau = sampling.tau_image if step.image else sampling.tau_video
+    tau = sampling.tau(step)
     logits = prediction.logits[0] / tau
     if len(prediction.logits) > 1:
         logits = guide(logits, prediction.logits[1] / tau, sampling.guidance)

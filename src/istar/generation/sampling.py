@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from istar.generation.schedule import Step
+
+Temperature = float | tuple[float, ...]
+"""One for all scales, or one for each, coarse to fine."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
@@ -25,14 +30,23 @@ class SamplingConfig:
     """
 
     guidance: GuidanceConfig
-    tau_image: float
-    tau_video: float
+    tau_image: Temperature
+    tau_video: Temperature
 
     def __post_init__(self) -> None:
-        if not (is_temperature(self.tau_image) and is_temperature(self.tau_video)):
+        if not all(map(is_temperature, (*_each(self.tau_image), *_each(self.tau_video)))):
             raise CheckpointError(
                 f"temperatures must be numbers from {1 / EXTREME:.6f} to {EXTREME:.0f}"
             )
+
+    def tau(self, step: Step) -> float:
+        """The temperature of a step."""
+        own = _each(self.tau_image if step.image else self.tau_video)
+        return own[step.scale] if len(own) > 1 else own[0]
+
+    def suits(self, scales: int) -> bool:
+        """Whether there is one temperature, or one for each of so many scales."""
+        return all(len(_each(tau)) in (1, scales) for tau in (self.tau_image, self.tau_video))
 
     def for_request(self, request: GenerationRequest) -> SamplingConfig:
         """These settings, except where a request says otherwise."""
@@ -42,6 +56,10 @@ class SamplingConfig:
             tau_image=self.tau_image if image is None else image,
             tau_video=self.tau_video if video is None else video,
         )
+
+
+def _each(tau: Temperature) -> tuple[float, ...]:
+    return tau if isinstance(tau, tuple) else (tau,)
 
 
 def sample_bits(logits: Tensor, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from istar.checkpoint.files import read_table
 from istar.errors import CheckpointError
 from istar.generation.guidance import GuidanceConfig
-from istar.generation.sampling import SamplingConfig
+from istar.generation.sampling import SamplingConfig, Temperature
 from istar.generation.schedule import PIXEL_BUDGETS, ContextKind, PixelBudget, PyramidKind
 from istar.model_spec import InteractConfig, ModelSpec, Precision, PromptForm, Source
 from istar.models.released import RELEASED_MODELS
@@ -53,15 +53,15 @@ class _Repeats:
 
 @dataclass(frozen=True, kw_only=True)
 class _Tau:
-    image: float
-    video: float
+    image: Temperature
+    video: Temperature
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Interact:
     repeats: tuple[int, ...]
     guidance: GuidanceConfig
-    tau: float
+    tau: Temperature
     context_scale: int = InteractConfig.context_scale
 
 
