@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -10,17 +9,9 @@ from itertools import count as count_from
 from itertools import product
 from random import Random
 
-from istar.lab.subject import (
-    COLOURS,
-    DIRECTIONS,
-    MOTIONS,
-    SHAPES,
-    SPEEDS,
-    Subject,
-    is_held_out,
-)
+from istar.lab.subject import COLOURS, DIRECTIONS, MOTIONS, SHAPES, SPEEDS, Subject, is_held_out
 from istar.lab.words import choose
-from istar.lab.world import STAY_SECONDS, Scene, random_scene
+from istar.lab.world import STAY_SECONDS, Scene, random_scene, scene_of
 
 _MARGIN = 0.01
 
@@ -30,26 +21,23 @@ def held_out_scenes(seed: int, count: int, motions: tuple[str, ...] = MOTIONS) -
     """Scenes of one subject that training leaves out.
 
     Every motion is as frequent as every other, but for a remainder. No two scenes have the same
-    colour, shape, motion and background, unless there are more scenes than such combinations.
+    colour, shape, motion and background before all such combinations have occurred.
 
     Args:
-        seed: of the first scene that is considered; the others' follow it.
-        count: how many.
+        seed: of the first scene; the others' follow it.
+        count: how many; a smaller number gives the first of them.
         motions: those that occur.
     """
-    left = _shares(count, motions, Random(f"held-out motions {seed}"))
-    most = {motion: -(-left[motion] // _combinations(motion)) for motion in motions}
-    seen = Counter[tuple[str, ...]]()
-    scenes: list[Scene] = []
-    for scene in (random_scene(number, held_out=True) for number in count_from(seed)):
-        if len(scenes) == count:
-            break
-        (one,) = scene.subjects
-        combination = one.colour, one.shape, one.motion, scene.background
-        if left[one.motion] > 0 and seen[combination] < most[one.motion]:
-            left[one.motion] -= 1
-            seen[combination] += 1
-            scenes.append(scene)
+    order = _shuffled(motions, Random(f"order of motions {seed}"))
+    left: dict[str, list[tuple[str, str, str]]] = {motion: [] for motion in motions}
+    scenes = []
+    for number in range(count):
+        motion = order[number % len(order)]
+        if not left[motion]:
+            left[motion] = _combinations(motion)
+        draw = Random(f"held-out scene {seed + number}")
+        background, colour, shape = left[motion].pop(int(draw.random() * len(left[motion])))
+        scenes.append(scene_of(background, colour, shape, motion, seed + number))
     return tuple(scenes)
 
 
@@ -79,33 +67,19 @@ def scenes_of_two(seed: int, count: int) -> tuple[Scene, ...]:
 
 def scene_alike(scene: Scene, seed: int) -> Scene:
     """A scene of the world with the same colour, shape, motion and background, drawn anew."""
-    (wanted,) = scene.subjects
-    for number in count_from():
-        other = random_scene(1_000_003 * (seed + 1) + number, held_out=True)
-        (one,) = other.subjects
-        if (one.shape, one.motion) == (wanted.shape, wanted.motion):
-            break
-    # Where a subject is and how it moves does not depend on the colours.
-    return Scene(background=scene.background, subjects=(replace(one, colour=wanted.colour),))
+    (one,) = scene.subjects
+    return scene_of(scene.background, one.colour, one.shape, one.motion, -1 - seed)
 
 
-def _shares(count: int, motions: tuple[str, ...], draw: Random) -> Counter[str]:
-    """How many scenes every motion has."""
-    left = Counter({motion: count // len(motions) for motion in motions})
-    names = list(motions)
-    for _ in range(count % len(motions)):
-        left[names.pop(int(draw.random() * len(names)))] += 1
-    return left
-
-
-@cache
-def _combinations(motion: str) -> int:
-    """How many combinations of a motion training leaves out."""
-    return sum(
-        is_held_out(colour, shape, motion, background)
-        for colour, shape, background in product(COLOURS, SHAPES, COLOURS)
-        if colour != background and (shape, motion) != ("circle", "spins")
-    )
+def _combinations(motion: str) -> list[tuple[str, str, str]]:
+    """The background, colour and shape of all combinations of a motion that training leaves out."""
+    return [
+        (background, colour, shape)
+        for background, colour, shape in product(COLOURS, COLOURS, SHAPES)
+        if colour != background
+        and (shape, motion) != ("circle", "spins")
+        and is_held_out(colour, shape, motion, background)
+    ]
 
 
 def _turned(subject: Subject, draw: Random) -> Subject:
@@ -126,11 +100,17 @@ def _recoloured(seed: int) -> Iterator[Scene]:
     for number in count_from():
         scene = random_scene(-1 - seed - number)
         if len(scene.subjects) == 2:
-            draw = Random(f"colours {seed + number}")
-            names = list(COLOURS)
-            background, *own = (names.pop(int(draw.random() * len(names))) for _ in range(3))
+            background, *colours = _shuffled(tuple(COLOURS), Random(f"colours {seed + number}"))
             first, second = scene.subjects
             yield Scene(
                 background=background,
-                subjects=(replace(first, colour=own[0]), replace(second, colour=own[1])),
+                subjects=(
+                    replace(first, colour=colours[0]),
+                    replace(second, colour=colours[1]),
+                ),
             )
+
+
+def _shuffled(names: tuple[str, ...], draw: Random) -> list[str]:
+    left = list(names)
+    return [left.pop(int(draw.random() * len(left))) for _ in names]
