@@ -198,11 +198,17 @@ def continues(subject: Subject, measured: Measurement, seconds: float) -> bool:
     )
 
 
-def _judge_unmoved(frames: Tensor, case: Case) -> Verdict:
-    """A clip of one subject that may do anything, or a picture."""
+def _judge_any_motion(frames: Tensor, case: Case) -> Verdict:
+    """A clip of one subject that may do anything."""
     (subject,) = case.scene.subjects
-    clip = frames.expand(LEAST_PICTURES, -1, -1, -1) if len(frames) == 1 else frames
-    return verdict((wanted_of(case.scene, subject, None),), (measure(clip),))
+    return verdict((wanted_of(case.scene, subject, None),), (measure(frames),))
+
+
+def _judge_picture(frames: Tensor, case: Case) -> Verdict:
+    """A picture of one subject."""
+    found = _judge_any_motion(frames.expand(LEAST_PICTURES, -1, -1, -1), case)
+    right = {name: holds for name, holds in found.right.items() if name != "kept"}
+    return replace(found, right=right)
 
 
 def _judge_continued(frames: Tensor, case: Case) -> Verdict:
@@ -335,7 +341,7 @@ TRIALS: Mapping[EvaluationMode, Trial] = {
         request=lambda case: _from_picture(case, case.caption), judge=judge_one, generation="i2v"
     ),
     "unprompted": Trial(
-        request=lambda case: _from_picture(case, ""), judge=_judge_unmoved, generation="i2v"
+        request=lambda case: _from_picture(case, ""), judge=_judge_any_motion, generation="i2v"
     ),
     "extend": Trial(request=_continued, judge=_judge_continued, generation="extend"),
     "interact": Trial(
@@ -345,7 +351,7 @@ TRIALS: Mapping[EvaluationMode, Trial] = {
         scenes=turning_scenes,
         shown=5,
     ),
-    "t2i": Trial(request=_picture, judge=_judge_unmoved, generation="t2i", shown=1),
+    "t2i": Trial(request=_picture, judge=_judge_picture, generation="t2i", shown=1),
     "tokenizer": Trial(request=None, judge=_judge_decoded, generation=None),
 }
 """Every mode of the test."""
