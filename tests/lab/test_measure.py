@@ -332,7 +332,7 @@ def right_of_two(scene: Scene, frames: Tensor) -> bool:
         ((80, 80), 0, 0.1, 0.98),
         ((64, 112), 0, 0.1, 0.98),
         ((112, 64), 0, 0.1, 0.98),
-        ((80, 80), 10, 0.8, 0.9),
+        ((80, 80), 10, 0.8, 0.98),
     ],
 )
 def test_two_subjects_are_measured_as_drawn(
