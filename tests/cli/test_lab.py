@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from istar.cli.app import run
+from istar.lab.trials import MODES
 from istar.media import read_picture
 from processes import WORDY_ISTAR, await_line, started
 
@@ -39,7 +40,7 @@ def test_a_report_and_a_sheet_are_written(
     out, err = capfd.readouterr()
     assert out == "found/report.json\nfound/sheet.png\n"
     report = json.loads(Path("found/report.json").read_text(encoding="utf-8"))
-    assert list(report["results"]) == ["t2v", "i2v", "extend", "tokenizer"]
+    assert list(report["results"]) == ["t2v", "wording", "i2v", "extend", "tokenizer"]
     for result in report["results"].values():
         assert [record["seed"] for record in result["records"]] == [4, 5]
         for name, rate in result["rates"].items():
@@ -49,7 +50,7 @@ def test_a_report_and_a_sheet_are_written(
     assert report["complete"]
     assert torch.get_num_threads() == 1
     assert "psnr" in err
-    assert read_picture(Path("found/sheet.png")).pixels.shape[0] == 4 * (32 + 4 + 6)
+    assert read_picture(Path("found/sheet.png")).pixels.shape[0] == 5 * (32 + 4 + 6) + 4 * 2
     kept = Path("found/report.json").read_bytes()
     assert run([*command, "-o", "found"]) == 1
     assert "exists" in capfd.readouterr().err
@@ -64,6 +65,21 @@ def test_json_goes_to_stdout(checkpoint: Path, capfd: pytest.CaptureFixture[str]
     assert shown == written
     assert list(shown["results"]) == ["tokenizer"]
     assert run([*command, "--overwrite"]) == 0
+
+
+def test_all_modes_run(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", "shapes", "--model", str(checkpoint), "--count", "2", "--modes", "all"]
+    assert run([*command, "--seconds", "1.75", "--json"]) == 0
+    results = json.loads(capfd.readouterr().out)["results"]
+    assert list(results) == list(MODES)
+    for mode, result in results.items():
+        assert [len(record["measured"]) for record in result["records"]] == (
+            [2, 2] if mode in ("two", "interact") else [1, 1]
+        )
+        assert set(result["differences"]) == (
+            set(result["rates"]) if mode in ("wording", "wide", "tall") else set()
+        )
+    assert all(record["world"] for record in results["diversity"]["records"])
 
 
 @pytest.mark.signals
@@ -89,7 +105,7 @@ def test_what_was_found_is_kept_when_it_is_stopped(checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--modes", "t2i"], 2, "--modes are of t2v, i2v, extend, tokenizer, not t2i"),
+        (["--modes", "t2v,t2w"], 2, f"--modes are of {', '.join(MODES)}, not t2w"),
         (["--modes", "t2v,t2v"], 2, "each once"),
         (["--count", "0"], 2, "at least one scene"),
         (["--seconds", "1.5"], 2, "1.75 to"),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from istar.lab.measure import Measurement, measure
+from istar.lab.held_out import scenes_of_two
+from istar.lab.measure import Measurement, measure, measure_two
 from istar.lab.motion import (
     LEAST_SHARE,
+    USUAL_BOUNCE,
     USUAL_GROWTH,
     USUAL_SPEED,
     USUAL_SPIN,
@@ -19,25 +22,30 @@ from istar.lab.motion import (
     classify_motion,
 )
 from istar.lab.score import LEAST_SECONDS
-from istar.lab.subject import COLOURS, DIRECTIONS, MOTIONS, Subject
+from istar.lab.subject import COLOURS, DIRECTIONS, MOTIONS, SHAPES, Subject
 from istar.lab.world import Scene, random_scene
 
 PICTURES = 33
 
 
 def one_subject_scenes(count: int, *, held_out: bool) -> list[Scene]:
+    """Scenes of one subject with one motion."""
     every = (random_scene(seed, held_out=held_out) for seed in range(10 * count))
-    return [scene for scene in every if len(scene.subjects) == 1][:count]
+    scenes = (s for s in every if len(s.subjects) == 1 and len(s.subjects[0].motions) == 1)
+    return list(islice(scenes, count))
 
 
-def truth(scene: Scene) -> tuple[str, str, str, str, bool]:
-    (one,) = scene.subjects
-    return scene.background, one.colour, one.shape, one.motion, True
+Found = tuple[str, str | None, str | None, str | None, bool, bool]
 
 
-def found(measured: Measurement) -> tuple[str, str | None, str | None, str | None, bool]:
+def truth(scene: Scene, one: Subject | None = None) -> Found:
+    one = one or scene.subjects[0]
+    return scene.background, one.colour, one.shape, one.motion, True, True
+
+
+def found(measured: Measurement) -> Found:
     m = measured
-    return m.background, m.colour, m.shape, m.motion, m.kept
+    return m.background, m.colour, m.shape, m.motion, m.kept, m.whole
 
 
 def degraded(frames: Tensor, random: torch.Generator, *, noise: float, blur: float) -> Tensor:
@@ -115,7 +123,7 @@ def test_large_pictures_are_measured_alike() -> None:
 def test_nothing_is_seen_where_nothing_is() -> None:
     frames = torch.tensor(COLOURS["green"], dtype=torch.uint8).repeat(PICTURES, 64, 112, 1)
     measured = measure(frames)
-    assert found(measured) == ("green", None, None, None, False)
+    assert found(measured) == ("green", None, None, None, False, False)
     assert measured.centre is None
 
 
@@ -138,6 +146,42 @@ def test_an_unknown_shape_has_no_name() -> None:
     measured = measure(frames)
     assert measured.shape is None
     assert not measured.kept
+    assert not measured.whole
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("number", [0, 16, 32])
+def test_a_subject_that_is_torn_or_doubled_in_one_picture_is_not_whole(
+    shape: str, number: int
+) -> None:
+    frames = clip(shape=shape)
+    assert measure(frames).whole
+    torn = frames.clone()
+    torn[number, 31:34] = 250
+    assert not measure(torn).whole
+    assert (measure(torn).colour, measure(torn).motion) == ("red", "stands")
+    doubled = torch.minimum(clip(shape=shape, x=0.3), clip(shape=shape, x=0.7))
+    changed = frames.clone()
+    changed[number] = doubled[number]
+    assert not measure(changed).whole
+
+
+def test_a_torn_bounce_is_a_bounce_but_not_whole() -> None:
+    """Half of the subject of one phase, and half of that of another."""
+    first, second = (
+        clip("bounces", y=0.7, size=0.17, speed=0.7, phase=phase) for phase in (0.0, 0.2)
+    )
+    torn = torch.cat((first[:, :, :56], second[:, :, 56:]), dim=2)
+    torn[:, :, 55:57] = 250
+    assert found(measure(first))[3:] == ("bounces", True, True)
+    measured = measure(torn)
+    assert (measured.colour, measured.motion, measured.whole) == ("red", "bounces", False)
+
+
+def test_specks_do_not_tear_a_subject(random: torch.Generator) -> None:
+    frames = degraded(clip(), random, noise=20, blur=1.0)
+    frames[:, 5, 5] = 0
+    assert measure(frames).whole
 
 
 @pytest.mark.parametrize(
@@ -198,7 +242,7 @@ def test_a_direction_counts_from_four_tenths_of_the_usual_speed(
     least = path().seconds * USUAL_SPEED * LEAST_SHARE * factor * 1.001
     across, down = DIRECTIONS[name]
     way = path(across=0.5 + across * least, down=0.5 + down * least)
-    assert classify_motion(way) == (name if moves else "stands")
+    assert classify_motion(way).motion == (name if moves else "stands")
 
 
 def test_the_nearest_of_eight_directions_counts() -> None:
@@ -210,7 +254,7 @@ def test_the_nearest_of_eight_directions_counts() -> None:
         (-0.05, -0.14, "up"),
     ):
         way = path(across=0.5 + across * seconds, down=0.5 + down * seconds)
-        assert classify_motion(way) == name
+        assert classify_motion(way).motion == name
 
 
 def test_growth_and_spin_count_from_four_tenths_of_the_usual() -> None:
@@ -218,36 +262,135 @@ def test_growth_and_spin_count_from_four_tenths_of_the_usual() -> None:
     for factor, seen in ((1.05, True), (0.95, False)):
         share = LEAST_SHARE * factor
         areas = 400 * 2 ** (USUAL_GROWTH * share * seconds)
-        assert classify_motion(path(areas=areas)) == ("grows" if seen else "stands")
-        assert classify_motion(path(areas=400 * 400 / areas)) == ("shrinks" if seen else "stands")
+        assert classify_motion(path(areas=areas)).motion == ("grows" if seen else "stands")
+        assert classify_motion(path(areas=400 * 400 / areas)).motion == (
+            "shrinks" if seen else "stands"
+        )
         for way in (1, -1):
             turns = (4 * way * USUAL_SPIN * share * seconds) % 1
-            assert classify_motion(path(), turns, 4) == ("spins" if seen else "stands")
+            assert classify_motion(path(), turns, 4).motion == ("spins" if seen else "stands")
 
 
 def test_the_strongest_motion_counts() -> None:
     seconds = path().seconds
     moving = path(across=0.2 + 0.135 * seconds, areas=400 * 2 ** (0.3 * seconds))
-    assert classify_motion(moving) == "right"
+    assert classify_motion(moving).motion == "right"
     growing = path(across=0.2 + 0.07 * seconds, areas=400 * 2 ** (0.5 * seconds))
-    assert classify_motion(growing) == "grows"
+    assert classify_motion(growing).motion == "grows"
 
 
 def test_a_bounce_goes_both_ways() -> None:
     half = torch.linspace(0, 0.07, 16)
     there_and_back = 0.5 - torch.cat((half, half.flip(0), half[:1]))
-    assert classify_motion(path(down=there_and_back)) == "bounces"
-    assert classify_motion(path(across=there_and_back)) == "stands"
+    assert classify_motion(path(down=there_and_back)).motion == "bounces"
+    assert classify_motion(path(across=there_and_back)).motion == "stands"
     low = 0.5 - (0.5 - there_and_back) * 0.8
-    assert classify_motion(path(down=low)) == "stands"
+    assert classify_motion(path(down=low)).motion == "stands"
 
 
 def test_strays_do_not_make_a_motion(random: torch.Generator) -> None:
     down = path().down.clone()
     down[[5, 20]] = 0.9
-    assert classify_motion(path(down=down)) == "stands"
+    assert classify_motion(path(down=down)).motion == "stands"
     turns = torch.rand(PICTURES, generator=random)
-    assert classify_motion(path(), turns, 4) == "stands"
+    assert classify_motion(path(), turns, 4).motion == "stands"
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.0, 1.4])
+def test_a_speed_is_a_share_of_the_usual(factor: float) -> None:
+    seconds = path().seconds
+    for way, turns in (
+        (path(across=0.2 + factor * USUAL_SPEED * seconds), None),
+        (path(areas=400 * 2 ** (factor * USUAL_GROWTH * seconds)), None),
+        (path(), (4 * factor * USUAL_SPIN * seconds) % 1),
+    ):
+        assert classify_motion(way, turns, 4).speed == pytest.approx(factor, abs=0.02)
+    assert classify_motion(path()).speed == 0
+
+
+@pytest.mark.parametrize("rate", [0.55, 0.66, 0.8])
+@pytest.mark.parametrize("phase", [0.0, 0.3, 0.8])
+def test_a_bounce_has_its_speed_and_phase(rate: float, phase: float) -> None:
+    share = (path().seconds * rate + phase) % 1
+    movement = classify_motion(path(down=0.7 - 0.8 * share * (1 - share)))
+    assert movement.motion == "bounces"
+    assert movement.speed * USUAL_BOUNCE == pytest.approx(rate, abs=0.02)
+    assert movement.phase is not None
+    assert abs((movement.phase - phase + 0.5) % 1 - 0.5) < 0.02
+
+
+def right_of_two(scene: Scene, frames: Tensor) -> bool:
+    first, second = scene.subjects
+    measured, apart = measure_two(frames, (first.colour, second.colour))
+    truths = [truth(scene, one) for one in scene.subjects]
+    return apart and [found(one) for one in measured] == truths
+
+
+@pytest.mark.parametrize(
+    ("size", "noise", "blur", "least"),
+    [
+        ((80, 80), 0, 0.1, 0.98),
+        ((64, 112), 0, 0.1, 0.98),
+        ((112, 64), 0, 0.1, 0.98),
+        ((80, 80), 10, 0.8, 0.98),
+    ],
+)
+def test_two_subjects_are_measured_as_drawn(
+    random: torch.Generator, size: tuple[int, int], noise: float, blur: float, least: float
+) -> None:
+    right = [
+        right_of_two(scene, degraded(scene.frames(PICTURES, *size), random, noise=noise, blur=blur))
+        for scene in scenes_of_two(0, 12)
+    ]
+    assert sum(right) / len(right) >= least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(64, 112), (80, 80), (112, 64)])
+@pytest.mark.parametrize(("noise", "blur", "least"), [(0, 0.1, 0.98), (10, 0.8, 0.97)])
+def test_many_scenes_of_two_subjects_are_measured_as_drawn(
+    random: torch.Generator, size: tuple[int, int], noise: float, blur: float, least: float
+) -> None:
+    right = [
+        right_of_two(scene, degraded(scene.frames(PICTURES, *size), random, noise=noise, blur=blur))
+        for scene in scenes_of_two(1000, 200)
+    ]
+    assert sum(right) / len(right) >= least
+
+
+def two(**changes: float) -> Scene:
+    circle = Subject(shape="circle", colour="red", motion="stands", x=0.25, y=0.5, size=0.14)
+    square = Subject(shape="square", colour="white", motion="up", x=0.75, y=0.7, size=0.14)
+    return Scene(
+        background="black",
+        subjects=(circle, replace(square, speed=0.1, **changes)),
+    )
+
+
+def test_two_subjects_that_are_wrong_are_seen_to_be() -> None:
+    scene = two()
+    assert right_of_two(scene, scene.frames(PICTURES, 80, 80))
+    circle, square = scene.subjects
+    swapped = (replace(circle, colour="white"), replace(square, colour="red"))
+    for others in (
+        swapped,
+        (circle, replace(square, colour="green")),
+        (circle, replace(square, shape="star")),
+        (circle, replace(square, motion="stands")),
+        (circle,),
+        (square,),
+    ):
+        frames = replace(scene, subjects=others).frames(PICTURES, 80, 80)
+        assert not right_of_two(scene, frames)
+
+
+def test_two_subjects_that_touch_are_not_apart() -> None:
+    touching = two(x=0.25 + 0.14 + 0.85 * 0.14)
+    frames = touching.frames(PICTURES, 80, 80)
+    _, apart = measure_two(frames, ("red", "white"))
+    assert not apart
+    melted = two(x=0.3, y=0.5)
+    assert not right_of_two(melted, melted.frames(PICTURES, 80, 80))
 
 
 def test_every_motion_of_the_world_is_recognized() -> None:

@@ -43,12 +43,17 @@ def shapes(
             help="A name (`istar models list`), a checkpoint directory, or owner/repo on the Hub.",
         ),
     ] = "auto",
-    count: Annotated[int, typer.Option("--count", help="How many held-out scenes.")] = 200,
-    seed: Annotated[int, typer.Option("--seed", help="Of the first scene; others follow.")] = 0,
+    count: Annotated[int, typer.Option("--count", help="How many clips of every mode.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", help="Of the first clip; others follow.")] = 0,
     modes: Annotated[
         str,
-        typer.Option("--modes", metavar="MODE,…", help="What to test, in this order."),
-    ] = "t2v,i2v,extend,tokenizer",
+        typer.Option(
+            "--modes",
+            metavar="MODE,…|all",
+            help="What to test, in this order. Also: wide, tall, diversity, two, unprompted, "
+            "interact, t2i.",
+        ),
+    ] = "t2v,wording,i2v,extend,tokenizer",
     seconds: Annotated[
         float, typer.Option("--seconds", help="Length of a clip: 1.75 or more, in quarters.")
     ] = 2.0,
@@ -90,8 +95,9 @@ def shapes(
     import torch
 
     from istar.cli.display import DownloadDisplay
-    from istar.lab.report import ShapesReport, contact_sheet
+    from istar.lab.report import ShapesReport
     from istar.lab.score import evaluate_shapes
+    from istar.lab.sheet import contact_sheet
     from istar.media import write_picture
     from istar.models.find import find_model
     from istar.pipeline import InfinityStarPipeline
@@ -169,9 +175,10 @@ def _test(count: int, seed: int, modes: str, seconds: float) -> ShapesTest:
     Raises:
         UsageError: something in it makes no sense.
     """
-    from istar.lab.score import MODES, ShapesTest
+    from istar.lab.score import ShapesTest
+    from istar.lab.trials import MODES
 
-    names = [name.strip() for name in modes.split(",")]
+    names = list(MODES) if modes == "all" else [name.strip() for name in modes.split(",")]
     if unknown := [name for name in names if name not in MODES]:
         raise UsageError(f"--modes are of {', '.join(MODES)}, not {', '.join(unknown)}")
     chosen = tuple(mode for name in names for mode in MODES if mode == name)

@@ -12,8 +12,14 @@ The rules:
 - Shape: the outline, normalised in place and area, against templates of every shape at every
   rotation, by intersection over union; see `istar.lab.outline`.
 - Motion: see `istar.lab.motion`.
+- Whole: in every picture where the subject is present, one connected region holds nine tenths of
+  its pixels or more, those that belong to it by half. Otherwise it is torn or doubled.
 - Kept: the subject is there in nine of ten pictures of the first, the middle and the last third of
   the clip, and has one colour and one shape in all three.
+
+Two subjects of known colours are measured like one each. A pixel belongs to the one that it differs
+less from, when that one is mixed with the background as far as fits best. They are apart if in less
+than a tenth of the pictures pixels of one are beside pixels of the other.
 """
 
 from __future__ import annotations
@@ -25,10 +31,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from istar.lab.motion import Trajectory, classify_motion
+from istar.lab.motion import Movement, Trajectory, classify_motion
 from istar.lab.outline import SYMMETRY, Outlines, compare
+from istar.lab.regions import largest_share
 from istar.lab.subject import COLOURS
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
+
+LEAST_PICTURES = 3
+"""A shorter clip cannot be measured."""
 
 _LARGEST_SIDE = 96
 _BORDER = 1 / 20
@@ -38,6 +48,10 @@ _LEAST_DISTANCE = 45.0
 _NOTHING, _WHOLLY = 0.25, 0.75
 _LEAST_AREA = 0.01
 _PRESENT = 0.9
+_HALF = 0.5
+_ONE_REGION = 0.9
+_OFTEN_TOUCHING = 0.1
+_ROUNDS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +64,22 @@ class Measurement:
         shape: of the subject; None without a subject or of no known shape.
         motion: of the subject; None if it is present in less than half of the clip.
         kept: the subject is present, with one colour and one shape, in every third of the clip.
+        whole: the subject is one connected region in every picture.
         centre: of the subject in the first picture where it is present, as shares of the width
             and the height.
+        speed: of its motion, as a share of the usual one.
+        phase: with `bounces`, how much of its first bounce is over at the start.
     """
 
     background: str
-    colour: str | None
-    shape: str | None
-    motion: str | None
-    kept: bool
-    centre: tuple[float, float] | None
+    colour: str | None = None
+    shape: str | None = None
+    motion: str | None = None
+    kept: bool = False
+    whole: bool = False
+    centre: tuple[float, float] | None = None
+    speed: float | None = None
+    phase: float | None = None
 
 
 def measure(frames: Tensor) -> Measurement:
@@ -71,34 +91,102 @@ def measure(frames: Tensor) -> Measurement:
     pixels = _downscaled(frames)
     behind = _border_colour(pixels)
     distance = (pixels - behind[:, None, None]).norm(dim=1)  # F H W
-    background = nearest_colour(behind)
     inside = _inner(distance > _LEAST_DISTANCE)
     if not inside.any():
-        return Measurement(
-            background=background, colour=None, shape=None, motion=None, kept=False, centre=None
-        )
-    colour = _median_colour(pixels, inside)
-    share = (distance / (colour - behind).norm() - _NOTHING) / (_WHOLLY - _NOTHING)
-    share = share.clamp(0, 1)
-    trajectory, outlines, present = _track(share)
-    shape = outlines.shape(present)
-    thirds = [
-        _third(pixels, inside, outlines, present, part)
-        for part in torch.arange(len(frames)).tensor_split(3)
-    ]
-    return Measurement(
-        background=background,
-        colour=nearest_colour(colour),
-        shape=shape,
-        motion=_motion(trajectory, outlines, present, shape),
-        kept=thirds[0] is not None and all(third == thirds[0] for third in thirds),
-        centre=(float(trajectory.across[0]), float(trajectory.down[0])) if present.any() else None,
+        return Measurement(background=nearest_colour(behind))
+    share = distance / (_median_colour(pixels, inside) - behind).norm()
+    return _measured(pixels, behind, inside, share)
+
+
+def measure_two(
+    frames: Tensor, colours: tuple[str, str]
+) -> tuple[tuple[Measurement, Measurement], bool]:
+    """Measure a clip of two subjects on a plain background.
+
+    Args:
+        frames: `(F, H, W, 3)` uint8, at 16 a second; three or more.
+        colours: the names of those that the subjects should have.
+
+    Returns:
+        what each is; and whether they are apart.
+    """
+    pixels = _downscaled(frames)
+    behind = _border_colour(pixels)
+    shares = _separated(pixels, behind, [COLOURS[name] for name in colours])
+    masks = shares > _HALF
+    first, second = (
+        _measured(pixels, behind, _inner(mask), share)
+        if mask.any()
+        else Measurement(background=nearest_colour(behind))
+        for mask, share in zip(masks, shares, strict=True)
     )
+    beside = F.max_pool2d(masks[0][:, None].float(), 3, stride=1, padding=1)[:, 0] > 0
+    touching = (beside & masks[1]).flatten(1).any(dim=1)
+    return (first, second), float(touching.float().mean()) < _OFTEN_TOUCHING
 
 
 def nearest_colour(colour: Tensor) -> str:
     """The named colour that is nearest to red, green and blue `(3)`."""
     return min(COLOURS, key=lambda name: dist(COLOURS[name], colour.tolist()))
+
+
+def _measured(pixels: Tensor, behind: Tensor, inside: Tensor, share: Tensor) -> Measurement:
+    """What one subject is.
+
+    Args:
+        pixels: `(F, 3, H, W)`.
+        behind: the background's colour `(3)`.
+        inside: `(F, H, W)` booleans, the subject's inner pixels; not empty.
+        share: `(F, H, W)`, each pixel's distance from the background in that of the subject.
+    """
+    share = ((share - _NOTHING) / (_WHOLLY - _NOTHING)).clamp(0, 1)
+    trajectory, outlines, present = _track(share)
+    shape = outlines.shape(present)
+    thirds = [
+        _third(pixels, inside, outlines, present, part)
+        for part in torch.arange(len(pixels)).tensor_split(3)
+    ]
+    movement = _movement(trajectory, outlines, present, shape)
+    regions = largest_share(share[present] > _HALF)
+    return Measurement(
+        background=nearest_colour(behind),
+        colour=nearest_colour(_median_colour(pixels, inside)),
+        shape=shape,
+        motion=movement.motion if movement else None,
+        kept=thirds[0] is not None and all(third == thirds[0] for third in thirds),
+        whole=bool(present.any()) and float(regions.min()) >= _ONE_REGION,
+        centre=(float(trajectory.across[0]), float(trajectory.down[0])) if present.any() else None,
+        speed=movement.speed if movement else None,
+        phase=movement.phase if movement else None,
+    )
+
+
+def _separated(pixels: Tensor, behind: Tensor, named: list[tuple[int, int, int]]) -> Tensor:
+    """How much of each pixel is which of two subjects: `(2, F, H, W)`, from 0 to 1.
+
+    Args:
+        pixels: `(F, 3, H, W)`.
+        behind: the background's colour `(3)`.
+        named: red, green and blue that the subjects should have; their own are then found.
+    """
+    colours = [torch.tensor(colour).float() for colour in named]
+    difference = pixels - behind[:, None, None]
+    for _ in range(_ROUNDS):
+        parts, errors = [], []
+        for colour in colours:
+            step = (colour - behind)[:, None, None]
+            part = (difference * step).sum(dim=1) / step.square().sum().clamp(min=1)
+            parts.append(part.clamp(0, 1))
+            error = (difference - parts[-1][:, None] * step).norm(dim=1, keepdim=True)
+            errors.append(F.avg_pool2d(error, 3, stride=1, padding=1)[:, 0])
+        of_first = errors[0] <= errors[1]
+        shares = torch.stack((parts[0] * of_first, parts[1] * ~of_first))
+        wholly = shares > _WHOLLY
+        colours = [
+            _median_colour(pixels, _inner(mask)) if mask.any() else colour
+            for mask, colour in zip(wholly, colours, strict=True)
+        ]
+    return shares
 
 
 def _downscaled(frames: Tensor) -> Tensor:
@@ -158,10 +246,10 @@ def _track(share: Tensor) -> tuple[Trajectory, Outlines, Tensor]:
     return trajectory, outlines, present
 
 
-def _motion(
+def _movement(
     trajectory: Trajectory, outlines: Outlines, present: Tensor, shape: str | None
-) -> str | None:
-    """The motion of a subject that is present in at least half of the clip."""
+) -> Movement | None:
+    """What a subject does that is present in at least half of the clip."""
     if present.sum() * 2 < len(present) or present.sum() < 3:
         return None
     if shape not in SYMMETRY:

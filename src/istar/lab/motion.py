@@ -2,12 +2,12 @@
 
 The rules, in this order:
 
-- It bounces if it both rises and falls by 0.06 of the frame's height or more.
+- It bounces if it both rises and falls by 0.06 of the frame's height or more. Its speed and its
+  phase are those of the even bounce that agrees best with its height.
 - Otherwise its speed, its growth and its spin, each the slope of a straight line through the whole
-  trajectory, are compared with the averages of the world of shapes: 0.135 of the frame's extent
-  along an axis a second, two doublings of the area in four seconds, 0.325 turns a second. The
-  largest of the three shares counts, if it is 0.4 or more. A direction is the nearest of eight,
-  with a frame's width and height counting alike.
+  trajectory, are compared with the averages of the world of shapes. The largest of the three shares
+  counts, if it is 0.4 or more. A direction is the nearest of eight, with a frame's width and height
+  counting alike.
 - Otherwise it stands.
 """
 
@@ -15,21 +15,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import hypot, pi
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
-from istar.lab.subject import DIRECTIONS
+from istar.lab.subject import BOUNCES, DIRECTIONS, GROWTHS, SPEEDS, SPINS
 
-USUAL_SPEED = 0.135
-USUAL_GROWTH = 0.5
-USUAL_SPIN = 0.325
+USUAL_SPEED = fmean(SPEEDS)
+USUAL_GROWTH = 2 * fmean(GROWTHS)
+"""Doublings of the area a second."""
+
+USUAL_SPIN = fmean(SPINS)
+USUAL_BOUNCE = fmean(BOUNCES)
 LEAST_SHARE = 0.4
 LEAST_BOUNCE = 0.06
 
 _FASTEST_SPIN = 0.8
 _SPINS = 321
 _LEAST_COHERENCE = 0.5
+_BOUNCE_RATES, _BOUNCE_PHASES = 29, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +54,26 @@ class Trajectory:
     areas: Tensor
 
 
-def classify_motion(trajectory: Trajectory, turns: Tensor | None = None, symmetry: int = 1) -> str:
-    """The name of a motion.
+@dataclass(frozen=True, kw_only=True)
+class Movement:
+    """What a subject does, and how.
+
+    Attributes:
+        motion: its name.
+        speed: as a share of the usual one of such motions; 0 where it stands.
+        phase: how much of its first bounce is over at the start, from 0 to 1; None where it does
+            not bounce.
+    """
+
+    motion: str
+    speed: float
+    phase: float | None = None
+
+
+def classify_motion(
+    trajectory: Trajectory, turns: Tensor | None = None, symmetry: int = 1
+) -> Movement:
+    """What a subject does.
 
     Args:
         trajectory: of the subject.
@@ -59,7 +82,8 @@ def classify_motion(trajectory: Trajectory, turns: Tensor | None = None, symmetr
         symmetry: in how many ways it can be turned and look the same.
     """
     if min(_largest_rise(trajectory.down), _largest_rise(-trajectory.down)) >= LEAST_BOUNCE:
-        return "bounces"
+        rate, phase = _bounce(trajectory.seconds, trajectory.down)
+        return Movement(motion="bounces", speed=rate / USUAL_BOUNCE, phase=phase)
     across, down = (
         _slope(trajectory.seconds, trajectory.across),
         _slope(trajectory.seconds, trajectory.down),
@@ -72,7 +96,9 @@ def classify_motion(trajectory: Trajectory, turns: Tensor | None = None, symmetr
         "spins": abs(spin) / USUAL_SPIN,
     }
     strongest = max(shares, key=lambda name: shares[name])
-    return strongest if shares[strongest] >= LEAST_SHARE else "stands"
+    if shares[strongest] < LEAST_SHARE:
+        return Movement(motion="stands", speed=0.0)
+    return Movement(motion=strongest, speed=shares[strongest])
 
 
 def _direction(across: float, down: float) -> str:
@@ -109,3 +135,20 @@ def _spin(seconds: Tensor, turns: Tensor, symmetry: int) -> float:
     coherence = torch.polar(torch.ones_like(phases), phases).mean(dim=0).abs()
     best = int(coherence.argmax())
     return float(spins[best]) if coherence[best] >= _LEAST_COHERENCE else 0.0
+
+
+def _bounce(seconds: Tensor, down: Tensor) -> tuple[float, float]:
+    """Bounces a second, and the share of the first that is over at time 0.
+
+    They are those of the even parabolas that agree best with `(N)` places.
+    """
+    slowest, fastest = BOUNCES
+    rates = torch.linspace(0.8 * slowest, 1.2 * fastest, _BOUNCE_RATES)[:, None, None]
+    phases = (torch.arange(_BOUNCE_PHASES) / _BOUNCE_PHASES)[:, None]
+    share = (rates * seconds + phases) % 1  # rates phases N
+    lift = share * (1 - share)
+    lift = lift - lift.mean(dim=-1, keepdim=True)
+    lift = lift / lift.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    best = int((lift @ (down.mean() - down)).argmax())
+    rate, phase = divmod(best, _BOUNCE_PHASES)
+    return float(rates[rate]), phase / _BOUNCE_PHASES

@@ -1,28 +1,22 @@
-"""The report of a test in the world of shapes: rates with intervals, records, a contact sheet."""
+"""The report of a test in the world of shapes: rates with intervals, differences, records."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from istar.files import write_text
-from istar.lab.score import EvaluationMode, Outcome, Record, ShapesTest
+from istar.lab.score import Record, ShapesTest
+from istar.lab.spread import Prompt, Spread, spreads
+from istar.lab.trials import TRIALS, EvaluationMode
 
 _Z = 1.959963984540054
 """95 % of a normal distribution lie within this many standard deviations."""
-
-_COLUMNS = 4
-_LINE = 2
-_GAP = 6
-_PAPER, _RIGHT, _WRONG = (240, 240, 240), (0, 150, 0), (200, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +55,30 @@ class Rate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How much larger one rate is than another.
+
+    Attributes:
+        value: one share less the other.
+        low: lower end of its interval of 95 %, by Newcombe's hybrid score.
+        high: upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, rate: Rate, other: Rate) -> Difference:
+        """The difference of a rate from another."""
+        value = rate.share - other.share
+        (low, high), (other_low, other_high) = rate.interval, other.interval
+        below = sqrt((rate.share - low) ** 2 + (other_high - other.share) ** 2)
+        above = sqrt((high - rate.share) ** 2 + (other.share - other_low) ** 2)
+        return cls(value=value, low=value - below, high=value + above)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShapesReport:
     """The result of a test.
 
@@ -95,21 +113,45 @@ class ShapesReport:
 
     def rates_by_motion(self, mode: EvaluationMode) -> dict[str, Rate]:
         """The rate of right motions in one mode, by the wanted motion."""
-        own = self._own(mode)
-        return {
-            motion: Rate.of(r.right["motion"] for r in own if r.wanted.motion == motion)
-            for motion in sorted({record.wanted.motion for record in own})
-        }
+        found: dict[str, list[bool]] = {}
+        for record in self._own(mode):
+            for wanted, own in zip(record.verdict.wanted, record.verdict.measured, strict=True):
+                if wanted.motion:
+                    found.setdefault(wanted.motion, []).append(own.motion == wanted.motion)
+        return {motion: Rate.of(found[motion]) for motion in sorted(found)}
+
+    def differences(self, mode: EvaluationMode) -> dict[str, Difference]:
+        """How a mode's rates differ from those it is compared with, if those were tested."""
+        base = TRIALS[mode].compared_with
+        if base not in self.modes:
+            return {}
+        others = self.rates(base)
+        return {name: Difference.of(rate, others[name]) for name, rate in self.rates(mode).items()}
 
     def quality(self) -> dict[str, float]:
         """The mean PSNR and SSIM of the tokenizer; empty where it was not tested."""
-        own = [record for record in self.records if record.psnr is not None]
-        if not own:
-            return {}
-        return {
-            "psnr": fmean(record.psnr for record in own if record.psnr is not None),
-            "ssim": fmean(record.ssim for record in own if record.ssim is not None),
-        }
+        verdicts = [record.verdict for record in self.records]
+        psnrs = [verdict.psnr for verdict in verdicts if verdict.psnr is not None]
+        ssims = [verdict.ssim for verdict in verdicts if verdict.ssim is not None]
+        return {"psnr": fmean(psnrs), "ssim": fmean(ssims)} if psnrs else {}
+
+    def spreads(self) -> dict[str, Spread]:
+        """How much videos of one prompt differ; empty where that was not tested."""
+        by_prompt: dict[tuple[str, ...], list[Record]] = {}
+        for record in self._own("diversity"):
+            by_prompt.setdefault(record.prompts, []).append(record)
+        return spreads(
+            [
+                Prompt(
+                    motion=own[0].verdict.wanted[0].motion or "",
+                    made=tuple(record.verdict.measured[0] for record in own),
+                    world=tuple(
+                        record.verdict.world for record in own if record.verdict.world is not None
+                    ),
+                )
+                for own in by_prompt.values()
+            ]
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The report as JSON values."""
@@ -128,13 +170,26 @@ class ShapesReport:
             for name, rate in self.rates(mode).items():
                 low, high = rate.interval
                 yield (
-                    f"{mode:9} {name:10} {rate.share:6.1%}  ({rate.hits} of {rate.count}; "
+                    f"{mode:10} {name:10} {rate.share:6.1%}  ({rate.hits} of {rate.count}; "
                     f"95 %: {low:.1%} to {high:.1%})"
                 )
+            for name, difference in self.differences(mode).items():
+                if name == "all":
+                    yield (
+                        f"{mode:10} {name:10} {100 * difference.value:+.1f} points from "
+                        f"{TRIALS[mode].compared_with}  (95 %: {100 * difference.low:+.1f} to "
+                        f"{100 * difference.high:+.1f})"
+                    )
+            if mode == "diversity":
+                for name, spread in self.spreads().items():
+                    yield (
+                        f"{mode:10} {name:10} {spread.ratio:6.1%} of the world's spread  "
+                        f"({spread.prompts} prompts; 95 %: {spread.low:.1%} to {spread.high:.1%})"
+                    )
             if mode == "tokenizer":
                 quality = self.quality()
-                yield f"{mode:9} {'psnr':10} {quality['psnr']:.2f} dB"
-                yield f"{mode:9} {'ssim':10} {quality['ssim']:.4f}"
+                yield f"{mode:10} {'psnr':10} {quality['psnr']:.2f} dB"
+                yield f"{mode:10} {'ssim':10} {quality['ssim']:.4f}"
 
     def write(self, target: Path, *, overwrite: bool) -> Path:
         """Write it as a JSON file; it appears under its name once it is whole.
@@ -155,52 +210,17 @@ class ShapesReport:
         return {
             "rates": {name: _described(rate) for name, rate in self.rates(mode).items()},
             "motions": {name: _described(r) for name, r in self.rates_by_motion(mode).items()},
+            "differences": {name: asdict(one) for name, one in self.differences(mode).items()},
             **(self.quality() if mode == "tokenizer" else {}),
+            **({"spreads": self._described_spreads()} if mode == "diversity" else {}),
             "records": [
-                {key: value for key, value in asdict(record).items() if key != "mode"}
+                {"seed": record.seed, "prompts": record.prompts, **asdict(record.verdict)}
                 for record in self._own(mode)
             ],
         }
 
-
-def contact_sheet(found: Sequence[Outcome]) -> Tensor:
-    """One picture `(H, W, 3)` uint8 of all clips, four in a row.
-
-    Each clip is shown by its first, middle and last picture, framed in green where background,
-    colour, shape and motion are right, else in red. Every mode begins a new row.
-
-    Args:
-        found: one or more, of one size.
-    """
-    modes = dict.fromkeys(outcome.record.mode for outcome in found)
-    rows = []
-    for mode in modes:
-        cells = [_cell(outcome) for outcome in found if outcome.record.mode == mode]
-        blank = _filled(cells[0].shape[0], cells[0].shape[1], _PAPER)
-        cells += [blank] * (-len(cells) % _COLUMNS)
-        rows += [
-            torch.cat(cells[first : first + _COLUMNS], dim=1)
-            for first in range(0, len(cells), _COLUMNS)
-        ]
-    return torch.cat(rows)
-
-
-def _cell(outcome: Outcome) -> Tensor:
-    """Three pictures side by side in a coloured frame with paper around it."""
-    count, height, width, _ = outcome.pictures.shape
-    colour = _RIGHT if outcome.record.right["all"] else _WRONG
-    framed = _filled(height + 2 * _LINE, count * (width + _LINE) + _LINE, colour)
-    for number, picture in enumerate(outcome.pictures):
-        left = _LINE + number * (width + _LINE)
-        framed[_LINE:-_LINE, left : left + width] = picture
-    cell = _filled(framed.shape[0] + _GAP, framed.shape[1] + _GAP, _PAPER)
-    inset = _GAP // 2
-    cell[inset:-inset, inset:-inset] = framed
-    return cell
-
-
-def _filled(height: int, width: int, colour: tuple[int, int, int]) -> Tensor:
-    return torch.tensor(colour, dtype=torch.uint8).repeat(height, width, 1)
+    def _described_spreads(self) -> dict[str, Any]:
+        return {name: asdict(spread) for name, spread in self.spreads().items()}
 
 
 def _described(rate: Rate) -> dict[str, float]:

@@ -125,6 +125,13 @@ def random_scene(seed: int, *, held_out: bool = False) -> Scene:
             return scene
 
 
+def scene_of(background: str, colour: str, shape: str, motion: str, seed: int) -> Scene:
+    """A scene of one subject that does one thing: its place, size and speed are those of a seed."""
+    draw = Random(f"scene of one {seed}")
+    subject = _placed(shape, colour, motion, "", _sizes(motion), (_WHOLE, _WHOLE), draw)
+    return Scene(background=background, subjects=(subject,))
+
+
 def _one(draw: Random, *, changes: bool) -> Scene:
     """A scene of one subject, whose motion may change."""
     background, colour = _different(tuple(COLOURS), 2, draw)
@@ -133,8 +140,7 @@ def _one(draw: Random, *, changes: bool) -> Scene:
     if changes and draw.random() < CHANGE_SHARE:
         then = choose([other for other in MOTIONS if other != motion], draw)
     shape = _shape_for((motion, then), tuple(SHAPES), draw)
-    sizes = _SIZES.get(motion, _GOING_SIZES if motion in DIRECTIONS else _STAYING_SIZES)
-    subject = _placed(shape, colour, motion, then, sizes, (_WHOLE, _WHOLE), draw)
+    subject = _placed(shape, colour, motion, then, _sizes(motion), (_WHOLE, _WHOLE), draw)
     return Scene(background=background, subjects=(subject,))
 
 
@@ -203,6 +209,11 @@ def _stays(subject: Subject, room: tuple[tuple[float, float], tuple[float, float
 def _bounce_ends(ground: Pose) -> tuple[Pose, Pose]:
     """The lowest and the highest pose of a bounce."""
     return ground, ground._replace(y=ground.y - BOUNCE_HEIGHT)
+
+
+def _sizes(motion: str) -> tuple[float, float]:
+    """The smallest and the largest size of a subject that has a frame to itself."""
+    return _SIZES.get(motion, _GOING_SIZES if motion in DIRECTIONS else _STAYING_SIZES)
 
 
 def _speed(motion: str, draw: Random) -> float:
