@@ -10,11 +10,12 @@ import torch
 from distributed_run import STEPS, run_of, task_of, write_averages
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from istar.training.distributed import Share, averaged, shard_network, summed, whole
+from istar.training.distributed import Share, averaged, build_network, summed, whole
 from istar.training.log import LOG_NAME, read_log
 from processes import TORCHRUN, started
-from small_training import losses, run_config
+from small_training import CPU, losses, run_config
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 
@@ -126,7 +127,8 @@ def test_shares_are_all_of_the_work() -> None:
 def test_alone_everything_is_whole() -> None:
     assert Share.of_this_process() == Share(rank=0, processes=1)
     network = nn.Linear(2, 2)
-    assert shard_network(network) is network
+    assert build_network(network, tuple, CPU, shard=True) is network
+    assert not any(isinstance(weight, DTensor) for weight in network.parameters())
     value = torch.ones(3, requires_grad=True)
     assert averaged(value) is value
     assert whole(value) is value
