@@ -243,6 +243,6 @@ def full_weights(average: MovingAverage) -> dict[str, Tensor]:
     for name, value in average.weights.items():
         together = whole(value).detach()
         if first:
-            weights[name] = together.to("cpu", copy=True)
+            weights[name] = together.to("cpu", copy=not isinstance(value, DTensor))
         del together  # before the next one is put together
     return weights
