@@ -76,8 +76,8 @@ def memory_table() -> str:
         [
             *lines,
             "",
-            f"Loading takes {beside} GB of host memory in each process, for one weight at a time. To",
-            "write the model, the first process puts it together in its host memory,",
+            f"Loading takes {beside} GB of host memory in each process, for one weight at a time.",
+            "To write the model, the first process puts it together in its host memory,",
             f"{whole} GB, and for contact sheets again on its device.",
             "",
             "",

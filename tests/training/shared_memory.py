@@ -15,9 +15,11 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from istar.training.average import MovingAverage
+from istar.training.average import MovingAverage, own_part
+from istar.training.checkpoints import Checkpoints
 from istar.training.config import TransformerTraining
 from istar.training.distributed import build_network, full_weights, process_group
+from istar.training.optimizers import build_optimizers
 from istar.training.run_file import read_config
 from istar.training.transformer import TransformerTask
 from small_training import CPU
@@ -54,6 +56,11 @@ def main(small: Path, read: Path, new: Path, results: Path) -> None:
         task = built(small)
         assert task.validation is not None
         found: dict[str, Any] = {"validation": task.validation.measures(CPU)}
+        parts = [own_part(weight) for weight in task.network.parameters()]
+        found["weights"] = sum(part.nbytes for part in parts)
+        optimizers = build_optimizers(task.network, (), task.config.run)
+        average = MovingAverage(task.network, 0.9)
+        Checkpoints(results / "checkpoints", 1).save(1, task.network, optimizers, average)
         _, found["new"] = growth(lambda: built(new))
         task, found["read"] = growth(lambda: built(read))
         average = MovingAverage(task.network, 0.9)
