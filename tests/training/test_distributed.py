@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_run import STEPS, run_of, task_of, write_averages
+from distributed_run import STEPS, run_of, run_slowly, task_of, write_averages
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -116,6 +116,13 @@ def test_gradients_of_some_count_as_zeros_of_the_others_and_values_come_together
         averages, values = json.loads((tmp_path / f"{rank}.json").read_text())
         assert averages == [4, 2, None]
         assert values == [["a", "b"], [0, 1], []]
+
+
+@pytest.mark.slow
+def test_others_wait_for_the_first_ones_samples_longer_than_in_a_step(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(run_slowly, (tmp_path,), nprocs=2)
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [1, 2, 3, 4]
 
 
 def test_shares_are_all_of_the_work() -> None:
