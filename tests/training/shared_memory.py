@@ -12,13 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from istar.training.average import MovingAverage, own_part
 from istar.training.checkpoints import Checkpoints
 from istar.training.config import TransformerTraining
-from istar.training.distributed import build_network, full_weights, process_group
+from istar.training.distributed import (
+    build_network,
+    full_weights,
+    process_group,
+    release_gathered,
+)
 from istar.training.optimizers import build_optimizers
 from istar.training.run_file import read_config
 from istar.training.transformer import TransformerTask
@@ -55,7 +61,9 @@ def main(small: Path, read: Path, new: Path, results: Path) -> None:
     with process_group(CPU):
         task = built(small)
         assert task.validation is not None
-        found: dict[str, Any] = {"validation": task.validation.measures(CPU)}
+        with torch.no_grad():
+            found: dict[str, Any] = {"validation": task.validation.measures(CPU)}
+        release_gathered(task.network)
         parts = [own_part(weight) for weight in task.network.parameters()]
         found["weights"] = sum(part.nbytes for part in parts)
         optimizers = build_optimizers(task.network, (), task.config.run)

@@ -131,7 +131,7 @@ def test_every_process_holds_and_saves_its_part(results: tuple[Path, list[Any]])
     assert found[0]["weights"] + found[1]["weights"] == counted.whole
     parts = [file.stat().st_size for file in directory.glob("checkpoints/*/*.distcp")]
     assert len(parts) == 2
-    assert max(parts) < 1.2 * min(parts)
+    assert max(parts) < 1.5 * min(parts)
 
 
 @pytest.mark.slow
