@@ -53,7 +53,7 @@ def _request_for(clip: PreparedClip, longest: float, seed: int) -> GenerationReq
     seconds = min((clip.frames - 1) / LATENT_FRAMES_PER_SECOND, longest)
     return GenerationRequest(
         mode="t2v" if seconds >= 1 else "t2i",
-        prompt=clip.captions[0],
+        prompt=next(filter(str.strip, clip.captions)),
         seconds=seconds if seconds >= 1 else None,
         aspect=clip.height / clip.width,
         seed=seed,

@@ -47,6 +47,7 @@ class HeldOutExamples:
             sets=config.validation.sets,
             text_dropout=0.0,
             most_flips=0.0,
+            short_captions=0.0,
             condition_noise=(0.0,),
         )
         run = replace(config.run, seed=seed_of("validation"))
@@ -85,7 +86,8 @@ class HeldOutExamples:
 
 
 def held_out_clips(config: TransformerTraining) -> list[PreparedClip]:
-    """The clips of validation's sets that contact sheets show, from all over the sets."""
-    clips = [clip for directory in config.validation.sets for clip in read_prepared(directory)]
+    """The clips of validation's sets that contact sheets show: captioned, from all over the sets."""
+    found = [clip for directory in config.validation.sets for clip in read_prepared(directory)]
+    clips = [clip for clip in found if any(map(str.strip, clip.captions))]
     count = min(config.samples.clips, len(clips))
     return [clips[number * len(clips) // count] for number in range(count)]
