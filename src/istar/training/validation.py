@@ -86,7 +86,7 @@ class HeldOutExamples:
 
 
 def held_out_clips(config: TransformerTraining) -> list[PreparedClip]:
-    """The clips of validation's sets that contact sheets show: captioned, from all over the sets."""
+    """Clips of validation's sets for contact sheets: with captions, from all over the sets."""
     found = [clip for directory in config.validation.sets for clip in read_prepared(directory)]
     clips = [clip for clip in found if any(map(str.strip, clip.captions))]
     count = min(config.samples.clips, len(clips))
