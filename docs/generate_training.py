@@ -6,11 +6,16 @@ import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from istar.checkpoint.read import on_meta
 from istar.training import config
+from istar.training.memory import memory_of
+from istar.transformer.config import TransformerConfig
+from istar.transformer.model import Transformer
 
 TARGET = Path(__file__).with_name("training.md")
 TABLES: dict[str, type[Any]] = {
@@ -26,6 +31,8 @@ TABLES: dict[str, type[Any]] = {
     "latents": config.LatentsConfig,
     "mix": config.MixConfig,
     "text": config.TextConfig,
+    "validation": config.ValidationConfig,
+    "samples": config.SamplesConfig,
 }
 _KINDS = {Path: "path", str: "text", int: "whole number", float: "number", bool: "true or false"}
 
@@ -37,7 +44,45 @@ def generated(text: str) -> str:
         before, found, rest = text.partition(start)
         assert found, f"no table {name}"
         text = before + start + table(kind) + end + rest.partition(end)[2]
-    return text
+    before, start, rest = text.partition("<!-- memory -->\n")
+    assert start, "no table of memory"
+    return before + start + memory_table() + "<!-- end -->" + rest.partition("<!-- end -->")[2]
+
+
+def memory_table() -> str:
+    """The memory of the released 8 B transformer, in one process and shared by eight."""
+    transformer = on_meta(partial(Transformer, TransformerConfig()))
+    one, shared = (
+        memory_of(transformer, processes=count, blocks=list(transformer.blocks)) for count in (1, 8)
+    )
+    rows = {
+        "weights": (one.weights, shared.weights),
+        "gradients": (one.gradients, shared.gradients),
+        "average": (one.average, shared.average),
+        "AdamW's two numbers a weight": (one.optimizer, shared.optimizer),
+        "a block and what is outside of blocks, put together": (one.gathered, shared.gathered),
+        "during a step": (one.step, shared.step),
+    }
+    lines = [
+        "",
+        "| GB of device memory | 1 process | each of 8 | all 8 |",
+        "|---|---|---|---|",
+    ]
+    for name, (alone, each) in rows.items():
+        numbers = " | ".join(f"{value / 1e9:.1f}" for value in (alone, each, 8 * each))
+        lines.append(f"| {name} | {numbers} |")
+    beside, whole = (f"{value / 1e9:.1f}" for value in (shared.largest, shared.whole))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Loading takes {beside} GB of host memory in each process, for one weight at a time.",
+            "To write the model, the first process puts it together in its host memory,",
+            f"{whole} GB, and for contact sheets again on its device.",
+            "",
+            "",
+        ]
+    )
 
 
 def table(kind: type[Any]) -> str:

@@ -32,6 +32,7 @@ _SETTINGS = (
     "generation_config.json",
 )
 _BYTE_LEVEL = "ByT5Tokenizer"  # needs no vocabulary
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
 class EncodedText(NamedTuple):
@@ -109,6 +110,39 @@ class TextEncoder:
             feed_forward_proj="gated-gelu",
         )
         return cls(transformers.T5EncoderModel(config), tokenizer, max_tokens)
+
+    @classmethod
+    def without_weights(cls, path: Path, *, max_tokens: int) -> TextEncoder:
+        """An encoder of a directory on the meta device, and its tokenizer.
+
+        Raises:
+            CheckpointError: as `from_directory`, but for weights.
+        """
+        vocabulary, _ = check_text_encoder(path)
+        config = _config(path)
+        with torch.device("meta"):
+            model = _transformers().AutoModelForTextEncoding.from_config(
+                config, dtype=torch.float32
+            )
+        return cls(model.eval(), _tokenizer(path, vocabulary, config), max_tokens)
+
+    def starting_spread(self, name: str) -> float:
+        """The standard deviation of a matrix of a new encoder, around 0; of a gain it is 0.
+
+        Source: T5 (arXiv 1910.10683), its initializers in Mesh TensorFlow.
+        """
+        config = self._model.config
+        if name == "shared.weight":
+            return 1.0
+        shape = self._model.get_parameter(name).shape
+        if len(shape) == 1:
+            return 0.0
+        inputs = shape[1]
+        if name.endswith("relative_attention_bias.weight"):
+            inputs = config.d_model
+        elif name.endswith("SelfAttention.q.weight"):
+            inputs *= config.d_kv
+        return float(inputs**-0.5)
 
     @property
     def module(self) -> nn.Module:
@@ -200,35 +234,46 @@ def _load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         CheckpointError: as `TextEncoder.from_directory`.
     """
     vocabulary, weights = check_text_encoder(path)
-    transformers = _transformers()
-    local = {"local_files_only": True, "trust_remote_code": False}
-    with _quiet_transformers(), torch.device("cpu"):
-        with explained_file_errors(path / "config.json"):
-            config = transformers.AutoConfig.from_pretrained(path, **local)
-        with explained_file_errors(weights):
-            model, report = transformers.AutoModelForTextEncoding.from_pretrained(
-                path,
-                dtype=dtype,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # they are in the report
-                output_loading_info=True,
-                **local,
-            )
-        with explained_file_errors(vocabulary):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(path, **local)
-            largest = max(tokenizer("a red circle")["input_ids"])
+    config = _config(path)
+    with _quiet_transformers(), torch.device("cpu"), explained_file_errors(weights):
+        model, report = _transformers().AutoModelForTextEncoding.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are in the report
+            output_loading_info=True,
+            **_LOCAL,
+        )
     for name in sorted(report["missing_keys"]):
         raise CheckpointError(f"{weights}: the text encoder lacks tensor {name}")
     for name, shape, expected in sorted(report["mismatched_keys"]):
         raise CheckpointError(
             f"{weights}: tensor {name} is {tuple(shape)}, expected {tuple(expected)}"
         )
+    return model, _tokenizer(path, vocabulary, config)
+
+
+def _config(path: Path) -> Any:
+    """The settings of an encoder."""
+    with _quiet_transformers(), explained_file_errors(path / "config.json"):
+        return _transformers().AutoConfig.from_pretrained(path, **_LOCAL)
+
+
+def _tokenizer(path: Path, vocabulary: Path, config: Any) -> Any:
+    """The tokenizer of a directory.
+
+    Raises:
+        CheckpointError: it is damaged, or of another encoder than `config` describes.
+    """
+    with _quiet_transformers(), torch.device("cpu"), explained_file_errors(vocabulary):
+        tokenizer = _transformers().AutoTokenizer.from_pretrained(path, **_LOCAL)
+        largest = max(tokenizer("a red circle")["input_ids"])
     if largest >= config.vocab_size:
         raise CheckpointError(
             f"{path}: the tokenizer has tokens that the encoder does not know: "
             "they do not belong together"
         )
-    return model, tokenizer
+    return tokenizer
 
 
 @contextmanager

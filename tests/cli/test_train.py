@@ -16,7 +16,7 @@ from istar.media import write_picture
 from istar.training.log import LOG_NAME
 from istar.training.trainer import StepDone
 from processes import WORDY_ISTAR, await_line, run_warm, started
-from small_training import write_manifest
+from small_training import prepared, write_manifest
 
 
 def test_the_time_left_counts_hours_beyond_a_day(capfd: pytest.CaptureFixture[str]) -> None:
@@ -53,6 +53,35 @@ def test_lines_that_make_no_sense_are_said_before_the_first_step(
         f"istar: {tmp_path / 'out' / 'skipped.jsonl'} lists all that is skipped",
     ]
     assert first.startswith("istar: step 1 of 1: ")
+
+
+def test_validation_is_said_with_its_step(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prepared(tmp_path, count=2)
+    config = tmp_path / "run.toml"
+    config.write_text(
+        f'model = "{write_manifest(tmp_path)}"\ntokenizer = "start.safetensors"\n'
+        'run = {output = "out", steps = 2, save_every = 9, sample_every = 9}\n'
+        'data = {sets = ["latents/clips"], mix = [{seconds = 1}], rows = [128], tokens = 128}\n'
+        "text = {layers = 1, heads = 2, mlp_width = 32}\n"
+        'validation = {sets = ["latents/long"], every = 1, tokens = 128}\n'
+        'samples = {prompts = ["a boat"], clips = 1}\n'
+    )
+    assert run(["train", "transformer", str(config), "--device", "cpu"]) == 0
+    lines = capfd.readouterr().err.splitlines()
+    number = r"0\.\d+"
+    said = (
+        rf"istar: validation after step (\d): loss {number}, right {number}, right_0 {number}, "
+        rf"right_1 {number}"
+    )
+    found = [match[1] for line in lines if (match := re.fullmatch(said, line))]
+    assert found == ["1", "2"]
+    samples = tmp_path / "out" / "samples"
+    assert lines[-2:] == [
+        f"istar: samples: {samples / name}"
+        for name in ("step-00000002.png", "validation-00000002.png")
+    ]
 
 
 @pytest.mark.signals

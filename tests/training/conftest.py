@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from small_training import prepared, run_config, transformer_run
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest, a tokenizer and prepared sets."""
+    """A manifest, a tokenizer and prepared sets; `held-out` is as `long`."""
     directory = tmp_path_factory.mktemp("place")
-    prepared(directory)
+    *_, long = prepared(directory)
+    shutil.copytree(long, long.with_name("held-out"))
     return directory
 
 

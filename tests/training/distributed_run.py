@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from istar.training.config import (
     ClipsConfig,
@@ -23,21 +26,32 @@ from istar.training.config import (
     QuantizerConfig,
     ReconstructionConfig,
     RunConfig,
+    ValidationConfig,
 )
-from istar.training.distributed import average_gradients, gathered, process_group
+from istar.training.distributed import (
+    Share,
+    Weights,
+    average_gradients,
+    gathered,
+    process_group,
+)
 from istar.training.tokenizer import TokenizerTask
-from istar.training.trainer import Task
+from istar.training.trainer import Loss, Task, Validation
 from istar.training.transformer import TransformerTask
 from small_training import CPU, losses, run_config, tokenizer_run, transformer_run
 
 STEPS = 5
+PATIENCE = timedelta(seconds=10)
 
 
 def task_of(kind: str, directory: Path) -> Task:
     """What is trained: clips of odd counts, parts frozen, a critic that comes late."""
     if kind in ("transformer", "muon"):
         sets = tuple(directory / "latents" / name for name in ("pictures", "clips", "long"))
-        return TransformerTask(transformer_run(directory, sets, recompute=True))
+        held_out = directory / "latents" / "held-out"
+        validation = ValidationConfig(sets=(held_out,), every=2, tokens=576)
+        run = transformer_run(directory, sets, recompute=True, validation=validation)
+        return TransformerTask(run)
     inherit = InheritanceConfig(
         weights=directory / "start.safetensors", freeze=("encoder",), until=2
     )
@@ -76,6 +90,46 @@ def write_averages(rank: int, place: Path) -> None:
     dist.destroy_process_group()
     averages = [None if one.grad is None else one.grad.item() for one in network]
     (place / f"{rank}.json").write_text(json.dumps([averages, values]))
+
+
+class SlowTask:
+    """A task whose first process takes longer over a sample than processes wait in a step."""
+
+    def __init__(self) -> None:
+        self.frozen_until: Mapping[str, int] = {}
+        self.validation: Validation | None = None
+        self.network: nn.Module = nn.Linear(2, 2)
+
+    def starting_weights(self) -> Weights:
+        return ()
+
+    def hidden_matrices(self) -> tuple[Tensor, ...]:
+        return ()
+
+    def batch(self, step: int, share: Share) -> Tensor:
+        return torch.ones(1, 2)
+
+    def remarks(self, batch: Tensor) -> tuple[str, ...]:
+        return ()
+
+    def loss(self, batch: Tensor, step: int, device: torch.device) -> Loss:
+        return Loss(self.network(batch).square().sum(), {})
+
+    def export(self, weights: Mapping[str, Tensor], directory: Path) -> None:
+        torch.save(dict(weights), directory / "weights.pt")
+
+    def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        time.sleep(PATIENCE.total_seconds() * 1.5)
+        return {"step": torch.zeros(8, 8, 3, dtype=torch.uint8)}
+
+
+def run_slowly(rank: int, place: Path) -> None:
+    """Run one of two processes of which the first is slow."""
+    meeting = f"file://{place / 'meeting'}"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=PATIENCE)
+    found = losses(SlowTask(), run_config(place / "run", steps=4, sample_every=2))
+    dist.destroy_process_group()
+    (place / f"{rank}.json").write_text(json.dumps(list(found)))
 
 
 def main(directory: Path, output: Path, kind: str, stop_after: int, *, shard: bool) -> None:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_run import STEPS, run_of, task_of, write_averages
+from distributed_run import STEPS, run_of, run_slowly, task_of, write_averages
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from istar.training.distributed import Share, averaged, shard_network, summed, whole
+from istar.training.distributed import Share, averaged, build_network, summed, whole
 from istar.training.log import LOG_NAME, read_log
 from processes import TORCHRUN, started
-from small_training import losses, run_config
+from small_training import CPU, losses, run_config
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 
@@ -117,6 +118,13 @@ def test_gradients_of_some_count_as_zeros_of_the_others_and_values_come_together
         assert values == [["a", "b"], [0, 1], []]
 
 
+@pytest.mark.slow
+def test_others_wait_for_the_first_ones_samples_longer_than_in_a_step(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(run_slowly, (tmp_path,), nprocs=2)
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [1, 2, 3, 4]
+
+
 def test_shares_are_all_of_the_work() -> None:
     for processes in (1, 2, 3):
         parts = [Share(rank=rank, processes=processes).of(7) for rank in range(processes)]
@@ -126,7 +134,8 @@ def test_shares_are_all_of_the_work() -> None:
 def test_alone_everything_is_whole() -> None:
     assert Share.of_this_process() == Share(rank=0, processes=1)
     network = nn.Linear(2, 2)
-    assert shard_network(network) is network
+    assert build_network(network, tuple, CPU, shard=True) is network
+    assert not any(isinstance(weight, DTensor) for weight in network.parameters())
     value = torch.ones(3, requires_grad=True)
     assert averaged(value) is value
     assert whole(value) is value

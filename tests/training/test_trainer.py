@@ -19,9 +19,9 @@ from istar.errors import GenerationError, MediaError, StateError, UsageError
 from istar.training.average import MovingAverage
 from istar.training.checkpoints import Checkpoints
 from istar.training.config import RunConfig
-from istar.training.distributed import Share
+from istar.training.distributed import Share, Weights
 from istar.training.log import LOG_NAME, read_log
-from istar.training.trainer import Loss, Resumed, StepDone, learning_rate, train
+from istar.training.trainer import Loss, Resumed, StepDone, Validation, learning_rate, train
 from small_training import CPU, losses, run_config, written
 
 
@@ -42,8 +42,12 @@ class LineTask:
     def __init__(self, frozen: Mapping[str, int] | None = None, extra_from: int = 0) -> None:
         self.network: nn.Module = Line()
         self.frozen_until = frozen or {}
+        self.validation: Validation | None = None
         self.extra_from = extra_from
         self.spoilt_at: int | None = None
+
+    def starting_weights(self) -> Weights:
+        return ()
 
     def hidden_matrices(self) -> Sequence[Tensor]:
         return [self.network.early.weight, self.network.extra.weight]
@@ -70,8 +74,8 @@ class LineTask:
         directory.mkdir(parents=True, exist_ok=True)
         torch.save(dict(weights), directory / "weights.pt")
 
-    def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> Tensor:
-        return torch.zeros(8, 8, 3, dtype=torch.uint8)
+    def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        return {"step": torch.zeros(8, 8, 3, dtype=torch.uint8)}
 
 
 def weights_of(run: RunConfig) -> dict[str, Tensor]:

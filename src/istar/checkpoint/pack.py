@@ -37,6 +37,7 @@ def pack(directory: Path, target: Path) -> Path:
         transformer="transformer",
         tokenizer="tokenizer.safetensors",
         text_encoder="text_encoder",
+        dtype=None,
     )
     half = torch.float16
     try:

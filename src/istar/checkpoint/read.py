@@ -72,12 +72,16 @@ class SafetensorFiles:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor, on the CPU, in the dtype it is stored in."""
         for file, names in self._names.items():
-            with open_safetensors(file) as tensors:
-                for name in names:
-                    # Older safetensors put tensors on torch's default device.
-                    with explained_file_errors(file), torch.device("cpu"):
-                        tensor = tensors.get_tensor(name)
-                    yield name, tensor
+            for name in names:
+                # Each is a mapping of its own: what was read of a file stays in memory with it.
+                # Older safetensors put tensors on torch's default device.
+                with (
+                    open_safetensors(file) as tensors,
+                    explained_file_errors(file),
+                    torch.device("cpu"),
+                ):
+                    tensor = tensors.get_tensor(name)
+                yield name, tensor
 
 
 class PickledTokenizer:

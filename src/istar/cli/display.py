@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -139,10 +139,8 @@ class TrainingDisplay(Display):
         self._seconds.append(done.seconds)
         mean = sum(self._seconds) / len(self._seconds)
         left = _hours(mean * (done.total - done.step))
-        measures = ", ".join(
-            f"{name} {value:.4g}" for name, value in done.measures.items() if name not in _NOT_SHOWN
-        )
-        line = f"step {done.step} of {done.total}: {measures}; {1 / mean:.2f} steps/s, {left} left"
+        speed = f"{1 / mean:.2f} steps/s, {left} left"
+        line = f"step {done.step} of {done.total}: {listed(done.measures)}; {speed}"
         self._update(line, done.step, done.total, line, at_once=is_edge)
 
 
@@ -192,6 +190,15 @@ class DownloadDisplay(Display):
                 name = f"loading {event.model}: {event.part}"
                 here = f"{readable_size(event.done)} of {readable_size(event.total)}"
                 self._update(name, event.done, event.total, f"{name}, {here}")
+
+
+def listed(measures: Mapping[str, float]) -> str:
+    """The measures that a line on the terminal shows."""
+    return ", ".join(
+        f"{name.removeprefix('validation_')} {value:.4g}"
+        for name, value in measures.items()
+        if name not in _NOT_SHOWN
+    )
 
 
 def _hours(seconds: float) -> str:

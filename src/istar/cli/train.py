@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import print_path, said_when_stopped, say
-from istar.cli.display import ClipsDisplay, TrainingDisplay
+from istar.cli.display import ClipsDisplay, TrainingDisplay, listed
 from istar.cli.options import DeviceOption
 from istar.errors import UsageError
 from istar.plurals import counted
@@ -138,7 +138,7 @@ def _device(device: str, threads: int | None) -> torch.device:
 def _run(task: Task, run: RunConfig, device: torch.device) -> None:
     """Run a task to its end; only the first of several processes prints."""
     from istar.training.distributed import Share, process_group
-    from istar.training.trainer import Remarked, Resumed, Saved, StepDone
+    from istar.training.trainer import Remarked, Resumed, Saved, StepDone, Validated
     from istar.training.trainer import train as trained
 
     with process_group(device):
@@ -151,6 +151,8 @@ def _run(task: Task, run: RunConfig, device: torch.device) -> None:
                 elif isinstance(event, Remarked) and prints:
                     for note in event.notes:
                         say(note)
+                elif isinstance(event, Validated) and prints:
+                    say(f"validation after step {event.step}: {listed(event.measures)}")
                 elif isinstance(event, Resumed) and prints:
                     say(f"continuing from step {event.step}")
                     kept = f"step {event.step} is kept; {_CONTINUES}"

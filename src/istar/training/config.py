@@ -15,6 +15,7 @@ from istar.errors import UsageError
 from istar.model_spec import Precision
 from istar.request import SECONDS_STEP
 from istar.training.checks import at_least, below_seed_limit, positive, share
+from istar.training.results_config import SamplesConfig, ValidationConfig
 from istar.video_tokenizer.config import SPATIAL_STRIDE
 
 
@@ -372,9 +373,15 @@ class TransformerTraining:
     run: RunConfig
     data: LatentsConfig
     text: TextConfig = field(default_factory=TextConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
     start: Path | None = None
     recompute: bool = False
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        if both := set(self.data.sets) & set(self.validation.sets):
+            raise UsageError(f"validation: {min(both)} is trained on")
 
 
 def check_aspects(name: str, aspects: Sequence[float]) -> None:

@@ -7,6 +7,7 @@ do not change the result.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -25,12 +26,13 @@ from istar.request import Mode
 from istar.text_encoder import TextEncoder
 from istar.training.config import MixConfig, TransformerTraining
 from istar.training.distributed import Share
-from istar.training.latents import PreparedClip, origin_of, read_prepared
+from istar.training.latents import PreparedClip, encoder_digest, origin_of, read_prepared
 from istar.training.packing import PackedBatch, pack
 from istar.training.seeds import draw, seed_of
 from istar.training.sequences import Example, Run, SequenceConfig, run_of, tokens_of
 from istar.training.short_captions import perhaps_shortened
 from istar.transformer.config import TransformerConfig
+from istar.video_tokenizer.model import VideoTokenizer
 
 _MISFITS = 4
 _MISFITS_ALONE = 200
@@ -39,7 +41,7 @@ _MISFITS_ALONE = 200
 class ExampleSource:
     """Rows of examples, chosen at random from prepared clips.
 
-    `tokenizer` is the digest of the tokenizer that must have made the latents.
+    `table` is the part of the settings that an error names.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class ExampleSource:
         spec: ModelSpec,
         sizes: TransformerConfig,
         text_encoder: TextEncoder,
-        tokenizer: str,
+        table: str = "data",
     ) -> None:
         self._config = config
         self._spec = spec
@@ -62,27 +64,21 @@ class ExampleSource:
         clips = [clip for directory in config.data.sets for clip in read_prepared(directory)]
         self._clips = sorted(clips, key=lambda clip: clip.frames)
         self._frames = [clip.frames for clip in self._clips]
-        for directory in config.data.sets:
-            if origin_of(directory).get("tokenizer") != tokenizer:
-                raise UsageError(
-                    f"data: {directory} was prepared with another tokenizer than "
-                    f"{config.tokenizer}; prepare it again"
-                )
         for height, width in {(clip.height, clip.width) for clip in clips}:
             if spec.pixel_budget.scales(nearest_template(height / width))[-1] != (height, width):
                 raise UsageError(
-                    f"data: latents of {height} by {width} are not of the manifest's pixel budget; "
-                    "prepare the sets again"
+                    f"{table}: latents of {height} by {width} are not of the manifest's pixel "
+                    "budget; prepare the sets again"
                 )
         for kind in config.data.mix:
             if kind.kind == "interact" and spec.interact is None:
                 raise UsageError(
-                    "data: the manifest's model cannot interact; leave that kind out of the mix"
+                    f"{table}: the manifest's model cannot interact; leave that kind out of the mix"
                 )
             if self._frames[-1] < self._needed(kind):
                 what = f" of {kind.seconds:g} s" if kind.kind == "start" else ""
                 raise UsageError(
-                    f"data: no prepared clip has the {self._needed(kind)} latent frames that "
+                    f"{table}: no prepared clip has the {self._needed(kind)} latent frames that "
                     f"{kind.kind}{what} needs"
                 )
 
@@ -92,8 +88,12 @@ class ExampleSource:
         generator = torch.Generator().manual_seed(seed_of(seed, "rows", step))
         length = data.rows[draw(len(data.rows), generator)]
         count = max(share.processes, data.tokens // length)
-        rows = [self._row(seed_of(seed, step, number), length) for number in share.of(count)]
-        return pack(rows, length)
+        return self.rows(step, share.of(count), length)
+
+    def rows(self, step: int, numbers: Iterable[int], length: int) -> PackedBatch:
+        """Some of a step's rows, each of `length` tokens."""
+        seed = self._config.run.seed
+        return pack([self._row(seed_of(seed, step, number), length) for number in numbers], length)
 
     def _row(self, seed: int, length: int) -> list[Run]:
         """Examples until no more fit; a row has at least one, shortened if it is too long.
@@ -191,3 +191,19 @@ class ExampleSource:
             latents=(latent[:, frames + 1 :],),
             conditions=(latent[:, : frames + 1], latent[:, :1], scales[interact.context_scale]),
         )
+
+
+def check_origins(config: TransformerTraining, tokenizer: VideoTokenizer) -> None:
+    """Refuse sets whose latents another tokenizer has made.
+
+    Raises:
+        UsageError: there is one.
+    """
+    digest = encoder_digest(tokenizer)
+    for table, sets in (("data", config.data.sets), ("validation", config.validation.sets)):
+        for directory in sets:
+            if origin_of(directory).get("tokenizer") != digest:
+                raise UsageError(
+                    f"{table}: {directory} was prepared with another tokenizer than "
+                    f"{config.tokenizer}; prepare it again"
+                )

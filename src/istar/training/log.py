@@ -59,13 +59,13 @@ class RunLog:
             for name, value in measures.items():
                 self._board.add_scalar(name, value, step)
 
-    def picture(self, step: int, sheet: Tensor) -> Path:
+    def picture(self, name: str, step: int, sheet: Tensor) -> Path:
         """Write a contact sheet `(H, W, 3)`, uint8."""
-        path = self._directory / "samples" / f"step-{step:08d}.png"
+        path = self._directory / "samples" / f"{name}-{step:08d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_picture(sheet, path, overwrite=True)
         if self._board:
-            self._board.add_image("samples", sheet, step, dataformats="HWC")
+            self._board.add_image(f"samples/{name}", sheet, step, dataformats="HWC")
         return path
 
     def _remove_later_lines(self) -> None:

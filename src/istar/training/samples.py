@@ -1,43 +1,70 @@
-"""Samples of a transformer in training, for a few fixed prompts."""
+"""Contact sheets of a transformer in training: of prompts, and of clips that it has not seen."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from istar.generation.schedule import LATENT_FRAMES_PER_SECOND
 from istar.lab.world import random_scene
-from istar.model_spec import ModelSpec
 from istar.networks import Networks
 from istar.pipeline import InfinityStarPipeline
 from istar.request import GenerationRequest
-from istar.text_encoder import TextEncoder
-from istar.transformer.model import Transformer
-from istar.video_tokenizer.model import VideoTokenizer
+from istar.training.latents import PreparedClip
+from istar.video_tokenizer.conv import FrameHistory
 
-_CLIPS = 6
+_SCENES = 6
 _PICTURES = 5
 
 
-def generated_sheet(
-    spec: ModelSpec,
-    transformer: Transformer,
-    tokenizer: VideoTokenizer,
-    text_encoder: TextEncoder,
-    device: torch.device,
-) -> Tensor:
-    """Clips of held-out scenes, a row each, from the first picture to the last.
+def contact_sheets(
+    networks: Networks, prompts: Sequence[str], clips: Sequence[PreparedClip]
+) -> dict[str, Tensor]:
+    """Sheets `(H, W, 3)`, uint8, by name: `step`, and `validation` if there are clips.
 
-    Returns:
-        `(H, W, 3)`, uint8.
+    Args:
+        networks: on the device to generate on.
+        prompts: a row of `step` each; without any, held-out scenes of the procedural world.
+        clips: two rows of `validation` each: its pictures, and those generated from its caption.
     """
-    text_encoder.module.to(device).eval()
-    networks = Networks(spec, transformer.to(device), tokenizer.to(device), text_encoder)
     pipeline = InfinityStarPipeline(networks)
+    prompts = prompts or [
+        random_scene(seed, held_out=True).canonical_caption() for seed in range(_SCENES)
+    ]
+    requests = [
+        GenerationRequest(mode="t2v", prompt=prompt, seed=seed)
+        for seed, prompt in enumerate(prompts)
+    ]
+    sheets = {"step": _sheet([pipeline.generate(request).frames for request in requests])}
     rows = []
-    for seed in range(_CLIPS):
-        prompt = random_scene(seed, held_out=True).canonical_caption()
-        request = GenerationRequest(mode="t2v", prompt=prompt, seed=seed)
-        frames = pipeline.generate(request).frames
-        chosen = torch.linspace(0, len(frames) - 1, _PICTURES).long()
+    for seed, clip in enumerate(clips):
+        request = _request_for(clip, networks.spec.max_seconds, seed)
+        frames = 1 + int((request.seconds or 0) * LATENT_FRAMES_PER_SECOND)
+        latent = clip.latent()[None, :, :frames].to(networks.transformer.device)
+        rows += [networks.decode(latent, FrameHistory()), pipeline.generate(request).frames]
+    return sheets | ({"validation": _sheet(rows)} if rows else {})
+
+
+def _request_for(clip: PreparedClip, longest: float, seed: int) -> GenerationRequest:
+    """A video as a clip is, or a picture if it is shorter than a second."""
+    seconds = min((clip.frames - 1) / LATENT_FRAMES_PER_SECOND, longest)
+    return GenerationRequest(
+        mode="t2v" if seconds >= 1 else "t2i",
+        prompt=next(filter(str.strip, clip.captions)),
+        seconds=seconds if seconds >= 1 else None,
+        aspect=clip.height / clip.width,
+        seed=seed,
+    )
+
+
+def _sheet(videos: Sequence[Tensor]) -> Tensor:
+    """Videos `(F, H, W, 3)`, a row each, from the first picture to the last."""
+    rows = []
+    for frames in videos:
+        chosen = torch.linspace(0, len(frames) - 1, min(_PICTURES, len(frames))).long()
         rows.append(frames[chosen].transpose(0, 1).flatten(1, 2))  # H pictures·W 3
-    return torch.cat(rows)
+    widest = max(row.shape[1] for row in rows)
+    return torch.cat([F.pad(row, (0, 0, 0, widest - row.shape[1])) for row in rows])

@@ -25,13 +25,13 @@ from istar.model_spec import ModelSpec
 from istar.models.manifest import read_manifest
 from istar.training.config import TokenizerTraining
 from istar.training.discriminator import Discriminator, adversarial_terms
-from istar.training.distributed import Share, averaged, gathered, summed
+from istar.training.distributed import Share, Weights, averaged, gathered, summed
 from istar.training.latents import MAKE_LATENTS
 from istar.training.pictures import ClipSource
 from istar.training.quantization import Quantized, quantize
 from istar.training.seeds import seed_of
 from istar.training.skipped import SkippedLine, SkippedRecord
-from istar.training.trainer import Loss
+from istar.training.trainer import Loss, Validation
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.config import VideoTokenizerConfig
 from istar.video_tokenizer.conv import lay_channels_last
@@ -108,6 +108,8 @@ class TokenizerNetwork(nn.Module):
 class TokenizerTask:
     """A tokenizer run, see `istar.training.trainer.Task`."""
 
+    validation: Validation | None = None
+
     def __init__(self, config: TokenizerTraining) -> None:
         self.config = config
         self.spec = read_manifest(config.model)
@@ -137,6 +139,10 @@ class TokenizerTask:
             f"tokenizer.{name}": inherit.until for part in inherit.freeze for name in _PARTS[part]
         }
         self._perceptual = _perceptual() if config.reconstruction.perceptual else None
+
+    def starting_weights(self) -> Weights:
+        """Empty: every process builds the network, which is small, with its weights."""
+        return ()
 
     def hidden_matrices(self) -> Sequence[Tensor]:
         """Empty: its matrices project into and out of latents, the rest are convolutions."""
@@ -227,7 +233,7 @@ class TokenizerTask:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_video_tokenizer(path, self._built(weights))
 
-    def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> Tensor:
+    def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         """Two rows: pictures of clips that are not trained on, and their reconstructions."""
         tokenizer = self._built(weights).to(device).eval()
         clips = self._clips.batch(seed_of("sheet"), 0, Share())[0][:_SHEET_CLIPS]
@@ -235,7 +241,8 @@ class TokenizerTask:
         with torch.inference_mode():
             y = reconstruct(tokenizer, x, self.spec)
         rows = [z[:, :, -1].permute(2, 0, 3, 1).flatten(1, 2) for z in (x, y)]  # H B·W 3
-        return ((torch.cat(rows) + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8).cpu()
+        sheet = ((torch.cat(rows) + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8)
+        return {"step": sheet.cpu()}
 
     def _rescale_latents(self) -> None:
         """Scale latents so that their spread is the length of a detail token's code."""

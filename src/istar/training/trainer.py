@@ -1,4 +1,4 @@
-"""The training loop: batches, losses, optimizer steps, checkpoints, exports and samples.
+"""The training loop: batches, losses, optimizer steps, validation, checkpoints, results.
 
 `train` yields events as they happen. A batch is a function of the run's seed and the step, so that
 a run that was killed continues from its last checkpoint with the same result.
@@ -27,9 +27,12 @@ from istar.training.checkpoints import Checkpoints
 from istar.training.config import RunConfig
 from istar.training.distributed import (
     Share,
+    Weights,
     average_gradients,
+    build_network,
     full_weights,
-    shard_network,
+    release_gathered,
+    waiting_group,
     whole,
 )
 from istar.training.log import RunLog
@@ -48,16 +51,35 @@ class Loss(NamedTuple):
     measures: dict[str, Tensor]
 
 
+class Validation(Protocol):
+    """What a run measures beside its steps.
+
+    Attributes:
+        every: steps between measurements.
+    """
+
+    every: int
+
+    def measures(self, device: torch.device) -> dict[str, float]:
+        """Measures of the task's network as it is; every process calls it and gets the same."""
+
+
 class Task(Protocol):
     """What a run trains.
 
     Attributes:
-        network: all weights that learn, in one module.
+        network: all weights that learn, in one module; on the meta device where each of several
+            processes is to hold a part.
         frozen_until: by prefix of parameter names, the step at which they begin to learn.
+        validation: if the run has one.
     """
 
     network: nn.Module
     frozen_until: Mapping[str, int]
+    validation: Validation | None
+
+    def starting_weights(self) -> Weights:
+        """All weights with which a network on the meta device starts."""
 
     def hidden_matrices(self) -> Sequence[Tensor]:
         """The network's matrices `(out, in)` between hidden states, which Muon may step."""
@@ -74,8 +96,8 @@ class Task(Protocol):
     def export(self, weights: Mapping[str, Tensor], directory: Path) -> None:
         """Write the network, in the form that istar loads, to an empty directory."""
 
-    def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> Tensor:
-        """A contact sheet `(H, W, 3)`, uint8, of samples from the network."""
+    def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """Contact sheets `(H, W, 3)`, uint8, of samples from the network, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +115,19 @@ class StepDone:
     total: int
     measures: dict[str, float]
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validated:
+    """The averaged weights were measured on held-out clips.
+
+    Attributes:
+        step: after which.
+        measures: by name.
+    """
+
+    step: int
+    measures: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +161,7 @@ class Remarked:
     notes: tuple[str, ...]
 
 
-TrainingEvent = StepDone | Saved | Resumed | Remarked
+TrainingEvent = StepDone | Validated | Saved | Resumed | Remarked
 
 
 def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[TrainingEvent]:
@@ -138,9 +173,8 @@ def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Train
         UsageError: the optimizer does not suit the task.
     """
     share = Share.of_this_process()
-    network = task.network.to(device)
-    if config.shard:
-        network = shard_network(network)
+    waiting = waiting_group()
+    network = build_network(task.network, task.starting_weights, device, shard=config.shard)
     optimizers = build_optimizers(network, task.hidden_matrices(), config)
     average = MovingAverage(network, config.ema)
     checkpoints = Checkpoints(config.output / "checkpoints", config.keep)
@@ -149,7 +183,7 @@ def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Train
         yield Resumed(step=done)
     with RunLog(config.output, done, enabled=share.rank == 0) as log:
         if done >= config.steps:
-            yield from _results(task, network, average, config, done, device, log, sampled=True)
+            yield from _results(task, average, config, done, device, log, waiting, sampled=True)
         clock = time.monotonic()
         for batch in _batches(task, config, share, done):
             if isinstance(batch, IstarError):
@@ -160,40 +194,66 @@ def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Train
             average.follow(network, done)
             done += 1
             now = time.monotonic()
-            if done % config.log_every == 0 or done == config.steps:
-                log.write(done, measures)
+            last = done == config.steps
+            found = {}
+            if task.validation and (last or done % task.validation.every == 0):
+                found = _validate(task.validation, network, average, config, device)
+            if last or found or done % config.log_every == 0:
+                log.write(done, measures | found)
             yield StepDone(step=done, total=config.steps, measures=measures, seconds=now - clock)
             clock = now
-            last = done == config.steps
+            if found:
+                yield Validated(step=done, measures=found)
+                clock = time.monotonic()
             if last or done % config.save_every == 0:
                 path = checkpoints.save(done, network, optimizers, average)
                 yield Saved(what="checkpoint", path=path)
             sampled = last or done % config.sample_every == 0
             if sampled or done % config.save_every == 0:
                 yield from _results(
-                    task, network, average, config, done, device, log, sampled=sampled
+                    task, average, config, done, device, log, waiting, sampled=sampled
                 )
                 clock = time.monotonic()
 
 
+def _validate(
+    validation: Validation,
+    network: nn.Module,
+    average: MovingAverage,
+    config: RunConfig,
+    device: torch.device,
+) -> dict[str, float]:
+    """Measure the averaged weights, which are what is exported; every process must call it."""
+    network.eval()
+    with average.in_use(network), torch.no_grad(), _autocast(config, device):
+        found = validation.measures(device)
+        release_gathered(network)
+    return found
+
+
 def _results(
     task: Task,
-    network: nn.Module,
     average: MovingAverage,
     config: RunConfig,
     done: int,
     device: torch.device,
     log: RunLog,
+    waiting: dist.ProcessGroup | None,
     *,
     sampled: bool,
 ) -> Iterator[Saved]:
-    """Write the model and samples of the averaged weights; every process must call it."""
-    weights = full_weights(network, average)
+    """Write the model and samples of the averaged weights; every process must call it.
+
+    The first process does it all, and the others wait as long as it takes.
+    """
+    weights = full_weights(average)
     if Share.of_this_process().rank == 0:
         yield Saved(what="model", path=_export(task, weights, config.output))
         if sampled:
-            sheet = task.sample(weights, device)
-            yield Saved(what="samples", path=log.picture(done, sheet))
+            for name, sheet in task.sample(weights, device).items():
+                yield Saved(what="samples", path=log.picture(name, done, sheet))
+    if waiting:
+        dist.barrier(waiting)
 
 
 def _export(task: Task, weights: Mapping[str, Tensor], output: Path) -> Path:
@@ -234,7 +294,7 @@ def _step(
         for group in optimizer.param_groups:
             group["lr"] = rate
     # 3. Forward and backward; FSDP2 averages gradients by itself where it shards.
-    with torch.autocast(device.type, DTYPES["bf16"], enabled=config.precision == "bf16"):
+    with _autocast(config, device):
         loss = task.loss(batch, step, device)
     loss.total.backward()
     if not config.shard:
@@ -259,6 +319,11 @@ def _step(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return {**numbers, "gradient": norm, "learning_rate": rate}
+
+
+def _autocast(config: RunConfig, device: torch.device) -> torch.autocast:
+    """The run's precision inside."""
+    return torch.autocast(device.type, DTYPES["bf16"], enabled=config.precision == "bf16")
 
 
 class _Batches(Dataset[Any]):

@@ -7,34 +7,42 @@ Source: InfinityStar paper (arXiv 2511.04675); released reference.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from shutil import copyfile
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from istar.checkpoint.read import load_transformer, load_video_tokenizer, on_meta
+from istar.checkpoint.read import load_video_tokenizer, on_meta
 from istar.checkpoint.write import save_transformer, save_video_tokenizer
-from istar.models.manifest import MANIFEST_NAME, read_manifest
+from istar.models.manifest import read_manifest, write_manifest
+from istar.networks import Networks
 from istar.text_encoder import TextEncoder
 from istar.training.config import TransformerTraining
-from istar.training.distributed import Share, summed
-from istar.training.examples import ExampleSource
-from istar.training.latents import encoder_digest
-from istar.training.losses import bit_loss
+from istar.training.distributed import Share, Weights, fill, shared_weights, summed
+from istar.training.examples import ExampleSource, check_origins
+from istar.training.losses import BitLoss, bit_loss
 from istar.training.optimizers import linear_weights
 from istar.training.packing import PackedBatch
-from istar.training.samples import generated_sheet
+from istar.training.samples import contact_sheets
 from istar.training.sequences import DETAIL, SEMANTIC
+from istar.training.starting_weights import (
+    new_text_encoder,
+    new_transformer,
+    read_text_encoder,
+    read_transformer,
+)
 from istar.training.tiles import Tiles, tiles_of
-from istar.training.trainer import Loss
+from istar.training.trainer import Loss, Validation
+from istar.training.validation import HeldOutExamples, held_out_clips
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.transformer.rope import Rotation, rotation
 from istar.transformer.rows import Row
+from istar.video_tokenizer.model import VideoTokenizer
 
 
 class BatchLogits(NamedTuple):
@@ -124,29 +132,50 @@ def block_mask(batch: PackedBatch) -> BlockMask:
 
 
 class TransformerTask:
-    """A transformer run, see `istar.training.trainer.Task`."""
+    """A transformer run, see `istar.training.trainer.Task`.
+
+    Its network is on the meta device where several processes are to share it, and the first of
+    them alone holds the tokenizer, for the model that is written and for samples.
+    """
 
     def __init__(self, config: TransformerTraining) -> None:
         self.config = config
         self.spec = read_manifest(config.model)
-        self._tokenizer = load_video_tokenizer(config.tokenizer, self.spec.tokenizer_config)
         self._sizes = self.spec.transformer_config or TransformerConfig()
-        torch.manual_seed(config.run.seed)
-        self._text_encoder = _text_encoder(config, self._sizes)
-        transformer = Transformer(self._sizes)
-        initialize(transformer)
-        if config.start:
-            started = load_transformer(config.start, self._sizes)
-            transformer.load_state_dict(started.state_dict())
+        share = Share.by_torchrun()
+        self._text_encoder = self._new_text_encoder()
+        transformer = on_meta(partial(Transformer, self._sizes))
         if config.compile:
             for block in transformer.blocks:
                 block.compile(dynamic=False)
         self.network: nn.Module = TransformerNetwork(transformer, self._text_encoder)
-        frozen = {} if config.text.train else {"text_module.": config.run.steps}
-        self.frozen_until: Mapping[str, int] = frozen
-        self._examples = ExampleSource(
-            config, self.spec, self._sizes, self._text_encoder, encoder_digest(self._tokenizer)
+        self.frozen_until: Mapping[str, int] = (
+            {} if config.text.train else {"text_module.": config.run.steps}
         )
+        self._tokenizer: VideoTokenizer | None = None
+        if share.rank == 0:
+            self._tokenizer = load_video_tokenizer(config.tokenizer, self.spec.tokenizer_config)
+            check_origins(config, self._tokenizer)
+        self._examples = ExampleSource(config, self.spec, self._sizes, self._text_encoder)
+        self.validation = self._validation()
+        if share.processes == 1 or not config.run.shard:
+            fill(self.network, self.starting_weights(), torch.device("cpu"))
+
+    def starting_weights(self) -> Weights:
+        """Every weight's value at the start: read, or random."""
+        assert isinstance(self.network, TransformerNetwork)
+        start, text_start, seed = self.config.start, self.config.text.start, self.config.run.seed
+        transformer, encoder = self.network.transformer, self._text_encoder
+        for name, value in (
+            read_transformer(transformer, start) if start else new_transformer(transformer, seed)
+        ):
+            yield f"transformer.{name}", value
+        for name, value in (
+            read_text_encoder(encoder, text_start)
+            if text_start
+            else new_text_encoder(encoder, seed)
+        ):
+            yield f"text_module.{name}", value
 
     def hidden_matrices(self) -> Sequence[Tensor]:
         """The linear weights of all blocks, the text encoder's too."""
@@ -163,63 +192,72 @@ class TransformerTask:
 
     def loss(self, batch: PackedBatch, step: int, device: torch.device) -> Loss:
         """The bits' cross-entropy, and how many of each scale's bits are right."""
+        result = self._bit_loss(batch, device)
+        weight, processes = summed(result.weight), Share.of_this_process().processes
+        right, bits = summed(result.right), summed(result.bits)
+        shares = right / bits.clamp_min(1)
+        measures = {f"right_{scale}": shares[scale] for scale in range(len(shares))}
+        measures["right"] = right.sum() / bits.sum()
+        return Loss(result.weighted * processes / weight, measures)
+
+    def _bit_loss(self, batch: PackedBatch, device: torch.device) -> BitLoss:
         batch = PackedBatch(*(value.to(device) for value in batch))
         outcome = self.network(
             batch, train_text=self.config.text.train, recompute=self.config.recompute
         )
         scales = len(self.spec.pixel_budget.sides)
-        result = bit_loss(outcome.semantic, outcome.detail, batch, scales=scales)
-        weight, processes = summed(result.weight), Share.of_this_process().processes
-        right, bits = summed(result.right), summed(result.bits)
-        shares = right / bits.clamp_min(1)
-        measures = {f"right_{scale}": shares[scale] for scale in range(scales)}
-        measures["right"] = right.sum() / bits.sum()
-        return Loss(result.weighted * processes / weight, measures)
+        return bit_loss(outcome.semantic, outcome.detail, batch, scales=scales)
+
+    def _validation(self) -> Validation | None:
+        if not self.config.validation.sets:
+            return None
+        return HeldOutExamples(
+            self.config, self.spec, self._sizes, self._text_encoder, self._bit_loss
+        )
 
     def export(self, weights: Mapping[str, Tensor], directory: Path) -> None:
-        """Write a whole checkpoint directory, with the tokenizer and the manifest."""
-        transformer, text_encoder = self._built(weights)
-        save_transformer(directory / self.spec.transformer, transformer)
-        text_encoder.save(directory / self.spec.text_encoder)
+        """Write a whole checkpoint directory: with the tokenizer, and a manifest with hashes."""
+        networks = self._built(weights)
+        save_transformer(directory / self.spec.transformer, networks.transformer)
+        networks.text_encoder.save(directory / self.spec.text_encoder)
         tokenizer = directory / self.spec.tokenizer
         tokenizer.parent.mkdir(parents=True, exist_ok=True)
-        save_video_tokenizer(tokenizer, self._tokenizer)
-        copyfile(self.config.model, directory / MANIFEST_NAME)
+        save_video_tokenizer(tokenizer, networks.tokenizer)
+        # The weights were published nowhere, and are float32.
+        write_manifest(directory, replace(self.spec, source=None, dtype=None))
 
-    def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> Tensor:
-        """Generated clips, a row each: pictures from the first to the last."""
-        transformer, text_encoder = self._built(weights)
-        return generated_sheet(self.spec, transformer, self._tokenizer, text_encoder, device)
+    def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """Contact sheets: of prompts, and of validation's clips if there are any."""
+        networks = self._built(weights)
+        for module in (networks.transformer, networks.tokenizer, networks.text_encoder.module):
+            module.to(device).eval()
+        clips = held_out_clips(self.config)
+        return contact_sheets(networks, self.config.samples.prompts, clips)
 
-    def _built(self, weights: Mapping[str, Tensor]) -> tuple[Transformer, TextEncoder]:
+    def _built(self, weights: Mapping[str, Tensor]) -> Networks:
+        """The three networks, whole, on the CPU; weights are not copied."""
+        assert self._tokenizer is not None
         transformer = on_meta(partial(Transformer, self._sizes))
         transformer.load_state_dict(_below(weights, "transformer."), assign=True)
-        text_encoder = _text_encoder(self.config, self._sizes)
-        text_encoder.module.load_state_dict(_below(weights, "text_module."), strict=False)
-        return transformer.eval(), text_encoder
+        text_encoder = self._new_text_encoder()
+        texts = _below(weights, "text_module.")
+        texts |= {name: texts[first] for name, first in shared_weights(text_encoder.module).items()}
+        text_encoder.module.load_state_dict(texts, assign=True)
+        return Networks(self.spec, transformer, self._tokenizer, text_encoder)
 
-
-def initialize(transformer: nn.Module) -> None:
-    """Starting weights: normal with a spread of 0.02, smaller where a block adds to the stream."""
-    depth = sum(1 for name, _ in transformer.named_modules() if name.endswith(".attention"))
-    for name, parameter in transformer.named_parameters():
-        if parameter.ndim == 2:
-            adds = name.endswith(("output.weight", "down.weight"))
-            nn.init.normal_(parameter, std=0.02 / (2 * depth) ** 0.5 if adds else 0.02)
-        elif name.endswith("bias"):
-            nn.init.zeros_(parameter)
-
-
-def _text_encoder(config: TransformerTraining, sizes: TransformerConfig) -> TextEncoder:
-    if config.text.start:
-        return TextEncoder.from_directory(config.text.start, max_tokens=sizes.text_positions)
-    return TextEncoder.new(
-        channels=sizes.text_channels,
-        layers=config.text.layers,
-        heads=config.text.heads,
-        mlp_width=config.text.mlp_width,
-        max_tokens=sizes.text_positions,
-    )
+    def _new_text_encoder(self) -> TextEncoder:
+        """The text encoder of the run, on the meta device."""
+        text, longest = self.config.text, self._sizes.text_positions
+        if text.start:
+            return TextEncoder.without_weights(text.start, max_tokens=longest)
+        with torch.device("meta"):
+            return TextEncoder.new(
+                channels=self._sizes.text_channels,
+                layers=text.layers,
+                heads=text.heads,
+                mlp_width=text.mlp_width,
+                max_tokens=longest,
+            )
 
 
 def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
