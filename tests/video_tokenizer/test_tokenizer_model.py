@@ -141,7 +141,7 @@ def test_what_is_skipped_costs_no_more_than_it_must(
         )
     with torch.inference_mode():
         list(tokenizer.decode_pieces(latents(random, 41), skip=40))
-    # Besides the one that is wanted 8 latent frames of the last level, two frames each, 22 of the third.
+    # Besides the frame that is wanted: 22 for the third level, 8 for the last, where each is two.
     assert calls == {0: 41, 1: 37, 2: 23, 3: 18}
 
 

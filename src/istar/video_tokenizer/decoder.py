@@ -116,7 +116,7 @@ class DecoderLevel(nn.Module):
         self.blocks = nn.ModuleList(
             ConditionedResidualBlock(channels, latent_channels) for _ in range(3)
         )
-        self.upsample = upsample
+        self.upsample: Upsample | None = upsample
 
 
 class Stage(NamedTuple):
@@ -166,12 +166,13 @@ class Decoder(nn.Module):
 
     def stages(self) -> list[Stage]:
         """The parts in the order in which they run."""
-        # 1. Every part, with the number of its convolutions and what it does to the size.
+        # 1. Every part, with the number of its convolutions, and the way up that it is, if it is.
         parts: list[tuple[Callable[..., Tensor], int, Upsample | None]] = [
             (lambda x, z, history: self.conv_in(x, history), 1, None)
         ]
         parts += [(block, 2, None) for block in self.middle]
         for level in self.levels:
+            assert isinstance(level, DecoderLevel)
             parts += [(block, 2, None) for block in level.blocks]
             if level.upsample is not None:
                 parts.append((_without_latent(level.upsample), 1, level.upsample))
