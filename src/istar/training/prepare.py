@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import log
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from istar.checkpoint.read import load_video_tokenizer
 from istar.errors import MediaError
 from istar.lab.captions import Content
 from istar.lab.subject import CHANGE_SECONDS
-from istar.lab.world import Scene, random_scene
+from istar.lab.world import WHOLE_WORLD, Scene, random_scene
 from istar.models.manifest import read_manifest
 from istar.training.clips import ListedClip, list_digest, read_list
 from istar.training.config import PrepareConfig, SetConfig
@@ -158,7 +159,16 @@ def _origin(
         "length": one.length,
         "sizes": [list(size) for size in sizes],
         "captions": one.captions,
+        **_restrictions(one),
     }
+
+
+def _restrictions(one: SetConfig) -> dict[str, Any]:
+    """How scenes and captions differ from the usual; sets had no record of that once."""
+    found: dict[str, Any] = {} if one.wording == "varied" else {"wording": one.wording}
+    if one.world != WHOLE_WORLD:
+        found["world"] = json.loads(json.dumps(asdict(one.world)))
+    return found
 
 
 class _SkippedOfSet:
@@ -211,10 +221,12 @@ class _Clips(Dataset["_LoadedClip | SkippedLine"]):
         length = self.config.length
         if self.config.source == "shapes":
             seed = seed_of(self._seed, self.config.name, index)
-            scene = random_scene(seed)
+            scene = random_scene(seed, world=self.config.world)
             seeds = range(seed, seed + self.config.captions)
             size = self._sizes[index % len(self._sizes)]
             pictures = scene.frames(length, *size)
+            if self.config.wording == "plain":
+                return _LoadedClip(pictures, (scene.canonical_caption(),))
             return _LoadedClip(pictures, *scene_captions(scene, length, seeds, self._clip_seconds))
         clip = self._listed[index % len(self._listed)]
         try:
