@@ -50,7 +50,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Test:
+class Scope:
     """What is measured after a run.
 
     Attributes:
@@ -104,7 +104,7 @@ CEILINGS = {"istar-tiny's tokenizer alone": Variant()}
 
 
 def run_transformer(
-    variant: Variant, seed: int, directory: Path, test: Test, steps: int | None
+    variant: Variant, seed: int, directory: Path, scope: Scope, steps: int | None
 ) -> dict[str, float]:
     """Train a transformer in a directory and test it on held-out scenes."""
     config = transformer_config(variant, seed, directory, steps)
@@ -119,7 +119,7 @@ def run_transformer(
             scene.canonical_caption(),
             weigh_by_magnitude=config.data.weigh_by_magnitude,
         )
-        for scene in (random_scene(n, held_out=True, world=world()) for n in range(test.scenes))
+        for scene in (random_scene(n, held_out=True, world=world()) for n in range(scope.scenes))
     ]
 
     def generated_clip(scene: Scene, number: int) -> Tensor:
@@ -132,7 +132,7 @@ def run_transformer(
         )
         return pipeline.generate(request).frames
 
-    return {"loss": fmean(losses), **clip_measures(generated_clip, test)}
+    return {"loss": fmean(losses), **clip_measures(generated_clip, scope)}
 
 
 def transformer_config(
@@ -150,7 +150,7 @@ def transformer_config(
 
 
 def run_ceiling(
-    variant: Variant, seed: int, directory: Path, test: Test, steps: int | None
+    variant: Variant, seed: int, directory: Path, scope: Scope, steps: int | None
 ) -> dict[str, float]:
     """Measure the world's own clips after the tokenizer: what a perfect transformer would make."""
     del variant, seed, directory, steps
@@ -164,11 +164,11 @@ def run_ceiling(
         with torch.inference_mode():
             return _pictures(reconstruct(tokenizer, to_range(shown[None]), spec))
 
-    return clip_measures(decoded_clip, test)
+    return clip_measures(decoded_clip, scope)
 
 
 def run_tokenizer(
-    variant: Variant, seed: int, directory: Path, test: Test, steps: int | None
+    variant: Variant, seed: int, directory: Path, scope: Scope, steps: int | None
 ) -> dict[str, float]:
     """Train a tokenizer and measure what is left of held-out clips, the more scales the more."""
     config = read_config(CONFIGS / "tokenizer.toml", TokenizerTraining)
@@ -185,7 +185,7 @@ def run_tokenizer(
     tokenizer = load_video_tokenizer(directory / "model" / spec.tokenizer, spec.tokenizer_config)
     size = picture_size(spec.pixel_budget, spec.aspect)
     found: list[list[float]] = [[] for _ in spec.pixel_budget.sides]
-    for number in range(test.scenes):
+    for number in range(scope.scenes):
         shown = random_scene(number, held_out=True, world=world()).frames(PICTURES, *size)
         for kept, values in enumerate(found, start=1):
             with torch.inference_mode():
@@ -194,20 +194,20 @@ def run_tokenizer(
     return {f"scales_{kept}": fmean(values) for kept, values in enumerate(found, start=1)}
 
 
-def clip_measures(make: Callable[[Scene, int], Tensor], test: Test) -> dict[str, float]:
+def clip_measures(make: Callable[[Scene, int], Tensor], scope: Scope) -> dict[str, float]:
     """Compare clips with the scenes that their captions allow.
 
     Args:
         make: the clip `(F, H, W, 3)` uint8 of a scene's caption and a number.
-        test: how many.
+        scope: how many.
     """
     clips: list[list[Nearness]] = []
     right: list[bool] = []
-    for scene in held_out_combinations(test.captions):
+    for scene in held_out_combinations(scope.captions):
         (subject,) = scene.subjects
         wanted = (scene.background, subject.colour, subject.shape, subject.motion)
         clips.append([])
-        for number in range(test.clips):
+        for number in range(scope.clips):
             frames = make(scene, number)
             clips[-1].append(nearness(frames, scene))
             found = measure(frames)
@@ -286,7 +286,7 @@ class Kind:
     """
 
     variants: Mapping[str, Variant]
-    run: Callable[[Variant, int, Path, Test, int | None], dict[str, float]]
+    run: Callable[[Variant, int, Path, Scope, int | None], dict[str, float]]
     columns: Sequence[Column]
     seeds: tuple[int, ...] = SEEDS
     from_tiny: bool = False
@@ -331,7 +331,7 @@ def settings_of(kind: str, variant: Variant) -> str:
     files = ["istar.json", "latents.toml"]
     if kind != "ceiling":
         files.append(f"{kind}.toml")
-    return digest(*(CONFIGS / name for name in files), what=repr((variant, Test())))
+    return digest(*(CONFIGS / name for name in files), what=repr((variant, Scope())))
 
 
 def tiny_parts() -> str:

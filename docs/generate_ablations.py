@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ablation_runs import CEILINGS, KINDS, OUTPUT, Test, prepared, settings_of, tiny_parts
+from ablation_runs import CEILINGS, KINDS, OUTPUT, Scope, prepared, settings_of, tiny_parts
 from ablation_tables import Measures, difference_rows, level_rows
 from istar.files import replace_text
 from istar.training.log import LOG_NAME, read_log
@@ -36,7 +36,7 @@ Results = dict[str, dict[str, dict[str, dict[str, Any]]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class AblationRun:
     """One run of one variant with one seed."""
 
     kind: str
@@ -58,10 +58,10 @@ class Run:
         return f"{self.kind}, {self.name}, seed {self.seed}"
 
 
-def all_runs() -> tuple[Run, ...]:
+def all_runs() -> tuple[AblationRun, ...]:
     """Every run, all variants of a seed before the next seed."""
     return tuple(
-        Run(kind=kind, name=name, seed=seed)
+        AblationRun(kind=kind, name=name, seed=seed)
         for kind, own in KINDS.items()
         for seed in own.seeds
         for name in own.variants
@@ -73,13 +73,13 @@ def known_results() -> Results:
     return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
 
 
-def missing_runs(found: Results) -> tuple[Run, ...]:
+def missing_runs(found: Results) -> tuple[AblationRun, ...]:
     """The runs without a result of these settings.
 
     Runs are compared with each other, so all of a kind must begin with the same parts of
     istar-tiny: until the last is done, results of other parts than today's do not count.
     """
-    missing: list[Run] = []
+    missing: list[AblationRun] = []
     for kind, own in KINDS.items():
         runs = [run for run in all_runs() if run.kind == kind]
         kept = {run: _kept(found, run) for run in runs}
@@ -91,13 +91,13 @@ def missing_runs(found: Results) -> tuple[Run, ...]:
     return tuple(missing)
 
 
-def _kept(found: Results, run: Run) -> dict[str, Any] | None:
+def _kept(found: Results, run: AblationRun) -> dict[str, Any] | None:
     """A run's result, if it is of the settings of today."""
     one = found.get(run.kind, {}).get(run.name, {}).get(str(run.seed))
     return one if one and one["settings"] == run.settings else None
 
 
-def keep(found: Results, run: Run, result: Mapping[str, Any]) -> None:
+def keep(found: Results, run: AblationRun, result: Mapping[str, Any]) -> None:
     """Add a result, and write all of them in the order of `KINDS`, without what is no longer."""
     found.setdefault(run.kind, {}).setdefault(run.name, {})[str(run.seed)] = dict(result)
     ordered: Results = {}
@@ -107,12 +107,16 @@ def keep(found: Results, run: Run, result: Mapping[str, Any]) -> None:
     replace_text(RESULTS, json.dumps(ordered, indent=2) + "\n")
 
 
-def result_of(run: Run, *, test: Test | None = None, steps: int | None = None) -> dict[str, Any]:
+def result_of(
+    run: AblationRun, *, scope: Scope | None = None, steps: int | None = None
+) -> dict[str, Any]:
     """What a run comes to, with all that it comes of; a result that it left is not made again."""
     target = run.directory / RESULT_NAME
     if not target.exists():
         kind = KINDS[run.kind]
-        measures = kind.run(kind.variants[run.name], run.seed, run.directory, test or Test(), steps)
+        measures = kind.run(
+            kind.variants[run.name], run.seed, run.directory, scope or Scope(), steps
+        )
         run.directory.mkdir(parents=True, exist_ok=True)
         parts = tiny_parts() if kind.from_tiny else "new"
         result = {"settings": run.settings, "parts": parts, "measures": measures}
@@ -122,7 +126,7 @@ def result_of(run: Run, *, test: Test | None = None, steps: int | None = None) -
     return result
 
 
-def progress(run: Run, found: Results) -> str:
+def progress(run: AblationRun, found: Results) -> str:
     """How far a run is."""
     if _kept(found, run) and run not in missing_runs(found):
         return "done"
@@ -136,7 +140,7 @@ def progress(run: Run, found: Results) -> str:
 def run_all(cores: Sequence[int]) -> None:
     """Run what is missing, a process on each core at a time."""
     found, lock, stopped = known_results(), Lock(), Event()
-    waiting: SimpleQueue[Run] = SimpleQueue()
+    waiting: SimpleQueue[AblationRun] = SimpleQueue()
     missing = missing_runs(found)
     for run in missing:
         waiting.put(run)
@@ -215,7 +219,7 @@ def main() -> None:
             os.sched_setaffinity(0, {asked.core})
         torch.set_num_threads(1)
         kind, name, seed = asked.run
-        result_of(Run(kind=kind, name=name, seed=int(seed)))
+        result_of(AblationRun(kind=kind, name=name, seed=int(seed)))
     elif asked.list:
         found = known_results()
         missing = missing_runs(found)
