@@ -334,6 +334,7 @@ def settings_of(kind: str, variant: Variant) -> str:
     return digest(*(CONFIGS / name for name in files), what=repr((variant, Scope())))
 
 
+@cache
 def tiny_parts() -> str:
     """The parts of istar-tiny that runs begin with, in a few letters."""
     config = read_config(CONFIGS / "transformer.toml", TransformerTraining)

@@ -98,13 +98,16 @@ def _kept(found: Results, run: AblationRun) -> dict[str, Any] | None:
 
 
 def keep(found: Results, run: AblationRun, result: Mapping[str, Any]) -> None:
-    """Add a result, and write all of them in the order of `KINDS`, without what is no longer."""
+    """Add a result and write all of them, in order and without those it does not compare with."""
     found.setdefault(run.kind, {}).setdefault(run.name, {})[str(run.seed)] = dict(result)
     ordered: Results = {}
     for one in all_runs():
-        if kept := _kept(found, one):
+        kept = _kept(found, one)
+        if kept and (one.kind != run.kind or kept["parts"] == result["parts"]):
             ordered.setdefault(one.kind, {}).setdefault(one.name, {})[str(one.seed)] = kept
-    replace_text(RESULTS, json.dumps(ordered, indent=2) + "\n")
+    found.clear()
+    found.update(ordered)
+    replace_text(RESULTS, json.dumps(found, indent=2) + "\n")
 
 
 def result_of(
@@ -126,12 +129,10 @@ def result_of(
     return result
 
 
-def progress(run: AblationRun, found: Results) -> str:
-    """How far a run is."""
-    if _kept(found, run) and run not in missing_runs(found):
-        return "done"
+def progress(run: AblationRun) -> str:
+    """How far a run without a kept result is."""
     if (run.directory / RESULT_NAME).exists():
-        return "done, not yet kept"
+        return "done, but not kept yet"
     log = run.directory / LOG_NAME
     last = read_log(log)[-1:] if log.exists() else []
     return f"step {last[0]['step']}" if last else "not begun"
@@ -169,6 +170,13 @@ def run_all(cores: Sequence[int]) -> None:
         except BaseException:
             stopped.set()
             raise
+
+
+def own_cores() -> Sequence[int]:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return range(os.cpu_count() or 1)
 
 
 def write_page(found: Results) -> None:
@@ -215,20 +223,19 @@ def main() -> None:
     parser.add_argument("--core", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.run:
-        if hasattr(os, "sched_setaffinity"):
+        if hasattr(os, "sched_setaffinity"):  # only Linux pins processes to cores
             os.sched_setaffinity(0, {asked.core})
         torch.set_num_threads(1)
         kind, name, seed = asked.run
         result_of(AblationRun(kind=kind, name=name, seed=int(seed)))
     elif asked.list:
-        found = known_results()
-        missing = missing_runs(found)
-        for run in all_runs():
-            print(f"{run}: {progress(run, found)}")
-        print(f"{len(all_runs()) - len(missing)} of {len(all_runs())} are done")
+        runs, missing = all_runs(), missing_runs(known_results())
+        for run in runs:
+            print(f"{run}: {progress(run) if run in missing else 'done'}")
+        print(f"{len(runs) - len(missing)} of {len(runs)} are done")
     else:
         named = [int(core) for core in asked.cores.split(",") if core]
-        run_all(named or range(os.cpu_count() or 1))
+        run_all(named or own_cores())
         write_page(known_results())
 
 
