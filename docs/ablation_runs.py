@@ -59,7 +59,7 @@ class Scope:
         scenes: on how many held-out scenes the loss is measured, or a tokenizer.
     """
 
-    captions: int = 16
+    captions: int = 18
     clips: int = 8
     scenes: int = 64
 
