@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import pytest
@@ -15,7 +16,15 @@ import ablation_runs
 import generate_ablations
 from ablation_runs import CEILINGS, KINDS, TRANSFORMERS, Scope, settings_of, transformer_config
 from ablation_tables import Column, Difference, difference_rows, level_rows
-from generate_ablations import AblationRun, all_runs, generated, keep, missing_runs, result_of
+from generate_ablations import (
+    AblationRun,
+    all_runs,
+    generated,
+    keep,
+    missing_runs,
+    result_of,
+    run_all,
+)
 from istar.checkpoint.read import load_video_tokenizer
 from istar.lab.subject import is_held_out
 from istar.lab.world import random_scene
@@ -228,6 +237,40 @@ def test_what_is_done_is_not_done_again(kept_apart: Path, monkeypatch: pytest.Mo
     )
     page = generated(PAGE.read_text(encoding="utf-8"), found)
     assert generate_ablations.generated(page, {}) == generated(PAGE.read_text("utf-8"), {})
+
+
+def test_all_runs_are_made_once_also_after_a_failure(
+    kept_apart: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = counting(monkeypatch)
+    page = kept_apart / "page.md"
+    page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(generate_ablations, "TARGET", page)
+    monkeypatch.setattr(generate_ablations, "prepared", lambda: ())
+    started: list[list[str]] = []
+
+    def run_process(command: list[str], *, check: bool) -> None:
+        started.append(command)
+        assert check
+        if len(started) == 9:
+            raise CalledProcessError(1, command)
+        kind, name, seed = command[command.index("--run") + 1 :][:3]
+        result_of(AblationRun(kind=kind, name=name, seed=int(seed)))
+
+    monkeypatch.setattr("generate_ablations.subprocess.run", run_process)
+    with pytest.raises(CalledProcessError):
+        run_all([0])
+    assert len(made) == 8
+    assert len(missing_runs(generate_ablations.known_results())) == 22 - 8
+    run_all([0, 1])
+    assert len(made) == len(all_runs())
+    assert {command[-1] for command in started} <= {"0", "1"}
+    assert missing_runs(generate_ablations.known_results()) == ()
+    text = page.read_text(encoding="utf-8")
+    assert "not run yet" not in text
+    assert "| 2.0000 ± 1.0000 |" in text
+    run_all([0, 1])
+    assert len(made) == len(all_runs())
 
 
 def test_runs_that_are_compared_begin_with_the_same_parts_of_tiny(
