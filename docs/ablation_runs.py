@@ -21,9 +21,11 @@ from torch import Tensor
 
 from ablation_tables import Column
 from istar.checkpoint.read import load_video_tokenizer
+from istar.lab.held_out import scene_alike
 from istar.lab.measure import measure
-from istar.lab.nearest import Nearness, nearness, scenes_alike, spreads
+from istar.lab.nearest import Nearness, nearness, spreads
 from istar.lab.quality import psnr
+from istar.lab.trials import verdict, wanted_of
 from istar.lab.world import Scene, World, random_scene
 from istar.models.manifest import read_manifest
 from istar.pipeline import InfinityStarPipeline
@@ -160,7 +162,7 @@ def run_ceiling(
     size = picture_size(spec.pixel_budget, spec.aspect)
 
     def decoded_clip(scene: Scene, number: int) -> Tensor:
-        shown = scenes_alike(scene, number + 1)[-1].frames(PICTURES, *size)
+        shown = scene_alike(scene, number).frames(PICTURES, *size)
         with torch.inference_mode():
             return _pictures(reconstruct(tokenizer, to_range(shown[None]), spec))
 
@@ -205,13 +207,12 @@ def clip_measures(make: Callable[[Scene, int], Tensor], scope: Scope) -> dict[st
     right: list[bool] = []
     for scene in held_out_combinations(scope.captions):
         (subject,) = scene.subjects
-        wanted = (scene.background, subject.colour, subject.shape, subject.motion)
+        wanted = wanted_of(scene, subject, subject.motion)
         clips.append([])
         for number in range(scope.clips):
             frames = make(scene, number)
             clips[-1].append(nearness(frames, scene))
-            found = measure(frames)
-            right.append((found.background, found.colour, found.shape, found.motion) == wanted)
+            right.append(verdict((wanted,), (measure(frames),)).right["all"])
     every = [one for own in clips for one in own]
     return {
         "psnr": fmean(one.psnr for one in every),

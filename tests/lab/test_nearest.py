@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from math import log, sqrt
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from istar.errors import UsageError
-from istar.lab.nearest import NO_PLACE, NO_SIZE, Nearness, nearness, scenes_alike, spreads
+from istar.lab.held_out import scene_alike
+from istar.lab.nearest import NO_PLACE, NO_SIZE, Nearness, nearness, spreads
 from istar.lab.subject import DIRECTIONS, SPEEDS, Subject
 from istar.lab.world import Scene, World, random_scene
 
@@ -33,7 +35,7 @@ def moving(**changes: float) -> Scene:
 def test_the_worlds_own_clips_are_at_the_nearest_scene(size: tuple[int, int]) -> None:
     for seed in range(8):
         scene = random_scene(seed, world=WORLD)
-        other = scenes_alike(scene, 1)[0]
+        other = scene_alike(scene, 1)
         found = nearness(scene.frames(17, *size), other)
         (own,), (fitted,) = scene.subjects, found.scene.subjects
         assert found.present
@@ -96,20 +98,11 @@ def test_what_is_not_fitted_is_refused() -> None:
 def test_spread_is_1_of_the_world_and_0_of_copies() -> None:
     captions = [random_scene(seed, world=WORLD) for seed in range(4)]
 
-    def measured(scenes: tuple[Scene, ...]) -> list[Nearness]:
+    def measured(scenes: Iterable[Scene]) -> list[Nearness]:
         return [nearness(scene.frames(17, 64, 64), scene) for scene in scenes]
 
-    clips = [measured(scenes_alike(scene, 10)) for scene in captions]
+    clips = [measured(scene_alike(scene, n) for n in range(10)) for scene in captions]
     world = spreads(clips, world_scenes=10)
     assert world == pytest.approx({"place": 1, "size": 1, "speed": 1}, abs=0.15)
-    copies = spreads([measured((scene,) * 3) for scene in captions])
+    copies = spreads([measured([scene] * 3) for scene in captions])
     assert copies == pytest.approx({"place": 0, "size": 0, "speed": 0}, abs=1e-6)
-
-
-def test_scenes_alike_have_one_caption_and_are_held_out_alike() -> None:
-    for held_out in (True, False):
-        scene = random_scene(5, held_out=held_out, world=WORLD)
-        found = scenes_alike(scene, 9)
-        assert {one.canonical_caption() for one in found} == {scene.canonical_caption()}
-        assert len({one.subjects[0].x for one in found}) == 9
-        assert found[:4] == scenes_alike(scene, 4)

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from istar.errors import UsageError
+from istar.lab.held_out import scene_alike
 from istar.lab.measure import trajectory_of
 from istar.lab.motion import Trajectory
 from istar.lab.quality import psnr
 from istar.lab.subject import DIRECTIONS, GROWTHS, SPEEDS, Subject
-from istar.lab.world import Scene, World, random_scene, sizes_of
+from istar.lab.world import Scene, sizes_of
 
 NO_PLACE, NO_SIZE = 0.5, log(2)
 """The errors in a picture without the subject."""
@@ -96,26 +97,6 @@ def nearness(frames: Tensor, scene: Scene) -> Nearness:
     )
 
 
-def scenes_alike(scene: Scene, count: int) -> tuple[Scene, ...]:
-    """Scenes of the caption of a scene with one subject and one motion, as the world has them."""
-    (subject,) = scene.subjects
-    alike = World(
-        colours=(scene.background, subject.colour),
-        shapes=(subject.shape,),
-        motions=(subject.motion,),
-        changes=0,
-        pairs=0,
-    )
-    found: list[Scene] = []
-    seed = 0
-    while len(found) < count:
-        drawn = random_scene(seed, held_out=scene.held_out, world=alike)
-        if drawn.background == scene.background:  # the colours may be held out both ways
-            found.append(drawn)
-        seed += 1
-    return tuple(found)
-
-
 def spreads(clips: Sequence[Sequence[Nearness]], world_scenes: int = 64) -> dict[str, float]:
     """The standard deviation of clips of one caption, as a share of the world's own.
 
@@ -130,7 +111,7 @@ def spreads(clips: Sequence[Sequence[Nearness]], world_scenes: int = 64) -> dict
     """
     made, world = _no_variances(), _no_variances()
     for own in clips:
-        scenes = scenes_alike(own[0].scene, world_scenes)
+        scenes = [scene_alike(own[0].scene, seed) for seed in range(world_scenes)]
         _add_variances(made, [one.scene.subjects[0] for one in own if one.present])
         _add_variances(world, [scene.subjects[0] for scene in scenes])
     return {name: sqrt(made[name] / world[name]) for name in made if world[name]}
