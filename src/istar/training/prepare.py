@@ -167,7 +167,7 @@ def _restrictions(one: SetConfig) -> dict[str, Any]:
     """How scenes and captions differ from the usual; sets had no record of that once."""
     found: dict[str, Any] = {} if one.wording == "varied" else {"wording": one.wording}
     if one.world != WHOLE_WORLD:
-        found["world"] = json.loads(json.dumps(asdict(one.world)))
+        found["world"] = json.loads(json.dumps(asdict(one.world)))  # as it is read back
     return found
 
 
