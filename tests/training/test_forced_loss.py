@@ -21,7 +21,8 @@ from istar.training.forced_loss import forced_loss
 from istar.training.losses import bit_loss
 from istar.training.packing import PackedBatch, pack
 from istar.training.sequences import Example, SequenceConfig, run_of
-from istar.training.transformer import TransformerNetwork, initialize
+from istar.training.starting_weights import new_transformer
+from istar.training.transformer import TransformerNetwork
 from istar.transformer.model import Transformer
 from small_training import write_manifest, write_tokenizer
 
@@ -43,7 +44,7 @@ def networks_of(directory: Path, **manifest: object) -> Networks:
         channels=sizes.text_channels, layers=1, heads=2, mlp_width=32, max_tokens=96
     )
     transformer = Transformer(sizes)
-    initialize(transformer)
+    transformer.load_state_dict(dict(new_transformer(transformer, 3)))
     with torch.no_grad():
         for head in (transformer.semantic_head, transformer.detail_head):
             head.weight *= 20
