@@ -143,7 +143,7 @@ class Transformer(nn.Module):
         head = self.semantic_head if semantic else self.detail_head
         pieces = [
             F.linear(self.norm(x[:, run]).float(), head.weight.float(), head.bias.float())
-            for run in runs(*x.shape[:2], self.rows_at_once)
+            for run in runs(x.shape[0], x.shape[1], self.rows_at_once)
         ]
         return torch.cat(pieces, dim=1).unflatten(-1, (-1, 2))
 
