@@ -10,7 +10,7 @@ CORE = $(addprefix tests/,checkpoint generation models training transformer vide
 	cli/test_commands.py media test_package.py test_parity.py test_pipeline.py \
 	test_job.py test_request.py test_text_encoder.py)
 
-.PHONY: demo test test-lowest check check-slow format docs ablations clean
+.PHONY: demo test test-lowest check check-slow format docs tiny ablations clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +53,13 @@ format: $(READY)
 docs: $(READY)
 	$(BIN)/python docs/generate_cli.py
 	$(BIN)/python docs/generate_training.py
+
+# istar-tiny's transformer trained on, on one GPU; `make tiny` again continues where it stopped.
+tiny: $(READY)
+	$(BIN)/istar prepare configs/tiny-gpu/latents.toml
+	$(BIN)/istar train transformer configs/tiny-gpu/transformer.toml
+	rm -rf out/tiny
+	$(BIN)/istar train pack out/tiny-gpu-transformer/model out/tiny
 
 ablations: $(READY)
 	$(BIN)/python docs/generate_ablations.py

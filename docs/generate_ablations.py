@@ -1,257 +1,243 @@
 """Run the ablations and write the tables of `docs/ablations.md`; what is done is not done again.
 
-`configs/ablations/` holds the runs that the variants are compared with; each changes one thing.
-As many run at once as there are cores, each with one thread: so they are done sooner.
+Every run (`ablation_runs.py`) is a process of its own on a core of its own. Its result is kept in
+`docs/ablations.json` as soon as it is there, and a run that was stopped continues from its last
+checkpoint.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
-from hashlib import sha256
-from multiprocessing import get_context
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from queue import Empty, SimpleQueue
+from threading import Event, Lock
 from typing import Any
 
 import torch
 
-from istar.checkpoint.read import load_video_tokenizer
-from istar.lab.quality import psnr
-from istar.lab.report import Rate
-from istar.lab.score import ShapesTest, evaluate_shapes
-from istar.lab.world import random_scene
-from istar.models.manifest import read_manifest
-from istar.pipeline import InfinityStarPipeline
-from istar.training.config import PrepareConfig, RunConfig, TokenizerTraining, TransformerTraining
+from ablation_runs import CEILINGS, KINDS, OUTPUT, Scope, prepared, settings_of, tiny_parts
+from ablation_tables import Measures, difference_rows, level_rows
+from istar.files import replace_text
 from istar.training.log import LOG_NAME, read_log
-from istar.training.pictures import picture_size
-from istar.training.prepare import prepare
-from istar.training.run_file import read_config
-from istar.training.tokenizer import TokenizerTask, reconstruct
-from istar.training.trainer import StepDone, Task, train
-from istar.training.transformer import TransformerTask
-from istar.video_tokenizer.model import to_range
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = ROOT / "configs" / "ablations"
-OUTPUT = ROOT / "out" / "ablations"
 RESULTS = Path(__file__).with_name("ablations.json")
 TARGET = RESULTS.with_suffix(".md")
+RESULT_NAME = "result.json"
 
-TEST = ShapesTest(count=100, modes=("t2v",), seconds=2)
-_OPEN = "Not run yet; the command above does it."
-QUALITIES = ("background", "colour", "shape", "motion", "all", "kept")
-CLIPS, PICTURES = 64, 17
-PRINT_EVERY = 100
-CPU = torch.device("cpu")
+Results = dict[str, dict[str, dict[str, dict[str, Any]]]]
+"""By kind of run, variant and seed: settings, parts and measures."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One run: what it changes of the paper's settings.
+class AblationRun:
+    """One run of one variant with one seed."""
 
-    Attributes:
-        manifest: fields of the manifest.
-        data: settings of a transformer's `[data]`.
-        quantizer: settings of a tokenizer's `[quantizer]`.
-    """
+    kind: str
+    name: str
+    seed: int
 
-    manifest: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
-    quantizer: Mapping[str, Any] = field(default_factory=dict)
+    @property
+    def settings(self) -> str:
+        """All settings that its result depends on, in a few letters, but for its seed."""
+        return settings_of(self.kind, KINDS[self.kind].variants[self.name])
 
+    @property
+    def directory(self) -> Path:
+        """Where it trains, and leaves its result first."""
+        parts = tiny_parts() if KINDS[self.kind].from_tiny else "new"
+        return OUTPUT / f"{self.kind}-{self.settings}-{parts}-{self.seed}"
 
-TRANSFORMERS = {
-    "as in the paper": Variant(),
-    "every scale predicted once": Variant(
-        manifest={"repeats": {"image": [1] * 4, "video": [1] * 4}}
-    ),
-    "no self-correction": Variant(data={"most_flips": 0.0}),
-    "full context": Variant(manifest={"context": "full"}),
-    "one pyramid": Variant(manifest={"pyramid": "one"}),
-}
-_NARROW = {
-    "tokenizer": {
-        "path": "tokenizer.safetensors",
-        "sizes": {"channels": [8, 16, 16, 16, 16], "bottleneck_channels": 8},
-    }
-}
-TOKENIZERS = {
-    "as in the paper": Variant(manifest=_NARROW),
-    "no stochastic depth": Variant(manifest=_NARROW, quantizer={"drop_probability": 0.0}),
-}
+    def __str__(self) -> str:
+        return f"{self.kind}, {self.name}, seed {self.seed}"
 
 
-def run_transformer(variant: Variant, directory: Path) -> dict[str, Any]:
-    """Train a transformer in a directory and test it on held-out scenes."""
-    config = read_config(CONFIGS / "transformer.toml", TransformerTraining)
-    config = replace(
-        config,
-        model=_manifest(CONFIGS / "istar.json", variant, directory),
-        run=replace(config.run, output=directory),
-        data=replace(config.data, sets=prepared(), **variant.data),
+def all_runs() -> tuple[AblationRun, ...]:
+    """Every run, all variants of a seed before the next seed."""
+    return tuple(
+        AblationRun(kind=kind, name=name, seed=seed)
+        for kind, own in KINDS.items()
+        for seed in own.seeds
+        for name in own.variants
     )
-    _train(TransformerTask(config), config.run)
-    last = [
-        line for line in read_log(directory / LOG_NAME) if line["step"] > 0.9 * config.run.steps
-    ]
-    pipeline = InfinityStarPipeline.from_pretrained(directory / "model", device=CPU)
-    right = [outcome.record.right for outcome in evaluate_shapes(pipeline, TEST)]
-    return {
-        "loss": fmean(line["loss"] for line in last),
-        "bits": fmean(line["right"] for line in last),
-        "rates": {quality: asdict(Rate.of(one[quality] for one in right)) for quality in QUALITIES},
-    }
 
 
-def run_tokenizer(variant: Variant, directory: Path) -> dict[str, Any]:
-    """Train a tokenizer and measure what is left of held-out clips, the more scales the more."""
-    config = read_config(CONFIGS / "tokenizer.toml", TokenizerTraining)
-    config = replace(
-        config,
-        model=_manifest(CONFIGS / "istar.json", variant, directory),
-        run=replace(config.run, output=directory),
-        quantizer=replace(config.quantizer, **variant.quantizer),
-    )
-    _train(TokenizerTask(config), config.run)
-    spec = read_manifest(config.model)
-    tokenizer = load_video_tokenizer(directory / "model" / spec.tokenizer, spec.tokenizer_config)
-    size = picture_size(spec.pixel_budget, spec.aspect)
-    found: list[list[float]] = [[] for _ in spec.pixel_budget.sides]
-    for seed in range(CLIPS):
-        shown = random_scene(seed, held_out=True).frames(PICTURES, *size)
-        for kept, values in enumerate(found, start=1):
-            with torch.inference_mode():
-                y = reconstruct(tokenizer, to_range(shown[None]), spec, scales=kept)
-            pictures = ((y[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-            values.append(psnr(shown, pictures.permute(1, 2, 3, 0)))
-    return {"psnr": [fmean(values) for values in found]}
-
-
-def _manifest(base: Path, variant: Variant, directory: Path) -> Path:
-    """A variant's manifest, written beside its run."""
-    directory.mkdir(parents=True, exist_ok=True)
-    target = directory / "istar.json"
-    manifest = {**json.loads(base.read_text()), **variant.manifest}
-    target.write_text(json.dumps(manifest, indent=2) + "\n")
-    return target
-
-
-def _train(task: Task, run: RunConfig) -> None:
-    for event in train(task, run, CPU):
-        if isinstance(event, StepDone) and event.step % PRINT_EVERY == 0:
-            print(f"{run.output.name}: step {event.step} of {event.total}", flush=True)
-
-
-def prepared() -> tuple[Path, ...]:
-    """The sets of clips that the transformers learn from, encoded if they are not yet."""
-    config = read_config(CONFIGS / "latents.toml", PrepareConfig)
-    directory = (
-        OUTPUT / f"latents-{_digest(CONFIGS / 'latents.toml', config.model, config.tokenizer)}"
-    )
-    for _ in prepare(replace(config, output=directory), CPU):
-        pass
-    return tuple(directory / one.name for one in config.sets)
-
-
-def settings_of(kind: str, variant: Variant) -> str:
-    """All settings that a result depends on, in a few letters.
-
-    Not what istar-tiny was, whose parts the runs begin with: the page says that.
-    """
-    names = ("istar.json", "latents.toml", f"{kind}.toml")
-    return _digest(*(CONFIGS / name for name in names), what=repr((variant, TEST, CLIPS)))
-
-
-def _digest(*files: Path, what: str = "") -> str:
-    content = b"".join(path.read_bytes() for path in files)
-    return sha256(content + what.encode()).hexdigest()[:12]
-
-
-def known_results() -> dict[str, dict[str, Any]]:
+def known_results() -> Results:
     """The results that are kept."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
 
 
-def results() -> dict[str, dict[str, Any]]:
-    """Run what is missing; every result is kept as soon as it is there."""
-    found = known_results()
-    missing = [
-        (kind, name, variant)
-        for kind, (variants, _) in KINDS.items()
-        for name, variant in variants.items()
-        if found.get(kind, {}).get(name, {}).get("settings") != settings_of(kind, variant)
-    ]
-    if any(kind == "transformer" for kind, _, _ in missing):
+def missing_runs(found: Results) -> tuple[AblationRun, ...]:
+    """The runs without a result of these settings.
+
+    Runs are compared with each other, so all of a kind must begin with the same parts of
+    istar-tiny: until the last is done, results of other parts than today's do not count.
+    """
+    missing: list[AblationRun] = []
+    for kind, own in KINDS.items():
+        runs = [run for run in all_runs() if run.kind == kind]
+        kept = {run: _kept(found, run) for run in runs}
+        parts = {one["parts"] for one in kept.values() if one}
+        if all(kept.values()) and len(parts) == 1:
+            continue
+        today = tiny_parts() if own.from_tiny else "new"
+        missing += [run for run, one in kept.items() if not one or one["parts"] != today]
+    return tuple(missing)
+
+
+def _kept(found: Results, run: AblationRun) -> dict[str, Any] | None:
+    """A run's result, if it is of the settings of today."""
+    one = found.get(run.kind, {}).get(run.name, {}).get(str(run.seed))
+    return one if one and one["settings"] == run.settings else None
+
+
+def keep(found: Results, run: AblationRun, result: Mapping[str, Any]) -> None:
+    """Add a result and write all of them, in order and without those it does not compare with."""
+    found.setdefault(run.kind, {}).setdefault(run.name, {})[str(run.seed)] = dict(result)
+    ordered: Results = {}
+    for one in all_runs():
+        kept = _kept(found, one)
+        if kept and (one.kind != run.kind or kept["parts"] == result["parts"]):
+            ordered.setdefault(one.kind, {}).setdefault(one.name, {})[str(one.seed)] = kept
+    found.clear()
+    found.update(ordered)
+    replace_text(RESULTS, json.dumps(found, indent=2) + "\n")
+
+
+def result_of(
+    run: AblationRun, *, scope: Scope | None = None, steps: int | None = None
+) -> dict[str, Any]:
+    """What a run comes to, with all that it comes of; a result that it left is not made again."""
+    target = run.directory / RESULT_NAME
+    if not target.exists():
+        kind = KINDS[run.kind]
+        measures = kind.run(
+            kind.variants[run.name], run.seed, run.directory, scope or Scope(), steps
+        )
+        run.directory.mkdir(parents=True, exist_ok=True)
+        parts = tiny_parts() if kind.from_tiny else "new"
+        result = {"settings": run.settings, "parts": parts, "measures": measures}
+        replace_text(target, json.dumps(result, indent=2) + "\n")
+    result = json.loads(target.read_text(encoding="utf-8"))
+    assert isinstance(result, dict)
+    return result
+
+
+def progress(run: AblationRun) -> str:
+    """How far a run without a kept result is."""
+    if (run.directory / RESULT_NAME).exists():
+        return "done, but not kept yet"
+    log = run.directory / LOG_NAME
+    last = read_log(log)[-1:] if log.exists() else []
+    return f"step {last[0]['step']}" if last else "not begun"
+
+
+def run_all(cores: Sequence[int]) -> None:
+    """Run what is missing, a process on each core at a time."""
+    found, lock, stopped = known_results(), Lock(), Event()
+    waiting: SimpleQueue[AblationRun] = SimpleQueue()
+    missing = missing_runs(found)
+    for run in missing:
+        waiting.put(run)
+    if any(run.kind == "transformer" for run in missing):
         prepared()  # now, so that no two runs at once write it
-    with ProcessPoolExecutor(
-        os.cpu_count(), get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        running = {pool.submit(result_of, *one): one for one in missing}
-        for done in as_completed(running):
-            kind, name, _ = running[done]
-            found.setdefault(kind, {})[name] = done.result()
-            RESULTS.write_text(json.dumps(in_order(found), indent=2) + "\n")
-    return in_order(found)
+
+    def work(core: int) -> None:
+        while not stopped.is_set():
+            try:
+                run = waiting.get_nowait()
+            except Empty:
+                return
+            print(f"core {core}: {run}", flush=True)
+            one = [run.kind, run.name, str(run.seed)]
+            subprocess.run(
+                [sys.executable, __file__, "--run", *one, "--core", str(core)], check=True
+            )
+            with lock:
+                keep(found, run, result_of(run))
+                write_page(found)
+
+    with ThreadPoolExecutor(len(cores)) as pool:
+        try:
+            for done in [pool.submit(work, core) for core in cores]:
+                done.result()
+        except BaseException:
+            stopped.set()
+            raise
 
 
-def in_order(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The results as `KINDS` has them, without what it has no longer."""
-    return {
-        kind: {name: found[kind][name] for name in variants if name in found[kind]}
-        for kind, (variants, _) in KINDS.items()
-        if kind in found
-    }
+def own_cores() -> Sequence[int]:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return range(os.cpu_count() or 1)
 
 
-def result_of(kind: str, name: str, variant: Variant) -> dict[str, Any]:
-    """What one run comes to, with the settings that it comes of."""
-    settings = settings_of(kind, variant)
-    directory = OUTPUT / f"{kind}-{settings}"
-    print(f"{directory.name}: {kind} {name}", flush=True)
-    _, run = KINDS[kind]
-    return {"settings": settings, **run(variant, directory)}
+def write_page(found: Results) -> None:
+    """Write the tables."""
+    text = generated(TARGET.read_text(encoding="utf-8"), found)
+    replace_text(TARGET, text)
 
 
-KINDS = {"transformer": (TRANSFORMERS, run_transformer), "tokenizer": (TOKENIZERS, run_tokenizer)}
-
-
-def generated(text: str, found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The page with both tables as the results have them."""
-    for kind, rows in (("transformer", transformer_rows), ("tokenizer", tokenizer_rows)):
-        start, end = f"<!-- results: {kind} -->\n", "<!-- end -->"
-        before, marker, rest = text.partition(start)
-        assert marker, f"no table {kind}"
-        table = "\n".join(["", *(rows(found[kind]) if kind in found else [_OPEN]), "", ""])
-        text = before + start + table + end + rest.partition(end)[2]
+def generated(text: str, found: Results) -> str:
+    """The page with all tables as the results have them."""
+    for kind in ("transformer", "tokenizer"):
+        own = KINDS[kind]
+        rows = {name: measures_of(found, kind, name) for name in own.variants}
+        other_bits = {name for name, variant in own.variants.items() if variant.other_bits}
+        incomparable = {(name, "loss") for name in other_bits}
+        above: dict[str, Measures] = {}
+        if kind == "transformer":
+            above = {name: measures_of(found, "ceiling", name) for name in CEILINGS}
+        tables = {
+            kind: level_rows(own.columns, {**above, **rows}),
+            f"{kind} differences": difference_rows(own.columns, rows, incomparable),
+        }
+        for name, lines in tables.items():
+            start, end = f"<!-- results: {name} -->\n", "<!-- end -->"
+            before, marker, rest = text.partition(start)
+            assert marker, f"no table {name}"
+            body = "\n".join(["", *lines, "", ""])
+            text = before + start + body + end + rest.partition(end)[2]
     return text
 
 
-def transformer_rows(found: Mapping[str, Any]) -> Iterator[str]:
-    """What the transformers learned, a line each."""
-    yield "| run | loss | bits right | " + " | ".join(QUALITIES) + " |"
-    yield "|---|" + "---|" * (2 + len(QUALITIES))
-    for name, one in found.items():
-        rates = (Rate(**one["rates"][quality]).share for quality in QUALITIES)
-        yield _row([name, f"{one['loss']:.3f}", f"{one['bits']:.1%}", *map("{:.0%}".format, rates)])
+def measures_of(found: Results, kind: str, name: str) -> Measures:
+    """The measures of a variant, by seed."""
+    seeds = found.get(kind, {}).get(name, {})
+    return {int(seed): one["measures"] for seed, one in seeds.items()}
 
 
-def tokenizer_rows(found: Mapping[str, Any]) -> Iterator[str]:
-    """What is left of clips when only the first scales are kept, a line each."""
-    scales = len(next(iter(found.values()))["psnr"])
-    yield _row(["run", *(f"{count} of {scales} scales" for count in range(1, scales + 1))])
-    yield "|---|" + "---|" * scales
-    for name, one in found.items():
-        yield _row([name, *(f"{value:.2f} dB" for value in one["psnr"])])
-
-
-def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def main() -> None:
+    """Run, say how far the runs are, or be one of the runs."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--list", action="store_true", help="only say how far every run is")
+    parser.add_argument("--cores", default="", help="numbers of the cores to use: 0,1")
+    parser.add_argument("--run", nargs=3, metavar=("KIND", "NAME", "SEED"), help=argparse.SUPPRESS)
+    parser.add_argument("--core", type=int, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.run:
+        if hasattr(os, "sched_setaffinity"):  # only Linux pins processes to cores
+            os.sched_setaffinity(0, {asked.core})
+        torch.set_num_threads(1)
+        kind, name, seed = asked.run
+        result_of(AblationRun(kind=kind, name=name, seed=int(seed)))
+    elif asked.list:
+        runs, missing = all_runs(), missing_runs(known_results())
+        for run in runs:
+            print(f"{run}: {progress(run) if run in missing else 'done'}")
+        print(f"{len(runs) - len(missing)} of {len(runs)} are done")
+    else:
+        named = [int(core) for core in asked.cores.split(",") if core]
+        run_all(named or own_cores())
+        write_page(known_results())
 
 
 if __name__ == "__main__":
-    TARGET.write_text(generated(TARGET.read_text(encoding="utf-8"), results()), encoding="utf-8")
+    main()

@@ -12,6 +12,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from istar.checkpoint.read import on_meta
+from istar.lab.world import World
 from istar.training import config
 from istar.training.memory import memory_of
 from istar.transformer.config import TransformerConfig
@@ -27,6 +28,7 @@ TABLES: dict[str, type[Any]] = {
     "inherit": config.InheritanceConfig,
     "prepare": config.PrepareConfig,
     "sets": config.SetConfig,
+    "world": World,
     "transformer": config.TransformerTraining,
     "latents": config.LatentsConfig,
     "mix": config.MixConfig,
@@ -101,6 +103,7 @@ def table(kind: type[Any]) -> str:
 def attributes(kind: type[Any]) -> Iterator[tuple[str, str]]:
     """What a class's docstring says of each attribute."""
     _, _, text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
+    text = text.partition("\n\nRaises:")[0]
     for entry in re.split(r"\n {4}(?=\S)", "\n" + text):
         names, _, meaning = entry.partition(": ")
         for name in filter(None, names.strip().split(", ")):
@@ -120,8 +123,10 @@ def kind_of(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(f"`{argument}`" for argument in arguments)
     if get_origin(hint) is tuple:
-        return f"list of {kind_of(arguments[0])}".replace("number", "numbers").replace(
-            "path", "paths"
+        return (
+            f"list of {kind_of(arguments[0])}".replace("number", "numbers")
+            .replace("path", "paths")
+            .replace("text", "texts")
         )
     return _KINDS[hint]
 
@@ -134,7 +139,8 @@ def default_of(field: Field[Any]) -> str:
     if value is None or value == ():
         return "–"
     if isinstance(value, tuple):
-        return f"`[{', '.join(map(str, value))}]`"
+        items = (f'"{item}"' if isinstance(item, str) else str(item) for item in value)
+        return f"`[{', '.join(items)}]`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     return f"`{value}`" if not isinstance(value, str) else f'`"{value}"`'

@@ -154,9 +154,9 @@ def test_a_given_picture_costs_only_the_passes_that_are_read(
     lengths: list[int] = []
     forward, keys_values = Block.forward, Block.keys_values
 
-    def counted(self: Block, rows: Sequence[LayerRow]) -> object:
+    def counted(self: Block, rows: Sequence[LayerRow], **options: Any) -> object:
         lengths.extend(row.x.shape[1] for row in rows)
-        return forward(self, rows)
+        return forward(self, rows, **options)
 
     def counted_context(self: Block, rows: Sequence[LayerRow]) -> object:
         lengths.extend(row.x.shape[1] for row in rows)

@@ -20,8 +20,9 @@ from istar.lab.subject import (
     SMALLEST,
     SPEEDS,
     Subject,
+    is_held_out,
 )
-from istar.lab.world import CHANGE_SHARE, STAY_SECONDS, TWO_SHARE, Scene, random_scene
+from istar.lab.world import CHANGE_SHARE, STAY_SECONDS, TWO_SHARE, Scene, World, random_scene
 
 SEEDS = range(2000)
 
@@ -103,6 +104,70 @@ def test_training_has_scenes_of_two_subjects_and_every_name() -> None:
     everything = [part for scene in scenes for part in combinations_of(scene)]
     for place, names in enumerate((COLOURS, SHAPES, MOTIONS, COLOURS)):
         assert {part[place] for part in everything} == set(names)
+
+
+SMALL_WORLD = World(
+    colours=("red", "blue", "white"),
+    shapes=("circle", "square"),
+    motions=("left", "grows", "stands"),
+    changes=0.5,
+    pairs=0.3,
+)
+
+
+def test_a_small_world_has_its_own_names_and_all_of_them() -> None:
+    scenes = [random_scene(seed, world=SMALL_WORLD) for seed in range(400)]
+    assert scenes == [random_scene(seed, world=SMALL_WORLD) for seed in range(400)]
+    everything = [part for scene in scenes for part in combinations_of(scene)]
+    assert {part[0] for part in everything} == {"red", "blue", "white"}
+    assert {part[1] for part in everything} == {"circle", "square"}
+    assert {part[2] for part in everything} == {"left", "grows", "stands"}
+    assert {part[3] for part in everything} == {"red", "blue", "white"}
+    assert sum(len(scene.subjects) == 2 for scene in scenes) / 400 == pytest.approx(0.3, abs=0.07)
+    single = [scene.subjects[0] for scene in scenes if len(scene.subjects) == 1]
+    changing = sum(bool(one.then) for one in single) / len(single)
+    assert changing == pytest.approx(0.5, abs=0.1)
+    held_out = {
+        part
+        for seed in range(100)
+        for part in combinations_of(random_scene(seed, held_out=True, world=SMALL_WORLD))
+    }
+    assert held_out
+    assert not held_out & {*everything}
+
+
+def test_a_world_without_pairs_and_changes_has_none() -> None:
+    still = World(changes=0, pairs=0)
+    scenes = [random_scene(seed, world=still) for seed in range(300)]
+    assert all(len(one.subjects) == 1 and not one.subjects[0].then for one in scenes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"colours": ("red", "mauve")}, "not mauve"),
+        ({"shapes": ("star", "star")}, "twice"),
+        ({"colours": ("red", "blue")}, "3 colours"),
+        ({"shapes": ("circle", "square"), "motions": ("spins", "left")}, "3 shapes"),
+        ({"motions": ("up",)}, "2 motions"),
+        ({"motions": ("left", "right")}, "half a frame"),
+        ({"pairs": 1.5}, "0 to 1"),
+    ],
+)
+def test_a_world_without_its_scenes_is_refused(
+    settings: dict[str, tuple[str, ...]], reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason):
+        World(**settings)
+
+
+def test_a_world_without_held_out_scenes_has_none_to_give() -> None:
+    few = World(colours=("red", "blue"), shapes=("circle",), motions=("left",), changes=0, pairs=0)
+    assert not is_held_out("red", "circle", "left", "blue")
+    assert not is_held_out("blue", "circle", "left", "red")
+    assert random_scene(1, world=few).subjects[0].shape == "circle"
+    with pytest.raises(UsageError, match="no held-out scenes"):
+        random_scene(1, held_out=True, world=few)
 
 
 def test_colours_lie_far_apart() -> None:

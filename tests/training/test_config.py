@@ -44,7 +44,11 @@ def kind_of(path: Path) -> type[Any]:
     return TokenizerTraining if "istar train tokenizer" in text else TransformerTraining
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted((*CONFIGS.glob("*.toml"), *CONFIGS.glob("tiny-gpu/*.toml"))),
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
+)
 def test_the_repositorys_recipes_can_be_read(path: Path) -> None:
     config = read_config(path, kind_of(path))
     assert config.model.is_file()

@@ -17,13 +17,13 @@ from torch import Tensor
 from istar.checkpoint.read import load_video_tokenizer
 from istar.checkpoint.write import save_video_tokenizer
 from istar.errors import CheckpointError, MediaError, UsageError
-from istar.lab.world import random_scene
+from istar.lab.world import World, random_scene
 from istar.media import write_clip, write_picture
 from istar.training import prepare as module
 from istar.training.config import PrepareConfig, SetConfig
 from istar.training.distributed import Share
 from istar.training.latents import read_prepared, shard_path, write_shard
-from istar.training.prepare import prepare, scene_captions
+from istar.training.prepare import plain_caption, prepare, scene_captions
 from istar.training.seeds import seed_of
 from istar.training.skipped import SKIPPED_NAME, SkippedLine
 from small_training import CPU, files, prepare_run
@@ -143,6 +143,23 @@ def test_a_set_continues_with_the_same_settings_only(
         list(prepare(replace(config, **{"sets": config.sets[1:2], **change}), CPU))
     assert "remove it" in str(refused.value)
     assert files(config.output) == files(whole)
+
+
+def test_a_set_of_a_small_world_has_its_scenes_in_plain_words(tmp_path: Path) -> None:
+    world = World(colours=("red", "blue"), motions=("left", "up"), changes=0, pairs=0)
+    one = SetConfig(name="few", count=3, length=17, wording="plain", world=world)
+    config = replace(prepare_run(tmp_path), sets=(one,))
+    list(prepare(config, CPU))
+    scenes = [random_scene(seed_of(config.seed, "few", n), world=world) for n in range(3)]
+    found = [clip.captions for clip in read_prepared(config.output / "few")]
+    assert found == [(plain_caption(scene, 17),) for scene in scenes]
+    assert found == [(scene.canonical_caption(),) for scene in scenes]
+    (picture, *_) = (plain_caption(scene, 1) for scene in scenes)
+    assert picture == found[0][0].replace(f" moves {scenes[0].subjects[0].motion}", "")
+    list(prepare(config, CPU))
+    for change, named in (({"world": World()}, "world"), ({"wording": "varied"}, "wording")):
+        with pytest.raises(UsageError, match=f"with another {named};"):
+            list(prepare(replace(config, sets=(replace(one, **change),)), CPU))
 
 
 def test_nor_with_another_encoder_but_with_another_decoder(whole: Path, tmp_path: Path) -> None:

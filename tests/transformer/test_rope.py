@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import torch
 
-from istar.transformer.rope import rotate, rotation, text_coordinates, visual_coordinates
+from istar.transformer.rope import (
+    rotate,
+    rotate_into,
+    rotation,
+    text_coordinates,
+    visual_coordinates,
+)
 
 
 def coordinates(random: torch.Generator, count: int) -> torch.Tensor:
@@ -78,3 +84,23 @@ def test_bf16_is_turned_in_float32(random: torch.Generator) -> None:
     found = rotate(x, by)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, rotate(x.float(), by).bfloat16())
+
+
+def test_written_in_place_are_the_same_bits(random: torch.Generator) -> None:
+    x = torch.randn(2, 7, 3, 64, generator=random).transpose(1, 2)  # as heads lie after a linear
+    by = rotation(coordinates(random, 7) * 10, 64)
+    room = torch.zeros(2, 3, 9, 64)
+    rotate_into(room[:, :, 2:], x, by)
+    assert torch.equal(room[:, :, 2:], rotate(x, by))
+    assert not room[:, :, :2].any()
+
+
+def test_written_in_bf16_is_rounded_once(random: torch.Generator) -> None:
+    x = torch.randn(1, 2, 500, 16, generator=random).bfloat16()
+    by = rotation(coordinates(random, 500) * 10, 16)
+    room = torch.empty_like(x)
+    rotate_into(room, x, by)
+    exact = rotate(x.float(), by)
+    # Half of bfloat16's last place, and what float32 rounds.
+    torch.testing.assert_close(room.float(), exact, rtol=2**-8 * 1.001, atol=1e-6)
+    assert (room != exact.bfloat16()).float().mean() < 1e-3

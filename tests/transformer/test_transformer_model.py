@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -15,11 +18,20 @@ from istar.transformer.rows import LayerRow, Row
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
 
-def run(random: torch.Generator, length: int, batch: int = 2) -> tuple[torch.Tensor, Rotation]:
+@pytest.fixture(autouse=True, params=["remembering", "overwriting"])
+def gradients(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """With gradients, where blocks keep every tensor, and without, where they overwrite them."""
+    with torch.set_grad_enabled(request.param == "remembering"):
+        yield request.param == "remembering"
+
+
+def run(
+    random: torch.Generator, length: int, batch: int = 2, head_size: int = 8
+) -> tuple[torch.Tensor, Rotation]:
     """Random tokens at random places."""
     x = torch.randn(batch, length, 32, generator=random)
     where = torch.randint(0, 20, (length, 4), generator=random)
-    return x, rotation(where, 8)
+    return x, rotation(where, head_size)
 
 
 def test_norm_against_its_formula(random: torch.Generator) -> None:
@@ -60,7 +72,7 @@ def test_block_against_its_formula(
     after = x + z.transpose(1, 2).reshape(2, 6, 32) @ attention.output.weight.T
     y = norm(after, block.mlp_norm)
     gated = F.silu(y @ mlp.gate.weight.T) * (y @ mlp.up.weight.T)
-    ((found, own),) = block([LayerRow(x, turn)])
+    ((found, own),) = block([LayerRow(x, turn)], keep=True)
     torch.testing.assert_close(found, after + gated @ mlp.down.weight.T, **TOLERANCE)
     torch.testing.assert_close(own, KeysValues(k, v), **TOLERANCE)
 
@@ -142,12 +154,13 @@ def test_several_contexts_are_seen_in_any_order(
 
 def some_rows(model: Transformer, random: torch.Generator, lengths: tuple[int, ...]) -> list[Row]:
     """Rows of five tokens at the same places, with texts of the given lengths to look at."""
-    _, turn = run(random, 5)
+    size = model.config.head_size
+    _, turn = run(random, 5, head_size=size)
     return [
         Row(
             torch.randn(1, 5, 32, generator=random),
             turn,
-            (context_of(model, Row(*run(random, length, batch=1))),),
+            (context_of(model, Row(*run(random, length, batch=1, head_size=size))),),
         )
         for length in lengths
     ]
@@ -222,13 +235,66 @@ def test_all_rows_pass_a_block_before_any_enters_the_next(
     visited: list[tuple[str, int]] = []
     for number, block in enumerate(transformer.blocks):
         block.register_forward_pre_hook(lambda *_, number=number: visited.append(("block", number)))
-        block.attention.register_forward_pre_hook(  # type: ignore[union-attr]
+        block.attention_norm.register_forward_pre_hook(  # type: ignore[union-attr]
             lambda *_, number=number: visited.append(("row", number))
         )
     transformer([Row(*run(random, 5)) for _ in range(3)])
     assert visited == [
         visit for number in range(3) for visit in [("block", number), *[("row", number)] * 3]
     ]
+
+
+# --- In place, and in runs ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_overwriting_gives_the_bits_of_remembering(
+    small_config: TransformerConfig, random: torch.Generator, together: bool
+) -> None:
+    sizes = replace(small_config, heads=2, key_value_heads=1, head_size=32)
+    torch.manual_seed(1)
+    transformer = Transformer(sizes).requires_grad_(False)
+    rows = some_rows(transformer, random, (3, 7, 3, 2))
+    before = [row.x.clone() for row in rows]
+    outputs: list[list[torch.Tensor]] = []
+    for with_gradients in (False, True):
+        with torch.set_grad_enabled(with_gradients):
+            through = transformer(rows, keep=True, together=together)
+            kept = [part for output in through for layer in output.context for part in layer]
+            logits = [transformer.logits(output.x, semantic=True) for output in through]
+            outputs.append([*(output.x for output in through), *kept, *logits])
+    assert all(torch.equal(one, two) for one, two in zip(*outputs, strict=True))
+    # What came in is as it was.
+    assert all(torch.equal(row.x, x) for row, x in zip(rows, before, strict=True))
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 4, 100])
+def test_tokens_in_runs_equal_all_at_once(
+    transformer: Transformer, random: torch.Generator, rows_at_once: int
+) -> None:
+    rows = some_rows(transformer, random, (3, 7))
+    widths: list[int] = []
+    transformer.blocks[0].mlp.register_forward_pre_hook(  # type: ignore[union-attr]
+        lambda _, args: widths.append(args[0].shape[1])
+    )
+    with torch.no_grad():
+        whole = transformer(rows, keep=True)
+        transformer.rows_at_once = rows_at_once
+        found = transformer(rows, keep=True)
+        ours, theirs = (transformer.logits(each[0].x, semantic=False) for each in (found, whole))
+        torch.testing.assert_close(ours, theirs, **TOLERANCE)
+        for one, two in zip(found, whole, strict=True):
+            torch.testing.assert_close(one, two, **TOLERANCE)
+    assert sum(widths) == 4 * 5
+    assert max(widths[2:]) <= rows_at_once
+
+
+def test_kept_keys_and_values_hold_nothing_else(
+    transformer: Transformer, random: torch.Generator
+) -> None:
+    (row,) = some_rows(transformer, random, (7,))
+    for part in (part for layer in context_of(transformer, row) for part in layer):
+        assert part.untyped_storage().nbytes() == part.nbytes
 
 
 @pytest.mark.parametrize(("semantic", "bits"), [(True, 16), (False, 64)])

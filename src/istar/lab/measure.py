@@ -130,6 +130,23 @@ def nearest_colour(colour: Tensor) -> str:
     return min(COLOURS, key=lambda name: dist(COLOURS[name], colour.tolist()))
 
 
+def trajectory_of(frames: Tensor) -> Trajectory | None:
+    """Where the subject of a clip is, as `measure` finds it; None if it is in no picture.
+
+    Args:
+        frames: `(F, H, W, 3)` uint8, at 16 a second.
+    """
+    pixels = _downscaled(frames)
+    behind = _border_colour(pixels)
+    distance = (pixels - behind[:, None, None]).norm(dim=1)
+    inside = _inner(distance > _LEAST_DISTANCE)
+    if not inside.any():
+        return None
+    share = distance / (_median_colour(pixels, inside) - behind).norm()
+    trajectory, _, present = _track(((share - _NOTHING) / (_WHOLLY - _NOTHING)).clamp(0, 1))
+    return trajectory if present.any() else None
+
+
 def _measured(pixels: Tensor, behind: Tensor, inside: Tensor, share: Tensor) -> Measurement:
     """What one subject is.
 

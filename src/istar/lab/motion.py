@@ -39,7 +39,7 @@ _BOUNCE_RATES, _BOUNCE_PHASES = 29, 64
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory:
-    """Where a subject is in N pictures, three or more, and how large.
+    """Where a subject is in N pictures, and how large.
 
     Attributes:
         seconds: `(N)`, when each was taken.
@@ -76,7 +76,7 @@ def classify_motion(
     """What a subject does.
 
     Args:
-        trajectory: of the subject.
+        trajectory: of the subject, in three pictures or more.
         turns: `(N)`, the subject's rotation, in shares of `1 / symmetry` of a turn; None for one
             whose rotation cannot be seen.
         symmetry: in how many ways it can be turned and look the same.

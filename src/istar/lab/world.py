@@ -42,6 +42,8 @@ TWO_SHARE = 0.2
 CHANGE_SHARE = 0.4
 """The share of scenes of one subject whose motion changes."""
 
+_TRIES = 1000
+
 _MARGIN = 0.01
 _SIDE_BY_SIDE = ("up", "down", "bounces", "spins", "stands")
 _ONE_ABOVE_OTHER = ("left", "right", "spins", "stands")
@@ -52,6 +54,56 @@ _STAYING_SIZES = (0.15, 0.25)
 _GOING_SIZES = (0.15, 0.2)
 _SIZES_OF_TWO = (0.13, 0.15)
 _WHOLE = (0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What scenes may hold: by default everything.
+
+    Attributes:
+        colours: of subjects and backgrounds.
+        shapes: of subjects.
+        motions: of subjects.
+        changes: the share of training scenes of one subject whose motion changes.
+        pairs: the share of training scenes with two subjects.
+
+    Raises:
+        UsageError: a name is unknown or twice, a share is not from 0 to 1, or there are too few
+            names for its scenes.
+    """
+
+    colours: tuple[str, ...] = tuple(COLOURS)
+    shapes: tuple[str, ...] = tuple(SHAPES)
+    motions: tuple[str, ...] = MOTIONS
+    changes: float = CHANGE_SHARE
+    pairs: float = TWO_SHARE
+
+    def __post_init__(self) -> None:
+        two = self.pairs > 0
+        turning = "spins" in self.motions and self.shapes.count("circle")
+        for what, names, known, least in (
+            ("colours", self.colours, COLOURS, 3 if two else 2),
+            ("shapes", self.shapes, SHAPES, 1 + two + turning),
+            ("motions", self.motions, MOTIONS, 2 if self.changes > 0 else 1),
+        ):
+            if unknown := [name for name in names if name not in known]:
+                raise UsageError(
+                    f"world: {what} are of {', '.join(known)}, not {', '.join(unknown)}"
+                )
+            if len({*names}) < len(names):
+                raise UsageError(f"world: one of the {what} is named twice")
+            if len(names) < least:
+                raise UsageError(f"world: its scenes need {least} {what} or more")
+        if not (0 <= self.changes <= 1 and 0 <= self.pairs <= 1):
+            raise UsageError("world: changes and pairs must be from 0 to 1")
+        if two and not all({*own} & {*self.motions} for own in (_SIDE_BY_SIDE, _ONE_ABOVE_OTHER)):
+            raise UsageError(
+                "world: pairs need motions that fit into half a frame: one of "
+                f"{', '.join(_SIDE_BY_SIDE)} and one of {', '.join(_ONE_ABOVE_OTHER)}"
+            )
+
+
+WHOLE_WORLD = World()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,49 +161,61 @@ class Scene:
         return canonical(self.background, self.subjects)
 
 
-def random_scene(seed: int, *, held_out: bool = False) -> Scene:
+def random_scene(seed: int, *, held_out: bool = False, world: World = WHOLE_WORLD) -> Scene:
     """The scene of a seed.
 
     Args:
         seed: any integer.
         held_out: draw one subject with one motion, of a combination that training never sees;
             otherwise one subject or two, of other combinations.
+        world: what it may hold.
+
+    Raises:
+        UsageError: the world has hardly any such scene, or none.
     """
     draw = Random(f"{'held-out' if held_out else 'training'} scene {seed}")
-    two = not held_out and draw.random() < TWO_SHARE
-    while True:
-        scene = _two(draw) if two else _one(draw, changes=not held_out)
+    two = not held_out and draw.random() < world.pairs
+    for _ in range(_TRIES):
+        scene = _two(world, draw) if two else _one(world, draw, changes=not held_out)
         if scene.held_out == held_out:
             return scene
+    raise UsageError(f"world: it has no {'held-out' if held_out else 'training'} scenes")
 
 
 def scene_of(background: str, colour: str, shape: str, motion: str, seed: int) -> Scene:
     """A scene of one subject that does one thing: its place, size and speed are those of a seed."""
     draw = Random(f"scene of one {seed}")
-    subject = _placed(shape, colour, motion, "", _sizes(motion), (_WHOLE, _WHOLE), draw)
+    subject = _placed(shape, colour, motion, "", sizes_of(motion), (_WHOLE, _WHOLE), draw)
     return Scene(background=background, subjects=(subject,))
 
 
-def _one(draw: Random, *, changes: bool) -> Scene:
+def sizes_of(motion: str) -> tuple[float, float]:
+    """The smallest and the largest size at the start of a subject that has a frame to itself."""
+    return _SIZES.get(motion, _GOING_SIZES if motion in DIRECTIONS else _STAYING_SIZES)
+
+
+def _one(world: World, draw: Random, *, changes: bool) -> Scene:
     """A scene of one subject, whose motion may change."""
-    background, colour = _different(tuple(COLOURS), 2, draw)
-    motion = choose(MOTIONS, draw)
+    background, colour = _different(world.colours, 2, draw)
+    motion = choose(world.motions, draw)
     then = ""
-    if changes and draw.random() < CHANGE_SHARE:
-        then = choose([other for other in MOTIONS if other != motion], draw)
-    shape = _shape_for((motion, then), tuple(SHAPES), draw)
-    subject = _placed(shape, colour, motion, then, _sizes(motion), (_WHOLE, _WHOLE), draw)
+    if changes and draw.random() < world.changes:
+        then = choose([other for other in world.motions if other != motion], draw)
+    shape = _shape_for((motion, then), world.shapes, draw)
+    subject = _placed(shape, colour, motion, then, sizes_of(motion), (_WHOLE, _WHOLE), draw)
     return Scene(background=background, subjects=(subject,))
 
 
-def _two(draw: Random) -> Scene:
+def _two(world: World, draw: Random) -> Scene:
     """A scene of two subjects, each within its half of the frame."""
-    background, *colours = _different(tuple(COLOURS), 3, draw)
+    background, *colours = _different(world.colours, 3, draw)
     beside = draw.random() < 0.5
+    fitting = _SIDE_BY_SIDE if beside else _ONE_ABOVE_OTHER
+    motions = tuple(motion for motion in fitting if motion in world.motions)
     subjects: list[Subject] = []
     for colour, half in zip(colours, ((0.0, 0.5), (0.5, 1.0)), strict=True):
-        motion = choose(_SIDE_BY_SIDE if beside else _ONE_ABOVE_OTHER, draw)
-        shapes = tuple(shape for shape in SHAPES if shape not in {s.shape for s in subjects})
+        motion = choose(motions, draw)
+        shapes = tuple(shape for shape in world.shapes if shape not in {s.shape for s in subjects})
         shape = _shape_for((motion,), shapes, draw)
         room = (half, _WHOLE) if beside else (_WHOLE, half)
         subjects.append(_placed(shape, colour, motion, "", _SIZES_OF_TWO, room, draw))
@@ -209,11 +273,6 @@ def _stays(subject: Subject, room: tuple[tuple[float, float], tuple[float, float
 def _bounce_ends(ground: Pose) -> tuple[Pose, Pose]:
     """The lowest and the highest pose of a bounce."""
     return ground, ground._replace(y=ground.y - BOUNCE_HEIGHT)
-
-
-def _sizes(motion: str) -> tuple[float, float]:
-    """The smallest and the largest size of a subject that has a frame to itself."""
-    return _SIZES.get(motion, _GOING_SIZES if motion in DIRECTIONS else _STAYING_SIZES)
 
 
 def _speed(motion: str, draw: Random) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from istar.errors import UsageError
+from istar.lab.world import WHOLE_WORLD, World
 from istar.model_spec import Precision
 from istar.request import SECONDS_STEP
 from istar.training.checks import at_least, below_seed_limit, positive, share
@@ -89,6 +90,7 @@ class ClipsConfig:
         crop: shapes only: the share of clips that are crops of larger pictures.
         window: shapes only: pixels of a side of the square around a subject that is cut out of
             each clip and quantized by a pyramid of its own; 0 takes all of it.
+        world: shapes only: what its scenes may hold.
     """
 
     source: Literal["shapes", "list"] = "shapes"
@@ -98,6 +100,7 @@ class ClipsConfig:
     pictures: int = 36
     crop: float = 0.5
     window: int = 0
+    world: World = WHOLE_WORLD
 
     def __post_init__(self) -> None:
         at_least(self, 1, "pictures")
@@ -221,6 +224,8 @@ class SetConfig:
         length: pictures of a clip, 4n + 1.
         aspects: heights divided by widths; scenes take turns, a listed clip takes the nearest.
         captions: shapes only: captions of a clip, in different wordings.
+        wording: shapes only: `varied`, or `plain` for the plainest caption alone.
+        world: shapes only: what its scenes may hold.
     """
 
     name: str
@@ -230,6 +235,8 @@ class SetConfig:
     length: int
     aspects: tuple[float, ...] = (1.0,)
     captions: int = 4
+    wording: Literal["varied", "plain"] = "varied"
+    world: World = WHOLE_WORLD
 
     def __post_init__(self) -> None:
         at_least(self, 1, "length", "captions")

@@ -85,6 +85,7 @@ def one_of_each_scale(
     semantic_bits: int,
     most_flips: float,
     generator: torch.Generator,
+    choices: torch.Generator,
 ) -> list[ForcedStep]:
     """One repetition of every scale of every clip, drawn at random.
 
@@ -95,6 +96,7 @@ def one_of_each_scale(
         latents: `(C, T, H, W)` of every clip, before quantization.
         steps: the schedule of all clips.
         semantic_bits, most_flips, generator: see `teacher_forcing`.
+        choices: of the repetitions.
     """
     chosen = []
     for number, latent in enumerate(latents):
@@ -108,7 +110,7 @@ def one_of_each_scale(
         )
         for scale in range(own[-1].scale + 1):
             repeated = [forced for forced in forced_steps if forced.step.scale == scale]
-            chosen.append(repeated[draw(len(repeated), generator)])
+            chosen.append(repeated[draw(len(repeated), choices)])
     return chosen
 
 

@@ -158,7 +158,7 @@ class _Remembered:
 def _shapes_clip(seed: int, length: int, height: int, width: int, config: ClipsConfig) -> Tensor:
     """A piece of a scene, perhaps cut out of a larger picture, from any moment of it."""
     generator = torch.Generator().manual_seed(seed)
-    scene = random_scene(seed)
+    scene = random_scene(seed, world=config.world)
     first = draw(_LATEST_START, generator)
     if torch.rand((), generator=generator) < config.crop:
         larger = 1 + (_LARGEST_CROP - 1) * float(torch.rand((), generator=generator))

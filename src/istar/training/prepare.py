@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import log
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from istar.checkpoint.read import load_video_tokenizer
 from istar.errors import MediaError
-from istar.lab.captions import Content
+from istar.lab.captions import Content, canonical
 from istar.lab.subject import CHANGE_SECONDS
-from istar.lab.world import Scene, random_scene
+from istar.lab.world import WHOLE_WORLD, Scene, random_scene
 from istar.models.manifest import read_manifest
 from istar.training.clips import ListedClip, list_digest, read_list
 from istar.training.config import PrepareConfig, SetConfig
@@ -158,7 +159,16 @@ def _origin(
         "length": one.length,
         "sizes": [list(size) for size in sizes],
         "captions": one.captions,
+        **_restrictions(one),
     }
+
+
+def _restrictions(one: SetConfig) -> dict[str, Any]:
+    """How scenes and captions differ from the usual; sets had no record of that once."""
+    found: dict[str, Any] = {} if one.wording == "varied" else {"wording": one.wording}
+    if one.world != WHOLE_WORLD:
+        found["world"] = json.loads(json.dumps(asdict(one.world)))  # as it is read back
+    return found
 
 
 class _SkippedOfSet:
@@ -211,10 +221,12 @@ class _Clips(Dataset["_LoadedClip | SkippedLine"]):
         length = self.config.length
         if self.config.source == "shapes":
             seed = seed_of(self._seed, self.config.name, index)
-            scene = random_scene(seed)
+            scene = random_scene(seed, world=self.config.world)
             seeds = range(seed, seed + self.config.captions)
             size = self._sizes[index % len(self._sizes)]
             pictures = scene.frames(length, *size)
+            if self.config.wording == "plain":
+                return _LoadedClip(pictures, (plain_caption(scene, length),), ())
             return _LoadedClip(pictures, *scene_captions(scene, length, seeds, self._clip_seconds))
         clip = self._listed[index % len(self._listed)]
         try:
@@ -235,13 +247,28 @@ def scene_captions(
         contents: tuple[Content, Content] = ("any", "picture")
         texts = (scene.caption(s, clip=0, content=contents[n % 2]) for n, s in enumerate(seeds))
         return tuple(texts), ()
-    whole = length > CHANGE_SECONDS * FRAMES_PER_SECOND + 1
+    whole = _is_whole(length)
     captions = tuple(scene.caption(seed, clip=None if whole else 0) for seed in seeds)
     if not whole or clip_seconds != CHANGE_SECONDS:
         return captions, ()
     return captions, tuple(
         tuple(scene.caption(seed, clip=clip) for seed in seeds) for clip in (0, 1)
     )
+
+
+def plain_caption(scene: Scene, length: int) -> str:
+    """The plainest caption of a scene's first `length` pictures."""
+    return canonical(
+        scene.background,
+        scene.subjects,
+        clip=None if _is_whole(length) else 0,
+        content="picture" if length == 1 else "all",
+    )
+
+
+def _is_whole(length: int) -> bool:
+    """Whether so many pictures show a motion after it changes, too."""
+    return length > CHANGE_SECONDS * FRAMES_PER_SECOND + 1
 
 
 class _Shard(NamedTuple):

@@ -128,6 +128,8 @@ def run_of(
         generator: of flips, noise and the choice of repetitions and scales.
         longest: a run with more tokens loses scales, see `short_enough`.
     """
+    # The choices have random numbers of their own, so that they are the same with other flips.
+    choices = torch.Generator().manual_seed(draw(1 << 48, generator))
     # 1. The context that every step sees: the text, and before an interactive clip two blocks.
     parts = [_text_part(example, transformer)]
     if example.conditions is not None:
@@ -140,10 +142,11 @@ def run_of(
         semantic_bits=transformer.semantic_bits,
         most_flips=config.most_flips,
         generator=generator,
+        choices=choices,
     )
     if longest is not None:
         room = longest - sum(part.tokens for part in parts)
-        chosen = short_enough(chosen, example.steps, room, generator)
+        chosen = short_enough(chosen, example.steps, room, choices)
     # 3. Each is a group of tokens, numbered in order, that sees the groups its step looks at.
     largest = max(step.grid.tokens for step in example.steps)
     groups = {scale_of(forced.step): group for group, forced in enumerate(chosen, len(parts))}

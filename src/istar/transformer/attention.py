@@ -69,3 +69,17 @@ def look_back(contexts: Sequence[Tensor], own: Tensor) -> Tensor:
     if not contexts:
         return own
     return torch.cat([*(context.expand(len(own), -1, -1, -1) for context in contexts), own], dim=2)
+
+
+def room_behind(contexts: Sequence[Tensor], room: tuple[int, ...], like: Tensor) -> Tensor:
+    """What `look_back` gives, its own part, `(B, H, L, D)` of `room`, yet to be written.
+
+    The contexts may be on another device.
+    """
+    batch, heads, length, size = room
+    behind = sum(context.shape[2] for context in contexts)
+    seen = like.new_empty(batch, heads, behind + length, size)
+    parts = seen.split([*(context.shape[2] for context in contexts), length], dim=2)
+    for part, context in zip(parts[:-1], contexts, strict=True):
+        part.copy_(context)
+    return seen

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from istar.transformer.attention import Mask, attend, look_back
+from istar.transformer.attention import attend, look_back, room_behind
 from istar.transformer.cache import KeysValues
 from istar.transformer.config import TransformerConfig
-from istar.transformer.rope import Rotation, rotate
-from istar.transformer.rows import LayerRow
+from istar.transformer.rope import Rotation, rotate, rotate_into
+from istar.transformer.rows import LayerRow, runs
 
 NORM_EPSILON = 1e-6
 
@@ -26,16 +26,21 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(…, size)`, the same shape and dtype."""
+        if x.dtype == self.weight.dtype != torch.float32:
+            # One kernel on CUDA, and one rounding. In float32 on a CPU it is the slower of the two.
+            return F.rms_norm(x, self.weight.shape, self.weight, NORM_EPSILON)
         y = x.float()
         y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + NORM_EPSILON)
         return y.to(x.dtype) * self.weight
 
 
 class Attention(nn.Module):
-    """Grouped-query attention of a run of tokens to its context and itself."""
+    """Grouped-query attention of a run of tokens to its context and itself: the projections."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.heads = config.heads
+        self.key_value_heads = config.key_value_heads
         self.head_size = config.head_size
         queries = config.heads * config.head_size
         shared = config.key_value_heads * config.head_size
@@ -46,32 +51,31 @@ class Attention(nn.Module):
         self.query_norm = RMSNorm(config.head_size)
         self.key_norm = RMSNorm(config.head_size)
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def _split(self, x: Tensor) -> Tensor:
         """`(B, L, H·D)` to `(B, H, L, D)`."""
         return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
 
+    def queries(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """Queries `(B, H, L, D)` of tokens `(B, L, width)`."""
+        return rotate(self.query_norm(self._split(self.query(x))), rotation)
+
     def keys_values(self, x: Tensor, rotation: Rotation) -> KeysValues:
         """Keys and values of tokens `(B, L, width)`."""
-        keys = rotate(self.key_norm(self._heads(self.key(x))), rotation)
-        return KeysValues(keys, self._heads(self.value(x)))
+        keys = rotate(self.key_norm(self._split(self.key(x))), rotation)
+        return KeysValues(keys, self._split(self.value(x)))
 
-    def forward(
-        self,
-        x: Tensor,
-        rotation: Rotation,
-        contexts: Sequence[KeysValues] = (),
-        mask: Mask | None = None,
-    ) -> tuple[Tensor, KeysValues]:
-        """Tokens `(B, L, width)` to the same shape, and their own keys and values.
+    def write(self, x: Tensor, rotation: Rotation, queries: Tensor, own: KeysValues) -> None:
+        """Write the queries, keys and values of tokens `(B, L, width)` where they are wanted.
 
-        With `contexts` of C tokens together a `mask` is `(L, C + L)`.
+        Without gradients only.
         """
-        queries = rotate(self.query_norm(self._heads(self.query(x))), rotation)
-        own = self.keys_values(x, rotation)
-        keys = look_back([context.keys for context in contexts], own.keys)
-        values = look_back([context.values for context in contexts], own.values)
-        attended = attend(queries, keys, values, mask)  # B H L D
-        return self.output(attended.transpose(1, 2).flatten(2)), own
+        rotate_into(queries, self.query_norm(self._split(self.query(x))), rotation)
+        rotate_into(own.keys, self.key_norm(self._split(self.key(x))), rotation)
+        own.values.copy_(self._split(self.value(x)))
+
+    def joined(self, attended: Tensor) -> Tensor:
+        """What the heads `(B, H, L, D)` saw, to `(B, L, width)`."""
+        return self.output(attended.transpose(1, 2).flatten(2))
 
 
 class GatedMLP(nn.Module):
@@ -83,9 +87,15 @@ class GatedMLP(nn.Module):
         self.up = nn.Linear(config.width, config.mlp_width, bias=False)
         self.down = nn.Linear(config.mlp_width, config.width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`(…, width)`, the same shape."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+    def forward(self, x: Tensor, *, overwrite: bool = False) -> Tensor:
+        """`(…, width)`, the same shape.
+
+        Args:
+            x: the tokens.
+            overwrite: hold two wide tensors at once instead of three; without gradients only.
+        """
+        gate = F.silu(self.gate(x), inplace=overwrite)
+        return self.down(torch.mul(gate, self.up(x), out=gate if overwrite else None))
 
 
 class Block(nn.Module):
@@ -98,19 +108,68 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(config.width)
         self.mlp = GatedMLP(config)
 
-    def forward(self, rows: Sequence[LayerRow]) -> list[tuple[Tensor, KeysValues]]:
-        """Every row's tokens `(B, L, width)` to the same shape, and their keys and values.
+    def forward(
+        self, rows: Sequence[LayerRow], *, keep: bool = False, rows_at_once: int | None = None
+    ) -> list[tuple[Tensor, KeysValues | None]]:
+        """Every row's tokens `(B, L, width)` to the same shape.
 
-        The rows are computed one by one, so that each gives what it gives alone.
+        The rows are computed one by one, so that each gives what it gives alone. Without gradients
+        their tokens are changed in place.
+
+        Args:
+            rows: the tokens and what they look at.
+            keep: also return their keys and values.
+            rows_at_once: about how many tokens are projected, normed and gated at a time. None:
+                all. With gradients it is all, since autograd remembers them in any case.
         """
-        return [self._pass(row) for row in rows]
+        # Autograd needs every tensor as it was; all that is overwritten is overwritten here below.
+        if torch.is_grad_enabled():
+            return [self._remembering(row, keep) for row in rows]
+        return [self._overwriting(row, keep, rows_at_once) for row in rows]
 
     def keys_values(self, rows: Sequence[LayerRow]) -> list[KeysValues]:
         """Only the keys and values of every row's tokens, the rest of the block not run."""
         return [self.attention.keys_values(self.attention_norm(r.x), r.rotation) for r in rows]
 
-    def _pass(self, row: LayerRow) -> tuple[Tensor, KeysValues]:
+    def _remembering(self, row: LayerRow, keep: bool) -> tuple[Tensor, KeysValues | None]:
         x = row.x
-        attended, own = self.attention(self.attention_norm(x), row.rotation, row.contexts, row.mask)
-        x = x + attended
-        return x + self.mlp(self.mlp_norm(x)), own
+        y = self.attention_norm(x)
+        queries = self.attention.queries(y, row.rotation)
+        own = self.attention.keys_values(y, row.rotation)
+        keys = look_back([context.keys for context in row.contexts], own.keys)
+        values = look_back([context.values for context in row.contexts], own.values)
+        x = x + self.attention.joined(attend(queries, keys, values, row.mask))
+        return x + self.mlp(self.mlp_norm(x)), own if keep else None
+
+    def _overwriting(
+        self, row: LayerRow, keep: bool, rows_at_once: int | None
+    ) -> tuple[Tensor, KeysValues | None]:
+        """As `_remembering`, in as little memory as it takes."""
+        x, attention = row.x, self.attention
+        batch, length, _ = x.shape
+        pieces = runs(batch, length, rows_at_once)
+        # 1. Queries, keys and values of a run of tokens after the other, written where they stay.
+        queries = x.new_empty(batch, length, attention.heads, attention.head_size).transpose(1, 2)
+        room = (batch, attention.key_value_heads, length, attention.head_size)
+        keys = room_behind([context.keys for context in row.contexts], room, x)
+        values = room_behind([context.values for context in row.contexts], room, x)
+        own = KeysValues(keys[:, :, -length:], values[:, :, -length:])
+        for run in pieces:
+            attention.write(
+                self.attention_norm(x[:, run]),
+                row.rotation.of(run),
+                queries[:, :, run],
+                KeysValues(own.keys[:, :, run], own.values[:, :, run]),
+            )
+        # 2. All tokens look at their contexts and at each other.
+        attended = attend(queries, keys, values, row.mask)  # B H L D
+        # What is kept is a copy: a view would hold the contexts, too.
+        kept = KeysValues(*(part.contiguous() for part in own)) if keep else None
+        del queries, keys, values, own
+        # 3. What they saw joins the stream, and then the MLP's part does.
+        for run in pieces:
+            x[:, run].add_(attention.joined(attended[:, :, run]))
+        del attended
+        for run in pieces:
+            x[:, run].add_(self.mlp(self.mlp_norm(x[:, run]), overwrite=True))
+        return x, kept

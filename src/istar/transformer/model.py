@@ -6,7 +6,7 @@ goes out as one. Source: InfinityStar paper (arXiv 2511.04675); released referen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from istar.transformer.block import Block, RMSNorm
 from istar.transformer.cache import Context, KeysValues
 from istar.transformer.config import TransformerConfig
-from istar.transformer.rows import LayerRow, Row, RowOutput, batches, layer_contexts
+from istar.transformer.rows import LayerRow, Row, RowOutput, batches, layer_contexts, runs
 
 
 class Transformer(nn.Module):
@@ -25,8 +25,11 @@ class Transformer(nn.Module):
     The two heads are always computed in float32; everything else in the dtype of the weights.
 
     Attributes:
+        blocks: visited in order, each once in a pass.
         unconditional: `(text_positions, text_channels)`, learned features that stand in for the
             text in the unconditional branch of guidance.
+        rows_at_once: about how many tokens are projected, normed and gated at a time, which bounds
+            the widest tensors. None: all. It changes nothing while gradients are computed.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -39,6 +42,7 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.width)
         self.semantic_head = nn.Linear(config.width, 2 * config.semantic_bits)
         self.detail_head = nn.Linear(config.width, 2 * config.latent_channels)
+        self.rows_at_once: int | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -74,7 +78,7 @@ class Transformer(nn.Module):
         groups = batches(rows, together=together)
         members = [[rows[number] for number in group] for group in groups]
         # 2. All of them pass the blocks.
-        xs, contexts = self._through(self.blocks, members, keep=keep, recompute=recompute)
+        xs, contexts = self._through(members, keep=keep, recompute=recompute)
         # 3. Each row gets its part.
         outputs: dict[int, RowOutput] = {}
         for group, x, context in zip(groups, xs, contexts, strict=True):
@@ -92,50 +96,56 @@ class Transformer(nn.Module):
             rows: as `forward` takes them.
             together: likewise.
         """
-        *earlier, last = self.blocks
-        assert isinstance(last, Block)
         groups = batches(rows, together=together)
         members = [[rows[number] for number in group] for group in groups]
-        xs, contexts = self._through(earlier, members, keep=True)
-        entering = [LayerRow(x, group[0].rotation) for x, group in zip(xs, members, strict=True)]
-        ends = last.keys_values(entering)
+        xs, contexts = self._through(members, keep=True, only_keys_values=True)
         outputs: dict[int, Context] = {}
-        for group, x, context, end in zip(groups, xs, contexts, ends, strict=True):
+        for group, x, context in zip(groups, xs, contexts, strict=True):
             for number, own in _parts(group, len(x)):
-                outputs[number] = _part([*context, end], own)
+                outputs[number] = _part(context, own)
         return [outputs[number] for number in range(len(rows))]
 
     def _through(
         self,
-        blocks: Iterable[nn.Module],
         groups: Sequence[Sequence[Row]],
         *,
         keep: bool,
+        only_keys_values: bool = False,
         recompute: bool = False,
     ) -> tuple[list[Tensor], list[list[KeysValues]]]:
-        """Groups of rows through blocks: each group's tokens, and its keys and values by layer."""
-        xs = [g[0].x if len(g) == 1 else torch.cat([row.x for row in g]) for g in groups]
+        """Groups of rows through all blocks: each group's tokens, and its keys and values by layer.
+
+        With `only_keys_values` the tokens are those that entered the last block.
+        """
+        # A copy, which the blocks may overwrite.
+        xs = [torch.cat([row.x for row in group]) for group in groups]
         contexts: list[list[KeysValues]] = [[] for _ in groups]
-        for layer, block in enumerate(blocks):
+        for layer, block in enumerate(self.blocks):
             entering = [
                 LayerRow(x, group[0].rotation, layer_contexts(group, layer), group[0].mask)
                 for x, group in zip(xs, groups, strict=True)
             ]
-            if recompute:
-                passed = checkpoint(block, entering, use_reentrant=False)
+            if only_keys_values and layer == len(self.blocks) - 1:
+                assert isinstance(block, Block)
+                passed = list(zip(xs, block.keys_values(entering), strict=True))
+            elif recompute:
+                passed = checkpoint(block, entering, use_reentrant=False, keep=keep)
             else:
-                passed = block(entering)
+                passed = block(entering, keep=keep, rows_at_once=self.rows_at_once)
             xs = [x for x, _ in passed]
-            if keep:
-                for context, (_, own) in zip(contexts, passed, strict=True):
+            for context, (_, own) in zip(contexts, passed, strict=True):
+                if own is not None:
                     context.append(own)
         return xs, contexts
 
     def logits(self, x: Tensor, *, semantic: bool) -> Tensor:
         """Logits `(B, L, d, 2)`, float32, of bits 0 and 1 from the last block's `(B, L, width)`."""
         head = self.semantic_head if semantic else self.detail_head
-        x = F.linear(self.norm(x).float(), head.weight.float(), head.bias.float())
-        return x.unflatten(-1, (-1, 2))
+        pieces = [
+            F.linear(self.norm(x[:, run]).float(), head.weight.float(), head.bias.float())
+            for run in runs(x.shape[0], x.shape[1], self.rows_at_once)
+        ]
+        return torch.cat(pieces, dim=1).unflatten(-1, (-1, 2))
 
 
 def _parts(group: Sequence[int], size: int) -> Iterator[tuple[int, slice]]:

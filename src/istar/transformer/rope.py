@@ -16,10 +16,19 @@ _BASE = 10000.0
 
 
 class Rotation(NamedTuple):
-    """Cosine and sine of every token's angles, each `(L, head_size / 2)`, float32."""
+    """Where every token's angles turn a pair of features, each `(L, head_size / 2, 2)`, float32.
 
-    cosine: Tensor
-    sine: Tensor
+    Attributes:
+        even: where the pair (1, 0) is turned: cosine and sine.
+        odd: where (0, 1) is: minus sine and cosine.
+    """
+
+    even: Tensor
+    odd: Tensor
+
+    def of(self, tokens: slice) -> Rotation:
+        """The rotation of some of the tokens."""
+        return Rotation(self.even[tokens], self.odd[tokens])
 
 
 def text_coordinates(length: int, device: torch.device | str = "cpu") -> Tensor:
@@ -59,13 +68,30 @@ def rotation(coordinates: Tensor, head_size: int) -> Rotation:
     exponents = torch.arange(pairs, device=coordinates.device, dtype=torch.float32) / pairs
     angles = coordinates.float()[:, :, None] * _BASE**-exponents  # L 4 pairs
     angles = angles.flatten(1)
-    return Rotation(angles.cos(), angles.sin())
+    cosine, sine = angles.cos(), angles.sin()
+    return Rotation(torch.stack((cosine, sine), dim=-1), torch.stack((-sine, cosine), dim=-1))
 
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:
     """`x` `(B, H, L, D)` with each adjacent pair of features turned; computed in float32."""
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack(
-        (even * by.cosine - odd * by.sine, even * by.sine + odd * by.cosine), dim=-1
-    )
+    cosine, sine = by.even.unbind(-1)
+    turned = torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), dim=-1)
     return turned.flatten(-2).to(x.dtype)
+
+
+def rotate_into(room: Tensor, x: Tensor, by: Rotation) -> None:
+    """Write `rotate(x, by)` into `room`, with as few passes over memory as torch has operations.
+
+    Without gradients only. In float32 on a CPU the bits are those of `rotate` where a head is as
+    wide as the vectors that torch multiplies at once: 32 features or a multiple.
+    """
+    pairs, turned = x.unflatten(-1, (-1, 2)), room.unflatten(-1, (-1, 2))
+    if x.dtype == room.dtype == torch.float32:
+        # A pair is a complex number and its rotation another.
+        pairs, turned, turn = (torch.view_as_complex(z) for z in (pairs, turned, by.even))
+        torch.mul(pairs, turn, out=turned)
+        return
+    # Half types: the sum is float32 until it is written.
+    even, odd = pairs.split(1, dim=-1)
+    torch.addcmul(even * by.even, odd, by.odd, out=turned)
