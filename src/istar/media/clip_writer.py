@@ -43,7 +43,8 @@ class ClipWriter:
         target: ends in `.mp4`.
         height, width: of every frame; even.
         after: a file that a `ClipWriter` of this size wrote; its pictures come first, copied and
-            not encoded again. It may be `target` itself.
+            not encoded again. It may be `target` itself. Its last part must have several pictures:
+            after a single one the encoder's order of decoding does not fit.
         metadata: texts to keep in the file; `title` and `comment` show in players.
         overwrite: an existing file may be replaced.
         numbered: beside an existing file it gets a numbered name.
