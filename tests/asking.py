@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from istar import ClipReady, GenerationRequest, InfinityStarPipeline
+from istar import ClipReady, Decoding, GenerationRequest, InfinityStarPipeline
 from istar.model_spec import ModelSpec
 from istar.networks import Networks
 
@@ -25,6 +25,19 @@ def pictures(count: int, height: int = HEIGHT, width: int = WIDTH, seed: int = 0
 
 def frames_of(events: Iterable[object]) -> Tensor:
     return torch.cat([event.frames for event in events if isinstance(event, ClipReady)])
+
+
+def clips_of(events: Iterable[object]) -> list[Tensor]:
+    """The pictures of the input and of every clip, which come a few at a time."""
+    clips: list[list[Tensor]] = []
+    for event in events:
+        if isinstance(event, Decoding):
+            clips.append([])
+        elif isinstance(event, ClipReady) and event.from_input:
+            clips.append([event.frames])
+        elif isinstance(event, ClipReady):
+            clips[-1].append(event.frames)
+    return [torch.cat(pieces) for pieces in clips]
 
 
 def request(mode: str = "t2v", **changes: object) -> GenerationRequest:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from asking import frames_of, pictures, request, short_clips, with_spec
+from asking import clips_of, frames_of, pictures, request, short_clips, with_spec
 from istar import (
     ClipReady,
     GenerationRequest,
@@ -19,7 +19,6 @@ from istar.generation.loop import advance
 from istar.generation.sampling import SamplingConfig
 from istar.generation.state import GenerationState
 from istar.transformer.model import Transformer
-from istar.video_tokenizer.conv import FrameHistory
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def pipeline(checkpoint: Path) -> InfinityStarPipeline:
 def test_interact_starts_by_itself_and_continues(pipeline: InfinityStarPipeline) -> None:
     wanted = request("interact", prompt=("one", "two", "three"))
     events = list(pipeline.stream(wanted))
-    assert [len(e.frames) for e in events if isinstance(e, ClipReady)] == [81, 80, 80]
+    assert [len(clip) for clip in clips_of(events)] == [81, 80, 80]
     job = pipeline.job(replace(wanted, prompt=("one",)))
     added = list(job.run())
     assert job.finished
@@ -133,7 +132,7 @@ def test_interact_hands_over_the_new_pictures(pipeline: InfinityStarPipeline) ->
     former = pipeline.networks.encode(pictures(90)[-81:])
     assert torch.equal(job.state.former[:, :, :1], former[:, :, -1:])
     both = torch.cat((former[:, :, 1:], job.state.former[:, :, 1:]), dim=2)
-    decoded = pipeline.networks.decode(both, FrameHistory())
+    decoded = pipeline.networks.decode(both)
     assert len(decoded) == 157
     assert torch.equal(frames_of(new), decoded[77:])
 
@@ -143,7 +142,7 @@ def test_a_model_of_short_clips_interacts_clip_by_clip(pipeline: InfinityStarPip
     job = model.job(request("interact", prompt=("one",)))
     sizes = []
     for prompt in ("two", None):
-        sizes += [len(e.frames) for e in job.run() if isinstance(e, ClipReady)]
+        sizes += [len(clip) for clip in clips_of(job.run())]
         assert job.state.former is not None
         assert job.state.former.shape[2] == 9
         if prompt:

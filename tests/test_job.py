@@ -22,6 +22,7 @@ from istar import (
     Note,
     Progress,
     StateError,
+    networks,
 )
 from istar.events import ClipReady, Event
 from istar.generation.guidance import GuidanceConfig
@@ -151,7 +152,7 @@ def test_a_step_that_is_interrupted_has_not_happened(
     while not job.finished:
         # Everything a step may be doing, interrupted once each time: drawing, decoding, encoding.
         with monkeypatch.context() as patched:
-            for owner, name in ((Networks, "decode"), (Networks, "encode"), (Networks, "texts")):
+            for owner, name in ((networks, "_to_bytes"), (Networks, "encode"), (Networks, "texts")):
                 patched.setattr(owner, name, after(getattr(owner, name)))
             patched.setattr("istar.generation.loop.commit", interrupt)
             before = job.state
@@ -200,10 +201,12 @@ def test_events_come_as_they_do_in_a_stream(pipeline: InfinityStarPipeline) -> N
     job = pipeline.job(request())
     first = job.advance()
     assert all(isinstance(event, Note) for event in first)
-    kinds = [[type(event).__name__ for event in job.advance()] for _ in range(6)]
+    kinds = [[type(event).__name__ for event in job.advance()] for _ in range(5)]
     step, last = ["Progress"], ["Progress", "Decoding"]
-    assert kinds == [[], step, last, [], step, last]
-    assert [type(event).__name__ for event in job.advance()] == ["ClipReady"]
+    # The image clip is not shown: it is decoded with the video's.
+    assert kinds == [[], step, step, step, last]
+    shown = [event for _ in range(4) for event in job.advance()]
+    assert [len(event.frames) for event in shown if isinstance(event, ClipReady)] == [5, 4, 4, 4]
     assert job.finished
 
 

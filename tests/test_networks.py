@@ -11,7 +11,7 @@ from torch import Tensor
 from istar.models.download_events import DownloadEvent, LoadProgress
 from istar.networks import Networks
 from istar.pipeline import InfinityStarPipeline
-from istar.video_tokenizer.conv import FrameHistory
+from istar.video_tokenizer.pieces import Piece
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,8 @@ def test_decoded_levels_are_cut_to_whole_numbers(
 ) -> None:
     levels = torch.tensor([-9.0, 0, 0.999, 1.001, 127.5, 254.999, 255, 300])
     x = (levels / 127.5 - 1).reshape(1, 1, 1, 2, 4).expand(1, 3, 1, 2, 4)
-    monkeypatch.setattr(networks.tokenizer, "decode_piece", lambda *_: iter([x]))
-    frames = networks.decode(torch.zeros(1), FrameHistory())
+    pieces = [Piece(0, 0, x[:, :, :, :1]), Piece(0, 1, x[:, :, :, 1:])]
+    monkeypatch.setattr(networks.tokenizer, "decode_pieces", lambda *_, **__: iter(pieces))
+    monkeypatch.setattr("istar.networks.SPATIAL_STRIDE", 2)
+    frames = networks.decode(torch.zeros(1, 64, 1, 1, 2))
     assert frames[0, :, :, 0].flatten().tolist() == [0, 0, 0, 1, 127, 254, 255, 255]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from asking import HEIGHT, WIDTH, frames_of, pictures, request, short_clips, with_spec
+from asking import HEIGHT, WIDTH, clips_of, frames_of, pictures, request, short_clips, with_spec
 from istar import (
     CheckpointError,
     ClipReady,
@@ -100,7 +100,9 @@ def test_streaming_gives_what_generating_gives(pipeline: InfinityStarPipeline) -
     progress = [event for event in events if isinstance(event, Progress)]
     assert [event.done for event in progress] == list(range(1, progress[0].total + 1))
     assert {event.total for event in progress} == {len(progress)}
-    assert [len(event.frames) for event in events if isinstance(event, ClipReady)] == [81, 16]
+    assert [len(clip) for clip in clips_of(events)] == [81, 16]
+    # A few pictures at a time, never a whole clip.
+    assert max(len(event.frames) for event in events if isinstance(event, ClipReady)) == 5
 
 
 def test_a_clip_is_handed_over_before_the_next_is_begun(pipeline: InfinityStarPipeline) -> None:
@@ -202,13 +204,9 @@ def test_extending_by_more_than_a_window_sees_its_own_pictures(
 ) -> None:
     clip = pictures(20)
     events = list(pipeline.stream(request("extend", clip=clip, seconds=7)))
-    sizes = [len(event.frames) for event in events if isinstance(event, ClipReady)]
-    assert sizes == [20, 80, 32]
-    assert [event.from_input for event in events if isinstance(event, ClipReady)] == [
-        True,
-        False,
-        False,
-    ]
+    assert [len(clip) for clip in clips_of(events)] == [20, 80, 32]
+    given = [len(e.frames) for e in events if isinstance(e, ClipReady) and e.from_input]
+    assert given == [20]
 
 
 def test_a_clip_below_a_second_is_refused(pipeline: InfinityStarPipeline) -> None:
@@ -238,15 +236,16 @@ def test_the_prompt_states_the_whole_windows_seconds(
 
 def test_a_picture_that_is_missing_is_the_first_one_again() -> None:
     shown = pictures(4)
-    assert torch.equal(last_pictures(shown, 5), shown[[0, 0, 1, 2, 3]])
-    assert torch.equal(last_pictures(shown, 4), shown)
-    assert torch.equal(last_pictures(shown, 2), shown[2:])
+    pieces = shown.split([1, 3])
+    assert torch.equal(last_pictures(pieces, 5), shown[[0, 0, 1, 2, 3]])
+    assert torch.equal(last_pictures(pieces, 4), shown)
+    assert torch.equal(last_pictures(pieces, 2), shown[2:])
 
 
 def test_a_model_of_short_clips_makes_a_video_of_them(pipeline: InfinityStarPipeline) -> None:
     model = short_clips(pipeline)
     events = list(model.stream(request(seconds=3)))
-    assert [len(event.frames) for event in events if isinstance(event, ClipReady)] == [33, 16]
+    assert [len(clip) for clip in clips_of(events)] == [33, 16]
     first_scales = {e.clip: e.tokens for e in events if isinstance(e, Progress) and e.scale == 0}
     assert first_scales == {0: 1, 1: 8, 2: 4}
 
@@ -257,8 +256,7 @@ def test_a_model_of_short_clips_extends_from_one_of_them(
     model = short_clips(pipeline)
     clip = pictures(50)
     events = list(model.stream(request("extend", clip=clip, seconds=3)))
-    sizes = [len(event.frames) for event in events if isinstance(event, ClipReady)]
-    assert sizes == [50, 32, 16]
+    assert [len(clip) for clip in clips_of(events)] == [50, 32, 16]
     given = {e.tokens for e in events if isinstance(e, Progress) and e.clip == 1 and e.scale == 0}
     assert given == {8}
     assert not any("may suffer" in event.text for event in events if isinstance(event, Note))

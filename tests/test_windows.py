@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from asking import pictures, request, with_spec
-from istar import CheckpointError, ClipReady, InfinityStarPipeline
+from asking import clips_of, pictures, request, with_spec
+from istar import CheckpointError, InfinityStarPipeline
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_with_one_pyramid_the_first_picture_is_its_own(
     one_pyramid: InfinityStarPipeline, seconds: int
 ) -> None:
     events = list(one_pyramid.stream(request("t2v", seconds=seconds)))
-    clips = [event.frames for event in events if isinstance(event, ClipReady)]
+    clips = clips_of(events)
     assert [len(clip) for clip in clips] == [17] + [16] * (seconds - 1)
     assert not torch.equal(clips[0][0], clips[0][1])
     assert not any("not trained" in str(event) for event in events)

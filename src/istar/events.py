@@ -44,7 +44,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """A clip's steps are taken; its pictures are decoded next, which may take a while.
+    """A clip's steps are taken; its pictures come next, a few at a time.
 
     Attributes:
         clip: of the window under way.
@@ -55,7 +55,7 @@ class Decoding:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipReady:
-    """Pictures that are finished; the clips of a request follow each other without a gap.
+    """Pictures that are finished, a few at a time; all of them follow each other without a gap.
 
     Attributes:
         frames: `(F, H, W, 3)`, uint8, RGB, on the CPU, at 16 a second.

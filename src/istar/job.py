@@ -22,13 +22,11 @@ from istar.generation.schedule import TEMPLATES
 from istar.generation.state import GenerationState, JobState
 from istar.inputs import Inputs, picture_size, read_inputs
 from istar.networks import Networks
-from istar.opening import Opening
+from istar.opening import Opening, begins_with_image
 from istar.placement import dtype_name, explained_memory_errors
 from istar.plan import Plan, plan_request
 from istar.request import GenerationRequest, check_prompt
 from istar.saved_job import SavedJob, pack, unpack
-from istar.video_tokenizer.config import FRAMES_PER_SECOND
-from istar.video_tokenizer.conv import FrameHistory
 
 
 class Job:
@@ -65,6 +63,8 @@ class Job:
         self.inputs = inputs
         self.plan = plan
         self.state = state
+        # Pictures that are being decoded, and the state whose next ones come next.
+        self._decoding: tuple[JobState, Iterator[Tensor]] | None = None
 
     @classmethod
     def begin(
@@ -118,7 +118,7 @@ class Job:
             yield from self.advance()
 
     def advance(self) -> tuple[Event, ...]:
-        """Do the next thing: begin, begin a window, take a step, or decode a finished clip.
+        """Do the next thing: begin, begin a window, take a step, or decode a few pictures.
 
         Returns:
             what there is to report; nothing when the job is finished.
@@ -140,11 +140,9 @@ class Job:
             elif generation is None:
                 state, events = self._begin_window()
             elif self.state.decodes_next:
-                state, events = self._decode_clip(generation)
+                state, events = self._decode(generation)
             else:
                 state, events = self._take_step(generation)
-        if state.decodes_next:
-            events = (*events, Decoding(clip=state.decoded))
         self.state = state
         return events
 
@@ -159,7 +157,7 @@ class Job:
         ]
         if clip is not None:
             events.append(ClipReady(frames=clip, from_input=True))
-        tail = None if clip is None else self._new_tail(clip)
+        tail = () if clip is None else self._tail_with(clip, window=0)
         return replace(self.state, begun=True, tail=tail), tuple(events)
 
     def _begin_window(self) -> tuple[JobState, tuple[Event, ...]]:
@@ -183,41 +181,61 @@ class Job:
             tokens=step.grid.tokens,
             given=step.index in generation.given,
         )
-        return replace(self.state, generation=generation), (progress,)
+        # A finished clip that is not shown is decoded no further than the next one looks back.
+        window, decoded = self.plan.windows[self.state.window], self.state.decoded
+        while decoded < len(generation.latents) and not self._opening.shows(
+            decoded, generation, window
+        ):
+            decoded += 1
+        state = replace(self.state, generation=generation, decoded=decoded)
+        if state.decodes_next:
+            return state, (progress, Decoding(clip=decoded))
+        return state, (progress,)
 
-    def _decode_clip(self, generation: GenerationState) -> tuple[JobState, tuple[Event, ...]]:
-        """Decode the clip just finished, and show it if it is new.
-
-        Given clips are decoded too, because the decoder's causal convolutions look back at them.
-        """
+    def _decode(self, generation: GenerationState) -> tuple[JobState, tuple[Event, ...]]:
+        """The next latent frame's pictures of the clip that is finished."""
         state, clip = self.state, self.state.decoded
         window = self.plan.windows[state.window]
         latent = generation.latents[clip]
-        # 1. Pictures: an interactive clip's with the clip before, any other's with the history.
+        # 1. What is being decoded holds much; it is dropped where the state is not the one it has
+        # come to, after a failure, and begun again.
+        decoding, self._decoding = self._decoding, None
+        if decoding is None or decoding[0] is not state:
+            decoding = (state, self._pictures(generation))
+        pictures = decoding[1]
+        frames = next(pictures)
+        # 2. A new video's first picture.
+        if clip == 1 and begins_with_image(generation, window) and not state.shown:
+            frames = torch.cat((self._first_picture(frames), frames))
+        tail = self._tail_with(frames, window=state.window + 1)
+        # 3. After its last pictures the clip ends, and after its last clip the window.
+        if state.shown + 1 < latent.shape[2]:
+            state = replace(state, shown=state.shown + 1, tail=tail)
+            self._decoding = (state, pictures)
+            return state, (ClipReady(frames=frames),)
+        state = replace(state, decoded=clip + 1, shown=0, tail=tail)
         if window.interactive:
             assert state.former is not None
-            latent = torch.cat((state.former[:, :, 1:], latent), dim=2)
-            frames = self.networks.decode(latent, FrameHistory())
-            frames = frames[-self.plan.spec.clip_seconds * FRAMES_PER_SECOND :]
-            state = replace(state, former=latent[:, :, -self.plan.spec.clip_frames - 1 :])
-        else:
-            history = state.history.copy()
-            frames = self.networks.decode(latent, history)
-            state = replace(state, history=history)
-        # 2. A new video's image clip is not shown: the next clip brings its picture.
-        events = []
-        has_image_clip = generation.steps[0].image and not window.given_seconds
-        is_hidden = clip == 0 and has_image_clip and window.new_seconds > 0
-        if clip >= self._opening.given_clips(window) and not is_hidden:
-            if clip == 1 and has_image_clip:
-                frames = torch.cat((self._first_picture(frames), frames))
-            events.append(ClipReady(frames=frames))
-            state = replace(state, tail=self._new_tail(frames))
-        # 3. After its last clip the window ends.
-        state = replace(state, decoded=clip + 1)
-        if generation.finished and state.decoded == len(generation.latents):
+            both = torch.cat((state.former, latent), dim=2)
+            state = replace(state, former=both[:, :, -self.plan.spec.clip_frames - 1 :])
+        if generation.finished and not state.decodes_next:
             state = self._end_window(state, generation)
-        return state, tuple(events)
+        return state, (ClipReady(frames=frames),)
+
+    def _pictures(self, generation: GenerationState) -> Iterator[Tensor]:
+        """The pictures of the finished clip from the first that is not handed out.
+
+        The decoder's causal convolutions look back at what is before: the window's other clips, or
+        in the interactive mode the clip before.
+        """
+        state = self.state
+        before = generation.latents[: state.decoded]
+        if self.plan.windows[state.window].interactive:
+            assert state.former is not None
+            before = (state.former[:, :, 1:],)
+        skip = sum(latent.shape[2] for latent in before) + state.shown
+        latents = torch.cat((*before, generation.latents[state.decoded]), dim=2)
+        return self.networks.pictures(latents, skip=skip)
 
     def _end_window(self, state: JobState, generation: GenerationState) -> JobState:
         former, first = state.former, state.first
@@ -229,7 +247,6 @@ class Job:
             bits=(*state.bits, dict(enumerate(generation.bits))),
             generation=None,
             generator=generation.generator,
-            history=FrameHistory(),
             former=former,
             first=first,
         )
@@ -247,11 +264,18 @@ class Job:
         """
         return after[:1] if self.inputs.image is None else self.inputs.image
 
-    def _new_tail(self, frames: Tensor) -> Tensor:
-        """The last pictures after more of them; a copy, since the others are handed out."""
-        tail = self.state.tail
-        shown = frames if tail is None else torch.cat((tail, frames))
-        return shown[-self.plan.spec.clip_seconds * FRAMES_PER_SECOND - 1 :].clone()
+    def _tail_with(self, frames: Tensor, *, window: int) -> tuple[Tensor, ...]:
+        """The last pictures after more of them, no more than a window reads.
+
+        Copies, since the pictures themselves are handed out.
+        """
+        count = self._opening.pictures_read(window)
+        if not count:
+            return ()
+        tail = (*self.state.tail, frames[-count:].clone())
+        while sum(map(len, tail[1:])) >= count:
+            tail = tail[1:]
+        return tail
 
     def _steps_before(self) -> tuple[int, int]:
         """Steps of the windows before this one, and of all; in `interact` the prompt's own."""

@@ -19,7 +19,7 @@ from istar.models.find import ModelFiles
 from istar.placement import Placement, exact_convolutions, explained_memory_errors
 from istar.text_encoder import TextEncoder, check_text_encoder
 from istar.transformer.model import Transformer
-from istar.video_tokenizer.conv import FrameHistory
+from istar.video_tokenizer.config import SPATIAL_STRIDE
 from istar.video_tokenizer.model import VideoTokenizer, to_range
 
 
@@ -45,6 +45,7 @@ class Networks:
         tokenizer: pictures to latents and back.
         text_encoder: texts to features.
         together: guidance's branches are computed as one batch.
+        strip_rows: rows of a latent that are decoded at once; None for all.
 
     Raises:
         CheckpointError: the networks' sizes do not fit each other.
@@ -58,6 +59,7 @@ class Networks:
         text_encoder: TextEncoder,
         *,
         together: bool = False,
+        strip_rows: int | None = None,
     ) -> None:
         for what, theirs, ours in (
             ("text encoder", text_encoder.channels, transformer.config.text_channels),
@@ -73,6 +75,7 @@ class Networks:
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
         self.together = together
+        self.strip_rows = strip_rows
 
     @classmethod
     def load(
@@ -167,16 +170,42 @@ class Networks:
         with torch.inference_mode(), exact_convolutions():
             return self.tokenizer.encode(x)
 
-    def decode(self, latent: Tensor, history: FrameHistory) -> Tensor:
-        """Pictures `(F, H, W, 3)`, uint8, on the CPU, of the next piece of a video's latents.
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures `(F, H, W, 3)`, uint8, on the CPU, of a whole video's latents.
 
         Raises:
             GenerationError: the decoder's output is not a number.
         """
-        with torch.inference_mode(), exact_convolutions():
-            pieces = [_to_bytes(chunk) for chunk in self.tokenizer.decode_piece(latent, history)]
-        # Outside inference mode: whoever gets the pictures may change them.
-        return torch.cat(pieces)
+        return torch.cat(list(self.pictures(latents)))
+
+    def pictures(self, latents: Tensor, *, skip: int = 0) -> Iterator[Tensor]:
+        """The pictures of a video's latents, those of one latent frame at a time.
+
+        Args:
+            latents: `(1, C, T, h, w)`, from the video's beginning.
+            skip: latent frames at the beginning whose pictures are not wanted.
+
+        Yields:
+            `(F, H, W, 3)`, uint8, on the CPU, for every latent frame from `skip` on.
+
+        Raises:
+            GenerationError: the decoder's output is not a number.
+        """
+        height = latents.shape[3] * SPATIAL_STRIDE
+        pieces = self.tokenizer.decode_pieces(latents, skip=skip, strip_rows=self.strip_rows)
+        strips: dict[int, list[Tensor]] = {}
+        while True:
+            with torch.inference_mode(), exact_convolutions():
+                piece = next(pieces, None)
+                if piece is None:
+                    return
+                own = strips.setdefault(piece.frame, [])
+                own.append(_to_bytes(piece.pictures))
+                is_whole = piece.row + piece.pictures.shape[3] == height
+                del piece
+            if is_whole:
+                # Outside inference mode: whoever gets the pictures may change them.
+                yield torch.cat(strips.pop(min(strips)), dim=1)
 
 
 class _Loading:

@@ -11,14 +11,13 @@ from torch import Tensor
 from istar.generation.loop import read_conditions, start
 from istar.generation.residual import bits_of_latent
 from istar.generation.schedule import Step
-from istar.generation.state import Bits, JobState
+from istar.generation.state import Bits, GenerationState, JobState
 from istar.inputs import Inputs
 from istar.networks import Networks, Texts
 from istar.plan import Plan, Window, interact_of
 from istar.request import GenerationRequest
 from istar.transformer.cache import Context
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
-from istar.video_tokenizer.conv import FrameHistory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +66,26 @@ class Opening:
                 conditions=conditions,
                 together=self.networks.together,
             )
-        opened = replace(state, generation=generation, decoded=0, history=FrameHistory())
+        opened = replace(state, generation=generation, decoded=0, shown=0)
         return opened, notes
+
+    def pictures_read(self, number: int) -> int:
+        """How many of the last pictures a window reads; 0 also of a window that does not exist."""
+        if number >= len(self.plan.windows):
+            return 0
+        window = self.plan.windows[number]
+        # An interactive window reads pictures of a clip only; its own have latents.
+        if window.interactive and number == 0:
+            return self.plan.spec.clip_seconds * FRAMES_PER_SECOND + 1
+        return window.given_pictures
+
+    def shows(self, clip: int, generation: GenerationState, window: Window) -> bool:
+        """Whether a clip's pictures are new ones, to be shown.
+
+        Given clips are not. Nor is a new video's image clip: the next clip brings its picture.
+        """
+        is_hidden = clip == 0 and begins_with_image(generation, window) and window.new_seconds > 0
+        return clip >= self.given_clips(window) and not is_hidden
 
     def given_clips(self, window: Window) -> int:
         """How many of a window's clips show what was there before."""
@@ -87,7 +104,6 @@ class Opening:
         """The state with the latents of the clip that an interactive video continues."""
         if state.former is not None:
             return state
-        assert state.tail is not None
         count = self.plan.spec.clip_seconds * FRAMES_PER_SECOND + 1
         former = self.networks.encode(last_pictures(state.tail, count))
         return replace(state, former=former, first=former[:, :, :1])
@@ -105,7 +121,6 @@ class Opening:
         if not count:
             return {}
         if window.given_seconds:
-            assert state.tail is not None
             pictures = last_pictures(state.tail, window.given_pictures)
         else:
             assert self.inputs.image is not None
@@ -122,7 +137,16 @@ class Opening:
         return given
 
 
-def last_pictures(shown: Tensor, count: int) -> Tensor:
-    """The last `count` pictures `(count, H, W, 3)`, the first of them doubled if one is missing."""
-    last = shown[-count:]
+def begins_with_image(generation: GenerationState, window: Window) -> bool:
+    """Whether a window starts a video with an image clip."""
+    return generation.steps[0].image and not window.given_seconds
+
+
+def last_pictures(shown: Sequence[Tensor], count: int) -> Tensor:
+    """The last `count` pictures `(count, H, W, 3)`, the first of them doubled if one is missing.
+
+    Args:
+        shown: `(F, H, W, 3)` each, in order.
+    """
+    last = torch.cat(tuple(shown))[-count:]
     return last if len(last) == count else torch.cat((last[:1], last))

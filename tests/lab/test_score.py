@@ -41,7 +41,6 @@ from istar.lab.trials import (
 from istar.lab.world import Scene, random_scene
 from istar.pipeline import InfinityStarPipeline
 from istar.request import GenerationRequest
-from istar.video_tokenizer.conv import FrameHistory
 
 SIZE = 64, 112
 ALL_RIGHT = dict.fromkeys(("background", "colour", "shape", "motion", "whole", "all", "kept"), True)
@@ -298,7 +297,7 @@ def test_the_tokenizer_decodes_the_sum_of_all_codes(
         for step, value in zip(steps, bits, strict=True):
             canvas.add(step, value)
         summed.append(canvas.total)
-    whole = pipeline.networks.decode(torch.cat(summed, dim=2), FrameHistory())
+    whole = pipeline.networks.decode(torch.cat(summed, dim=2))
     assert decoded.shape == frames.shape
     assert (decoded.int() - whole.int()).abs().max() <= 1
 

@@ -13,7 +13,7 @@ import torch
 
 from istar.errors import MediaError, UsageError
 from istar.media import ClipWriter, probe_clip, read_clip, write_clip
-from media_files import grey_clip, levels_of, psnr, smooth_clip
+from media_files import grey_clip, levels_of, psnr, smooth_clip, texts_in
 
 C_LIBRARY = ctypes.CDLL(None)
 M_PERTURB = -6
@@ -147,3 +147,34 @@ def test_an_interrupted_clip_leaves_the_old_file_or_nothing(
     write_clip(grey_clip([1, 2]), target, overwrite=True)
     assert len(read_clip(target).frames) == 2
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_clip_is_continued_and_what_was_there_is_not_encoded_again(tmp_path: Path) -> None:
+    parts = smooth_clip(60).split([33, 16, 11])
+    path = write_clip(parts[0], tmp_path / "clip.mp4", metadata={"title": "one"})
+    shown = read_clip(path).frames
+    for number, frames in enumerate(parts[1:]):
+        with ClipWriter(
+            path, 64, 96, after=path, overwrite=True, metadata={"title": f"{number} more"}
+        ) as writer:
+            for piece in frames.split(4):
+                writer.write(piece)
+        clip = read_clip(path)
+        assert clip.notes == ()
+        assert len(clip.frames) == len(shown) + len(frames)
+        assert torch.equal(clip.frames[: len(shown)], shown)
+        new = clip.frames[len(shown) :]
+        assert min(psnr(*pair) for pair in zip(new, frames, strict=True)) > 34
+        shown = clip.frames
+    assert probe_clip(path).seconds == 60 / 16
+    assert texts_in(path)["title"] == "1 more"
+
+
+def test_a_clip_that_is_not_continued_stays_as_it_was(tmp_path: Path) -> None:
+    path = write_clip(grey_clip([1, 2]), tmp_path / "clip.mp4")
+    before = path.read_bytes()
+    writer = ClipWriter(path, 32, 48, after=path, overwrite=True)
+    with pytest.raises(MediaError, match="frames must be"), writer:
+        writer.write(grey_clip([3]).float())
+    assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["clip.mp4"]

@@ -24,7 +24,6 @@ from istar.training.log import LOG_NAME, read_log
 from istar.training.sequences import Example, SequenceConfig
 from istar.training.trainer import StepDone, Validated, train
 from istar.training.transformer import TransformerTask
-from istar.video_tokenizer.conv import FrameHistory
 from small_training import CPU, losses, run_config, transformer_run, write_manifest
 
 
@@ -197,7 +196,7 @@ def test_sheets_have_the_prompts_and_clips_that_are_asked_for(
     clips = read_prepared(measured.validation.sets[0])
     networks: Networks = task._built(weights)
     for row, clip in ((0, clips[0]), (2, clips[2])):
-        frames = networks.decode(clip.latent()[None], FrameHistory())
+        frames = networks.decode(clip.latent()[None])
         for place, number in ((0, 0), (4, len(frames) - 1)):
             shown = sheets["validation"][32 * row : 32 * row + 32, 32 * place : 32 * place + 32]
             assert torch.equal(shown, frames[number])

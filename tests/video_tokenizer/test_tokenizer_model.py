@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
@@ -11,8 +13,9 @@ from istar.video_tokenizer.config import (
     VideoTokenizerConfig,
     latent_frames,
 )
-from istar.video_tokenizer.conv import FrameHistory
+from istar.video_tokenizer.conv import FrameHistory, lay_channels_last
 from istar.video_tokenizer.model import VideoTokenizer
+from istar.video_tokenizer.pieces import Piece
 
 HEIGHT, WIDTH = 2, 3
 TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
@@ -57,32 +60,104 @@ def test_decode_equals_one_pass_over_all_frames(
     assert whole.std() > 0.1
 
 
-@pytest.mark.parametrize(
-    "cut", [[1] * 7, [2, 2, 2, 1], [1, 2, 4], [3, 3, 1], [4, 3], [5, 1, 1], [1, 6], [7]]
-)
+@pytest.mark.parametrize("cut", [[1] * 7, [1, 2, 4], [3, 3, 1], [5, 1, 1], [7]])
 def test_how_latents_are_cut_does_not_matter(
     tokenizer: VideoTokenizer, random: torch.Generator, cut: list[int]
 ) -> None:
     z = latents(random, 7)
+    chunks = tokenizer._bottleneck(z).split(cut, dim=2)
     history = FrameHistory()
     parts = []
-    for number, piece in enumerate(z.split(cut, dim=2)):
-        decoded = torch.cat(list(tokenizer.decode_piece(piece, history)), dim=2)
-        assert decoded.shape[2] == 4 * cut[number] - (3 if number == 0 else 0)
-        parts.append(decoded)
+    for number, chunk in enumerate(chunks):
+        parts.append(tokenizer.decoder(chunk, history))
+        history.next_chunk()
+        assert parts[-1].shape[2] == 4 * cut[number] - (3 if number == 0 else 0)
     torch.testing.assert_close(torch.cat(parts, dim=2), decode_at_once(tokenizer, z), **TOLERANCE)
+
+
+def assembled(pieces: Iterator[Piece], size: tuple[int, int]) -> torch.Tensor:
+    """Pieces put together, every pixel of them once."""
+    frames: dict[int, dict[int, torch.Tensor]] = {}
+    for piece in pieces:
+        assert piece.row not in frames.setdefault(piece.frame, {})
+        frames[piece.frame][piece.row] = piece.pictures
+    assert sorted(frames) == list(range(min(frames), max(frames) + 1))
+    rows = [torch.cat([own[row] for row in sorted(own)], dim=3) for own in frames.values()]
+    assert {one.shape[3:] for one in rows} == {size}
+    return torch.cat(rows, dim=2)
+
+
+@pytest.mark.parametrize(("frames", "skip"), [(1, 0), (2, 0), (6, 0), (6, 1), (6, 5), (24, 21)])
+def test_frame_by_frame_from_any_frame_on_is_the_same(
+    tokenizer: VideoTokenizer, random: torch.Generator, frames: int, skip: int
+) -> None:
+    z = latents(random, frames)
+    with torch.inference_mode():
+        whole = tokenizer.decode(z)[:, :, max(0, 4 * skip - 3) :]
+        pieces = tokenizer.decode_pieces(z, skip=skip)
+        assert torch.equal(assembled(pieces, (16 * HEIGHT, 16 * WIDTH)), whole)
+
+
+@pytest.mark.parametrize(
+    ("rows", "strip_rows", "frames", "skip"),
+    [(5, 1, 3, 1), (26, 5, 2, 0), (26, 13, 2, 1), (2, 9, 1, 0)],
+)
+def test_strips_are_the_whole(
+    tokenizer: VideoTokenizer,
+    random: torch.Generator,
+    rows: int,
+    strip_rows: int,
+    frames: int,
+    skip: int,
+) -> None:
+    z = torch.randn(1, 64, frames, rows, 1, generator=random)
+    with torch.inference_mode():
+        whole = tokenizer.decode(z)[:, :, max(0, 4 * skip - 3) :]
+        pieces = tokenizer.decode_pieces(z, skip=skip, strip_rows=strip_rows)
+        assert torch.equal(assembled(pieces, (16 * rows, 16)), whole)
+
+
+def test_how_far_stages_look(tokenizer: VideoTokenizer) -> None:
+    stages = tokenizer.decoder.stages()
+    assert (stages[0].past, stages[0].margin) == (58, 24)
+    # The last level, at half the size of the pictures, and what follows it.
+    last = [stage for stage in stages if stage.scale >= 4]
+    assert [(stage.past, stage.margin) for stage in last] == [
+        (8, 2),
+        (6, 2),
+        (4, 1),
+        (2, 1),
+        (1, 1),
+    ]
+
+
+def test_what_is_skipped_costs_no_more_than_it_must(
+    tokenizer: VideoTokenizer, random: torch.Generator
+) -> None:
+    calls: Counter[int] = Counter()
+    for level, one in enumerate(tokenizer.decoder.levels):
+        one.blocks[0].register_forward_pre_hook(
+            lambda *_, level=level: calls.update([level])  # type: ignore[misc]
+        )
+    with torch.inference_mode():
+        list(tokenizer.decode_pieces(latents(random, 41), skip=40))
+    # Besides the frame that is wanted: 22 for the third level, 8 for the last, where each is two.
+    assert calls == {0: 41, 1: 37, 2: 23, 3: 18}
 
 
 def test_pictures_come_before_later_latents_are_decoded(
     tokenizer: VideoTokenizer, random: torch.Generator
 ) -> None:
     seen: list[int] = []
-    tokenizer.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[2]))
-    pieces = tokenizer.decode_piece(latents(random, 5), FrameHistory())
-    assert next(pieces).shape[2] == 5
-    assert seen == [2]
-    assert sum(piece.shape[2] for piece in pieces) == 12
-    assert seen == [2, 2, 1]
+    tokenizer.decoder.conv_in.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].shape[2])
+    )
+    with torch.inference_mode():
+        pieces = tokenizer.decode_pieces(latents(random, 3))
+        assert next(pieces).pictures.shape[2] == 1
+        assert seen == [1]
+        assert [piece.pictures.shape[2] for piece in pieces] == [4, 4]
+    assert seen == [1, 1, 1]
 
 
 @pytest.mark.parametrize("frames", [1, 5, 9, 13, 17, 21, 33])
@@ -137,6 +212,19 @@ def test_bf16_weights_give_float32_results(
     half = tokenizer.decode(z)
     assert half.dtype == tokenizer.encode(full).dtype == torch.float32
     assert (half - full).abs().mean() < 0.1 * full.std()
+
+
+def test_the_decoder_alone_may_be_bf16(tokenizer: VideoTokenizer, random: torch.Generator) -> None:
+    z = latents(random, 3)
+    x = pictures(random, 9)
+    with torch.inference_mode():
+        full, encoded = tokenizer.decode(z), tokenizer.encode(x)
+        tokenizer.decoder.bfloat16()
+        lay_channels_last(tokenizer.decoder)
+        half = torch.cat([piece.pictures for piece in tokenizer.decode_pieces(z)], dim=2)
+        assert torch.equal(tokenizer.encode(x), encoded)
+    assert half.dtype == torch.float32
+    assert 0 < (half - full).abs().mean() < 0.03 * full.std()
 
 
 @pytest.mark.parametrize(("pictures", "latents"), [(1, 1), (5, 2), (77, 20), (81, 21), (161, 41)])

@@ -90,6 +90,6 @@ def _generate(options: CommonOptions, request: GenerationRequest) -> None:
     with output_file(options, request) as output:
         pipeline, inputs = options.load(request)
 
-        with StepDisplay() as display, output.writing(pipeline) as writer:
+        with StepDisplay() as display, output.writing(pipeline, request) as writer:
             for frames in display.pictures_of(pipeline.stream(request, inputs)):
                 writer.write(frames)

@@ -26,8 +26,6 @@ from istar.request import check_prompt
 from istar.text_files import read_text
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from istar.job import Job
     from istar.pipeline import InfinityStarPipeline
 
@@ -55,7 +53,7 @@ def interact(
 ) -> None:
     """Make a video prompt by prompt, five seconds (one clip of the model) each.
 
-    The file is rewritten after every prompt. An empty line, or the end of the input, ends it.
+    The file grows with every prompt. An empty line, or the end of the input, ends it.
 
     Example: istar interact --script story.txt -o story.mp4
     """
@@ -79,14 +77,11 @@ def _converse(
     model: list[str],
 ) -> None:
     """Run prompt after prompt; the file holds each before the next one is asked for."""
-    import torch
-
-    frames: list[Tensor] = []
     try:
         while True:
-            with StepDisplay() as display:
-                frames += display.pictures_of(job.run())
-            output.replace(torch.cat(frames), pipeline, job.request.prompts)
+            with StepDisplay() as display, output.writing(pipeline, job.request) as writer:
+                for frames in display.pictures_of(job.run()):
+                    writer.write(frames)
             if (prompt := next(prompts, None)) is None:
                 return
             job.add_prompt(prompt)

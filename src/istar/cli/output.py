@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,53 +33,36 @@ class OutputFile:
         written: something is in it.
     """
 
-    def __init__(
-        self, target: Path, request: GenerationRequest, *, overwrite: bool, stays: bool = True
-    ) -> None:
+    def __init__(self, target: Path, *, overwrite: bool, stays: bool = True) -> None:
         self.target = target
         self.stays = stays
         self.written = False
-        self._request = request
         self._overwrite = overwrite
 
     @contextmanager
-    def writing(self, pipeline: InfinityStarPipeline) -> Iterator[Writer]:
+    def writing(
+        self, pipeline: InfinityStarPipeline, request: GenerationRequest
+    ) -> Iterator[Writer]:
         """Write it piece by piece; it appears under its name when the block ends well.
+
+        A clip that was written before is continued; it stays as it was until then.
 
         Args:
             pipeline: the model, kept in the file with the request's settings.
+            request: what makes it, with every prompt so far.
         """
         with ExitStack() as stack:
             writer = Writer(
                 self.target,
                 stack,
-                is_picture=self._request.mode == "t2i",
-                metadata=pipeline.metadata(self._request),
-                overwrite=self._overwrite,
+                is_picture=request.mode == "t2i",
+                metadata=pipeline.metadata(request),
+                overwrite=self._overwrite or self.written,
+                after=self.target if self.written else None,
             )
             yield writer
         self.target = writer.written
-
-    def replace(
-        self, frames: Tensor, pipeline: InfinityStarPipeline, prompts: tuple[str, ...]
-    ) -> None:
-        """Write all of a clip `(F, H, W, 3)`, in place of what this wrote before.
-
-        Args:
-            frames: the whole clip.
-            pipeline: the model, kept in the file with the request's settings.
-            prompts: all that made it.
-        """
-        from istar.media import write_clip
-
-        self.target = write_clip(
-            frames,
-            self.target,
-            overwrite=self._overwrite,
-            numbered=True,
-            metadata=pipeline.metadata(replace(self._request, prompt=prompts)),
-        )
-        self._overwrite = self.written = True
+        self.written = True
 
 
 class Writer:
@@ -94,6 +76,7 @@ class Writer:
         is_picture: bool,
         metadata: dict[str, str],
         overwrite: bool,
+        after: Path | None,
     ) -> None:
         from istar.media import ClipWriter
 
@@ -102,6 +85,7 @@ class Writer:
         self._is_picture = is_picture
         self._metadata = metadata
         self._overwrite = overwrite
+        self._after = after
         self._clip: ClipWriter | None = None
 
     def write(self, frames: Tensor) -> None:
@@ -125,6 +109,7 @@ class Writer:
                     self._target,
                     frames.shape[1],
                     frames.shape[2],
+                    after=self._after,
                     metadata=self._metadata,
                     overwrite=self._overwrite,
                     numbered=True,
@@ -154,14 +139,14 @@ def output_file(options: CommonOptions, request: GenerationRequest) -> Iterator[
             suffix=suffix,
             overwrite=options.overwrite,
         )
-        output = OutputFile(target, request, overwrite=options.overwrite)
+        output = OutputFile(target, overwrite=options.overwrite)
         yield output
         print_path(output.target)
         return
     if sys.stdout.isatty():
         raise UsageError("stdout is a terminal; send it to a file, or name one with --output")
     directory = Path(tempfile.mkdtemp(prefix="istar-"))
-    output = OutputFile(directory / f"output{suffix}", request, overwrite=True, stays=False)
+    output = OutputFile(directory / f"output{suffix}", overwrite=True, stays=False)
     with ExitStack() as block:
         block.enter_context(unfinished(directory))
         block.callback(shutil.rmtree, directory, ignore_errors=True)

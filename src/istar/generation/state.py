@@ -10,7 +10,6 @@ from torch import Tensor
 from istar.generation.canvas import Canvas
 from istar.generation.schedule import Step
 from istar.transformer.cache import Context
-from istar.video_tokenizer.conv import FrameHistory
 
 Bits = Mapping[int, Tensor]
 """Booleans `(t·h·w, d)` by step index."""
@@ -99,9 +98,10 @@ class JobState:
         begun: it has reported its notes and the input's pictures.
         bits: of the windows that are finished.
         generation: the window under way; None between two.
-        decoded: how many of its clips are decoded.
-        history: of the decoder's convolutions, in the window under way.
-        tail: `(F, H, W, 3)`, uint8, the last pictures, which the next window may show again.
+        decoded: how many of its clips are decoded, or need not be.
+        shown: of how many latent frames of the next clip the pictures are handed out.
+        tail: `(F, H, W, 3)` each, uint8: together the last pictures, which the next window shows
+            again; none where it does not.
         former: interact: `(1, C, clip + 1, H, W)`, latents of the last clip and the frame before.
         first: interact: `(1, C, 1, H, W)`, the latent with which the video began.
     """
@@ -112,14 +112,14 @@ class JobState:
     bits: tuple[Bits, ...] = ()
     generation: GenerationState | None = None
     decoded: int = 0
-    history: FrameHistory = field(default_factory=FrameHistory)
-    tail: Tensor | None = None
+    shown: int = 0
+    tail: tuple[Tensor, ...] = ()
     former: Tensor | None = None
     first: Tensor | None = None
 
     @property
     def decodes_next(self) -> bool:
-        """A clip is finished and not decoded."""
+        """A clip is finished, and not all of its pictures are handed out."""
         return self.generation is not None and self.decoded < len(self.generation.latents)
 
     @property

@@ -32,7 +32,6 @@ from istar.media import cover_and_crop
 from istar.pipeline import InfinityStarPipeline
 from istar.plan import Window
 from istar.request import LAST_SEED, check_seconds
-from istar.video_tokenizer.conv import FrameHistory
 
 USUAL_MODES: tuple[EvaluationMode, ...] = ("t2v", "wording", "i2v", "extend", "tokenizer")
 """What is tested without further instruction."""
@@ -173,16 +172,15 @@ def reconstruct(pipeline: InfinityStarPipeline, frames: Tensor, seconds: float) 
     window = Window(given_seconds=0, new_seconds=seconds)
     steps = window.steps(networks.spec, nearest_template(networks.spec.aspect))
     latent = networks.encode(frames)
-    history = FrameHistory()
-    pieces = []
+    summed = []
     for clip, own in enumerate(latent.split(window.clip_lengths(networks.spec), dim=2)):
         clip_steps = [step for step in steps if step.clip == clip]
         with torch.inference_mode():
             kept = quantized_latent(
                 own, clip_steps, semantic_bits=networks.transformer.config.semantic_bits
             )
-        pieces.append(networks.decode(kept, history))
-    return torch.cat(pieces)
+        summed.append(kept)
+    return networks.decode(torch.cat(summed, dim=2))
 
 
 def _thumbnails(pictures: Tensor) -> Tensor:

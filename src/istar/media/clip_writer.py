@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import torch
+from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from torch import Tensor
 
@@ -41,6 +42,9 @@ class ClipWriter:
     Args:
         target: ends in `.mp4`.
         height, width: of every frame; even.
+        after: a file that a `ClipWriter` of this size wrote; its pictures come first, copied and
+            not encoded again. It may be `target` itself. Its last part must have several pictures:
+            after a single one the encoder's order of decoding does not fit.
         metadata: texts to keep in the file; `title` and `comment` show in players.
         overwrite: an existing file may be replaced.
         numbered: beside an existing file it gets a numbered name.
@@ -56,6 +60,7 @@ class ClipWriter:
         height: int,
         width: int,
         *,
+        after: Path | None = None,
         metadata: Mapping[str, str] | None = None,
         overwrite: bool = False,
         numbered: bool = False,
@@ -67,6 +72,7 @@ class ClipWriter:
                 "crop or scale it first"
             )
         self._size = (height, width)
+        self._after = after
         self._metadata = clean_texts(metadata or {})
         self._pending = PendingFile(target, overwrite=overwrite, numbered=numbered)
         self._reformatter = VideoReformatter()
@@ -91,6 +97,9 @@ class ClipWriter:
             with self._failures_named():
                 self._open()
             try:
+                if self._after is not None:
+                    with self._failures_named():
+                        self._copy(self._after)
                 yield
                 if not self._frames:
                     raise MediaError(f"'{self.target}' would be empty: it was given no frames")
@@ -118,6 +127,18 @@ class ClipWriter:
         codec.thread_count = _X264_THREADS
         codec.color_primaries = codec.color_trc = codec.colorspace = _BT709
         codec.color_range = ColorRange.MPEG
+
+    def _copy(self, source: Path) -> None:
+        """Take the packets of another file; the next picture follows its last."""
+        with av.open(f"file:{source.absolute()}") as container:
+            stream = container.streams.video[0]
+            # In MP4 a picture's parts have lengths; the encoder, and so the muxer, has start codes.
+            convert = BitStreamFilterContext("h264_mp4toannexb", stream)
+            for packet in container.demux(stream):
+                for converted in convert.filter(packet) if packet.size else ():
+                    converted.stream = self._stream
+                    self._container.mux(converted)
+                    self._frames += 1
 
     @contextmanager
     def _failures_named(self) -> Iterator[None]:

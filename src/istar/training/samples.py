@@ -14,7 +14,6 @@ from istar.networks import Networks
 from istar.pipeline import InfinityStarPipeline
 from istar.request import GenerationRequest
 from istar.training.latents import PreparedClip
-from istar.video_tokenizer.conv import FrameHistory
 
 _SCENES = 6
 _PICTURES = 5
@@ -44,7 +43,7 @@ def contact_sheets(
         request = _request_for(clip, networks.spec.max_seconds, seed)
         frames = 1 + int((request.seconds or 0) * LATENT_FRAMES_PER_SECOND)
         latent = clip.latent()[None, :, :frames].to(networks.transformer.device)
-        rows += [networks.decode(latent, FrameHistory()), pipeline.generate(request).frames]
+        rows += [networks.decode(latent), pipeline.generate(request).frames]
     return sheets | ({"validation": _sheet(rows)} if rows else {})
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 _PAST_FRAMES = 2
 _LEAST_LENGTH = 1e-12
@@ -14,50 +15,36 @@ _PADDING = (0, 1, 1)
 
 
 class FrameHistory:
-    """The last two input frames of every causal convolution, in the order the network meets them.
+    """The last two input frames of every causal convolution that has run.
 
     One object serves one pass over one video: give it to every chunk's call, and call
-    `next_chunk` between them. The network visits its convolutions in the same order in every
-    chunk, so a position in the list names a convolution.
+    `next_chunk` between them.
 
     Attributes:
         first_chunk: the chunk under way starts the video.
-        frames: per convolution `(B, C, 2, h, w)`.
+        frames: of a convolution, its last two input frames, `(B, C, 1, h, w)` each.
     """
 
     def __init__(self) -> None:
         self.first_chunk = True
-        self.frames: list[Tensor] = []
-        self._next = 0
+        self.frames: dict[nn.Module, tuple[Tensor, ...]] = {}
 
-    def prepend_past(self, x: Tensor) -> Tensor:
+    def prepend_past(self, convolution: nn.Module, x: Tensor) -> Tensor:
         """`x` `(B, C, T, h, w)` with two earlier frames before it; remembers its own last two.
 
-        At the start of a video the first frame stands in for the past.
+        A convolution that has no past yet sees the first frame in its place. A single frame is
+        kept as it is, not copied: nobody may change it afterwards.
         """
-        if self.first_chunk:
-            past = x[:, :, :1].expand(-1, -1, _PAST_FRAMES, -1, -1)
-        else:
-            past = self.frames[self._next]
-        padded = torch.cat((past, x), dim=2)
-        last = padded[:, :, -_PAST_FRAMES:].clone()
-        if self.first_chunk:
-            self.frames.append(last)
-        else:
-            self.frames[self._next] = last
-        self._next += 1
-        return padded
-
-    def copy(self) -> FrameHistory:
-        """A history that goes its own way from here; the frames themselves are shared."""
-        copy = FrameHistory()
-        copy.first_chunk, copy.frames, copy._next = self.first_chunk, [*self.frames], self._next
-        return copy
+        past = self.frames.get(convolution) or (x[:, :, :1],) * _PAST_FRAMES
+        own = x.split(1, dim=2)
+        if len(own) > 1:
+            own = tuple(frame.clone() for frame in own[-_PAST_FRAMES:])
+        self.frames[convolution] = (*past, *own)[-_PAST_FRAMES:]
+        return torch.cat((*past, x), dim=2)
 
     def next_chunk(self) -> None:
         """Make ready for the next chunk of the same video."""
         self.first_chunk = False
-        self._next = 0
 
 
 class CausalConv3d(nn.Conv3d):
@@ -72,7 +59,7 @@ class CausalConv3d(nn.Conv3d):
         On the CPU torch would run a single small clip through a convolution many times slower than
         the one it takes for two; outside training the fast one is asked for by name.
         """
-        x = history.prepend_past(x)
+        x = history.prepend_past(self, x)
         plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
         if plain and torch.backends.mkldnn.is_available():
             return torch.mkldnn_convolution(
@@ -90,12 +77,23 @@ class ChannelRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, T, h, w)`, the same shape."""
-        return self.scaled(x) * self.gain.to(x.dtype)
+        y, gain = self.scaled(x), self.gain.to(x.dtype)
+        return y * gain if torch.is_grad_enabled() else y.mul_(gain)
 
     def scaled(self, x: Tensor) -> Tensor:
         """`x` with a root mean square of one over its channels, before the gain."""
-        length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
         return x * (x.shape[1] ** 0.5 / length.clamp_min(_LEAST_LENGTH)).to(x.dtype)
+
+
+def silu(x: Tensor) -> Tensor:
+    """SiLU; outside training in place of `x`."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def add(x: Tensor, other: Tensor) -> Tensor:
+    """`x` plus what broadcasts to it; outside training in place of `x`."""
+    return x + other if torch.is_grad_enabled() else x.add_(other)
 
 
 def space_to_depth(x: Tensor) -> Tensor:
@@ -106,10 +104,17 @@ def space_to_depth(x: Tensor) -> Tensor:
 
 
 def depth_to_space(x: Tensor, *, time_factor: int) -> Tensor:
-    """Channels in the order `(time, row, column, channel)` into frames and 2×2 pixels."""
+    """Channels in the order `(time, row, column, channel)` into frames and 2×2 pixels.
+
+    What is laid out channels-last stays so.
+    """
     b, c, t, h, w = x.shape
     c //= 4 * time_factor
+    last = x.is_contiguous(memory_format=torch.channels_last_3d)
     x = x.reshape(b, time_factor, 2, 2, c, t, h, w)  # B time row column C T h w
+    if last:
+        x = x.permute(0, 5, 1, 6, 2, 7, 3, 4)  # B T time h row w column C
+        return x.reshape(b, t * time_factor, 2 * h, 2 * w, c).movedim(-1, 1)
     x = x.permute(0, 4, 5, 1, 6, 2, 7, 3)  # B C T time h row w column
     return x.reshape(b, c, t * time_factor, 2 * h, 2 * w)
 

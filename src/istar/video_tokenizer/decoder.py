@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import ceil
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,19 +15,24 @@ from istar.video_tokenizer.conv import (
     CausalConv3d,
     ChannelRMSNorm,
     FrameHistory,
+    add,
     average_first_two_frames,
     depth_to_space,
+    silu,
 )
 
+_PAST_FRAMES = 2
+_PICTURE_RATE = 4
+_PICTURE_SCALE = 8
 
-def resize_like(z: Tensor, x: Tensor) -> Tensor:
-    """`z` `(B, C, T, h, w)` at the frames and size of `x`, by nearest neighbour.
+
+def resize(z: Tensor, frames: int, height: int, width: int) -> Tensor:
+    """`z` `(B, C, T, h, w)` at other frames and another size, by nearest neighbour.
 
     An odd number of frames greater than one means the video's start, whose first frame stands
     alone on both sides.
     """
-    frames, height, width = x.shape[2:]
-    if z.shape[2:] == x.shape[2:]:
+    if z.shape[2:] == (frames, height, width):
         return z
     if frames % 2 == 0 or frames == 1:
         return F.interpolate(z, size=(frames, height, width), mode="nearest")
@@ -46,9 +55,16 @@ class ConditionedNorm(nn.Module):
         self.bias = nn.Conv3d(latent_channels, channels, kernel_size=1)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """`x` `(B, C, T', h', w')` conditioned on `z` `(B, C_z, T, h, w)`."""
-        gain = resize_like(self.gain(z) * self.norm.gain.to(x.dtype), x)
-        return torch.addcmul(resize_like(self.bias(z), x), self.norm.scaled(x), gain)
+        """`x` `(B, C, T', h', w')` conditioned on `z` `(B, C_z, T, h, w)`; h divides h'."""
+        frames, rows, width = x.shape[2], z.shape[3], x.shape[4]
+        # Gain and bias get the width of x and keep the rows of z, each of which serves several.
+        gain, bias = (
+            resize(one, frames, rows, width).unsqueeze(4)  # B C T' h 1 w'
+            for one in (self.gain(z) * self.norm.gain.to(x.dtype), self.bias(z))
+        )
+        y = self.norm.scaled(x).unflatten(3, (rows, -1))  # B C T' h h'/h w'
+        out = None if torch.is_grad_enabled() else y
+        return torch.addcmul(bias, y, gain, out=out).flatten(3, 4)
 
 
 class ConditionedResidualBlock(nn.Module):
@@ -63,9 +79,9 @@ class ConditionedResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor, history: FrameHistory) -> Tensor:
         """`(B, C, T, h, w)`, the same shape."""
-        y = self.conv1(F.silu(self.norm1(x, z)), history)
-        y = self.conv2(F.silu(self.norm2(y, z)), history)
-        return x + y
+        y = self.conv1(silu(self.norm1(x, z)), history)
+        y = self.conv2(silu(self.norm2(y, z)), history)
+        return add(y, x)
 
 
 class Upsample(nn.Module):
@@ -84,8 +100,8 @@ class Upsample(nn.Module):
 
         T' is T, or 2T where time doubles, less one in the chunk that starts the video.
         """
-        y = self.conv(F.silu(self.norm(x)), history)
-        y = y + x.repeat(1, self.copies, 1, 1, 1)
+        y = self.conv(silu(self.norm(x)), history).unflatten(1, (self.copies, -1))
+        y = add(y, x.unsqueeze(1)).flatten(1, 2)
         y = depth_to_space(y, time_factor=self.time_factor)
         if self.time_factor == 2 and history.first_chunk:
             y = average_first_two_frames(y)
@@ -100,13 +116,23 @@ class DecoderLevel(nn.Module):
         self.blocks = nn.ModuleList(
             ConditionedResidualBlock(channels, latent_channels) for _ in range(3)
         )
-        self.upsample = upsample
+        self.upsample: Upsample | None = upsample
 
-    def forward(self, x: Tensor, z: Tensor, history: FrameHistory) -> Tensor:
-        """`(B, C, T, h, w)` to the next level's shape."""
-        for block in self.blocks:
-            x = block(x, z, history)
-        return x if self.upsample is None else self.upsample(x, history)
+
+class Stage(NamedTuple):
+    """A part of the decoder, and how much of its input the parts from it on look at.
+
+    Attributes:
+        run: its input, the latent and the history to its output.
+        scale: rows of its input to one row of the latent.
+        past: latent frames before the first one whose pictures are wanted.
+        margin: rows of the latent above and below those whose pictures are wanted.
+    """
+
+    run: Callable[[Tensor, Tensor, FrameHistory], Tensor]
+    scale: int
+    past: int
+    margin: int
 
 
 class Decoder(nn.Module):
@@ -133,9 +159,40 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, history: FrameHistory) -> Tensor:
         """One chunk of latent frames; `history` carries over to the next."""
-        x = self.conv_in(z, history)
-        for block in self.middle:
-            x = block(x, z, history)
+        x = z
+        for stage in self.stages():
+            x = stage.run(x, z, history)
+        return x
+
+    def stages(self) -> list[Stage]:
+        """The parts in the order in which they run."""
+        # 1. Every part, with the number of its convolutions, and the way up that it is, if it is.
+        parts: list[tuple[Callable[..., Tensor], int, Upsample | None]] = [
+            (lambda x, z, history: self.conv_in(x, history), 1, None)
+        ]
+        parts += [(block, 2, None) for block in self.middle]
         for level in self.levels:
-            x = level(x, z, history)
-        return self.conv_out(F.silu(self.norm_out(x, z)), history)
+            assert isinstance(level, DecoderLevel)
+            parts += [(block, 2, None) for block in level.blocks]
+            if level.upsample is not None:
+                parts.append((_without_latent(level.upsample), 1, level.upsample))
+        parts.append((self._to_pictures, 1, None))
+        # 2. How far each looks, counted from the pictures back to the latent.
+        stages = []
+        frames = rows = 0
+        rate, scale = _PICTURE_RATE, _PICTURE_SCALE
+        for run, convolutions, upsample in reversed(parts):
+            if upsample is not None:
+                rate, frames = rate // upsample.time_factor, ceil(frames / upsample.time_factor)
+                scale, rows = scale // 2, ceil(rows / 2)
+            frames += _PAST_FRAMES * convolutions
+            rows += convolutions
+            stages.append(Stage(run, scale, ceil(frames / rate), ceil(rows / scale)))
+        return stages[::-1]
+
+    def _to_pictures(self, x: Tensor, z: Tensor, history: FrameHistory) -> Tensor:
+        return self.conv_out(silu(self.norm_out(x, z)), history)
+
+
+def _without_latent(upsample: Upsample) -> Callable[..., Tensor]:
+    return lambda x, z, history: upsample(x, history)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from istar.video_tokenizer.config import VideoTokenizerConfig
 from istar.video_tokenizer.conv import (
     CausalConv3d,
     ChannelRMSNorm,
     FrameHistory,
+    add,
     average_frame_pairs,
+    silu,
     space_to_depth,
 )
 
@@ -27,9 +28,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, history: FrameHistory) -> Tensor:
         """`(B, C, T, h, w)`, the same shape."""
-        y = self.conv1(F.silu(self.norm1(x)), history)
-        y = self.conv2(F.silu(self.norm2(y)), history)
-        return x + y
+        y = self.conv1(silu(self.norm1(x)), history)
+        y = self.conv2(silu(self.norm2(y)), history)
+        return add(y, x)
 
 
 class Downsample(nn.Module):
@@ -49,7 +50,7 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor, history: FrameHistory) -> Tensor:
         """`(B, C_in, T, h, w)` to `(B, C_out, T or (T+1)//2, h/2, w/2)`."""
         shortcut = self._rearrange(x).unflatten(1, (-1, self.out_channels)).mean(dim=1)
-        return self._rearrange(self.conv(F.silu(self.norm(x)), history)) + shortcut
+        return add(self._rearrange(self.conv(silu(self.norm(x)), history)), shortcut)
 
 
 class EncoderLevel(nn.Module):
@@ -92,4 +93,4 @@ class Encoder(nn.Module):
             x = level(x, history)
         for block in self.middle:
             x = block(x, history)
-        return self.conv_out(F.silu(self.norm_out(x)), history)
+        return self.conv_out(silu(self.norm_out(x)), history)

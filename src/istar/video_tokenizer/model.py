@@ -15,6 +15,7 @@ from istar.video_tokenizer.config import VideoTokenizerConfig
 from istar.video_tokenizer.conv import FrameHistory
 from istar.video_tokenizer.decoder import Decoder
 from istar.video_tokenizer.encoder import Encoder
+from istar.video_tokenizer.pieces import Piece, decode_pieces
 
 _ENCODE_CHUNK = 8
 _DECODE_CHUNK = 2
@@ -57,27 +58,38 @@ class VideoTokenizer(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures `(B, 3, 4(T-1)+1, 16h, 16w)`, float32, not clamped, of a whole video."""
-        return torch.cat(list(self.decode_piece(latents, FrameHistory())), dim=2)
+        history = FrameHistory()
+        pictures = []
+        for chunk in self._bottleneck(latents).split(_DECODE_CHUNK, dim=2):
+            pictures.append(self.decoder(chunk, history).float())
+            history.next_chunk()
+        return torch.cat(pictures, dim=2)
 
-    def decode_piece(self, latents: Tensor, history: FrameHistory) -> Iterator[Tensor]:
-        """Pictures of the next piece of a video's latents, a few frames at a time.
-
-        How a video is cut into pieces does not change its pictures.
+    def decode_pieces(
+        self, latents: Tensor, *, skip: int = 0, strip_rows: int | None = None
+    ) -> Iterator[Piece]:
+        """The same pictures, those of one latent frame at a time; not for training.
 
         Args:
-            latents: `(B, 64, T, h, w)`, at least one frame, following the piece before.
-            history: of this video; a fresh one before its first piece.
+            latents: `(B, 64, T, h, w)`, from the video's beginning.
+            skip: latent frames at the beginning whose pictures are not wanted. Of these only so
+                much is decoded as the convolutions look back at.
+            strip_rows: rows of the latent that are decoded at once, see
+                `istar.video_tokenizer.pieces`; by default all.
 
         Yields:
-            pictures `(B, 3, F, 16h, 16w)`, float32, around [-1, 1]; 4T frames in all, and three
-            fewer in the first piece.
+            pieces of pictures, float32, around [-1, 1].
         """
+        z = self._bottleneck(latents)
+        rows = None if strip_rows is None else 2 * strip_rows
+        for piece in decode_pieces(self.decoder, z, skip=skip, strip_rows=rows):
+            yield piece._replace(pictures=piece.pictures.float())
+
+    def _bottleneck(self, latents: Tensor) -> Tensor:
+        """The decoder's input `(B, bottleneck, T, 2h, 2w)`, in the decoder's dtype."""
         z = latents.to(self.latent_scales.dtype) / self.latent_scales[0]
         z = _pixel_shuffle(_over_channels(self.project_out, z))
-        for chunk in z.split(_DECODE_CHUNK, dim=2):
-            pictures = self.decoder(chunk, history).float()
-            history.next_chunk()
-            yield pictures
+        return z.to(self.decoder.conv_in.weight.dtype)
 
 
 def to_range(pictures: Tensor) -> Tensor:
