@@ -81,7 +81,12 @@ def test_resumed_equals_uninterrupted_after_every_step(
     wanted = REQUESTS[name]
     events, whole = finished(pipeline.job(wanted))
     path = tmp_path / "job"
+    seen = set()
     for _ in saved_after_each_advance(pipeline.job(wanted), path):
+        # Between two pictures of a clip nothing new is saved.
+        if (content := path.read_bytes()) in seen:
+            continue
+        seen.add(content)
         again, resumed = finished(pipeline.load_job(path))
         assert torch.equal(frames_of(again), frames_of(events))
         for ours, theirs in zip(bits_of(resumed), bits_of(whole), strict=True):
