@@ -31,6 +31,8 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.checkpoint.convert",
         "istar.checkpoint.pack",
     ),
+    ("istar.network_files", "istar.memory_plan"),
+    ("istar.memory_use",),
     (
         "istar.generation.loop",
         "istar.generation.state",
@@ -61,7 +63,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ),
     ("istar.tables", "istar.checkpoint.files", "istar.files"),
     ("istar.text_files",),
-    ("istar.errors", "istar.byte_size", "istar.plurals"),
+    ("istar.errors", "istar.byte_size", "istar.plurals", "istar.host_memory"),
 )
 """Top to bottom. A module imports from rows below its own, or from its own package."""
 

@@ -27,6 +27,7 @@ from istar import (
 from istar.events import ClipReady, Event
 from istar.generation.guidance import GuidanceConfig
 from istar.generation.sampling import SamplingConfig
+from istar.memory_plan import WHOLE
 from istar.model_spec import PromptForm
 from istar.networks import Networks
 from istar.saved_job import _digest
@@ -359,7 +360,11 @@ def test_branches_in_one_batch_are_saved_and_finished_the_same(
     own = pipeline.networks
     together = InfinityStarPipeline(
         Networks(
-            replace(pipeline.spec), own.transformer, own.tokenizer, own.text_encoder, together=True
+            replace(pipeline.spec),
+            own.transformer,
+            own.tokenizer,
+            own.text_encoder,
+            plans=(replace(WHOLE, together=True),),
         )
     )
     wanted = REQUESTS["t2v in two windows"]

@@ -12,29 +12,23 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from istar import __version__
 from istar.byte_size import readable_size
 from istar.errors import HubError, Remedy
 from istar.files import existing_parent
-from istar.models.bundled import bundled_bytes, is_bundled
-from istar.models.find import wanted_files
+from istar.host_memory import host_memory
+from istar.models.bundled import DIRECTORY, is_bundled
+from istar.models.find import ModelFiles, wanted_files
 from istar.models.hub import ask_hub
 from istar.models.hub_settings import HubSettings, hub_settings
-from istar.models.released import RELEASED_MODELS, WEIGHT_BYTES_ON_CPU, WEIGHT_BYTES_ON_GPU
+from istar.models.released import RELEASED_MODELS
 from istar.models.store import ModelState, known_models, state_of
 
-if TYPE_CHECKING:
-    from istar.placement import Placement
-
 _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-_MEMINFO = Path("/proc/meminfo")
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _LONGEST_REASON = 200
 _BUILD = "torch built for"
 
@@ -73,17 +67,23 @@ class HubReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelNeeds:
-    """The weights of a model, and whether there is room for them; generating needs more.
-
-    None where that is not known; nothing fits a GPU that is not there.
-    """
+class PlanNeeds:
+    """What five seconds of video, or a model's clip, take under a memory plan; in bf16 on a GPU."""
 
     name: str
-    gpu_bytes: int  # in the default dtypes, mostly bf16
-    cpu_bytes: int  # in float32
+    device_bytes: int
+    host_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelNeeds:
+    """What a model needs, and whether there is room. None where that is not known."""
+
+    name: str
+    plans: tuple[PlanNeeds, ...]  # on a GPU
+    cpu_bytes: int  # of the smallest on the CPU, in float32
     missing_bytes: int | None  # still to be downloaded
-    fits_gpu: bool | None  # the free memory of one
+    plan: str | None  # the fastest that fits a GPU that is here
     fits_cpu: bool | None
     fits_disk: bool | None  # what is missing
 
@@ -119,10 +119,11 @@ def examine(*, ask: bool = True) -> Report:
     has_torch = software[_BUILD] is not None
     codecs = _read_codecs(findings) if has_torch and software["PyAV"] else {}
     gpus = _read_gpus(software, findings) if has_torch else ()
-    memory, available = _read_memory()
-    if has_torch:
-        findings.extend(_memory_findings(gpus, available))
+    memory, available = host_memory()
     hub, missing = _read_hub(ask, findings)
+    models = tuple(_model_needs(gpus, available, hub, missing)) if has_torch else ()
+    if models:
+        findings.extend(_memory_findings(models, gpus, available))
     affinity = getattr(os, "sched_getaffinity", None)
     return Report(
         software=software,
@@ -132,30 +133,8 @@ def examine(*, ask: bool = True) -> Report:
         memory_bytes=memory,
         available_bytes=available,
         hub=hub,
-        models=tuple(_model_needs(gpus, available, hub, missing)),
+        models=models,
         findings=tuple(sorted(findings, key=lambda finding: not finding.prevents_generating)),
-    )
-
-
-def memory_lacking(placement: Placement, file_bytes: int) -> str:
-    """Why a model's weights do not fit where they would lie, or nothing.
-
-    Args:
-        placement: where, and in which dtype.
-        file_bytes: the size of its files; a released model's weights are taken as known.
-    """
-    import torch
-
-    is_half = placement.dtype == torch.bfloat16
-    needed = min(WEIGHT_BYTES_ON_GPU if is_half else WEIGHT_BYTES_ON_CPU, file_bytes)
-    where, room = "memory", _read_memory()[1]
-    if placement.device.type == "cuda":
-        where, room = "the GPU's memory", torch.cuda.mem_get_info(placement.device.index or 0)[0]
-    if _fits(needed, room) is not False:
-        return ""
-    return (
-        f"its weights take {readable_size(needed)} of {where}, of which {readable_size(room or 0)} "
-        "are free"
     )
 
 
@@ -208,20 +187,6 @@ def _read_codecs(findings: list[Finding]) -> dict[str, bool]:
             )
             findings.append(finding)
     return codecs
-
-
-def _read_memory() -> tuple[int | None, int | None]:
-    """All memory and what is available of it; None where the system does not say."""
-    total = available = None
-    with suppress(AttributeError, OSError, ValueError):
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError):  # only Linux reports what is available
-        sizes = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
-        total, available = (1024 * int(sizes[k].split()[0]) for k in ("MemTotal", "MemAvailable"))
-    with suppress(OSError, ValueError):  # "max" where the container has no limit
-        limit = int(_CGROUP_LIMIT.read_text())
-        total, available = (size and min(size, limit) for size in (total, available))
-    return total, available
 
 
 def _read_gpus(software: dict[str, str | None], findings: list[Finding]) -> tuple[Gpu, ...]:
@@ -290,23 +255,32 @@ def _why_no_gpu(software: dict[str, str | None], failure: str) -> list[Finding]:
     return [Finding(text=text, advice=advice)]
 
 
-def _memory_findings(gpus: tuple[Gpu, ...], available: int | None) -> list[Finding]:
-    rooms = [gpu.free_bytes for gpu in gpus]
-    most = max(rooms, default=0)
-    gpu = f"the GPU has {readable_size(most)} free" if rooms else "torch sees no GPU"
-    if rooms and rooms[0] >= WEIGHT_BYTES_ON_GPU:
+def _memory_findings(
+    models: tuple[ModelNeeds, ...], gpus: tuple[Gpu, ...], available: int | None
+) -> list[Finding]:
+    """Whether any released model fits, and where."""
+    released = models[: len(RELEASED_MODELS)]
+    fits = [
+        any(_fastest(model.plans, gpu.free_bytes, available) for model in released) for gpu in gpus
+    ]
+    most = max((gpu.free_bytes for gpu in gpus), default=0)
+    gpu = f"the GPU has {readable_size(most)} free" if gpus else "torch sees no GPU"
+    if fits and fits[0]:
         return []
-    if most >= WEIGHT_BYTES_ON_GPU:
-        first, other = (readable_size(room) for room in (rooms[0], most))
+    if any(fits):
+        first, other = (readable_size(room) for room in (gpus[0].free_bytes, most))
         text = f"GPU 0 has {first} free, too little, and another {other}"
         return [Finding(text=text, remedies=("other_gpu",))]
-    if available is None or available >= WEIGHT_BYTES_ON_CPU:
-        remedies: tuple[Remedy, ...] = ("cpu",) if rooms else ("lower_resolution", "fewer_seconds")
+    if any(model.fits_cpu is not False for model in released):
+        remedies: tuple[Remedy, ...] = ("cpu",) if gpus else ("lower_resolution", "fewer_seconds")
         return [Finding(text=f"{gpu}, so models run on the CPU, very slowly", remedies=remedies)]
+    least = min(released, key=lambda model: model.plans[-1].device_bytes)
+    streamed = least.plans[-1]
     text = (
-        f"no released model fits: the weights alone take {readable_size(WEIGHT_BYTES_ON_GPU)} of a "
-        f"GPU's memory, and {gpu}; on the CPU they take {readable_size(WEIGHT_BYTES_ON_CPU)}, and "
-        f"{readable_size(available)} are available"
+        f"no released model fits: {least.name} takes {readable_size(streamed.device_bytes)} of a "
+        f"GPU's memory and {readable_size(streamed.host_bytes)} of the host's, and {gpu}; on the "
+        f"CPU it takes {readable_size(least.cpu_bytes)}, and {readable_size(available or 0)} are "
+        "available"
     )
     advice = "end other programs, or use a machine with more memory"
     return [Finding(text=text, advice=advice, remedies=("tiny",), prevents_generating=True)]
@@ -375,20 +349,43 @@ def _of_error(error: HubError, *, prevents: bool) -> Finding:
 def _model_needs(
     gpus: tuple[Gpu, ...], available: int | None, hub: HubReport | None, missing: dict[str, int]
 ) -> Iterator[ModelNeeds]:
-    most = max((gpu.free_bytes for gpu in gpus), default=None)
+    import torch
+
+    from istar.memory_plan import memory_plans
+    from istar.memory_use import NetworkSizes, Work
+    from istar.placement import Placement
+
+    on_gpu = Placement(device=torch.device("cuda", 0), dtype=torch.bfloat16)
+    on_cpu = Placement(device=torch.device("cpu"), dtype=torch.float32)
     for spec in known_models():
-        on_gpu, on_cpu, download = WEIGHT_BYTES_ON_GPU, WEIGHT_BYTES_ON_CPU, missing.get(spec.name)
-        if is_bundled(spec):  # its files are float16, and it is small: float32 everywhere
-            on_gpu, on_cpu, download = 2 * bundled_bytes(), 2 * bundled_bytes(), 0
+        files, download = None, missing.get(spec.name)
+        if is_bundled(spec):
+            files, download = ModelFiles.below(DIRECTORY, spec), 0
+        work = Work.usual(spec, "t2v" if "t2v" in spec.modes else spec.modes[0])
+        plans = tuple(
+            PlanNeeds(name=plan.name, device_bytes=plan.device_bytes, host_bytes=plan.host_bytes)
+            for plan in memory_plans(NetworkSizes.of(files, spec, on_gpu), work, on_gpu)
+        )
+        slow = memory_plans(NetworkSizes.of(files, spec, on_cpu), work, on_cpu)
+        cpu_bytes = min(plan.host_bytes for plan in slow)
+        fitting = (_fastest(plans, gpu.free_bytes, available) for gpu in gpus)
         yield ModelNeeds(
             name=spec.name,
-            gpu_bytes=on_gpu,
-            cpu_bytes=on_cpu,
+            plans=plans,
+            cpu_bytes=cpu_bytes,
             missing_bytes=download,
-            fits_gpu=_fits(on_gpu, most),
-            fits_cpu=_fits(on_cpu, available),
+            plan=next((name for name in fitting if name), None),
+            fits_cpu=_fits(cpu_bytes, available),
             fits_disk=_fits(download, hub.free_bytes if hub else None),
         )
+
+
+def _fastest(plans: tuple[PlanNeeds, ...], device: int, host: int | None) -> str | None:
+    """The name of the first plan that fits."""
+    from istar.memory_plan import Room
+
+    room = Room(device, host)
+    return next((plan.name for plan in plans if not room.lacking(plan)), None)
 
 
 def _fits(needed: int | None, room: int | None) -> bool | None:

@@ -21,6 +21,7 @@ from typing import Literal
 
 Remedy = Literal[
     "any_model",
+    "auto_memory",
     "convert",
     "cpu",
     "extend",

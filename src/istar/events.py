@@ -43,6 +43,17 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Loading:
+    """A network is loaded next, where the memory plan does not keep all of them.
+
+    Attributes:
+        part: `text encoder` or `transformer`.
+    """
+
+    part: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Decoding:
     """A clip's steps are taken; its pictures come next, a few at a time.
 
@@ -79,7 +90,7 @@ class Note:
     remedies: tuple[Remedy, ...] = ()
 
 
-Event = Progress | Decoding | ClipReady | Note
+Event = Loading | Progress | Decoding | ClipReady | Note
 
 
 @dataclass(frozen=True, kw_only=True)

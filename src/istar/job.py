@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from istar.errors import IstarError, StateError, UsageError
-from istar.events import ClipReady, Decoding, Event, Note, Progress
+from istar.errors import DeviceError, IstarError, StateError, UsageError
+from istar.events import ClipReady, Decoding, Event, Loading, Note, Progress
 from istar.generation.loop import advance
 from istar.generation.schedule import TEMPLATES
 from istar.generation.state import GenerationState, JobState
 from istar.inputs import Inputs, picture_size, read_inputs
 from istar.networks import Networks
 from istar.opening import Opening, begins_with_image
-from istar.placement import dtype_name, explained_memory_errors
+from istar.placement import dtype_name, ran_out_of_memory
 from istar.plan import Plan, plan_request
 from istar.request import GenerationRequest, check_prompt
 from istar.saved_job import SavedJob, pack, unpack
@@ -127,24 +127,39 @@ class Job:
             DeviceError: memory ran out.
             GenerationError: the network's output is not a number.
         """
-        with (
-            explained_memory_errors("generating"),
+        try:
             # Whatever other code has set, the networks compute in their own dtypes.
-            torch.autocast(self.networks.transformer.device.type, enabled=False),
-        ):
-            generation = self.state.generation
-            if self.finished:
-                return ()
-            if not self.state.begun:
-                state, events = self._begin()
-            elif generation is None:
-                state, events = self._begin_window()
-            elif self.state.decodes_next:
-                state, events = self._decode(generation)
-            else:
-                state, events = self._take_step(generation)
-        self.state = state
-        return events
+            with torch.autocast(self.networks.device.type, enabled=False):
+                self.state, events = self._next()
+            return events
+        except Exception as error:
+            memory = ran_out_of_memory(error)
+            if not memory:
+                raise
+            failure = DeviceError(
+                f"{memory} ran out while generating",
+                remedies=("lower_resolution", "fewer_seconds", "half_precision"),
+            )
+            failure.__cause__ = error.with_traceback(None)
+        # Only here, where nothing holds the failed step's tensors any more.
+        self._decoding = None
+        plan = self.networks.step_down()
+        if plan is None:
+            raise failure
+        text = f"{memory} ran out; the memory plan {plan.name} continues from the last step"
+        return (Note(text=text),)
+
+    def _next(self) -> tuple[JobState, tuple[Event, ...]]:
+        generation = self.state.generation
+        if self.finished:
+            return self.state, ()
+        if not self.state.begun:
+            return self._begin()
+        if generation is None:
+            return self._begin_window()
+        if self.state.decodes_next:
+            return self._decode(generation)
+        return self._take_step(generation)
 
     # The four things that a job does
 
@@ -158,11 +173,23 @@ class Job:
         if clip is not None:
             events.append(ClipReady(frames=clip, from_input=True))
         tail = () if clip is None else self._tail_with(clip, window=0)
+        events += self._loads_next()
         return replace(self.state, begun=True, tail=tail), tuple(events)
 
     def _begin_window(self) -> tuple[JobState, tuple[Event, ...]]:
+        texts = self._opening.texts_from(self.state)
+        if not self.networks.has_read(texts):
+            self.networks.read_texts(texts)
+            if loading := self._loads_next():
+                return self.state, loading
         state, notes = self._opening.open(self.state)
         return state, tuple(Note(text=text) for text in notes)
+
+    def _loads_next(self) -> tuple[Loading, ...]:
+        """What has to be loaded before the next window can begin."""
+        is_read = self.networks.has_read(self._opening.texts_from(self.state))
+        part = self.networks.loads_next(texts=not is_read)
+        return (Loading(part=part),) if part else ()
 
     def _take_step(self, generation: GenerationState) -> tuple[JobState, tuple[Event, ...]]:
         step = generation.next_step
@@ -170,7 +197,7 @@ class Job:
         networks = self.networks
         with torch.inference_mode():
             generation = advance(
-                networks.transformer, generation, sampling, together=networks.together
+                networks.transformer, generation, sampling, together=networks.plan.together
             )
         before, total = self._steps_before()
         progress = Progress(
@@ -305,7 +332,7 @@ class Job:
             model=self.networks.spec.name,
             fingerprint=self.networks.fingerprint,
             settings=self.plan.fingerprint(self.request),
-            dtype=dtype_name(self.networks.transformer.dtype),
+            dtype=dtype_name(self.networks.dtype),
             generator=generator,
             packed={
                 (window, step): pack(bits)
@@ -367,7 +394,7 @@ class Job:
             ):
                 raise ValueError(f"its {name} has the wrong size")
         notes: tuple[str, ...] = ()
-        dtype = dtype_name(networks.transformer.dtype)
+        dtype = dtype_name(networks.dtype)
         if saved.dtype != dtype:
             notes = (
                 f"the job was saved in {saved.dtype} and continues in {dtype}: it may end in other "
@@ -392,6 +419,6 @@ class Job:
             if index == 0 and window and len(known[window - 1]) < len(self.plan.steps(window - 1)):
                 raise ValueError(f"window {window - 1} is not complete")
             step = self.plan.steps(window)[index]
-            bits = self.networks.transformer.config.bits_per_token(semantic=step.semantic)
+            bits = self.networks.config.bits_per_token(semantic=step.semantic)
             own[index] = unpack(packed, step.grid.tokens, bits)
         self.state = JobState(generator=generator.get_state(), known=known)

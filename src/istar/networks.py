@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from istar.checkpoint.read import load_transformer, load_video_tokenizer
 from istar.errors import CheckpointError, GenerationError
+from istar.memory_plan import WHOLE, MemoryPlan
 from istar.model_spec import ModelSpec
-from istar.models.download_events import DownloadListener, LoadProgress, ignore
-from istar.models.find import ModelFiles
-from istar.placement import Placement, exact_convolutions, explained_memory_errors
-from istar.text_encoder import TextEncoder, check_text_encoder
+from istar.network_files import NetworkFiles
+from istar.placement import exact_convolutions, explained_memory_errors, ran_out_of_memory
+from istar.text_encoder import EncodedText, TextEncoder
+from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.config import SPATIAL_STRIDE
 from istar.video_tokenizer.model import VideoTokenizer, to_range
@@ -37,15 +36,14 @@ class Texts:
 
 
 class Networks:
-    """The three networks of one model.
+    """The three networks of one model, each where a memory plan has it.
+
+    Networks that are handed over stay where they are. Those that `load` reads from files come when
+    they are needed and go as the plan says: its means are here, its choice is not.
 
     Attributes:
         spec: how the model is run.
-        transformer: predicts bits.
-        tokenizer: pictures to latents and back.
-        text_encoder: texts to features.
-        together: guidance's branches are computed as one batch.
-        strip_rows: rows of a latent that are decoded at once; None for all.
+        plan: the memory plan in force.
 
     Raises:
         CheckpointError: the networks' sizes do not fit each other.
@@ -56,13 +54,16 @@ class Networks:
         spec: ModelSpec,
         transformer: Transformer,
         tokenizer: VideoTokenizer,
-        text_encoder: TextEncoder,
+        text_encoder: TextEncoder | None,
         *,
-        together: bool = False,
-        strip_rows: int | None = None,
+        plans: Sequence[MemoryPlan] = (WHOLE,),
+        files: NetworkFiles | None = None,
     ) -> None:
+        text_channels = text_encoder.channels if text_encoder else 0
+        if files is not None:
+            text_channels = files.text_channels
         for what, theirs, ours in (
-            ("text encoder", text_encoder.channels, transformer.config.text_channels),
+            ("text encoder", text_channels, transformer.config.text_channels),
             ("tokenizer", tokenizer.config.latent_channels, transformer.config.latent_channels),
         ):
             if theirs != ours:
@@ -71,72 +72,110 @@ class Networks:
                     "they do not belong together"
                 )
         self.spec = spec
-        self.transformer = transformer
-        self.tokenizer = tokenizer
-        self.text_encoder = text_encoder
-        self.together = together
-        self.strip_rows = strip_rows
+        self.plan, *self._further = plans
+        self._files = files
+        self._transformer = transformer
+        self._tokenizer = tokenizer
+        self._text_encoder = text_encoder
+        self._has_blocks = files is None
+        self._encoded: dict[str, EncodedText] = {}
+        self._follow_plan()
 
     @classmethod
     def load(
-        cls,
-        spec: ModelSpec,
-        files: ModelFiles,
-        placement: Placement,
-        *,
-        on_event: DownloadListener = ignore,
+        cls, spec: ModelSpec, files: NetworkFiles, plans: Sequence[MemoryPlan] = (WHOLE,)
     ) -> Networks:
-        """Load the networks of a model from its files.
-
-        The tokenizer is float32 in any placement: in bf16 some of the bits that it gives for
-        pictures would be others.
+        """Load what a plan keeps all the time; the rest comes when it is needed.
 
         Args:
             spec: how the model is run.
             files: where its networks are.
-            placement: where they go.
-            on_event: receives how far loading is.
+            plans: the memory plan, and those to step down to when memory runs out.
 
         Raises:
             CheckpointError: a file or tensor is missing or malformed.
             DeviceError: memory ran out.
         """
-        device, loading = placement.device, _Loading(spec.name, files, on_event)
-        # The text encoder is loaded last, and what is wrong with its files is said at once.
-        check_text_encoder(files.text_encoder)
         with explained_memory_errors("loading the model"):
-            with loading.part("video tokenizer"):
-                tokenizer = load_video_tokenizer(
-                    files.tokenizer, spec.tokenizer_config, device=device, on_bytes=loading.add
-                )
-            with loading.part("transformer"):
-                transformer = load_transformer(
-                    files.transformer,
-                    spec.transformer_config,
-                    device=device,
-                    dtype=placement.dtype,
-                    on_bytes=loading.add,
-                )
-            with loading.part("text encoder"):
-                text_encoder = TextEncoder.from_directory(
-                    files.text_encoder,
-                    max_tokens=transformer.config.text_positions,
-                    device=device,
-                    dtype=placement.text_encoder_dtype,
-                )
-        return cls(spec, transformer, tokenizer, text_encoder, together=placement.together)
+            tokenizer = files.tokenizer(stays=plans[0].tokenizer_stays)
+            networks = cls(spec, files.transformer(), tokenizer, None, plans=plans, files=files)
+            while networks.plan.text_encoder_stays:
+                try:
+                    networks._bring_blocks()
+                    networks._bring_text_encoder()
+                    break
+                except Exception as error:
+                    if not ran_out_of_memory(error) or not networks.step_down():
+                        raise
+        files.loaded()
+        return networks
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute."""
+        return self._transformer.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the transformer computes in."""
+        return self._transformer.dtype
+
+    @property
+    def config(self) -> TransformerConfig:
+        """The transformer's sizes."""
+        return self._transformer.config
+
+    @property
+    def transformer(self) -> Transformer:
+        """Predicts bits. Its blocks come now, and a text encoder that does not stay goes."""
+        if not self._has_blocks:
+            self._free_text_encoder()
+            self._bring_blocks()
+        return self._transformer
+
+    @property
+    def tokenizer(self) -> VideoTokenizer:
+        """Pictures to latents and back."""
+        return self._tokenizer
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """Texts to features. It comes now, and stays until `read_texts` or `texts` is done."""
+        return self._bring_text_encoder()
+
+    def loads_next(self, *, texts: bool) -> str:
+        """The part that is loaded when the next window begins; nothing if all is there.
+
+        Args:
+            texts: texts are read first.
+        """
+        if texts and self._text_encoder is None:
+            return "text encoder"
+        return "" if self._has_blocks else "transformer"
 
     @property
     def fingerprint(self) -> str:
         """A hash of a few weights that are float32 in every placement: it names the weights."""
         digest = sha256()
         for linear in (
-            self.transformer.semantic_head,
-            self.transformer.detail_head,
-            self.tokenizer.project_out,
+            self._transformer.semantic_head,
+            self._transformer.detail_head,
+            self._tokenizer.project_out,
         ):
             digest.update(linear.weight.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def has_read(self, texts: Iterable[str]) -> bool:
+        """Whether texts were read before."""
+        return all(text in self._encoded for text in texts)
+
+    def read_texts(self, texts: Iterable[str]) -> None:
+        """Encode the texts that will be asked for, while the text encoder is there anyway."""
+        encoded = {text: self._encoded.get(text) for text in texts}
+        missing = [text for text, known in encoded.items() if known is None]
+        self._encoded = {text: known for text, known in encoded.items() if known is not None}
+        self._encoded |= {text: self.text_encoder.encode(text) for text in missing}
+        self._free_text_encoder()
 
     def texts(
         self, prompt: str, negative_prompt: str, *, guided: bool, empty: bool = False
@@ -150,25 +189,27 @@ class Networks:
             empty: nothing but the prompt form is in the text: the learned unconditional features
                 take its place, as training does with a share of all texts.
         """
-        encoded = self.text_encoder.encode(prompt)
-        learned = self.transformer.unconditional[: len(encoded.features)]
+        encoded = self._encode(prompt)
+        learned = self._transformer.unconditional[: len(encoded.features)]
         features, notes = [learned if empty else encoded.features], []
         if encoded.cut:
             notes.append("the prompt is longer than the model reads; its end was left out")
         if guided and negative_prompt:
-            encoded = self.text_encoder.encode(negative_prompt)
+            encoded = self._encode(negative_prompt)
             features.append(encoded.features)
             if encoded.cut:
                 notes.append("the negative prompt is longer than the model reads; it was cut")
         elif guided:
             features.append(learned)
+        self._free_text_encoder()
         return Texts(features=tuple(features), notes=tuple(notes))
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Latents `(1, C, T, h, w)` of pictures `(F, H, W, 3)`, uint8."""
-        x = to_range(pictures.to(self.transformer.device).unsqueeze(0))
-        with torch.inference_mode(), exact_convolutions():
-            return self.tokenizer.encode(x)
+        with self._tokenizer_at_work() as tokenizer:
+            x = to_range(pictures.to(self.device).unsqueeze(0))
+            with torch.inference_mode(), exact_convolutions():
+                return tokenizer.encode(x)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures `(F, H, W, 3)`, uint8, on the CPU, of a whole video's latents.
@@ -192,57 +233,89 @@ class Networks:
             GenerationError: the decoder's output is not a number.
         """
         height = latents.shape[3] * SPATIAL_STRIDE
-        pieces = self.tokenizer.decode_pieces(latents, skip=skip, strip_rows=self.strip_rows)
         strips: dict[int, list[Tensor]] = {}
-        while True:
-            with torch.inference_mode(), exact_convolutions():
-                piece = next(pieces, None)
-                if piece is None:
-                    return
-                own = strips.setdefault(piece.frame, [])
-                own.append(_to_bytes(piece.pictures))
-                is_whole = piece.row + piece.pictures.shape[3] == height
-                del piece
-            if is_whole:
-                # Outside inference mode: whoever gets the pictures may change them.
-                yield torch.cat(strips.pop(min(strips)), dim=1)
+        with self._tokenizer_at_work() as tokenizer:
+            pieces = tokenizer.decode_pieces(latents, skip=skip, strip_rows=self.plan.strip_rows)
+            while True:
+                with torch.inference_mode(), exact_convolutions():
+                    piece = next(pieces, None)
+                    if piece is None:
+                        return
+                    own = strips.setdefault(piece.frame, [])
+                    own.append(_to_bytes(piece.pictures))
+                    is_whole = piece.row + piece.pictures.shape[3] == height
+                    del piece
+                if is_whole:
+                    # Outside inference mode: whoever gets the pictures may change them.
+                    yield torch.cat(strips.pop(min(strips)), dim=1)
 
+    # Memory
 
-class _Loading:
-    """How far loading a model is, by the sizes of its files."""
+    def step_down(self) -> MemoryPlan | None:
+        """Follow the next plan, which takes less; the work of a step that failed is to be undone.
 
-    def __init__(self, model: str, files: ModelFiles, on_event: DownloadListener) -> None:
-        self._model = model
-        self._on_event = on_event
-        self._part = ""
-        self._done = 0
-        self._sizes = {
-            "video tokenizer": _bytes_of(files.tokenizer),
-            "transformer": _bytes_of(files.transformer),
-            "text encoder": _bytes_of(files.text_encoder),
-        }
+        Returns:
+            the plan; None where there is none.
+        """
+        if not self._further:
+            return None
+        self.plan, *self._further = self._further
+        self._follow_plan()
+        return self.plan
+
+    def _follow_plan(self) -> None:
+        """Bring everything to where the plan has it; what is missing comes when it is needed."""
+        self._transformer.rows_at_once = self.plan.rows_at_once
+        if self._files is None:
+            return
+        self._free_text_encoder()
+        if self._has_blocks and self._resident != self.plan.resident_blocks:
+            self._files.drop_blocks(self._transformer)
+            self._has_blocks = False
+        if not self.plan.tokenizer_stays:
+            self._tokenizer.to("cpu")
+        _give_memory_back(self.device)
+
+    def _bring_blocks(self) -> None:
+        assert self._files is not None
+        self._resident = self.plan.resident_blocks
+        try:
+            self._files.load_blocks(self._transformer, self._resident)
+        except Exception:
+            self._files.drop_blocks(self._transformer)
+            raise
+        self._has_blocks = True
+
+    def _bring_text_encoder(self) -> TextEncoder:
+        if self._text_encoder is None:
+            assert self._files is not None
+            self._text_encoder = self._files.text_encoder(max_tokens=self.config.text_positions)
+        return self._text_encoder
+
+    def _free_text_encoder(self) -> None:
+        """Unless it stays."""
+        if self._files is not None and not self.plan.text_encoder_stays:
+            self._text_encoder = None
+            _give_memory_back(self.device)
+
+    def _encode(self, text: str) -> EncodedText:
+        return self._encoded.get(text) or self.text_encoder.encode(text)
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Load one of the networks inside."""
-        self._part, before = name, self._done
-        self.add(0)
-        yield
-        self.add(before + self._sizes[name] - self._done)
-
-    def add(self, count: int) -> None:
-        """So many bytes more are read."""
-        self._done += count
-        total = sum(self._sizes.values())
-        self._on_event(
-            LoadProgress(model=self._model, part=self._part, done=self._done, total=total)
-        )
+    def _tokenizer_at_work(self) -> Iterator[VideoTokenizer]:
+        """The tokenizer on the device; where it does not stay it goes afterwards."""
+        try:
+            yield self._tokenizer.to(self.device)
+        finally:
+            if self._files is not None and not self.plan.tokenizer_stays:
+                self._tokenizer.to("cpu")
+                _give_memory_back(self.device)
 
 
-def _bytes_of(path: Path) -> int:
-    """The size of a file, or of the weights in a directory; 0 where nothing is."""
-    weights = path.glob("*.safetensors") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in weights if file.is_file())
+def _give_memory_back(device: torch.device) -> None:
+    """Let others have the device's memory that is free; torch keeps it otherwise."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _to_bytes(x: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class Opening:
                 state.generator,
                 given=given,
                 conditions=conditions,
-                together=self.networks.together,
+                together=self.networks.plan.together,
             )
         opened = replace(state, generation=generation, decoded=0, shown=0)
         return opened, notes
@@ -93,12 +93,25 @@ class Opening:
             return 0
         return 2 if window.given_seconds else int(self.inputs.image is not None)
 
+    def texts_from(self, state: JobState) -> tuple[str, ...]:
+        """The texts that the windows from the job's next one on read."""
+        wanted: dict[str, None] = {}
+        for number in range(state.window, len(self.plan.windows)):
+            # A window that is known whole reads none.
+            if len(state.known.get(number, ())) < len(self.plan.steps(number)):
+                wanted[self.plan.prompt_text(number, self.request)] = None
+                if self._is_guided(number) and self.request.negative_prompt:
+                    wanted[self.request.negative_prompt] = None
+        return tuple(wanted)
+
     def _texts(self, number: int) -> Texts:
         request, text = self.request, self.plan.prompt_text(number, self.request)
-        # At scale 1 guidance is the conditional branch alone.
-        guided = self.plan.sampling(number, request).guidance.scale != 1
-        empty = not self.plan.prompts[number].strip()
+        guided, empty = self._is_guided(number), not self.plan.prompts[number].strip()
         return self.networks.texts(text, request.negative_prompt, guided=guided, empty=empty)
+
+    def _is_guided(self, number: int) -> bool:
+        """Whether a window has two branches: at scale 1 guidance is the conditional one alone."""
+        return self.plan.sampling(number, self.request).guidance.scale != 1
 
     def _with_former(self, state: JobState) -> JobState:
         """The state with the latents of the clip that an interactive video continues."""
@@ -130,7 +143,7 @@ class Opening:
         lengths = window.clip_lengths(self.plan.spec)[:count]
         for clip, latent in enumerate(latents.split(lengths, dim=2)):
             own = [step for step in steps if step.clip == clip]
-            semantic_bits = self.networks.transformer.config.semantic_bits
+            semantic_bits = self.networks.config.semantic_bits
             with torch.inference_mode():
                 bits = bits_of_latent(latent, own, semantic_bits=semantic_bits)
             given |= {step.index: value.cpu() for step, value in zip(own, bits, strict=True)}

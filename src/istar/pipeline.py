@@ -5,7 +5,7 @@ Data flows one way: request → schedule → text → loop → transformer → b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -14,9 +14,12 @@ from istar.errors import CheckpointError
 from istar.events import ClipReady, Event, GenerationResult, Note, settings
 from istar.inputs import Inputs
 from istar.job import Job
+from istar.memory_plan import MemoryChoice, MemoryPlan, choose_plans
+from istar.memory_use import NetworkSizes, Work
 from istar.model_spec import ModelSpec
 from istar.models.download_events import DownloadListener, ignore
 from istar.models.find import AUTO, FoundModel, find_model
+from istar.network_files import NetworkFiles
 from istar.networks import Networks
 from istar.placement import Placement, dtype_name
 from istar.request import SECONDS_STEP, GenerationRequest, Mode, check_mode, check_seconds
@@ -42,6 +45,7 @@ class InfinityStarPipeline:
         seconds: float | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype | None = None,
+        memory: MemoryChoice = "auto",
         on_event: DownloadListener = ignore,
     ) -> InfinityStarPipeline:
         """Load a model, fetching its files first if they are not there.
@@ -58,12 +62,15 @@ class InfinityStarPipeline:
             seconds: the length wanted.
             device: `auto`, `cuda`, `cuda:N` or `cpu`.
             dtype: `bf16` or `fp32`; by default bf16 on CUDA and fp32 on the CPU.
+            memory: the memory plan, `max`, `balanced`, `low` or `stream`, see
+                `istar.memory_plan`; `auto` is the fastest that fits for `mode` and `seconds`.
             on_event: receives how far fetching and loading are.
 
         Raises:
             HubError: something cannot be fetched.
-            UsageError: an unknown mode, device or dtype, or seconds that are no length.
-            DeviceError: the device is absent, or memory ran out.
+            UsageError: an unknown mode, device, dtype or memory plan, or seconds that are no
+                length.
+            DeviceError: the device is absent, the memory plan does not fit, or memory ran out.
             CheckpointError: a file or tensor is missing or malformed, or no model fits.
         """
         check_mode(mode)
@@ -78,25 +85,50 @@ class InfinityStarPipeline:
             dtype=dtype_name(placement.dtype),
             on_event=on_event,
         )
-        return cls.load(model, placement, on_event=on_event)
+        work = Work.usual(model.spec, mode, seconds)
+        return cls.load(model, placement, work, memory=memory, on_event=on_event)
 
     @classmethod
     def load(
-        cls, model: FoundModel, placement: Placement, *, on_event: DownloadListener = ignore
+        cls,
+        model: FoundModel,
+        placement: Placement,
+        work: Work,
+        *,
+        memory: MemoryChoice = "auto",
+        anyway: bool = False,
+        on_plan: Callable[[MemoryPlan], None] = lambda plan: None,
+        on_event: DownloadListener = ignore,
     ) -> InfinityStarPipeline:
         """Load a model that was found before, see `istar.models.find.find_model`.
 
+        Args:
+            model: what was found.
+            placement: where it computes, and in which numbers.
+            work: what is to be generated, for which memory has to suffice.
+            memory: the memory plan, or `auto`.
+            anyway: load it even if the plan does not fit.
+            on_plan: receives the plan, before anything is loaded.
+            on_event: receives how far fetching and loading are.
+
         Raises:
             HubError: something cannot be fetched.
-            DeviceError: memory ran out.
+            UsageError: an unknown memory plan.
+            DeviceError: the memory plan does not fit, or memory ran out.
             CheckpointError: a file or tensor is missing or malformed.
         """
         try:
             files = model.files(on_event)
-            return cls(Networks.load(model.spec, files, placement, on_event=on_event))
+            sizes = NetworkSizes.of(files, model.spec, placement)
         except CheckpointError as error:
             error.remedies = error.remedies or model.if_damaged
             raise
+        plans = choose_plans(memory, sizes, work, placement, anyway=anyway)
+        on_plan(plans[0])
+        loader = NetworkFiles(
+            model.spec, files, placement, if_damaged=model.if_damaged, on_event=on_event
+        )
+        return cls(Networks.load(model.spec, loader, plans))
 
     @property
     def spec(self) -> ModelSpec:
@@ -106,7 +138,7 @@ class InfinityStarPipeline:
     @property
     def device(self) -> torch.device:
         """Where the network computes."""
-        return self.networks.transformer.device
+        return self.networks.device
 
     def generate(
         self, request: GenerationRequest, inputs: Inputs | None = None
@@ -128,8 +160,8 @@ class InfinityStarPipeline:
 
     def metadata(self, request: GenerationRequest) -> dict[str, str]:
         """What a file made from a request holds of it, see `istar.events.settings`."""
-        network = self.networks.transformer
-        return settings(request, self.spec, device=network.device, dtype=network.dtype)
+        networks = self.networks
+        return settings(request, self.spec, device=networks.device, dtype=networks.dtype)
 
     def stream(self, request: GenerationRequest, inputs: Inputs | None = None) -> Iterator[Event]:
         """Run a request; report every step and hand over every finished clip.

@@ -18,12 +18,11 @@ DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Which device, which dtype, and whether guidance's branches are one batch.
+    """Which device, and which numbers.
 
     Attributes:
         device: where all three networks compute.
         dtype: of the transformer; its heads and the video tokenizer are float32 in any case.
-        together: compute the branches as one batch, see `istar.transformer.model`.
 
     Example:
         >>> Placement.choose("cpu").dtype
@@ -32,29 +31,30 @@ class Placement:
 
     device: torch.device
     dtype: torch.dtype
-    together: bool = False
 
     @classmethod
     def choose(
         cls,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype | None = None,
-        *,
-        together: bool = False,
     ) -> Placement:
         """The placement asked for; by default bf16 on CUDA where there is one, fp32 on the CPU.
 
         Args:
             device: `auto`, `cuda`, `cuda:N` or `cpu`.
             dtype: `bf16` or `fp32`.
-            together: compute the branches as one batch.
 
         Raises:
             UsageError: an unknown device or dtype.
             DeviceError: CUDA was asked for and is not there.
         """
         found = choose_device(device)
-        return cls(device=found, dtype=choose_dtype(dtype, found), together=together)
+        return cls(device=found, dtype=choose_dtype(dtype, found))
+
+    @property
+    def decoding_dtype(self) -> torch.dtype:
+        """Of the video tokenizer while it decodes."""
+        return torch.float32
 
     @property
     def text_encoder_dtype(self) -> torch.dtype:
@@ -129,6 +129,16 @@ def exact_convolutions() -> Iterator[None]:
         setattr(place, name, before)
 
 
+def ran_out_of_memory(error: BaseException) -> str:
+    """Which memory an error says to have run out, in words; nothing of any other error."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the GPU's memory"
+    if isinstance(error, MemoryError):
+        return "memory"
+    is_of_torch = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return "memory" if is_of_torch else ""
+
+
 @contextmanager
 def explained_memory_errors(what: str) -> Iterator[None]:
     """Turn an allocation that failed into an error that says what may help.
@@ -136,14 +146,10 @@ def explained_memory_errors(what: str) -> Iterator[None]:
     Raises:
         DeviceError: memory ran out.
     """
-    remedies: tuple[Remedy, ...] = ("lower_resolution", "fewer_seconds", "half_precision")
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise DeviceError(f"the GPU's memory ran out while {what}", remedies=remedies) from error
-    except MemoryError as error:
-        raise DeviceError(f"memory ran out while {what}", remedies=remedies) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        raise DeviceError(f"memory ran out while {what}", remedies=remedies) from error
+    except Exception as error:
+        if memory := ran_out_of_memory(error):
+            remedies: tuple[Remedy, ...] = ("lower_resolution", "fewer_seconds", "half_precision")
+            raise DeviceError(f"{memory} ran out while {what}", remedies=remedies) from error
+        raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,6 +226,35 @@ def check_text_encoder(path: Path) -> tuple[Path, Path]:
     """
     _check_settings(path)
     return _vocabulary(path), _weights(path)
+
+
+def encoder_channels(path: Path) -> int:
+    """Features of a text token, by the settings of a directory.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    return int(_config(path).d_model)
+
+
+def encoder_bytes(path: Path, *, half: bool) -> int:
+    """What the encoder of a directory takes in memory, by the headers of its files.
+
+    Args:
+        path: as `TextEncoder.from_directory` takes it.
+        half: in float16, in which transformers keeps the last layers of the MLPs in float32.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    total = 0
+    for file in safetensor_files(check_text_encoder(path)[1]):
+        with open_safetensors(file) as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+                if name.startswith(("encoder.block", "encoder.final", "shared.")):
+                    size = 2 if half and not name.endswith(".wo.weight") else 4
+                    total += size * prod(tensors.get_slice(name).get_shape())
+    return total
 
 
 def _load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:

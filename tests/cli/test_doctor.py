@@ -22,11 +22,9 @@ from safetensors.torch import load_file
 from hub_server import Hub, serving
 from istar.checkpoint.read import on_meta, transformer_dtype
 from istar.cli.app import run
-from istar.doctor import memory_lacking
 from istar.models.bundled import DIRECTORY, bundled_bytes
 from istar.models.released import RELEASED_MODELS, WEIGHT_BYTES_ON_CPU, WEIGHT_BYTES_ON_GPU
 from istar.models.store import known_models
-from istar.placement import Placement
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.config import VideoTokenizerConfig
@@ -51,8 +49,8 @@ class Machine:
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("PATH", str(home / "bin"))
         monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
-        monkeypatch.setattr("istar.doctor._MEMINFO", home / "meminfo")
-        monkeypatch.setattr("istar.doctor._CGROUP_LIMIT", home / "memory.max")
+        monkeypatch.setattr("istar.host_memory.MEMINFO", home / "meminfo")
+        monkeypatch.setattr("istar.host_memory.CGROUP", home)
         disk(10**12)(self)
         monkeypatch.setattr(torch.version, "cuda", "12.8")
         self.constant(HF_HUB_CACHE=str(home / "hub"), HF_TOKEN_PATH=str(home / "token"))
@@ -289,29 +287,6 @@ def test_what_is_wrong(name: str, machine: Machine) -> None:
     found = re.findall(rf"^  {'x' if prevents else '-'} .*(?:\n    .*)?", report, re.MULTILINE)
     assert any(said in text and advice in text for text in found)
     assert ("\n  x " in report) == ("those marked x prevent generating" in report) == prevents
-
-
-@pytest.mark.parametrize(
-    ("device", "dtype", "gigabytes", "lacking"),
-    [
-        ("cpu", torch.float32, 40, "take 40.7 GB of memory, of which 40.0 GB are free"),
-        ("cpu", torch.bfloat16, 40, ""),
-        ("cuda:1", torch.float32, 500, "of the GPU's memory, of which 30.0 GB are free"),
-        ("cuda:1", torch.bfloat16, 1, ""),
-        ("cuda:0", torch.bfloat16, 500, "take 21.2 GB of the GPU's memory, of which 8.0 GB"),
-        ("cuda", torch.bfloat16, 500, "of which 8.0 GB"),
-    ],
-)
-def test_whether_the_weights_fit_is_seen_before_they_are_fetched(
-    device: str, dtype: torch.dtype, gigabytes: int, lacking: str, machine: Machine
-) -> None:
-    machine.gpus(8, 30)
-    machine.memory(gigabytes)
-    placement = Placement(device=torch.device(device), dtype=dtype)
-    found = memory_lacking(placement, 47 * GIGABYTE)
-    assert lacking in found
-    assert bool(found) == bool(lacking)
-    assert memory_lacking(placement, GIGABYTE // 2) == ""
 
 
 @pytest.mark.parametrize(

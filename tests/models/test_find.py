@@ -15,8 +15,10 @@ from huggingface_hub import constants
 
 from hub_server import Hub, serving
 from istar.cli.app import run
-from istar.cli.options import check_memory
+from istar.cli.options import Memory, check_memory
 from istar.errors import DeviceError, HubError, IstarError, UsageError
+from istar.host_memory import HostMemory
+from istar.memory_use import Work
 from istar.models.download_events import DownloadNote
 from istar.models.find import AUTO, find_model, released_files
 from istar.models.released import RELEASED_MODELS
@@ -121,6 +123,12 @@ def test_damage_of_a_fetched_model_is_repaired_by_a_command(hub: Hub, cache: Pat
     assert refusal.value.remedies == ("repair",)
 
 
+def room(monkeypatch: Patch, gigabytes: int) -> None:
+    """Let so much host memory be available."""
+    memory = HostMemory(gigabytes * 10**9, gigabytes * 10**9)
+    monkeypatch.setattr("istar.memory_plan.host_memory", lambda: memory)
+
+
 @pytest.mark.parametrize(
     ("arguments", "answer", "fetches"),
     [((), None, False), ((), "n", False), ((), "y", True), (("--yes",), None, True)],
@@ -137,13 +145,14 @@ def test_fetching_what_does_not_fit_in_memory_is_asked_about(
     stdin = io.StringIO(f"{answer}\n")
     monkeypatch.setattr(stdin, "isatty", lambda: answer is not None)
     monkeypatch.setattr(sys, "stdin", stdin)
-    monkeypatch.setattr("istar.doctor._read_memory", lambda: (2000, 1000))
+    room(monkeypatch, 30)
     make = ("t2i", "a cat", "--model", "480p", "--seed", "1", "--device", "cpu")
     assert run([*make, *arguments]) == 1  # what is fetched is no model
     said = capsys.readouterr().err
     assert bool(hub.bodies()) == fetches
     if not fetches:
-        assert "its weights take 1.1 kB of memory, of which 1.0 kB are free" in said
+        assert "the memory plan stream takes" in said
+        assert "of memory, of which 30.0 GB are available" in said
         assert "--yes" in said
         assert "--model tiny" in said
     if answer:
@@ -155,24 +164,24 @@ def test_the_cpu_is_named_where_only_the_gpu_is_too_small(
 ) -> None:
     placement = Placement(device=torch.device("cuda", 0), dtype=torch.bfloat16)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (1000, 2000))
-    for available, remedies in (
-        (2000, ("tiny", "cpu", "fetch_anyway")),
-        (5, ("tiny", "fetch_anyway")),
-    ):
-        monkeypatch.setattr("istar.doctor._read_memory", lambda room=available: (room, room))
+    model = find_model("480p")
+    work = Work.usual(model.spec, "t2v")
+    for gigabytes, first in ((100, "cpu"), (5, "lower_resolution")):
+        room(monkeypatch, gigabytes)
         with pytest.raises(DeviceError, match="the GPU's memory") as refusal:
-            check_memory(find_model("480p"), placement, yes=False)
-        assert refusal.value.remedies == remedies
+            check_memory(model, placement, work, Memory.AUTO, yes=False)
+        assert refusal.value.remedies[0] == first
+        assert refusal.value.remedies[-1] == "fetch_anyway"
 
 
 def test_a_model_that_fits_or_is_here_is_not_asked_about(
     hub: Hub, cache: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make = ("t2i", "a cat", "--model", "480p", "--seed", "1", "--device", "cpu")
-    monkeypatch.setattr("istar.doctor._read_memory", lambda: (2000, 1102))
+    room(monkeypatch, 100)
     assert run(make) == 1
     assert hub.bodies()
-    monkeypatch.setattr("istar.doctor._read_memory", lambda: (2000, 5))
+    room(monkeypatch, 1)
     assert run(make) == 1
     assert "--yes" not in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ memory never holds more than the module in its target dtype and one shard.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -50,8 +50,8 @@ class TensorFiles(Protocol):
     path: Path
     shapes: Shapes
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor, on the CPU, in the dtype it is stored in."""
+    def tensors(self, names: Container[str]) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of these names, on the CPU, in the dtype they are stored in."""
 
 
 class SafetensorFiles:
@@ -69,10 +69,12 @@ class SafetensorFiles:
                         raise CheckpointError(f"{path}: tensor {name} is in two files")
                     self.shapes[name] = tuple(tensors.get_slice(name).get_shape())
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor, on the CPU, in the dtype it is stored in."""
-        for file, names in self._names.items():
-            for name in names:
+    def tensors(self, names: Container[str]) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of these names, on the CPU, in the dtype they are stored in."""
+        for file, held in self._names.items():
+            for name in held:
+                if name not in names:
+                    continue
                 # Each is a mapping of its own: what was read of a file stays in memory with it.
                 # Older safetensors put tensors on torch's default device.
                 with (
@@ -112,9 +114,9 @@ class PickledTokenizer:
         self._state = state
         self.shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor, on the CPU, in the dtype it is stored in."""
-        yield from self._state.items()
+    def tensors(self, names: Container[str]) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of these names, on the CPU, in the dtype they are stored in."""
+        yield from ((name, tensor) for name, tensor in self._state.items() if name in names)
 
 
 def load_transformer(
@@ -123,6 +125,7 @@ def load_transformer(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    with_blocks: bool = True,
     on_bytes: Callable[[int], None] = _ignore,
 ) -> Transformer:
     """A transformer with the released tensor names, grouped or not, or with our own.
@@ -132,6 +135,7 @@ def load_transformer(
         config: its sizes; read off the tensors when absent.
         device: where the weights go.
         dtype: of everything but the two heads, which stay float32.
+        with_blocks: without, its blocks stay on the meta device until `load_blocks`.
         on_bytes: receives the size of every tensor that was read.
 
     Raises:
@@ -141,14 +145,54 @@ def load_transformer(
     files = SafetensorFiles(path)
     naming = transformer_naming(files.shapes)
     config = config or infer_transformer_config(files.shapes, naming, path)
-    return _load(
-        lambda: Transformer(config),
+    transformer = on_meta(lambda: Transformer(config))
+    parameters = read_parameters(
+        transformer,
         files,
         naming,
-        device,
-        lambda name: transformer_dtype(name, dtype),
-        on_bytes,
+        device=device,
+        dtype_of=lambda name: transformer_dtype(name, dtype),
+        only=None if with_blocks else lambda name: not _is_in_block(name),
+        on_bytes=on_bytes,
     )
+    return _filled(transformer, parameters)
+
+
+def load_blocks(
+    transformer: Transformer,
+    path: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    on_bytes: Callable[[int], None] = _ignore,
+) -> None:
+    """Give a transformer that was loaded without its blocks their weights.
+
+    Args:
+        transformer: its blocks are on the meta device.
+        path: as that of `load_transformer`, whose other arguments it takes, too.
+        device: where the blocks go.
+        dtype: of their weights.
+        on_bytes: receives the size of every tensor that was read.
+
+    Raises:
+        CheckpointError: as `load_transformer`.
+    """
+    files = SafetensorFiles(path)
+    parameters = read_parameters(
+        transformer,
+        files,
+        transformer_naming(files.shapes),
+        device=device,
+        dtype_of=lambda name: transformer_dtype(name, dtype),
+        only=_is_in_block,
+        on_bytes=on_bytes,
+    )
+    _filled(transformer, parameters)
+
+
+def _is_in_block(name: str) -> bool:
+    return name.startswith("blocks.")
 
 
 def load_video_tokenizer(
@@ -172,9 +216,16 @@ def load_video_tokenizer(
     files = tokenizer_files(path)
     naming = tokenizer_naming(files.shapes)
     config = config or infer_tokenizer_config(files.shapes, naming, path)
-    return _load(
-        lambda: VideoTokenizer(config), files, naming, device, lambda _: torch.float32, on_bytes
+    tokenizer = on_meta(lambda: VideoTokenizer(config))
+    parameters = read_parameters(
+        tokenizer,
+        files,
+        naming,
+        device=device,
+        dtype_of=lambda _: torch.float32,
+        on_bytes=on_bytes,
     )
+    return _filled(tokenizer, parameters)
 
 
 def tokenizer_files(path: Path) -> TensorFiles:
@@ -264,6 +315,7 @@ def read_parameters(
     *,
     device: torch.device | str = "cpu",
     dtype_of: Callable[[str], torch.dtype],
+    only: Callable[[str], bool] | None = None,
     on_bytes: Callable[[int], None] = _ignore,
 ) -> Iterator[tuple[str, Tensor]]:
     """A module's parameters out of files, by our names, one by one in the files' order.
@@ -274,6 +326,7 @@ def read_parameters(
         naming: how they are called there.
         device: where they go.
         dtype_of: of each parameter, by our name.
+        only: whether a parameter is wanted, by our name; all are checked for. None: all.
         on_bytes: receives the size of every tensor that was read.
 
     Raises:
@@ -283,9 +336,9 @@ def read_parameters(
     ours = {naming.name_in_file(name): name for name, _ in module.named_parameters()}
     wanted = {name: tuple(module.get_parameter(own).shape) for name, own in ours.items()}
     _check_names(files, wanted, naming)
-    for name, tensor in files.tensors():
-        if name not in ours:
-            continue
+    if only is not None:
+        ours = {name: own for name, own in ours.items() if only(own)}
+    for name, tensor in files.tensors(ours):
         if not tensor.is_floating_point():
             raise CheckpointError(f"{files.path}: tensor {name} holds {tensor.dtype}, not floats")
         value = tensor.to(device, dtype_of(ours[name]), copy=True)
@@ -301,18 +354,8 @@ def on_meta(build: Callable[[], _Module]) -> _Module:
         return build()
 
 
-def _load(
-    build: Callable[[], _Module],
-    files: TensorFiles,
-    naming: Naming,
-    device: torch.device | str,
-    dtype_of: Callable[[str], torch.dtype],
-    on_bytes: Callable[[int], None],
-) -> _Module:
-    module = on_meta(build)
-    parameters = read_parameters(
-        module, files, naming, device=device, dtype_of=dtype_of, on_bytes=on_bytes
-    )
+def _filled(module: _Module, parameters: Iterable[tuple[str, Tensor]]) -> _Module:
+    """A module with these parameters in place of its own."""
     for name, value in parameters:
         owner, _, attribute = name.rpartition(".")
         setattr(module.get_submodule(owner), attribute, nn.Parameter(value, requires_grad=False))

@@ -64,7 +64,7 @@ class Display:
             self._bar.stop()
 
     def _update(
-        self, name: str, done: int, total: int, line: str, *, at_once: bool = False
+        self, name: str, done: int, total: int | None, line: str, *, at_once: bool = False
     ) -> None:
         """Show one thing's progress, in place of any other's; without a bar not too often."""
         if self._bar is None:
@@ -100,10 +100,13 @@ class StepDisplay(Display):
 
     def pictures_of(self, events: Iterable[Event]) -> Iterator[Tensor]:
         """Show a generation's events; yield the pictures `(F, H, W, 3)` of its clips."""
-        from istar.events import ClipReady, Decoding, Note, Progress
+        from istar.events import ClipReady, Decoding, Loading, Note, Progress
 
         for event in events:
             match event:
+                case Loading():
+                    done, total = self._now
+                    self._update("steps", done, total or None, f"loading the {event.part}")
                 case Progress():
                     self.show(event.done, event.total)
                 case Decoding():

@@ -48,9 +48,10 @@ def _lines(report: Report) -> Iterator[str]:
         yield title
         yield from (printable(f"  {name:<15}  {text}") for name, text in facts)
         yield ""
-    yield "models: weights alone; more is needed while generating"
-    yield from _model_table(report)
-    yield ""
+    if report.models:
+        yield "models: memory for a clip by --memory, on a GPU in bf16, and of the host"
+        yield from _model_table(report)
+        yield ""
     yield "problems" if report.findings else "no problems"
     shows_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     cross = "\x1b[31mx\x1b[0m" if shows_colour and os.environ.get("TERM") != "dumb" else "x"
@@ -98,14 +99,18 @@ def _hub(hub: HubReport | None) -> Iterator[tuple[str, str]]:
 
 
 def _model_table(report: Report) -> Iterator[str]:
-    yield f"  {'NAME':<10}{'ON A GPU, BF16':<20}{'ON THE CPU, FP32':<20}TO DOWNLOAD"
+    names = [plan.name for plan in report.models[0].plans]
+    titles = "".join(f"{name.upper():<10}" for name in names)
+    yield f"  {'NAME':<10}{titles}{'HOST':<10}{'HERE':<10}{'ON THE CPU':<20}TO DOWNLOAD"
     for model in report.models:
-        on_gpu, on_cpu = readable_size(model.gpu_bytes), readable_size(model.cpu_bytes)
+        plans = "".join(f"{readable_size(plan.device_bytes):<10}" for plan in model.plans)
+        # Of what streams, most waits in host memory.
+        host, on_cpu = readable_size(model.plans[-1].host_bytes), readable_size(model.cpu_bytes)
         missing = model.missing_bytes
         download = (
             readable_size(missing) if missing else "unknown" if missing is None else "nothing"
         )
         disk = _FITS[model.fits_disk] if missing else ""
-        gpu = _FITS[model.fits_gpu] if report.gpus else "no GPU"
-        cells = f"  {model.name:<10}{on_gpu:<10}{gpu:<10}{on_cpu:<10}{_FITS[model.fits_cpu]:<10}"
-        yield f"{cells}{download:<10}{disk}".rstrip()
+        here = model.plan or ("too much" if report.gpus else "no GPU")
+        cells = f"  {model.name:<10}{plans}{host:<10}{here:<10}{on_cpu:<10}"
+        yield f"{cells}{_FITS[model.fits_cpu]:<10}{download:<10}{disk}".rstrip()

@@ -10,7 +10,14 @@ import typer
 
 from istar.cli.console import print_lines, print_path, say
 from istar.cli.display import StepDisplay
-from istar.cli.options import DeviceOption, NumberType, YesOption, check_memory
+from istar.cli.options import (
+    DeviceOption,
+    Memory,
+    MemoryOption,
+    NumberType,
+    YesOption,
+    check_memory,
+)
 from istar.errors import IstarError, MediaError, UsageError
 from istar.models.find import check_name
 from istar.plurals import counted
@@ -74,6 +81,7 @@ def shapes(
     threads: Annotated[
         int | None, typer.Option("--threads", help="Of the CPU.", show_default="torch's choice")
     ] = None,
+    memory: MemoryOption = Memory.AUTO,
     yes: YesOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="The report on stdout, in place of the paths.")
@@ -99,6 +107,7 @@ def shapes(
     from istar.lab.score import evaluate_shapes
     from istar.lab.sheet import contact_sheet
     from istar.media import write_picture
+    from istar.memory_use import Work
     from istar.models.find import find_model
     from istar.pipeline import InfinityStarPipeline
     from istar.placement import Placement, dtype_name
@@ -111,15 +120,23 @@ def shapes(
         found_model = find_model(
             model, seconds=seconds, dtype=dtype_name(placement.dtype), on_event=downloads
         )
-        check_memory(found_model, placement, yes=yes)
-        pipeline = InfinityStarPipeline.load(found_model, placement, on_event=downloads)
+        work = Work.usual(found_model.spec, "t2v", seconds)
+        anyway = check_memory(found_model, placement, work, memory, yes=yes)
+        pipeline = InfinityStarPipeline.load(
+            found_model,
+            placement,
+            work,
+            memory=memory.value,
+            anyway=anyway,
+            on_event=downloads,
+        )
     found: list[Outcome] = []
 
     def write_results() -> None:
         report = ShapesReport(
             model=pipeline.spec.name,
             device=str(pipeline.device),
-            dtype=dtype_name(pipeline.networks.transformer.dtype),
+            dtype=dtype_name(pipeline.networks.dtype),
             test=test,
             records=tuple(outcome.record for outcome in found),
         )

@@ -25,6 +25,7 @@ from istar.text_files import read_text
 
 if TYPE_CHECKING:
     from istar.inputs import Inputs
+    from istar.memory_use import Work
     from istar.models.find import FoundModel
     from istar.pipeline import InfinityStarPipeline
     from istar.placement import Placement
@@ -54,6 +55,16 @@ class NumberType(str, Enum):
     FP32 = "fp32"
 
 
+class Memory(str, Enum):
+    """The memory plans, see `istar.memory_plan`."""
+
+    AUTO = "auto"
+    MAX = "max"
+    BALANCED = "balanced"
+    LOW = "low"
+    STREAM = "stream"
+
+
 def _checked_device(name: str) -> str:
     """A device's name, refused without torch if there is no such kind.
 
@@ -78,6 +89,15 @@ SecondsOption = Annotated[
         "--seconds",
         help="Length of the video, a multiple of 0.25.",
         show_default="5, or one clip of the model",
+    ),
+]
+MemoryOption = Annotated[
+    Memory,
+    typer.Option(
+        "--memory",
+        help="What lies where: max keeps everything on the GPU, stream the transformer in host "
+        "memory. auto takes the fastest that fits; when memory runs out the next smaller one "
+        "continues.",
     ),
 ]
 YesOption = Annotated[
@@ -134,6 +154,7 @@ class CommonOptions:
     dtype: Annotated[
         NumberType | None, typer.Option("--dtype", show_default="bf16 on CUDA, fp32 on the CPU")
     ] = None
+    memory: MemoryOption = Memory.AUTO
     guidance: Annotated[
         float | None,
         typer.Option(
@@ -159,6 +180,9 @@ class CommonOptions:
         bool, typer.Option("--no-suffix", help="Leave the model's own suffix off the prompt.")
     ] = False
     yes: YesOption = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say what is predicted to lie where.")
+    ] = False
 
     def request(
         self,
@@ -208,6 +232,7 @@ class CommonOptions:
         """
         from istar.cli.display import DownloadDisplay
         from istar.inputs import read_inputs
+        from istar.memory_use import Work
         from istar.models.find import find_model
         from istar.pipeline import InfinityStarPipeline
         from istar.placement import Placement, dtype_name
@@ -223,30 +248,59 @@ class CommonOptions:
                 on_event=display,
             )
             inputs = read_inputs(request, model.spec)
-            check_memory(model, placement, yes=self.yes)
-            return InfinityStarPipeline.load(model, placement, on_event=display), inputs
+            given = inputs.image if inputs.clip is None else inputs.clip
+            work = Work.of_request(
+                request, model.spec, inputs.template, pictures=0 if given is None else len(given)
+            )
+            anyway = check_memory(model, placement, work, self.memory, yes=self.yes)
+            pipeline = InfinityStarPipeline.load(
+                model,
+                placement,
+                work,
+                memory=self.memory.value,
+                anyway=anyway,
+                on_plan=lambda plan: say(plan.describe()) if self.verbose else None,
+                on_event=display,
+            )
+            return pipeline, inputs
 
 
-def check_memory(model: FoundModel, placement: Placement, *, yes: bool) -> None:
-    """Before a model is fetched that does not fit this machine, ask.
+def check_memory(
+    model: FoundModel, placement: Placement, work: Work, memory: Memory, *, yes: bool
+) -> bool:
+    """Before a released model is fetched that does not fit this machine, ask.
+
+    Returns:
+        it is to be run even if it does not fit.
 
     Raises:
         DeviceError: nobody agreed.
         HubError: the Hub does not say how large it is.
     """
-    from istar.doctor import memory_lacking
+    from istar.memory_plan import choose_plans
+    from istar.memory_use import NetworkSizes
     from istar.placement import Placement
 
-    size = 0 if yes else model.bytes_to_fetch()
-    reason = memory_lacking(placement, size) if size else ""
-    if not reason:
-        return
+    # The sizes of others are known when their files are here.
+    if yes or model.spec.source is None or not (size := model.bytes_to_fetch()):
+        return yes
+
+    def try_on(place: Placement) -> DeviceError | None:
+        try:
+            choose_plans(memory.value, NetworkSizes.of(None, model.spec, place), work, place)
+        except DeviceError as error:
+            return error
+        return None
+
+    if (reason := try_on(placement)) is None:
+        return False
     name = f"the {model.spec.name} model"
-    if not asked_yes(f"{reason}; fetch {name}, {readable_size(size)}, nevertheless", yes=yes):
-        on_cpu = Placement.choose("cpu")
-        serves = on_cpu.device != placement.device and not memory_lacking(on_cpu, size)
-        remedies: tuple[Remedy, ...] = ("tiny", *(("cpu",) if serves else ()), "fetch_anyway")
-        raise DeviceError(f"{name} was not fetched: {reason}", remedies=remedies)
+    if asked_yes(f"{reason}; fetch {name}, {readable_size(size)}, nevertheless", yes=yes):
+        return True
+    remedies: tuple[Remedy, ...] = (*reason.remedies, "fetch_anyway")
+    if placement.device.type != "cpu" and try_on(Placement.choose("cpu")) is None:
+        remedies = ("cpu", *remedies)
+    raise DeviceError(f"{name} was not fetched: {reason}", remedies=remedies)
 
 
 def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
