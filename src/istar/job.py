@@ -63,6 +63,8 @@ class Job:
         self.inputs = inputs
         self.plan = plan
         self.state = state
+        # The network that was reported to be loaded next.
+        self._announced = ""
         # Pictures that are being decoded, and the state whose next ones come next.
         self._decoding: tuple[JobState, Iterator[Tensor]] | None = None
 
@@ -173,23 +175,21 @@ class Job:
         if clip is not None:
             events.append(ClipReady(frames=clip, from_input=True))
         tail = () if clip is None else self._tail_with(clip, window=0)
-        events += self._loads_next()
         return replace(self.state, begun=True, tail=tail), tuple(events)
 
     def _begin_window(self) -> tuple[JobState, tuple[Event, ...]]:
+        # What takes long is reported before it is done.
         texts = self._opening.texts_from(self.state)
-        if not self.networks.has_read(texts):
-            self.networks.read_texts(texts)
-            if loading := self._loads_next():
-                return self.state, loading
+        for is_read in (self.networks.has_read(texts), True):
+            part = self.networks.loads_next(texts=not is_read)
+            if part and part != self._announced:
+                self._announced = part
+                return self.state, (Loading(part=part),)
+            if not is_read:
+                self.networks.read_texts(texts)
+        self._announced = ""
         state, notes = self._opening.open(self.state)
         return state, tuple(Note(text=text) for text in notes)
-
-    def _loads_next(self) -> tuple[Loading, ...]:
-        """What has to be loaded before the next window can begin."""
-        is_read = self.networks.has_read(self._opening.texts_from(self.state))
-        part = self.networks.loads_next(texts=not is_read)
-        return (Loading(part=part),) if part else ()
 
     def _take_step(self, generation: GenerationState) -> tuple[JobState, tuple[Event, ...]]:
         step = generation.next_step

@@ -125,7 +125,9 @@ def test_a_machine_on_which_it_runs(machine: Machine) -> None:
     assert f"  cache            {machine.home / 'hub'}" in lines
     assert f"  address          {machine.hub.address}, answers" in lines
     assert "  token            none, and none is needed" in lines
-    assert "  480p      21.2 GB   fits      40.7 GB   fits      47.0 GB   fits" in lines
+    (row,) = (line for line in lines if line.startswith("  480p "))
+    assert row.split()[-1] == "fits"
+    assert " max " in row
     assert lines[-1] == "no problems"
     (request,) = machine.hub.log
     assert request.path == f"/api/models/{REPO}/revision/{COMMIT}"
@@ -133,7 +135,7 @@ def test_a_machine_on_which_it_runs(machine: Machine) -> None:
 
 
 def test_json_keys_and_exact_sizes(machine: Machine) -> None:
-    machine.gpus(8, 140)
+    machine.gpus(2, 8)
     (machine.home / "memory.max").write_text(f"{50 * GIGABYTE}\n")
     found = machine.json("--offline")
     assert not machine.hub.log
@@ -146,18 +148,24 @@ def test_json_keys_and_exact_sizes(machine: Machine) -> None:
         "capability": "9.0",
         "has_bf16": True,
         "total_bytes": 150 * GIGABYTE,
-        "free_bytes": 140 * GIGABYTE,
+        "free_bytes": 8 * GIGABYTE,
     }
     assert [model["name"] for model in found["models"]] == [m.name for m in known_models()]
     assert found["models"][0] == {
         "name": "720p",
-        "gpu_bytes": WEIGHT_BYTES_ON_GPU,
-        "cpu_bytes": WEIGHT_BYTES_ON_CPU,
+        "plans": found["models"][0]["plans"],
+        "cpu_bytes": found["models"][0]["cpu_bytes"],
         "missing_bytes": 47 * GIGABYTE,
-        "fits_gpu": True,
+        "plan": "stream",
         "fits_cpu": True,
         "fits_disk": True,
     }
+    plans = found["models"][0]["plans"]
+    assert [plan["name"] for plan in plans] == ["max", "balanced", "low", "stream"]
+    sizes = [plan["device_bytes"] for plan in plans]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > WEIGHT_BYTES_ON_GPU
+    assert WEIGHT_BYTES_ON_CPU < found["models"][0]["cpu_bytes"] < 50 * GIGABYTE
     (finding,) = found["findings"]
     assert (finding["remedies"], finding["prevents_generating"]) == (["other_gpu"], False)
 
@@ -249,8 +257,8 @@ CPU_BUILD = replace("torch.version.cuda", None)
 DRIVER = "update the NVIDIA driver"
 SLOW: dict[str, tuple[Change, str, str]] = {
     "no GPU": (lambda m: None, "torch sees no GPU, so models run on the CPU", "a lower --res"),
-    "a small GPU": (gpus(8), "the GPU has 8.0 GB free", "--device cpu"),
-    "a first GPU that is small": (gpus(8, 140), "GPU 0 has 8.0 GB", "--device cuda:N"),
+    "a small GPU": (gpus(2), "the GPU has 2.0 GB free", "--device cpu"),
+    "a first GPU that is small": (gpus(2, 140), "GPU 0 has 2.0 GB", "--device cuda:N"),
     "no bf16": (gpus(140, bf16=False), "bf16 only slowly", "--dtype fp32"),
     "torch for the CPU": (both(card, CPU_BUILD), "GPU: NVIDIA H200", "pytorch"),
     "a hidden GPU": (both(card, env("CUDA_VISIBLE_DEVICES", "")), "'' hides the GPU", "unset CUDA"),
@@ -264,7 +272,7 @@ PREVENTED: dict[str, tuple[Change, str, str]] = {
     "a broken torch": (without("torch"), "torch cannot be imported: import", "install torch again"),
     "a broken PyAV": (without("istar.media.codecs"), "cannot be written: import", "install av"),
     "no encoder": (replace("istar.media.codecs.has_h264", "r".__eq__), "no H.264", "install av"),
-    "no room": (both(gpus(8), lambda m: m.memory(30)), "and 30.0 GB are available", "more memory"),
+    "no room": (both(gpus(8), lambda m: m.memory(15)), "and 15.0 GB are available", "more memory"),
     "a file as cache": (constant(HF_HUB_CACHE=__file__), "not a dir", "HF_HUB_CACHE"),
     "a read-only cache": (refuse_writing, "hub cannot be written", "set HF_HUB_CACHE"),
     "a full disk": (disk(GIGABYTE), "1.0 GB free, and 47.0", "set HF_HUB"),
