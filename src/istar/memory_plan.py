@@ -245,6 +245,7 @@ def _predicted(
     )
     # 3. Host memory: what waits there, and what passes through.
     pinned = streamed * (sizes.block if on_cpu else _pinned_bytes(sizes.block))
+    pinned += sizes.block if streamed else 0  # while it is moved into its buffer
     waiting = pinned + coming_tokenizer + max(step.host_contexts for step in steps)
     passing = sizes.text_encoder if work.reads_later else max(0, sizes.text_encoder - pinned)
     host = waiting + passing + picture_bytes(work)

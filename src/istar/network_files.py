@@ -18,7 +18,7 @@ from istar.placement import Placement
 from istar.text_encoder import TextEncoder, encoder_channels
 from istar.transformer.block import Block
 from istar.transformer.model import Transformer
-from istar.transformer.streaming import stream_blocks
+from istar.transformer.streaming import resident_numbers, stream_blocks
 from istar.video_tokenizer.model import VideoTokenizer
 
 _HOST = torch.device("cpu")
@@ -95,14 +95,21 @@ class NetworkFiles:
             CheckpointError: a tensor is malformed.
         """
         device = self.placement.device
+        depth = transformer.config.depth
+        on_device = resident_numbers(depth, depth if resident is None else resident)
         with self._explained(), self._progress.part("transformer"):
-            load_blocks(
-                transformer,
-                self._files.transformer,
-                device=device if resident is None else _HOST,
-                dtype=self.placement.dtype,
-                on_bytes=self._progress.add,
-            )
+            for where, numbers in (
+                (device, on_device),
+                (_HOST, frozenset(range(depth)) - on_device),
+            ):
+                load_blocks(
+                    transformer,
+                    self._files.transformer,
+                    device=where,
+                    dtype=self.placement.dtype,
+                    numbers=numbers,
+                    on_bytes=self._progress.add,
+                )
         if resident is not None:
             stream_blocks(transformer, device, resident=resident)
 

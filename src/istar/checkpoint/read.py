@@ -164,6 +164,7 @@ def load_blocks(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    numbers: Container[int] | None = None,
     on_bytes: Callable[[int], None] = _ignore,
 ) -> None:
     """Give a transformer that was loaded without its blocks their weights.
@@ -173,6 +174,7 @@ def load_blocks(
         path: as that of `load_transformer`, whose other arguments it takes, too.
         device: where the blocks go.
         dtype: of their weights.
+        numbers: of the blocks; None: all.
         on_bytes: receives the size of every tensor that was read.
 
     Raises:
@@ -185,7 +187,9 @@ def load_blocks(
         transformer_naming(files.shapes),
         device=device,
         dtype_of=lambda name: transformer_dtype(name, dtype),
-        only=_is_in_block,
+        only=lambda name: (
+            _is_in_block(name) and (numbers is None or int(name.split(".")[1]) in numbers)
+        ),
         on_bytes=on_bytes,
     )
     _filled(transformer, parameters)

@@ -207,8 +207,7 @@ def stream_blocks(
         make_copies: from the device and the slots' memory.
     """
     blocks = list(transformer.blocks)
-    resident = min(resident, len(blocks))
-    stay = {n * len(blocks) // resident for n in range(resident)}
+    stay = resident_numbers(len(blocks), resident)
     buffers: dict[int, Tensor] = {}
     # Tensors made in inference mode could not be copied into outside of it.
     with torch.inference_mode(False), torch.no_grad():
@@ -235,6 +234,12 @@ def stream_blocks(
         ]
         ready = [Slot(memory, packed(blocks[first], memory, copy=False)) for memory in memories]
     transformer.blocks = StreamedBlocks(blocks, buffers, ready, make_copies(device, memories))
+
+
+def resident_numbers(depth: int, resident: int) -> frozenset[int]:
+    """Which of so many blocks lie on the device for good, spread evenly."""
+    resident = min(resident, depth)
+    return frozenset(number * depth // resident for number in range(resident))
 
 
 def packed_size(module: nn.Module) -> int:
