@@ -88,9 +88,6 @@ class Networks:
     ) -> Networks:
         """Load the networks of a model from its files.
 
-        The tokenizer is float32 in any placement: in bf16 some of the bits that it gives for
-        pictures would be others.
-
         Args:
             spec: how the model is run.
             files: where its networks are.
@@ -107,7 +104,11 @@ class Networks:
         with explained_memory_errors("loading the model"):
             with loading.part("video tokenizer"):
                 tokenizer = load_video_tokenizer(
-                    files.tokenizer, spec.tokenizer_config, device=device, on_bytes=loading.add
+                    files.tokenizer,
+                    spec.tokenizer_config,
+                    device=device,
+                    decoder_dtype=placement.decoding_dtype,
+                    on_bytes=loading.add,
                 )
             with loading.part("transformer"):
                 transformer = load_transformer(

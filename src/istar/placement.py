@@ -22,7 +22,7 @@ class Placement:
 
     Attributes:
         device: where all three networks compute.
-        dtype: of the transformer; its heads and the video tokenizer are float32 in any case.
+        dtype: of the transformer; its heads, and what encodes pictures, are float32 in any case.
         together: compute the branches as one batch, see `istar.transformer.model`.
 
     Example:
@@ -55,6 +55,12 @@ class Placement:
         """
         found = choose_device(device)
         return cls(device=found, dtype=choose_dtype(dtype, found), together=together)
+
+    @property
+    def decoding_dtype(self) -> torch.dtype:
+        """bf16 on CUDA as in the released reference, unless fp32 was asked for; else float32."""
+        half = self.device.type == "cuda" and self.dtype != torch.float32
+        return torch.bfloat16 if half else torch.float32
 
     @property
     def text_encoder_dtype(self) -> torch.dtype:

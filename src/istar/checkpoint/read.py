@@ -156,14 +156,17 @@ def load_video_tokenizer(
     config: VideoTokenizerConfig | None = None,
     *,
     device: torch.device | str = "cpu",
+    decoder_dtype: torch.dtype = torch.float32,
     on_bytes: Callable[[int], None] = _ignore,
 ) -> VideoTokenizer:
-    """A video tokenizer, always float32, with the released tensor names or our own.
+    """A video tokenizer with the released tensor names or our own.
 
     Args:
         path: `.pth`, a safetensors file, or a directory of them.
         config: its sizes; read off the tensors when absent.
         device: where the weights go.
+        decoder_dtype: of the decoder, see `VideoTokenizer.decode_in`. Everything else is float32:
+            in bf16 some of the bits that it gives for pictures would be others.
         on_bytes: receives the size of every tensor that was read.
 
     Raises:
@@ -172,9 +175,16 @@ def load_video_tokenizer(
     files = tokenizer_files(path)
     naming = tokenizer_naming(files.shapes)
     config = config or infer_tokenizer_config(files.shapes, naming, path)
-    return _load(
-        lambda: VideoTokenizer(config), files, naming, device, lambda _: torch.float32, on_bytes
+    tokenizer = _load(
+        lambda: VideoTokenizer(config),
+        files,
+        naming,
+        device,
+        lambda name: decoder_dtype if name.startswith("decoder.") else torch.float32,
+        on_bytes,
     )
+    tokenizer.decode_in(decoder_dtype)
+    return tokenizer
 
 
 def tokenizer_files(path: Path) -> TensorFiles:
