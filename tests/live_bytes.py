@@ -14,13 +14,17 @@ from torch.utils._pytree import tree_leaves
 class LiveBytes(TorchDispatchMode):
     """Bytes of the storages that operations inside the block have made and that still live.
 
+    Args:
+        device: count those on it only; None: all.
+
     Attributes:
         now: of those alive.
         peak: the most that were alive at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
         super().__init__()
+        self._device = device
         self.now = self.peak = 0
         self._sizes: dict[int, int] = {}
 
@@ -29,7 +33,7 @@ class LiveBytes(TorchDispatchMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if not isinstance(tensor, Tensor):
+            if not isinstance(tensor, Tensor) or self._device not in (None, tensor.device):
                 continue
             storage = tensor.untyped_storage()
             key = storage._cdata

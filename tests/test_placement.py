@@ -3,7 +3,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from istar.placement import exact_convolutions
+from istar.placement import Placement, exact_convolutions
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "decoding"),
+    [
+        ("cuda", torch.bfloat16, torch.bfloat16),
+        ("cuda", torch.float32, torch.float32),
+        ("cpu", torch.bfloat16, torch.float32),
+    ],
+)
+def test_pictures_are_decoded_in_bf16_on_cuda_only(
+    device: str, dtype: torch.dtype, decoding: torch.dtype
+) -> None:
+    placement = Placement(device=torch.device(device), dtype=dtype)
+    assert placement.decoding_dtype == decoding
 
 
 def tf32() -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,20 @@ def test_a_given_clip_is_continued(tiny: InfinityStarPipeline, scene: Scene) -> 
     assert torch.equal(frames[:33], clip)
     assert len(frames) == 33 + 16
     assert measure(frames[33:]).background == scene.background
+
+
+def test_pictures_decoded_in_bf16_look_the_same(tiny: InfinityStarPipeline, scene: Scene) -> None:
+    latents = tiny.networks.encode(scene.frames(33, SIDE, SIDE))
+    half = deepcopy(tiny.networks.tokenizer)
+    half.decode_in(torch.bfloat16)
+    with torch.inference_mode():
+        exact, found = (
+            torch.cat([piece.pictures for piece in one.decode_pieces(latents)], dim=2) * 127.5
+            for one in (tiny.networks.tokenizer, half)
+        )
+    wrong = found - exact
+    assert 0 < wrong.abs().max() < 5
+    assert 10 * torch.log10(255**2 / wrong.square().mean()) > 59  # decibels
 
 
 def test_it_continues_prompt_by_prompt(tiny: InfinityStarPipeline, scene: Scene) -> None:

@@ -42,7 +42,7 @@ MemoryChoice = Literal["auto", "max", "balanced", "low", "stream"]
 
 _ROWS_AT_ONCE = 8192
 _LONG_CONTEXT = 8192
-_STRIP_BYTES = 2_000_000_000
+_STRIP_BYTES = 1_000_000_000
 _SLOTS = 2
 _MARGIN = 1.04
 _CUDA_RESERVE = 500_000_000

@@ -66,6 +66,7 @@ class NetworkFiles:
                 self._files.tokenizer,
                 self._spec.tokenizer_config,
                 device=self.placement.device if stays else _HOST,
+                decoder_dtype=self.placement.decoding_dtype,
                 on_bytes=self._progress.add,
             )
 

@@ -266,6 +266,7 @@ class Networks:
     def _follow_plan(self) -> None:
         """Bring everything to where the plan has it; what is missing comes when it is needed."""
         self._transformer.rows_at_once = self.plan.rows_at_once
+        self._transformer.host_contexts_from = self.plan.host_contexts_from
         if self._files is None:
             return
         self._free_text_encoder()

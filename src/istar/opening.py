@@ -47,7 +47,7 @@ class Opening:
         # 2. What the steps look at: their texts and, interactive, the frames before.
         features: Sequence[Tensor] = ()
         notes: tuple[str, ...] = ()
-        conditions: Context | None = None
+        conditions: tuple[Context, ...] = ()
         if window.interactive:
             state = self._with_former(state)
         with torch.inference_mode():
@@ -121,7 +121,7 @@ class Opening:
         former = self.networks.encode(last_pictures(state.tail, count))
         return replace(state, former=former, first=former[:, :, :1])
 
-    def _conditions(self, state: JobState) -> Context:
+    def _conditions(self, state: JobState) -> tuple[Context, ...]:
         assert state.former is not None
         assert state.first is not None
         scales = self.plan.spec.pixel_budget.scales(self.plan.template)

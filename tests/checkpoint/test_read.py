@@ -265,6 +265,13 @@ def test_a_tokenizer_comes_back(tokenizer: VideoTokenizer, tmp_path: Path, name:
     assert_same(loaded, tokenizer)
 
 
+def test_a_decoder_is_read_in_its_own_dtype(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
+    path = write_tokenizer(tokenizer_tensors(tokenizer), tmp_path / "tokenizer.safetensors")
+    loaded = load_video_tokenizer(path, decoder_dtype=torch.bfloat16)
+    tokenizer.decoder.bfloat16()
+    assert_same(loaded, tokenizer)
+
+
 def test_a_tokenizer_in_torchs_older_form(tokenizer: VideoTokenizer, tmp_path: Path) -> None:
     path = tmp_path / "vae.pth"
     content = {"vae": tokenizer_tensors(tokenizer)}

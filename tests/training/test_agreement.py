@@ -23,6 +23,7 @@ from istar.training.latents import read_prepared
 from istar.training.packing import PackedBatch, pack
 from istar.training.sequences import DETAIL, SEMANTIC, Example, SequenceConfig, run_of
 from istar.training.transformer import BatchLogits, TransformerNetwork, TransformerTask
+from istar.transformer.cache import Context
 from small_training import CPU, network_of
 
 PLAIN = SequenceConfig(most_flips=0.0, condition_noise=(0.0,))
@@ -60,7 +61,7 @@ def interactive_of(spec: ModelSpec, clip: Tensor, encoder: TextEncoder, text: st
 def stepwise(network: TransformerNetwork, one: Example, features: Tensor) -> dict[int, Tensor]:
     """The loop's logits of every step, by its index, each step's true bits given afterwards."""
     transformer = network.transformer
-    conditions = None
+    conditions: tuple[Context, ...] = ()
     if one.conditions is not None:
         former, first, grid = one.conditions
         conditions = read_conditions(transformer, former[None], first[None], grid)

@@ -32,6 +32,7 @@ from istar.training.sequences import (
     tokens_of,
 )
 from istar.training.transformer import BatchLogits, block_mask
+from istar.transformer.cache import Context
 from istar.transformer.model import Transformer
 from istar.transformer.rope import Rotation, rotation
 from istar.transformer.rows import Row
@@ -89,7 +90,7 @@ def teacher_forced(transformer: Transformer, batch: PackedBatch, **others: objec
 
 def stepwise(transformer: Transformer, one: Example) -> BatchLogits:
     """Logits of the same example out of the generation loop, every step's bits given late."""
-    conditions = None
+    conditions: tuple[Context, ...] = ()
     if one.conditions is not None:
         former, first, grid = one.conditions
         conditions = read_conditions(transformer, former[None], first[None], grid)

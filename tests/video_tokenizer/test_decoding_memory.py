@@ -23,7 +23,7 @@ def peak(dtype: torch.dtype, strip_rows: int | None, frames: int) -> int:
     with torch.device("meta"):
         tokenizer = VideoTokenizer(VideoTokenizerConfig()).requires_grad_(False)
         latents = torch.empty(1, 64, frames, HEIGHT, WIDTH)
-    tokenizer.decoder.to(dtype)
+    tokenizer.decode_in(dtype)
     with torch.inference_mode(), LiveBytes() as live:
         deque(tokenizer.decode_pieces(latents, strip_rows=strip_rows), maxlen=0)
     assert live.now < GB / 100  # the latents; nothing outlives it

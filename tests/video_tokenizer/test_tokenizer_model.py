@@ -13,7 +13,7 @@ from istar.video_tokenizer.config import (
     VideoTokenizerConfig,
     latent_frames,
 )
-from istar.video_tokenizer.conv import FrameHistory, lay_channels_last
+from istar.video_tokenizer.conv import CausalConv3d, FrameHistory
 from istar.video_tokenizer.model import VideoTokenizer
 from istar.video_tokenizer.pieces import Piece
 
@@ -216,13 +216,17 @@ def test_bf16_weights_give_float32_results(
 
 def test_the_decoder_alone_may_be_bf16(tokenizer: VideoTokenizer, random: torch.Generator) -> None:
     z = latents(random, 3)
+    as_loaded = tokenizer.project_out.weight.clone()
     x = pictures(random, 9)
     with torch.inference_mode():
         full, encoded = tokenizer.decode(z), tokenizer.encode(x)
-        tokenizer.decoder.bfloat16()
-        lay_channels_last(tokenizer.decoder)
+        tokenizer.decode_in(torch.bfloat16)
         half = torch.cat([piece.pictures for piece in tokenizer.decode_pieces(z)], dim=2)
         assert torch.equal(tokenizer.encode(x), encoded)
+    assert torch.equal(tokenizer.project_out.weight, as_loaded)  # it names the weights
+    kernels = [m.weight for m in tokenizer.decoder.modules() if isinstance(m, CausalConv3d)]
+    last = torch.channels_last_3d
+    assert all(kernel.is_contiguous(memory_format=last) for kernel in kernels)
     assert half.dtype == torch.float32
     assert 0 < (half - full).abs().mean() < 0.03 * full.std()
 

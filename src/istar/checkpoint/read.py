@@ -204,14 +204,17 @@ def load_video_tokenizer(
     config: VideoTokenizerConfig | None = None,
     *,
     device: torch.device | str = "cpu",
+    decoder_dtype: torch.dtype = torch.float32,
     on_bytes: Callable[[int], None] = _ignore,
 ) -> VideoTokenizer:
-    """A video tokenizer, always float32, with the released tensor names or our own.
+    """A video tokenizer with the released tensor names or our own.
 
     Args:
         path: `.pth`, a safetensors file, or a directory of them.
         config: its sizes; read off the tensors when absent.
         device: where the weights go.
+        decoder_dtype: of the decoder, see `VideoTokenizer.decode_in`. Everything else is float32:
+            in bf16 some of the bits that it gives for pictures would be others.
         on_bytes: receives the size of every tensor that was read.
 
     Raises:
@@ -226,10 +229,12 @@ def load_video_tokenizer(
         files,
         naming,
         device=device,
-        dtype_of=lambda _: torch.float32,
+        dtype_of=lambda name: decoder_dtype if name.startswith("decoder.") else torch.float32,
         on_bytes=on_bytes,
     )
-    return _filled(tokenizer, parameters)
+    tokenizer = _filled(tokenizer, parameters)
+    tokenizer.decode_in(decoder_dtype)
+    return tokenizer
 
 
 def tokenizer_files(path: Path) -> TensorFiles:

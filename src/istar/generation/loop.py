@@ -20,7 +20,7 @@ from istar.generation.guidance import guide
 from istar.generation.sampling import SamplingConfig, sample_bits
 from istar.generation.schedule import Step, needed_steps
 from istar.generation.state import Branch, GenerationState
-from istar.transformer.cache import Context, join
+from istar.transformer.cache import Context
 from istar.transformer.model import Transformer
 from istar.transformer.rope import Rotation, rotation, text_coordinates, visual_coordinates
 from istar.transformer.rows import Row
@@ -50,7 +50,7 @@ def start(
     generator: Tensor,
     *,
     given: Mapping[int, Tensor] | None = None,
-    conditions: Context | None = None,
+    conditions: tuple[Context, ...] = (),
     together: bool = False,
 ) -> GenerationState:
     """A state before its first step, the texts read.
@@ -210,10 +210,10 @@ def step_rotation(transformer: Transformer, step: Step) -> Rotation:
 
 def read_conditions(
     transformer: Transformer, former: Tensor, first: Tensor, context_grid: tuple[int, int]
-) -> Context:
-    """Keys and values of the frames that an interactive clip continues.
+) -> tuple[Context, ...]:
+    """Keys and values of the frames that an interactive clip continues: two contexts.
 
-    Two runs of tokens, each seeing only itself: the latent frames just before averaged to
+    Each is of a run of tokens that sees only itself: the latent frames just before averaged to
     a coarse grid, and at full size the video's first frame and the last two. They are the same for
     every branch.
 
@@ -235,7 +235,7 @@ def read_conditions(
             (former.shape[3], former.shape[4]),
         )
         rows.append(Row(x, rotated))
-    return join(transformer.keys_values(rows))
+    return tuple(transformer.keys_values(rows))
 
 
 class ConditionBlock(NamedTuple):

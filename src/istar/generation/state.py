@@ -21,19 +21,18 @@ class Branch:
 
     Attributes:
         text: keys and values of its text.
-        conditions: those of the frames that an interactive clip continues; else None.
+        conditions: those of the frames that an interactive clip continues; else none.
         steps: those of the steps that the next one looks at, by step index.
     """
 
     text: Context
-    conditions: Context | None = None
+    conditions: tuple[Context, ...] = ()
     steps: Mapping[int, Context] = field(default_factory=dict)
 
     @property
     def contexts(self) -> tuple[Context, ...]:
         """All that the next step looks at."""
-        conditions = () if self.conditions is None else (self.conditions,)
-        return (self.text, *conditions, *self.steps.values())
+        return (self.text, *self.conditions, *self.steps.values())
 
     def after(self, taken: int, own: Context | None, looks_at: tuple[int, ...]) -> Branch:
         """The branch when a step is taken, for the next one, which looks at `looks_at`.

@@ -65,21 +65,25 @@ def _fused_flex_attention() -> Callable[..., Any]:
 
 
 def look_back(contexts: Sequence[Tensor], own: Tensor) -> Tensor:
-    """What a step can look at: keys or values of its contexts, each `(1, H, C, D)`, and its own."""
+    """What a step can look at: keys or values of its contexts, each `(1, H, C, D)`, and its own.
+
+    The contexts may be on another device.
+    """
     if not contexts:
         return own
-    return torch.cat([*(context.expand(len(own), -1, -1, -1) for context in contexts), own], dim=2)
+    seen = [context.to(own.device).expand(len(own), -1, -1, -1) for context in contexts]
+    return torch.cat([*seen, own], dim=2)
 
 
 def room_behind(contexts: Sequence[Tensor], room: tuple[int, ...], like: Tensor) -> Tensor:
     """What `look_back` gives, its own part, `(B, H, L, D)` of `room`, yet to be written.
 
-    The contexts may be on another device.
+    The contexts may be in host memory while `like` is on a device.
     """
     batch, heads, length, size = room
     behind = sum(context.shape[2] for context in contexts)
     seen = like.new_empty(batch, heads, behind + length, size)
     parts = seen.split([*(context.shape[2] for context in contexts), length], dim=2)
     for part, context in zip(parts[:-1], contexts, strict=True):
-        part.copy_(context)
+        part.copy_(context, non_blocking=True)
     return seen

@@ -19,14 +19,20 @@ Context = tuple[KeysValues, ...]
 """Keys and values of every layer, first layer first."""
 
 
-def join(contexts: list[Context]) -> Context:
-    """One context of several token runs, layer by layer."""
-    if len(contexts) == 1:
-        return contexts[0]
-    return tuple(
-        KeysValues(
-            torch.cat([layer.keys for layer in layers], dim=2),
-            torch.cat([layer.values for layer in layers], dim=2),
-        )
-        for layers in zip(*contexts, strict=True)
-    )
+def stored(own: KeysValues, *, host_from: int | None) -> KeysValues:
+    """A layer's keys and values where they wait for later steps.
+
+    Args:
+        own: of L tokens.
+        host_from: of so many tokens or more they go to host memory. None: they stay.
+    """
+    if host_from is None or own.keys.shape[2] < host_from:
+        return own
+    return KeysValues(*map(in_host_memory, own))
+
+
+def in_host_memory(x: Tensor) -> Tensor:
+    """`x` in host memory, pinned where it comes from CUDA; it is there when this returns."""
+    if x.device.type == "cpu":
+        return x
+    return torch.empty_like(x, device="cpu", pin_memory=x.is_cuda).copy_(x)

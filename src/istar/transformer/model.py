@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from istar.transformer.block import Block, RMSNorm
-from istar.transformer.cache import Context, KeysValues
+from istar.transformer.cache import Context, KeysValues, stored
 from istar.transformer.config import TransformerConfig
 from istar.transformer.rows import LayerRow, Row, RowOutput, batches, layer_contexts, runs
 
@@ -30,6 +30,8 @@ class Transformer(nn.Module):
             text in the unconditional branch of guidance.
         rows_at_once: about how many tokens are projected, normed and gated at a time, which bounds
             the widest tensors. None: all. It changes nothing while gradients are computed.
+        host_contexts_from: keys and values that are kept of a row of so many tokens or more lie in
+            host memory, and each layer's come to the device when it is computed. None: of no row.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -43,6 +45,7 @@ class Transformer(nn.Module):
         self.semantic_head = nn.Linear(config.width, 2 * config.semantic_bits)
         self.detail_head = nn.Linear(config.width, 2 * config.latent_channels)
         self.rows_at_once: int | None = None
+        self.host_contexts_from: int | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -133,7 +136,13 @@ class Transformer(nn.Module):
             else:
                 passed = block(entering, keep=keep, rows_at_once=self.rows_at_once)
             xs = [x for x, _ in passed]
-            for context, (_, own) in zip(contexts, passed, strict=True):
+            kept = [
+                None if own is None else stored(own, host_from=self.host_contexts_from)
+                for _, own in passed
+            ]
+            # What went to host memory is not held until the next block has run.
+            del entering, passed
+            for context, own in zip(contexts, kept, strict=True):
                 if own is not None:
                     context.append(own)
         return xs, contexts

@@ -75,9 +75,8 @@ def layer_contexts(batch: Sequence[Row], layer: int) -> list[KeysValues]:
         return [context[layer] for context in batch[0].contexts]
 
     def joined(position: int, part: int) -> Tensor:
-        return torch.cat(
-            [row.contexts[position][layer][part].expand(len(row.x), -1, -1, -1) for row in batch]
-        )
+        own = [(row.contexts[position][layer][part], row.x) for row in batch]
+        return torch.cat([seen.to(x.device).expand(len(x), -1, -1, -1) for seen, x in own])
 
     return [KeysValues(joined(n, 0), joined(n, 1)) for n in range(len(batch[0].contexts))]
 
