@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from istar.errors import DeviceError, IstarError, StateError, UsageError
+from istar.errors import IstarError, StateError, UsageError
 from istar.events import ClipReady, Decoding, Event, Loading, Note, Progress
 from istar.generation.loop import advance
 from istar.generation.schedule import TEMPLATES
@@ -23,7 +23,7 @@ from istar.generation.state import GenerationState, JobState
 from istar.inputs import Inputs, picture_size, read_inputs
 from istar.networks import Networks
 from istar.opening import Opening, begins_with_image
-from istar.placement import dtype_name, ran_out_of_memory
+from istar.placement import dtype_name, memory_failure
 from istar.plan import Plan, plan_request
 from istar.request import GenerationRequest, check_prompt
 from istar.saved_job import SavedJob, pack, unpack
@@ -135,20 +135,15 @@ class Job:
                 self.state, events = self._next()
             return events
         except Exception as error:
-            memory = ran_out_of_memory(error)
-            if not memory:
+            failure = memory_failure(error, "generating")
+            if failure is None:
                 raise
-            failure = DeviceError(
-                f"{memory} ran out while generating",
-                remedies=("lower_resolution", "fewer_seconds", "half_precision"),
-            )
-            failure.__cause__ = error.with_traceback(None)
         # Only here, where nothing holds the failed step's tensors any more.
         self._decoding = None
         plan = self.networks.step_down()
         if plan is None:
             raise failure
-        text = f"{memory} ran out; the memory plan {plan.name} continues from the last step"
+        text = f"{failure}; the memory plan {plan.name} continues from the last step"
         return (Note(text=text),)
 
     def _next(self) -> tuple[JobState, tuple[Event, ...]]:

@@ -10,11 +10,11 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
-from istar.errors import CheckpointError, GenerationError
+from istar.errors import CheckpointError, DeviceError, GenerationError
 from istar.memory_plan import WHOLE, MemoryPlan
 from istar.model_spec import ModelSpec
 from istar.network_files import NetworkFiles
-from istar.placement import exact_convolutions, explained_memory_errors, ran_out_of_memory
+from istar.placement import exact_convolutions, memory_failure
 from istar.text_encoder import EncodedText, TextEncoder
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
@@ -96,18 +96,27 @@ class Networks:
             CheckpointError: a file or tensor is missing or malformed.
             DeviceError: memory ran out.
         """
-        with explained_memory_errors("loading the model"):
-            tokenizer = files.tokenizer(stays=plans[0].tokenizer_stays)
-            networks = cls(spec, files.transformer(), tokenizer, None, plans=plans, files=files)
-            while networks.plan.text_encoder_stays:
-                try:
-                    networks._bring_blocks()
-                    networks._bring_text_encoder()
-                    break
-                except Exception as error:
-                    if not ran_out_of_memory(error) or not networks.step_down():
-                        raise
-        files.loaded()
+        failure: DeviceError | None = None
+        for number in range(len(plans)):
+            try:
+                networks = cls._loaded(spec, files, plans[number:])
+            except Exception as error:
+                failure = memory_failure(error, "loading the model")
+                if failure is None:
+                    raise
+            else:
+                files.loaded()
+                return networks
+        assert failure is not None
+        raise failure
+
+    @classmethod
+    def _loaded(cls, spec: ModelSpec, files: NetworkFiles, plans: Sequence[MemoryPlan]) -> Networks:
+        tokenizer = files.tokenizer(stays=plans[0].tokenizer_stays)
+        networks = cls(spec, files.transformer(), tokenizer, None, plans=plans, files=files)
+        if networks.plan.text_encoder_stays:
+            networks._bring_blocks()
+            networks._bring_text_encoder()
         return networks
 
     @property

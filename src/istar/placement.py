@@ -130,27 +130,24 @@ def exact_convolutions() -> Iterator[None]:
         setattr(place, name, before)
 
 
-def ran_out_of_memory(error: BaseException) -> str:
-    """Which memory an error says to have run out, in words; nothing of any other error."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return "the GPU's memory"
-    if isinstance(error, MemoryError):
-        return "memory"
-    is_of_torch = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return "memory" if is_of_torch else ""
+def memory_failure(error: BaseException, what: str) -> DeviceError | None:
+    """The error to raise where an allocation failed; None of any other error.
 
+    It holds no tensor of the work that failed.
 
-@contextmanager
-def explained_memory_errors(what: str) -> Iterator[None]:
-    """Turn an allocation that failed into an error that says what may help.
-
-    Raises:
-        DeviceError: memory ran out.
+    Args:
+        error: what was raised.
+        what: was being done.
     """
-    try:
-        yield
-    except Exception as error:
-        if memory := ran_out_of_memory(error):
-            remedies: tuple[Remedy, ...] = ("lower_resolution", "fewer_seconds", "half_precision")
-            raise DeviceError(f"{memory} ran out while {what}", remedies=remedies) from error
-        raise
+    if isinstance(error, torch.OutOfMemoryError):
+        memory = "the GPU's memory"
+    elif isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    ):
+        memory = "memory"
+    else:
+        return None
+    remedies: tuple[Remedy, ...] = ("lower_resolution", "fewer_seconds", "half_precision")
+    failure = DeviceError(f"{memory} ran out while {what}", remedies=remedies)
+    failure.__cause__ = error.with_traceback(None)
+    return failure
