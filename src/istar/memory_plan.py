@@ -63,7 +63,7 @@ class MemoryPlan:
         host_contexts_from: contexts of so many tokens or more lie in host memory; None: none.
         together: guidance's branches are one batch. No plan sets it, as the last bits of its
             results differ.
-        device_bytes: predicted peak on the device; on the CPU that of everything.
+        device_bytes: predicted peak on a GPU.
         host_bytes: predicted peak of what the process takes in host memory besides Python and its
             libraries, pinned memory included, pages of files not.
     """
@@ -81,9 +81,8 @@ class MemoryPlan:
 
     def describe(self) -> str:
         """The plan and what it takes, in a line."""
-        gpu = f"{readable_size(self.device_bytes)} on the device and "
-        host = f"{readable_size(self.host_bytes)} of host memory"
-        return f"memory plan {self.name}: about {gpu}{host}"
+        gpu = f"{readable_size(self.device_bytes)} on the GPU and " if self.device_bytes else ""
+        return f"memory plan {self.name}: about {gpu}{readable_size(self.host_bytes)} of memory"
 
 
 WHOLE = MemoryPlan(name="max")
@@ -229,13 +228,15 @@ def _predicted(
         )
         for step in work.steps
     ]
-    itemsize = _decoding_itemsize(placement)
+    itemsize = placement.decoding_dtype.itemsize
     stages = (
+        # reading texts, encoding what is given
         always + sizes.text_encoder - text + (blocks if work.reads_later else blocks_early),
         always
         + coming_tokenizer
         + encode_bytes(work, sizes.tokenizer_config)
         + (blocks if work.encodes_later else blocks_early),
+        # steps, decoding
         always + blocks + max(step.contexts + step.computing for step in steps),
         always
         + blocks
@@ -251,21 +252,17 @@ def _predicted(
     host = waiting + passing + picture_bytes(work)
     if on_cpu:
         host = max(stages) + waiting + picture_bytes(work)
+        return replace(plan, host_bytes=host)
     return replace(plan, device_bytes=max(stages), host_bytes=host)
 
 
 def _strip_rows(sizes: NetworkSizes, work: Work, placement: Placement) -> int | None:
     """The most rows in a strip that keep decoding small; None if whole pictures do."""
-    itemsize = _decoding_itemsize(placement)
+    itemsize = placement.decoding_dtype.itemsize
     for rows in (None, *range(work.latent[0] - 1, 1, -1)):
         if decode_bytes(work, sizes.tokenizer_config, itemsize, rows) <= _STRIP_BYTES:
             return rows
     return 1
-
-
-def _decoding_itemsize(placement: Placement) -> int:
-    """The bytes of a number while pictures are decoded."""
-    return placement.decoding_dtype.itemsize
 
 
 def _pinned_bytes(size: int) -> int:
