@@ -33,6 +33,15 @@ _SETTINGS = (
 )
 _BYTE_LEVEL = "ByT5Tokenizer"  # needs no vocabulary
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
+_FLAN_T5_XL = {
+    "vocab_size": 32128,
+    "d_model": 2048,
+    "d_kv": 64,
+    "d_ff": 5120,
+    "num_layers": 24,
+    "num_heads": 32,
+    "feed_forward_proj": "gated-gelu",
+}
 
 
 class EncodedText(NamedTuple):
@@ -143,6 +152,25 @@ class TextEncoder:
         elif name.endswith("SelfAttention.q.weight"):
             inputs *= config.d_kv
         return float(inputs**-0.5)
+    def unfilled(cls, path: Path | None, *, tokens: int) -> TextEncoder:
+        """An encoder whose weights are still to be filled, and that reads any text alike.
+
+        Args:
+            path: a directory whose `config.json` has its sizes; None for Flan-T5-XL's.
+            tokens: the length of every text.
+
+        Raises:
+            CheckpointError: the directory describes no encoder of the T5 family.
+        """
+        transformers = _transformers()
+        if path is None:
+            config = transformers.T5Config(**_FLAN_T5_XL)
+        else:
+            _check_settings(path)
+            with explained_file_errors(path / "config.json"):
+                config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        model = transformers.AutoModelForTextEncoding.from_config(config)
+        return cls(model, lambda text: {"input_ids": [1] * tokens}, tokens)
 
     @property
     def module(self) -> nn.Module:
@@ -193,6 +221,15 @@ class TextEncoder:
         with torch.inference_mode():
             features = self._model(input_ids=tokens).last_hidden_state[0]
         return EncodedText(features.float(), cut)
+
+
+def text_encoder_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of one of an encoder's parameters.
+
+    Under float16 transformers keeps the last layer of every MLP in float32.
+    """
+    is_kept = dtype == torch.float16 and name.endswith(".wo.weight")
+    return torch.float32 if is_kept else dtype
 
 
 def save_encoder(path: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from istar.cli.console import print_lines, print_path, say
 from istar.cli.display import StepDisplay
-from istar.cli.options import DeviceOption, NumberType, YesOption, check_memory
+from istar.cli.options import DeviceOption, ModelOption, NumberType, YesOption, check_memory
 from istar.errors import IstarError, MediaError, UsageError
 from istar.models.find import check_name
 from istar.plurals import counted
@@ -34,15 +34,7 @@ def choose() -> None:
 
 @evaluate.command()
 def shapes(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            metavar="NAME|DIR|REPO",
-            envvar="ISTAR_MODEL",
-            help="A name (`istar models list`), a checkpoint directory, or owner/repo on the Hub.",
-        ),
-    ] = "auto",
+    model: ModelOption = "auto",
     count: Annotated[int, typer.Option("--count", help="How many clips of every mode.")] = 200,
     seed: Annotated[int, typer.Option("--seed", help="Of the first clip; others follow.")] = 0,
     modes: Annotated[

@@ -80,6 +80,15 @@ SecondsOption = Annotated[
         show_default="5, or one clip of the model",
     ),
 ]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="NAME|DIR|REPO",
+        envvar="ISTAR_MODEL",
+        help="A name (`istar models list`), a checkpoint directory, or owner/repo on the Hub.",
+    ),
+]
 YesOption = Annotated[
     bool, typer.Option("--yes", "-y", help="Fetch a model even if it does not fit this machine.")
 ]

@@ -1,0 +1,229 @@
+"""Run a generation stage by stage, and find what each stage costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from istar.bench.cost import Cost, Costs, Stage
+from istar.bench.meter import Meter, tensors_in
+from istar.bench.replay import replayed
+from istar.events import ClipReady
+from istar.generation.schedule import nearest_template
+from istar.inputs import Inputs, picture_size
+from istar.job import Job
+from istar.media import write_clip, write_picture
+from istar.model_spec import ModelSpec
+from istar.networks import Networks
+from istar.request import GenerationRequest, Mode
+from istar.video_tokenizer.config import FRAMES_PER_SECOND
+
+_GREY = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What is generated.
+
+    Attributes:
+        mode: of the request. `i2v` begins with a grey picture; `extend` and `interact` continue a
+            grey clip of the model's full length, `interact` by one prompt.
+        seconds: as those of a request.
+        prompt: of the request.
+    """
+
+    mode: Mode = "t2v"
+    seconds: float | None = None
+    prompt: str = "a lighthouse at dusk, waves roll onto the beach"
+
+    def request(self, spec: ModelSpec) -> tuple[GenerationRequest, Inputs]:
+        """The request for a model, and its inputs.
+
+        Raises:
+            UsageError: a length that is not allowed.
+        """
+        template = nearest_template(spec.aspect)
+        size = picture_size(template, spec)
+        image = clip = None
+        if self.mode == "i2v":
+            image = torch.full((1, *size, 3), _GREY, dtype=torch.uint8)
+        elif self.mode in ("extend", "interact"):
+            pictures = spec.clip_seconds * FRAMES_PER_SECOND + 1
+            clip = torch.full((pictures, *size, 3), _GREY, dtype=torch.uint8)
+        request = GenerationRequest(
+            mode=self.mode,
+            prompt=(self.prompt,) if self.mode == "interact" else self.prompt,
+            image=None if image is None else image[0],
+            clip=clip,
+            seconds=self.seconds,
+        )
+        return request, Inputs(template=template, image=image, clip=clip, notes=())
+
+
+class Clock:
+    """Measures wall time and, on CUDA, the memory that torch's allocator handed out."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._start = 0.0
+
+    def restart(self) -> None:
+        """Begin a stretch."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+        self._start = time.perf_counter()
+
+    def read(self) -> Cost:
+        """The cost of the stretch so far."""
+        if self._device.type != "cuda":
+            return Cost(seconds=time.perf_counter() - self._start)
+        torch.cuda.synchronize(self._device)
+        seconds = time.perf_counter() - self._start
+        return Cost(seconds=seconds, peak_bytes=torch.cuda.max_memory_allocated(self._device))
+
+
+def count(
+    networks: Networks, workload: Workload, *, target: Path | None = None, replay: bool = False
+) -> dict[Stage, Cost]:
+    """Run a generation and count its operations and the memory of its tensors; nothing is timed.
+
+    Args:
+        networks: the model.
+        workload: what is generated.
+        target: a directory to write the result to; None where there is no result.
+        replay: let the transformer's blocks compute once for every shape of their inputs; the
+            tensors have no values.
+
+    Raises:
+        IstarError: as `Job.begin` and `Job.advance`.
+    """
+    meter = Meter(networks.transformer.device)
+    costs = Costs(meter)
+    modules = _modules(networks)
+    with ExitStack() as stack:
+        stack.enter_context(meter)
+        stack.enter_context(_passes_counted(networks, meter))
+        stack.enter_context(_history_assigned(networks, meter))
+        if replay:
+            stack.enter_context(replayed(networks.transformer.blocks, meter))
+        with costs.stage(Stage("load", "load")):
+            meter.assign(
+                (weight for module in modules for weight in module.parameters()), "weights"
+            )
+        for job in _run(networks, workload, costs, target):
+            generation = job.state.generation
+            for holder, held in (
+                ("context", () if generation is None else generation.branches),
+                ("decoder", job.state.history),
+            ):
+                meter.release(holder)
+                meter.assign(tensors_in(held), holder)
+    return costs.by_stage
+
+
+def measure(networks: Networks, workload: Workload, target: Path) -> dict[Stage, Cost]:
+    """Run a generation and time it.
+
+    Raises:
+        IstarError: as `Job.begin` and `Job.advance`.
+    """
+    costs = Costs(Clock(networks.transformer.device))
+    for _ in _run(networks, workload, costs, target):
+        pass
+    return costs.by_stage
+
+
+def _run(
+    networks: Networks, workload: Workload, costs: Costs, target: Path | None
+) -> Iterator[Job]:
+    """A generation, stage by stage; gives the job before each of its steps."""
+    request, inputs = workload.request(networks.spec)
+    job = Job.begin(networks, request, inputs)
+    frames: list[Tensor] = []
+    with _encoding_apart(networks, costs):
+        while not job.finished:
+            yield job
+            with costs.stage(_next_stage(job)):
+                events = job.advance()
+            frames += [event.frames for event in events if isinstance(event, ClipReady)]
+    if target is not None:
+        with costs.stage(Stage("write", "write")):
+            if workload.mode == "t2i":
+                write_picture(frames[-1][0], target / "bench.png", overwrite=True)
+            else:
+                write_clip(torch.cat(frames), target / "bench.mp4", overwrite=True)
+
+
+def _next_stage(job: Job) -> Stage:
+    """The part of the generation that the job does next."""
+    state = job.state
+    window = f"window {state.window + 1}, " if len(job.plan.windows) > 1 else ""
+    if state.generation is None:
+        return Stage("text", f"{window}text")
+    if state.decodes_next:
+        return Stage("decode", f"{window}decode clip {state.decoded}")
+    step = state.generation.next_step
+    return Stage("step", f"{window}clip {step.clip}, {'×'.join(map(str, step.grid))}")
+
+
+# What a generation does not report by itself is seen by hooks of its modules.
+
+
+@contextmanager
+def _passes_counted(networks: Networks, meter: Meter) -> Iterator[None]:
+    """Count the rows that enter the transformer's first block."""
+
+    def entered(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        meter.passes += sum(len(row.x) for row in arguments[0])
+
+    handle = networks.transformer.blocks[0].register_forward_pre_hook(entered)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _history_assigned(networks: Networks, meter: Meter) -> Iterator[None]:
+    """Count the frames that the decoder remembers as the decoder's, from the second chunk on."""
+
+    def entered(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        meter.assign(tensors_in(arguments[1]), "decoder")
+
+    handle = networks.tokenizer.decoder.register_forward_pre_hook(entered)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _encoding_apart(networks: Networks, costs: Costs) -> Iterator[None]:
+    """Make the encoder's work a stage of its own, wherever it happens."""
+    under_way = ExitStack()
+
+    def enters(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        under_way.enter_context(costs.stage(Stage("encode", "encode")))
+
+    def leaves(_: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
+        under_way.close()
+
+    encoder = networks.tokenizer.encoder
+    handles = (encoder.register_forward_pre_hook(enters), encoder.register_forward_hook(leaves))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _modules(networks: Networks) -> tuple[nn.Module, ...]:
+    return networks.transformer, networks.tokenizer, networks.text_encoder.module
