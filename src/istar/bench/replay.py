@@ -92,7 +92,7 @@ def _forms(leaves: list[Any]) -> Iterator[Hashable]:
             storage = numbers.setdefault(id(leaf.untyped_storage()), len(numbers))
             yield leaf.shape, leaf.stride(), leaf.storage_offset(), leaf.dtype, storage
         else:
-            yield id(leaf)
+            yield leaf
 
 
 def _described(leaves: list[Any], result: Any, part: Part) -> _Call | None:

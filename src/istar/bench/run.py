@@ -119,14 +119,17 @@ def count(
                 (weight for module in modules for weight in module.parameters()), "weights"
             )
         for job in _run(networks, workload, costs, target):
-            generation = job.state.generation
-            for holder, held in (
-                ("context", () if generation is None else generation.branches),
-                ("decoder", job.state.history),
-            ):
-                meter.release(holder)
-                meter.assign(tensors_in(held), holder)
+            _assign_kept(meter, job)
     return costs.by_stage
+
+
+def _assign_kept(meter: Meter, job: Job) -> None:
+    """Tell what a job keeps between steps from what a step makes."""
+    generation = job.state.generation
+    meter.release("context")
+    meter.assign(tensors_in(() if generation is None else generation.branches), "context")
+    meter.release("decoder")
+    meter.assign(tensors_in(job.state.history), "decoder")
 
 
 def measure(networks: Networks, workload: Workload, target: Path) -> dict[Stage, Cost]:

@@ -1,0 +1,160 @@
+"""A generation counted without values, against arithmetic by hand and against the real thing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from istar.bench.benchmark import Repeats, counted, measured
+from istar.bench.fake import FAKE_DEVICE, fake_tensors
+from istar.bench.made_up import Sizes, made_up_networks, no_values, random_weights, text_tokens
+from istar.bench.run import Workload, count
+from istar.generation.schedule import PixelBudget, needed_steps
+from istar.model_spec import ModelSpec
+from istar.models.find import FoundModel, find_model
+from istar.models.released import RELEASED_MODELS, WEIGHT_BYTES_ON_GPU
+from istar.placement import Placement
+from istar.plan import Plan, plan_request
+from istar.request import Mode
+from random_checkpoint import TRANSFORMER
+
+MODES: tuple[Mode, ...] = ("t2i", "t2v", "i2v", "extend", "interact")
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path) -> FoundModel:
+    return find_model(checkpoint, mode="interact")
+
+
+def planned(spec: ModelSpec, mode: Mode) -> Plan:
+    request, inputs = Workload(mode=mode).request(spec)
+    given = 0 if inputs.clip is None else len(inputs.clip)
+    return plan_request(request, spec, inputs.template, given_pictures=given)
+
+
+def expected_passes(spec: ModelSpec, mode: Mode) -> int:
+    """Rows that must pass: text, every step that is sampled, and every given one looked at."""
+    (window,), (steps,) = planned(spec, mode).windows, planned(spec, mode).schedules
+    given_clips = 2 if window.given_seconds else int(mode == "i2v")
+    given = {step.index for step in steps if step.clip < given_clips}
+    passing = {step.index for step in steps} - given | needed_steps(steps, given)
+    # The two blocks that an interactive window looks at are the same in both branches.
+    return 2 * (1 + len(passing)) + (2 if window.interactive else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "passes"),
+    [
+        ("720p", "t2v", 172),
+        ("480p", "t2v", 164),
+        ("720p", "i2v", 84),
+        ("480p", "extend", 84),
+        ("interact", "interact", 82),
+        ("720p", "t2i", 92),
+    ],
+)
+def test_released_schedules_need_so_many_passes(name: str, mode: Mode, passes: int) -> None:
+    spec = next(spec for spec in RELEASED_MODELS if spec.name == name)
+    assert expected_passes(spec, mode) == passes
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_pass_is_made_that_the_schedule_does_not_need(model: FoundModel, mode: Mode) -> None:
+    report = counted(model, Workload(mode=mode))
+    assert report.total.passes == expected_passes(model.spec, mode)
+
+
+def test_arithmetic_is_what_the_sizes_say(model: FoundModel) -> None:
+    spec, config = model.spec, TRANSFORMER
+    report = counted(model, Workload(mode="t2v"))
+    heads, shared = (n * config.head_size for n in (config.heads, config.key_value_heads))
+    by_token = 2 * config.width * (2 * heads + 2 * shared + 3 * config.mlp_width)
+    text = text_tokens(Sizes(transformer=config))
+    (steps,) = planned(spec, "t2v").schedules
+    flop = 0
+    for step in steps:
+        own = step.grid.tokens
+        seen = text + own + sum(steps[index].grid.tokens for index in step.looks_at)
+        bits = config.bits_per_token(semantic=step.semantic)
+        flop += 2 * config.depth * (own * by_token + 2 * heads * own * 2 * seen)
+        flop += 2 * 2 * own * config.width * (config.latent_channels + 2 * bits)
+    assert report.of("step").flop == flop
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_blocks_replayed_cost_what_they_cost_again(model: FoundModel, mode: Mode) -> None:
+    sizes = Sizes.of(model)
+    placement = Placement(device=FAKE_DEVICE, dtype=torch.bfloat16)
+    with fake_tensors():
+        networks = made_up_networks(model.spec, sizes, placement, no_values)
+        workload = Workload(mode=mode)
+        assert count(networks, workload, replay=True) == count(networks, workload)
+
+
+def test_what_is_counted_is_what_is_done(model: FoundModel) -> None:
+    """On the CPU, with values, there are as many passes and as much arithmetic."""
+    cpu = Placement.choose("cpu", "fp32")
+    sizes = Sizes.of(model)
+    networks = made_up_networks(model.spec, sizes, cpu, random_weights(cpu.device))
+    for mode in MODES:
+        done = count(networks, Workload(mode=mode))
+        fake = counted(model, Workload(mode=mode), torch.float32).stages
+        assert [*done] == [*fake]
+        for stage, cost in done.items():
+            assert (cost.flop, cost.passes) == (fake[stage].flop, fake[stage].passes), stage
+
+
+def test_real_weights_are_measured(model: FoundModel) -> None:
+    cpu = Placement.choose("cpu", "fp32")
+    repeats = Repeats(warm_up=0, measured=2)
+    for is_random, mode in ((False, "t2v"), (True, "t2i")):
+        report = measured(model, Workload(mode=mode), cpu, repeats, is_random=is_random)
+        kinds = [stage.kind for stage in report.stages]
+        assert (kinds[0], kinds[1], kinds[-1]) == ("load", "text", "write")
+        assert all(cost.seconds and cost.seconds > 0 for cost in report.stages.values())
+        assert report.of("decode").peak_bytes > report.of("load").peak_bytes > 0
+        assert report.text_tokens == (100 if is_random else None)
+
+
+def few_scales(spec: ModelSpec, sides: tuple[int, ...]) -> ModelSpec:
+    """A model of full size with a short schedule."""
+    once = (1,) * len(sides)
+    budget = PixelBudget(name="few", sides=sides, resolution=spec.pixel_budget.resolution)
+    return replace(
+        spec,
+        pixel_budget=budget,
+        semantic_scales=1,
+        image_repeats=once,
+        video_repeats=once,
+    )
+
+
+def released(name: str) -> ModelSpec:
+    return next(spec for spec in RELEASED_MODELS if spec.name == name)
+
+
+def test_a_released_model_is_counted_at_full_size() -> None:
+    spec = few_scales(released("720p"), (4, 60))
+    report = counted(FoundModel(spec=spec, files=pytest.fail), Workload(mode="t2i"))
+    assert report.of("load").peak_bytes == WEIGHT_BYTES_ON_GPU
+    assert report.total.passes == 2 * 3
+    last = next(cost for stage, cost in report.stages.items() if stage.name.endswith("1×45×80"))
+    # 8.46 B weights in the blocks; scores and sums of 3,600 tokens that see 3,700.
+    blocks = 36 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 16384)
+    attention = 36 * 2 * 4096 * 3600 * 3700
+    assert last.flop == pytest.approx(2 * (2 * 3600 * blocks + 2 * attention), rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "passes", "flop"), [("720p", 172, 18.5e15), ("480p", 164, 8.78e15)]
+)
+def test_five_seconds_take_the_arithmetic_that_they_need(
+    name: str, passes: int, flop: float
+) -> None:
+    report = counted(FoundModel(spec=released(name), files=pytest.fail), Workload(seconds=5))
+    assert report.total.passes == passes
+    assert 0.99 * flop <= report.of("text", "step").flop <= 1.01 * flop
