@@ -152,6 +152,8 @@ class TextEncoder:
         elif name.endswith("SelfAttention.q.weight"):
             inputs *= config.d_kv
         return float(inputs**-0.5)
+
+    @classmethod
     def unfilled(cls, path: Path | None, *, tokens: int) -> TextEncoder:
         """An encoder whose weights are still to be filled, and that reads any text alike.
 
