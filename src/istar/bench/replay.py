@@ -68,15 +68,15 @@ def replayed(modules: Iterable[nn.Module], meter: Meter) -> Iterator[None]:
 def _remembering(
     forward: Callable[..., Any], calls: dict[Hashable, _Call | None], meter: Meter
 ) -> Callable[..., Any]:
-    def remembering(*arguments: Any) -> Any:
-        leaves, structure = tree_flatten(arguments)
+    def remembering(*arguments: Any, **settings: Any) -> Any:
+        leaves, structure = tree_flatten((arguments, settings))
         form = (str(structure), *_forms(leaves))
         call = calls.get(form)
         if call is not None:
             meter.add(call.part)
             return tree_unflatten(_made_again(call.outputs, leaves), call.structure)
         with meter.part() as part:
-            result = forward(*arguments)
+            result = forward(*arguments, **settings)
         if form not in calls:
             calls[form] = _described(leaves, result, part)
         return result

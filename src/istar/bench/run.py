@@ -24,6 +24,7 @@ from istar.model_spec import ModelSpec
 from istar.networks import Networks
 from istar.request import GenerationRequest, Mode
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
+from istar.video_tokenizer.conv import CausalConv3d
 
 _GREY = 128
 
@@ -128,8 +129,6 @@ def _assign_kept(meter: Meter, job: Job) -> None:
     generation = job.state.generation
     meter.release("context")
     meter.assign(tensors_in(() if generation is None else generation.branches), "context")
-    meter.release("decoder")
-    meter.assign(tensors_in(job.state.history), "decoder")
 
 
 def measure(networks: Networks, workload: Workload, target: Path) -> dict[Stage, Cost]:
@@ -196,16 +195,20 @@ def _passes_counted(networks: Networks, meter: Meter) -> Iterator[None]:
 
 @contextmanager
 def _history_assigned(networks: Networks, meter: Meter) -> Iterator[None]:
-    """Count the frames that the decoder remembers as the decoder's, from the second chunk on."""
+    """Count the frames that the decoder's convolutions remember as the decoder's."""
 
-    def entered(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def left(_: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
         meter.assign(tensors_in(arguments[1]), "decoder")
 
-    handle = networks.tokenizer.decoder.register_forward_pre_hook(entered)
+    convolutions = [
+        module for module in networks.tokenizer.decoder.modules() if isinstance(module, CausalConv3d)
+    ]
+    handles = [module.register_forward_hook(left) for module in convolutions]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
