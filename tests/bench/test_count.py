@@ -80,7 +80,8 @@ def test_arithmetic_is_what_the_sizes_say(model: FoundModel) -> None:
         seen = text + own + sum(steps[index].grid.tokens for index in step.looks_at)
         bits = config.bits_per_token(semantic=step.semantic)
         flop += 2 * config.depth * (own * by_token + 2 * heads * own * 2 * seen)
-        flop += 2 * 2 * own * config.width * (config.latent_channels + 2 * bits)
+        # The canvas is embedded once for both branches.
+        flop += 2 * own * config.width * (config.latent_channels + 2 * 2 * bits)
     assert report.of("step").flop == flop
 
 

@@ -30,7 +30,7 @@ def test_matrix_products_convolutions_and_attention_are_arithmetic() -> None:
 
 
 def test_other_operations_move_bytes_and_views_move_none() -> None:
-    x = torch.ones(4, 100, dtype=torch.bfloat16)
+    x, row = (torch.ones(count, 100, dtype=torch.bfloat16) for count in (4, 1))
     with Meter(CPU) as meter:
         x.float()
         assert meter.read().moved_bytes == 400 * (2 + 4)
@@ -40,7 +40,7 @@ def test_other_operations_move_bytes_and_views_move_none() -> None:
         x * x[:1].expand(4, -1)
         assert meter.read().moved_bytes == 2 * (400 + 100 + 400)
         meter.restart()
-        x.add_(x[:1])
+        x.add_(row)
         assert meter.read().moved_bytes == 2 * (400 + 100 + 400)
         meter.restart()
         x[:2].copy_(x[2:])
@@ -65,7 +65,7 @@ def test_memory_is_that_of_live_storages() -> None:
         assert meter.read().peak_bytes == 0
 
 
-def test_memory_is_told_apart_by_what_holds_it() -> None:
+def test_memory_is_split_by_what_holds_it() -> None:
     weight, kept = torch.zeros(10), torch.zeros(20)
     with Meter(CPU) as meter:
         meter.assign([weight, weight[2:]], "weights")

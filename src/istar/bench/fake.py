@@ -42,7 +42,7 @@ def fake_tensors() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*CUDA is not available", category=UserWarning)
         _allow_cuda_tensors()
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        stack.enter_context(_Assumptions())
+        stack.enter_context(_Assumptions())  # type: ignore[no-untyped-call]
         yield
 
 

@@ -56,14 +56,14 @@ class Meter(TorchDispatchMode):
     """
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.passes = 0
         self._kind = device.type
         self._held: dict[int, tuple[weakref.ref[Any], int, Holder]] = {}
         self._bytes: dict[Holder, int] = dict.fromkeys(get_args(Holder), 0)
         self._live = 0
         self._flop = self._moved = self._peak = 0
-        self._at_peak: Mapping[Holder, int] = {}
+        self._at_peak: dict[Holder, int] = {}
         self._composite: dict[Any, bool] = {}
 
     # The gauge
@@ -80,7 +80,7 @@ class Meter(TorchDispatchMode):
             flop=self._flop,
             passes=self.passes,
             moved_bytes=self._moved,
-            memory=dict(self._at_peak),
+            memory={holder: size for holder, size in self._at_peak.items()},
         )
 
     def assign(self, tensors: Iterable[Tensor], holder: Holder) -> None:

@@ -121,7 +121,7 @@ def _described(leaves: list[Any], result: Any, part: Part) -> _Call | None:
                 storage.nbytes(),
                 value.shape,
                 value.stride(),
-                value.storage_offset(),
+                int(value.storage_offset()),
                 value.dtype,
             )
         )

@@ -84,7 +84,9 @@ class BenchReport:
         yield f"{self.model}, {self.mode}, {self.dtype} on {self.device}{how}"
         if self.text_tokens is not None:
             yield f"every text is assumed to have {self.text_tokens} tokens"
-        rows = [("STAGE", "SECONDS", "PEAK", "TFLOP", "PASSES", "ELEMENT-WISE")]
+        rows: list[tuple[str, ...]] = [
+            ("STAGE", "SECONDS", "PEAK", "TFLOP", "PASSES", "ELEMENT-WISE")
+        ]
         rows += [_row(stage.name, cost) for stage, cost in self.stages.items()]
         rows.append(_row("all", self.total))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -201,7 +201,9 @@ def _history_assigned(networks: Networks, meter: Meter) -> Iterator[None]:
         meter.assign(tensors_in(arguments[1]), "decoder")
 
     convolutions = [
-        module for module in networks.tokenizer.decoder.modules() if isinstance(module, CausalConv3d)
+        module
+        for module in networks.tokenizer.decoder.modules()
+        if isinstance(module, CausalConv3d)
     ]
     handles = [module.register_forward_hook(left) for module in convolutions]
     try:
