@@ -61,6 +61,8 @@ class _Assumptions(TorchDispatchMode):
             return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
         if func is _aten.scaled_dot_product_attention.default:
             return _attended(*args[:3])
+        if func is _aten._fused_rms_norm.default:
+            return _normed(args[0], args[1])
         return func(*args, **(kwargs or {}))
 
 
@@ -69,6 +71,13 @@ def _attended(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     batch, heads, length = queries.shape[:3]
     out = queries.new_empty((batch, length, heads, values.shape[-1]))
     return out.transpose(1, 2)
+
+
+def _normed(x: Tensor, normed_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """What the norm's kernel returns: the same shape, and a float32 scale for each place."""
+    kept = x.shape[: x.ndim - len(normed_shape)]
+    scale = x.new_empty((*kept, *(1 for _ in normed_shape)), dtype=torch.float32)
+    return torch.empty_like(x), scale
 
 
 def _allow_cuda_tensors() -> None:

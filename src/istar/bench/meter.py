@@ -25,6 +25,8 @@ _ATTENTION = (
     _aten.scaled_dot_product_attention,
     _aten._scaled_dot_product_flash_attention_for_cpu,
 )
+_KERNELS_ON_CUDA = (_aten._fused_rms_norm,)
+"""Operations that are one kernel there, and stand for others elsewhere."""
 _WRITE_ONLY = (_aten.copy_, _aten.fill_, _aten.zero_)
 _UNINITIALIZED = (_aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty)
 
@@ -152,8 +154,12 @@ class Meter(TorchDispatchMode):
 
     def _is_composite(self, func: Any) -> bool:
         if func not in self._composite:
-            self._composite[func] = torch._C._dispatch_has_kernel_for_dispatch_key(
-                func.name(), "CompositeImplicitAutograd"
+            is_kernel = self._kind == "cuda" and func.overloadpacket in _KERNELS_ON_CUDA
+            self._composite[func] = (
+                not is_kernel
+                and torch._C._dispatch_has_kernel_for_dispatch_key(
+                    func.name(), "CompositeImplicitAutograd"
+                )
             )
         return self._composite[func]
 

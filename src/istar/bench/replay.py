@@ -39,10 +39,10 @@ class _Output(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
-    """What a call cost and returned."""
+    """What a call cost and returned: tensors, or None in their place."""
 
     part: Part
-    outputs: tuple[_Output, ...]
+    outputs: tuple[_Output | None, ...]
     structure: TreeSpec
 
 
@@ -96,7 +96,7 @@ def _forms(leaves: list[Any]) -> Iterator[Hashable]:
 
 
 def _described(leaves: list[Any], result: Any, part: Part) -> _Call | None:
-    """A call to be replayed; None where one storage has tensors of two types."""
+    """A call to be replayed; None where it returned more than tensors, or two types in one."""
     sources = {
         id(leaf.untyped_storage()): number
         for number, leaf in enumerate(leaves)
@@ -105,8 +105,11 @@ def _described(leaves: list[Any], result: Any, part: Part) -> _Call | None:
     values, structure = tree_flatten(result)
     numbers: dict[int, int] = {}
     types: dict[int, torch.dtype] = {}
-    outputs = []
+    outputs: list[_Output | None] = []
     for value in values:
+        if value is None:
+            outputs.append(None)
+            continue
         if not isinstance(value, Tensor):
             return None
         storage = value.untyped_storage()
@@ -128,11 +131,16 @@ def _described(leaves: list[Any], result: Any, part: Part) -> _Call | None:
     return _Call(part=part, outputs=tuple(outputs), structure=structure)
 
 
-def _made_again(outputs: tuple[_Output, ...], leaves: list[Any]) -> list[Tensor]:
+def _made_again(
+    outputs: tuple[_Output | None, ...], leaves: list[Any]
+) -> list[Tensor | None]:
     device = next(leaf.device for leaf in leaves if isinstance(leaf, Tensor))
     storages: dict[int, Tensor] = {}
-    result = []
+    result: list[Tensor | None] = []
     for output in outputs:
+        if output is None:
+            result.append(None)
+            continue
         base = storages.get(output.storage)
         if base is None:
             if output.source is not None:
