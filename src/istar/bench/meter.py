@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch._C import DispatchKey
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -137,9 +138,10 @@ class Meter(TorchDispatchMode):
             out = func(*args, **kwargs)
             self._flop += _attention_flop(*args[:3])
         elif self._is_composite(func):
-            # In inference mode an operation that stands for others comes whole.
+            # In inference mode an operation that stands for others comes whole. Those are the ones
+            # of torch's compiled code: its decompositions in Python are other ones.
             with self:
-                return func.decompose(*args, **kwargs)
+                return func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
         else:
             out = func(*args, **kwargs)
             if packet is _aten.mkldnn_convolution:
