@@ -121,18 +121,33 @@ class TextEncoder:
         return cls(transformers.T5EncoderModel(config), tokenizer, max_tokens)
 
     @classmethod
-    def without_weights(cls, path: Path, *, max_tokens: int) -> TextEncoder:
-        """An encoder of a directory on the meta device, and its tokenizer.
+    def without_weights(
+        cls, path: Path | None, *, max_tokens: int, tokens: int | None = None
+    ) -> TextEncoder:
+        """An encoder on the meta device, and its tokenizer.
+
+        Args:
+            path: a directory as `from_directory` takes it; None for Flan-T5-XL's sizes, of which
+                no tokenizer is at hand: `tokens` must be given.
+            max_tokens: the longest text, its end mark included.
+            tokens: the length of every text, whatever it says, in place of a tokenizer.
 
         Raises:
             CheckpointError: as `from_directory`, but for weights.
         """
-        vocabulary, _ = check_text_encoder(path)
-        config = _config(path)
+        if path is None:
+            config = _transformers().T5Config(**_FLAN_T5_XL)
+        else:
+            vocabulary, _ = check_text_encoder(path)
+            config = _config(path)
         with torch.device("meta"):
             model = _transformers().AutoModelForTextEncoding.from_config(
                 config, dtype=torch.float32
             )
+        if tokens is not None:
+            ids = [1] * tokens
+            return cls(model.eval(), lambda text: {"input_ids": ids}, max_tokens)
+        assert path is not None
         return cls(model.eval(), _tokenizer(path, vocabulary, config), max_tokens)
 
     def starting_spread(self, name: str) -> float:
@@ -152,27 +167,6 @@ class TextEncoder:
         elif name.endswith("SelfAttention.q.weight"):
             inputs *= config.d_kv
         return float(inputs**-0.5)
-
-    @classmethod
-    def unfilled(cls, path: Path | None, *, tokens: int) -> TextEncoder:
-        """An encoder whose weights are still to be filled, and that reads any text alike.
-
-        Args:
-            path: a directory whose `config.json` has its sizes; None for Flan-T5-XL's.
-            tokens: the length of every text.
-
-        Raises:
-            CheckpointError: the directory describes no encoder of the T5 family.
-        """
-        transformers = _transformers()
-        if path is None:
-            config = transformers.T5Config(**_FLAN_T5_XL)
-        else:
-            _check_settings(path)
-            with explained_file_errors(path / "config.json"):
-                config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
-        model = transformers.AutoModelForTextEncoding.from_config(config)
-        return cls(model, lambda text: {"input_ids": [1] * tokens}, tokens)
 
     @property
     def module(self) -> nn.Module:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import pytest
 import torch
 
 from istar.bench.benchmark import Repeats, counted, measured
+from istar.bench.cost import Cost
 from istar.bench.fake import FAKE_DEVICE, fake_tensors
 from istar.bench.made_up import Sizes, made_up_networks, no_values, random_weights, text_tokens
+from istar.bench.report import BenchReport
 from istar.bench.run import Workload, count
 from istar.generation.schedule import PixelBudget, needed_steps
 from istar.model_spec import ModelSpec
@@ -61,15 +65,22 @@ def test_released_schedules_need_so_many_passes(name: str, mode: Mode, passes: i
     assert expected_passes(spec, mode) == passes
 
 
+@pytest.fixture(scope="module")
+def reports(model: FoundModel) -> dict[Mode, BenchReport]:
+    return {mode: counted(model, Workload(mode=mode)) for mode in MODES}
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_no_pass_is_made_that_the_schedule_does_not_need(model: FoundModel, mode: Mode) -> None:
-    report = counted(model, Workload(mode=mode))
-    assert report.total.passes == expected_passes(model.spec, mode)
+def test_no_pass_is_made_that_the_schedule_does_not_need(
+    reports: dict[Mode, BenchReport], model: FoundModel, mode: Mode
+) -> None:
+    assert reports[mode].total.passes == expected_passes(model.spec, mode)
 
 
-def test_arithmetic_is_what_the_sizes_say(model: FoundModel) -> None:
-    spec, config = model.spec, TRANSFORMER
-    report = counted(model, Workload(mode="t2v"))
+def test_arithmetic_is_what_the_sizes_say(
+    reports: dict[Mode, BenchReport], model: FoundModel
+) -> None:
+    spec, config, report = model.spec, TRANSFORMER, reports["t2v"]
     heads, shared = (n * config.head_size for n in (config.heads, config.key_value_heads))
     by_token = 2 * config.width * (2 * heads + 2 * shared + 3 * config.mlp_width)
     text = text_tokens(Sizes(transformer=config))
@@ -86,13 +97,29 @@ def test_arithmetic_is_what_the_sizes_say(model: FoundModel) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_blocks_replayed_cost_what_they_cost_again(model: FoundModel, mode: Mode) -> None:
+def test_blocks_replayed_cost_what_they_cost_again(
+    reports: dict[Mode, BenchReport], model: FoundModel, mode: Mode
+) -> None:
     sizes = Sizes.of(model)
     placement = Placement(device=FAKE_DEVICE, dtype=torch.bfloat16)
     with fake_tensors():
         networks = made_up_networks(model.spec, sizes, placement, no_values)
-        workload = Workload(mode=mode)
-        assert count(networks, workload, replay=True) == count(networks, workload)
+        assert reports[mode].stages == count(networks, Workload(mode=mode))
+
+
+def test_runs_of_rows_and_strips_take_less_memory(
+    reports: dict[Mode, BenchReport], model: FoundModel
+) -> None:
+    placement = Placement(device=FAKE_DEVICE, dtype=torch.bfloat16)
+    with fake_tensors():
+        networks = made_up_networks(model.spec, Sizes.of(model), placement, no_values)
+        networks.transformer.rows_at_once, networks.strip_rows = 16, 1
+        stages = count(networks, Workload(mode="t2v"), replay=True)
+    whole = reports["t2v"].stages
+    last = [stage for stage in whole if stage.kind == "step"][-1]
+    assert stages[last].flop == whole[last].flop
+    for stage in (last, *(stage for stage in whole if stage.kind == "decode")):
+        assert stages[stage].memory["activations"] < whole[stage].memory["activations"]
 
 
 def test_what_is_counted_is_what_is_done(model: FoundModel) -> None:
@@ -151,11 +178,25 @@ def test_a_released_model_is_counted_at_full_size() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "passes", "flop"), [("720p", 172, 18.5e15), ("480p", 164, 8.78e15)]
+    ("name", "passes", "flop", "step_peak", "decode_peak", "moved"),
+    [("720p", 172, 18.5e15, 25.7e9, 23.7e9, 6.01e12), ("480p", 164, 8.78e15, 23.3e9, 22.8e9, 4e12)],
 )
-def test_five_seconds_take_the_arithmetic_that_they_need(
-    name: str, passes: int, flop: float
+def test_five_seconds_cost_no_more_than_they_need(
+    name: str, passes: int, flop: float, step_peak: float, decode_peak: float, moved: float
 ) -> None:
-    report = counted(FoundModel(spec=released(name), files=pytest.fail), Workload(seconds=5))
-    assert report.total.passes == passes
-    assert 0.99 * flop <= report.of("text", "step").flop <= 1.01 * flop
+    """All weights on the device, the transformer in runs of rows, the decoder in strips."""
+    model = FoundModel(spec=released(name), files=pytest.fail)
+    with fake_tensors():
+        placement = Placement(device=FAKE_DEVICE, dtype=torch.bfloat16)
+        networks = made_up_networks(model.spec, Sizes.of(model), placement, no_values)
+        networks.transformer.rows_at_once, networks.strip_rows = 8192, 10
+        stages = count(networks, Workload(seconds=5), replay=True)
+    step, decode = (
+        reduce(add, (cost for stage, cost in stages.items() if stage.kind == kind), Cost())
+        for kind in ("step", "decode")
+    )
+    assert step.passes == passes - 2
+    assert 0.99 * flop <= step.flop <= 1.01 * flop
+    assert step.peak_bytes is not None and step.peak_bytes <= step_peak
+    assert decode.peak_bytes is not None and decode.peak_bytes <= decode_peak
+    assert step.moved_bytes <= moved

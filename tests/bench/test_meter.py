@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from istar.bench.fake import FAKE_DEVICE, fake_tensors
 from istar.bench.meter import Meter, tensors_in
 from istar.bench.replay import replayed
 
@@ -48,6 +49,16 @@ def test_other_operations_move_bytes_and_views_move_none() -> None:
         assert meter.read().moved_bytes == 2 * (200 + 200)
 
 
+def test_a_norm_on_cuda_is_one_kernel() -> None:
+    with fake_tensors(), torch.inference_mode(), Meter(FAKE_DEVICE) as meter:
+        x = torch.empty(4, 100, dtype=torch.bfloat16, device=FAKE_DEVICE)
+        weight = torch.empty(100, dtype=torch.bfloat16, device=FAKE_DEVICE)
+        meter.restart()
+        F.rms_norm(x, (100,), weight, 1e-6)
+        # The norm reads x and its weight, and writes as much as x and a float32 scale a row.
+        assert meter.read().moved_bytes == 2 * (400 + 100 + 400) + 4 * 4
+
+
 def test_memory_is_that_of_live_storages() -> None:
     with Meter(CPU) as meter:
         x = torch.zeros(1000)
@@ -81,9 +92,14 @@ def test_memory_is_split_by_what_holds_it() -> None:
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_replayed_call_costs_and_returns_what_it_did(in_place: bool) -> None:
     class Doubled(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+            self.calls += 1
             wide = torch.cat((x, x))
-            return x.add_(wide[: len(x)]) if in_place else x + x, [wide[1:]]
+            return x.add_(wide[: len(x)]) if in_place else x + x, [wide[1:], None]
 
     def run(replay: bool) -> tuple[object, ...]:
         module, found = Doubled(), []
@@ -91,11 +107,13 @@ def test_a_replayed_call_costs_and_returns_what_it_did(in_place: bool) -> None:
             for length in (3, 3, 4, 3):
                 x = torch.ones(length, 5)
                 meter.restart()
-                y, (wide,) = module(x)
+                y, (wide, nothing) = module(x)
+                assert nothing is None
                 storages = [one.untyped_storage().data_ptr() for one in (x, y)]
                 found.append((y.shape, wide.shape, wide.storage_offset(), meter.read()))
                 found.append(storages[0] == storages[1])
                 del x, y, wide
+        assert module.calls == (2 if replay else 4)
         return tuple(found)
 
     assert run(replay=True) == run(replay=False)

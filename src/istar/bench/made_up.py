@@ -116,7 +116,11 @@ def made_up_networks(spec: ModelSpec, sizes: Sizes, placement: Placement, fill: 
     with torch.device("meta"):
         transformer = Transformer(sizes.transformer)
         tokenizer = VideoTokenizer(sizes.tokenizer)
-        text_encoder = TextEncoder.unfilled(sizes.text_encoder, tokens=text_tokens(sizes))
+    text_encoder = TextEncoder.without_weights(
+        sizes.text_encoder,
+        max_tokens=sizes.transformer.text_positions,
+        tokens=text_tokens(sizes),
+    )
     filled(transformer, lambda name: transformer_dtype(name, placement.dtype))
     filled(tokenizer, lambda _: torch.float32)
     half = placement.text_encoder_dtype

@@ -131,9 +131,7 @@ def _described(leaves: list[Any], result: Any, part: Part) -> _Call | None:
     return _Call(part=part, outputs=tuple(outputs), structure=structure)
 
 
-def _made_again(
-    outputs: tuple[_Output | None, ...], leaves: list[Any]
-) -> list[Tensor | None]:
+def _made_again(outputs: tuple[_Output | None, ...], leaves: list[Any]) -> list[Tensor | None]:
     device = next(leaf.device for leaf in leaves if isinstance(leaf, Tensor))
     storages: dict[int, Tensor] = {}
     result: list[Tensor | None] = []
