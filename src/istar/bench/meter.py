@@ -83,7 +83,7 @@ class Meter(TorchDispatchMode):
             flop=self._flop,
             passes=self.passes,
             moved_bytes=self._moved,
-            memory={holder: size for holder, size in self._at_peak.items()},
+            memory=dict[str, int](self._at_peak),
         )
 
     def assign(self, tensors: Iterable[Tensor], holder: Holder) -> None:

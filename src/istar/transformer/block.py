@@ -52,7 +52,7 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(config.head_size)
 
     def _split(self, x: Tensor, norm: RMSNorm | None = None) -> Tensor:
-        """`(B, L, H·D)` to `(B, H, L, D)`, normed while it lies in one piece, as kernels want it."""
+        """`(B, L, H·D)` to `(B, H, L, D)`, normed before: kernels read one piece."""
         heads = x.unflatten(-1, (-1, self.head_size))
         return (heads if norm is None else norm(heads)).transpose(1, 2)
 
