@@ -19,7 +19,7 @@ SOURCE = Path(istar.__file__).parent
 ROWS: tuple[tuple[str, ...], ...] = (
     ("istar.__main__",),
     ("istar.cli", "istar.cli.*"),
-    ("istar.lab.score", "istar.lab.report", "istar.lab.sheet", "istar.training.*"),
+    ("istar.lab.score", "istar.lab.report", "istar.lab.sheet", "istar.training.*", "istar.bench.*"),
     ("istar.pipeline", "istar.doctor"),
     ("istar.job",),
     ("istar.opening",),

@@ -89,9 +89,10 @@ class NetworkSizes:
             config = spec.transformer_config or _transformer_config(files)
             tokenizer_config = spec.tokenizer_config or _tokenizer_config(files)
         block, outside = _transformer_bytes(config, placement)
+        decoding = placement.decoding_dtype.itemsize
         tokenizer = sum(
-            4 * weight.numel()
-            for weight in on_meta(lambda: VideoTokenizer(tokenizer_config)).parameters()
+            weight.numel() * (decoding if name.startswith("decoder.") else 4)
+            for name, weight in on_meta(lambda: VideoTokenizer(tokenizer_config)).named_parameters()
         )
         if files is None:
             plain = Placement(

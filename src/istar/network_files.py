@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from torch import nn
 
-from istar.checkpoint.read import load_blocks, load_transformer, load_video_tokenizer, on_meta
+from istar.checkpoint.read import load_blocks, load_transformer, load_video_tokenizer
 from istar.errors import CheckpointError, Remedy
 from istar.model_spec import ModelSpec
 from istar.models.download_events import DownloadListener, LoadProgress, ignore
 from istar.models.find import ModelFiles
 from istar.placement import Placement
 from istar.text_encoder import TextEncoder, encoder_channels
-from istar.transformer.block import Block
 from istar.transformer.model import Transformer
 from istar.transformer.streaming import resident_numbers, stream_blocks
 from istar.video_tokenizer.model import VideoTokenizer
@@ -24,8 +23,42 @@ from istar.video_tokenizer.model import VideoTokenizer
 _HOST = torch.device("cpu")
 
 
+class NetworkSource(Protocol):
+    """Where the networks of a model come from: `NetworkFiles`, or a benchmark's random weights.
+
+    Attributes:
+        placement: where they compute, and in which numbers.
+    """
+
+    placement: Placement
+
+    @property
+    def text_channels(self) -> int:
+        """Features that the text encoder gives a token."""
+
+    def tokenizer(self, *, stays: bool) -> VideoTokenizer:
+        """The video tokenizer, on the device, or waiting in host memory."""
+
+    def transformer(self) -> Transformer:
+        """The transformer without its blocks, which are on the meta device."""
+
+    def load_blocks(self, transformer: Transformer, resident: int | None) -> None:
+        """Give a transformer its blocks.
+
+        Args:
+            transformer: has none.
+            resident: how many lie on the device, the others in host memory; None: all.
+        """
+
+    def text_encoder(self, *, max_tokens: int) -> TextEncoder:
+        """The text encoder, on the device."""
+
+    def loaded(self) -> None:
+        """Report no more: what comes now comes in the middle of a generation."""
+
+
 class NetworkFiles:
-    """Loads the networks of one model.
+    """Loads the networks of one model from its files.
 
     The tokenizer is float32 in any placement: in bf16 some of the bits that it gives for pictures
     would be others.
@@ -86,11 +119,7 @@ class NetworkFiles:
             )
 
     def load_blocks(self, transformer: Transformer, resident: int | None) -> None:
-        """Give a transformer its blocks.
-
-        Args:
-            transformer: has none.
-            resident: how many lie on the device, the others in host memory; None: all.
+        """Give a transformer its blocks, see `NetworkSource`.
 
         Raises:
             CheckpointError: a tensor is malformed.
@@ -113,13 +142,6 @@ class NetworkFiles:
                 )
         if resident is not None:
             stream_blocks(transformer, device, resident=resident)
-
-    def drop_blocks(self, transformer: Transformer) -> None:
-        """Take a transformer's blocks, and their memory, away."""
-        config = transformer.config
-        transformer.blocks = on_meta(
-            lambda: nn.ModuleList(Block(config) for _ in range(config.depth))
-        )
 
     def text_encoder(self, *, max_tokens: int) -> TextEncoder:
         """The text encoder, on the device.

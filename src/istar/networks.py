@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from istar.errors import CheckpointError, DeviceError, GenerationError
 from istar.memory_plan import WHOLE, MemoryPlan
 from istar.model_spec import ModelSpec
-from istar.network_files import NetworkFiles
+from istar.network_files import NetworkSource
 from istar.placement import exact_convolutions, memory_failure
 from istar.text_encoder import EncodedText, TextEncoder
+from istar.transformer.block import Block
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
+from istar.transformer.streaming import move
 from istar.video_tokenizer.config import SPATIAL_STRIDE
 from istar.video_tokenizer.model import VideoTokenizer, to_range
 
@@ -57,11 +59,11 @@ class Networks:
         text_encoder: TextEncoder | None,
         *,
         plans: Sequence[MemoryPlan] = (WHOLE,),
-        files: NetworkFiles | None = None,
+        source: NetworkSource | None = None,
     ) -> None:
         text_channels = text_encoder.channels if text_encoder else 0
-        if files is not None:
-            text_channels = files.text_channels
+        if source is not None:
+            text_channels = source.text_channels
         for what, theirs, ours in (
             ("text encoder", text_channels, transformer.config.text_channels),
             ("tokenizer", tokenizer.config.latent_channels, transformer.config.latent_channels),
@@ -73,23 +75,23 @@ class Networks:
                 )
         self.spec = spec
         self.plan, *self._further = plans
-        self._files = files
+        self._source = source
         self._transformer = transformer
         self._tokenizer = tokenizer
         self._text_encoder = text_encoder
-        self._has_blocks = files is None
+        self._has_blocks = source is None
         self._encoded: dict[str, EncodedText] = {}
         self._follow_plan()
 
     @classmethod
     def load(
-        cls, spec: ModelSpec, files: NetworkFiles, plans: Sequence[MemoryPlan] = (WHOLE,)
+        cls, spec: ModelSpec, source: NetworkSource, plans: Sequence[MemoryPlan] = (WHOLE,)
     ) -> Networks:
         """Load what a plan keeps all the time; the rest comes when it is needed.
 
         Args:
             spec: how the model is run.
-            files: where its networks are.
+            source: where its networks come from.
             plans: the memory plan, and those to step down to when memory runs out.
 
         Raises:
@@ -99,21 +101,23 @@ class Networks:
         failure: DeviceError | None = None
         for number in range(len(plans)):
             try:
-                networks = cls._loaded(spec, files, plans[number:])
+                networks = cls._loaded(spec, source, plans[number:])
             except Exception as error:
                 failure = memory_failure(error, "loading the model")
                 if failure is None:
                     raise
             else:
-                files.loaded()
+                source.loaded()
                 return networks
         assert failure is not None
         raise failure
 
     @classmethod
-    def _loaded(cls, spec: ModelSpec, files: NetworkFiles, plans: Sequence[MemoryPlan]) -> Networks:
-        tokenizer = files.tokenizer(stays=plans[0].tokenizer_stays)
-        networks = cls(spec, files.transformer(), tokenizer, None, plans=plans, files=files)
+    def _loaded(
+        cls, spec: ModelSpec, source: NetworkSource, plans: Sequence[MemoryPlan]
+    ) -> Networks:
+        tokenizer = source.tokenizer(stays=plans[0].tokenizer_stays)
+        networks = cls(spec, source.transformer(), tokenizer, None, plans=plans, source=source)
         if networks.plan.text_encoder_stays:
             networks._bring_blocks()
             networks._bring_text_encoder()
@@ -151,6 +155,14 @@ class Networks:
     def text_encoder(self) -> TextEncoder:
         """Texts to features. It comes now, and stays until `read_texts` or `texts` is done."""
         return self._bring_text_encoder()
+
+    @property
+    def present(self) -> tuple[nn.Module, ...]:
+        """What is there now: the transformer, its blocks perhaps on the meta device, and others."""
+        there: list[nn.Module] = [self._transformer, self._tokenizer]
+        if self._text_encoder is not None:
+            there.append(self._text_encoder.module)
+        return tuple(there)
 
     def loads_next(self, *, texts: bool) -> str:
         """The part that is loaded when the next window begins; nothing if all is there.
@@ -276,35 +288,35 @@ class Networks:
         """Bring everything to where the plan has it; what is missing comes when it is needed."""
         self._transformer.rows_at_once = self.plan.rows_at_once
         self._transformer.host_contexts_from = self.plan.host_contexts_from
-        if self._files is None:
+        if self._source is None:
             return
         self._free_text_encoder()
         if self._has_blocks and self._resident != self.plan.resident_blocks:
-            self._files.drop_blocks(self._transformer)
+            _drop_blocks(self._transformer)
             self._has_blocks = False
         if not self.plan.tokenizer_stays:
-            self._tokenizer.to("cpu")
+            move(self._tokenizer, torch.device("cpu"))
         _give_memory_back(self.device)
 
     def _bring_blocks(self) -> None:
-        assert self._files is not None
+        assert self._source is not None
         self._resident = self.plan.resident_blocks
         try:
-            self._files.load_blocks(self._transformer, self._resident)
+            self._source.load_blocks(self._transformer, self._resident)
         except Exception:
-            self._files.drop_blocks(self._transformer)
+            _drop_blocks(self._transformer)
             raise
         self._has_blocks = True
 
     def _bring_text_encoder(self) -> TextEncoder:
         if self._text_encoder is None:
-            assert self._files is not None
-            self._text_encoder = self._files.text_encoder(max_tokens=self.config.text_positions)
+            assert self._source is not None
+            self._text_encoder = self._source.text_encoder(max_tokens=self.config.text_positions)
         return self._text_encoder
 
     def _free_text_encoder(self) -> None:
         """Unless it stays."""
-        if self._files is not None and not self.plan.text_encoder_stays:
+        if self._source is not None and not self.plan.text_encoder_stays:
             self._text_encoder = None
             _give_memory_back(self.device)
 
@@ -315,11 +327,19 @@ class Networks:
     def _tokenizer_at_work(self) -> Iterator[VideoTokenizer]:
         """The tokenizer on the device; where it does not stay it goes afterwards."""
         try:
-            yield self._tokenizer.to(self.device)
+            move(self._tokenizer, self.device)
+            yield self._tokenizer
         finally:
-            if self._files is not None and not self.plan.tokenizer_stays:
-                self._tokenizer.to("cpu")
+            if self._source is not None and not self.plan.tokenizer_stays:
+                move(self._tokenizer, torch.device("cpu"))
                 _give_memory_back(self.device)
+
+
+def _drop_blocks(transformer: Transformer) -> None:
+    """Take a transformer's blocks, and their memory, away."""
+    config = transformer.config
+    with torch.device("meta"):
+        transformer.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
 
 
 def _give_memory_back(device: torch.device) -> None:

@@ -34,6 +34,15 @@ _SETTINGS = (
 )
 _BYTE_LEVEL = "ByT5Tokenizer"  # needs no vocabulary
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
+_FLAN_T5_XL = {
+    "vocab_size": 32128,
+    "d_model": 2048,
+    "d_kv": 64,
+    "d_ff": 5120,
+    "num_layers": 24,
+    "num_heads": 32,
+    "feed_forward_proj": "gated-gelu",
+}
 
 
 class EncodedText(NamedTuple):
@@ -113,18 +122,33 @@ class TextEncoder:
         return cls(transformers.T5EncoderModel(config), tokenizer, max_tokens)
 
     @classmethod
-    def without_weights(cls, path: Path, *, max_tokens: int) -> TextEncoder:
-        """An encoder of a directory on the meta device, and its tokenizer.
+    def without_weights(
+        cls, path: Path | None, *, max_tokens: int, tokens: int | None = None
+    ) -> TextEncoder:
+        """An encoder on the meta device, and its tokenizer.
+
+        Args:
+            path: a directory as `from_directory` takes it; None for Flan-T5-XL's sizes, of which
+                no tokenizer is at hand: `tokens` must be given.
+            max_tokens: the longest text, its end mark included.
+            tokens: the length of every text, whatever it says, in place of a tokenizer.
 
         Raises:
             CheckpointError: as `from_directory`, but for weights.
         """
-        vocabulary, _ = check_text_encoder(path)
-        config = _config(path)
+        if path is None:
+            config = _transformers().T5Config(**_FLAN_T5_XL)
+        else:
+            vocabulary, _ = check_text_encoder(path)
+            config = _config(path)
         with torch.device("meta"):
             model = _transformers().AutoModelForTextEncoding.from_config(
                 config, dtype=torch.float32
             )
+        if tokens is not None:
+            ids = [1] * tokens
+            return cls(model.eval(), lambda text: {"input_ids": ids}, max_tokens)
+        assert path is not None
         return cls(model.eval(), _tokenizer(path, vocabulary, config), max_tokens)
 
     def starting_spread(self, name: str) -> float:
@@ -194,6 +218,15 @@ class TextEncoder:
         with torch.inference_mode():
             features = self._model(input_ids=tokens).last_hidden_state[0]
         return EncodedText(features.float(), cut)
+
+
+def text_encoder_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of one of an encoder's parameters.
+
+    Under float16 transformers keeps the last layer of every MLP in float32.
+    """
+    is_kept = dtype == torch.float16 and name.endswith(".wo.weight")
+    return torch.float32 if is_kept else dtype
 
 
 def save_encoder(path: Path, target: Path) -> None:

@@ -20,6 +20,7 @@ from typer.completion import install_callback, show_callback
 from typer.exceptions import Abort, TyperException
 
 from istar import __version__
+from istar.cli.bench import bench
 from istar.cli.console import BROKEN_PIPE, fill_closed_streams, say, silence, write_stderr
 from istar.cli.doctor import doctor
 from istar.cli.generate import extend, i2v, t2i, t2v
@@ -52,6 +53,7 @@ for command in (t2i, t2v, i2v, extend, interact):
     app.command(rich_help_panel=_GENERATION)(command)
 app.add_typer(models, name="models", rich_help_panel=_MODELS)
 app.command(rich_help_panel=_MODELS)(doctor)
+app.command(rich_help_panel=_MODELS)(bench)
 app.command(rich_help_panel=_TRAINING)(prepare)
 app.add_typer(train, name="train", rich_help_panel=_TRAINING)
 app.add_typer(evaluate, name="eval", rich_help_panel=_TRAINING)

@@ -14,6 +14,7 @@ from istar.cli.options import (
     DeviceOption,
     Memory,
     MemoryOption,
+    ModelOption,
     NumberType,
     YesOption,
     check_memory,
@@ -41,15 +42,7 @@ def choose() -> None:
 
 @evaluate.command()
 def shapes(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            metavar="NAME|DIR|REPO",
-            envvar="ISTAR_MODEL",
-            help="A name (`istar models list`), a checkpoint directory, or owner/repo on the Hub.",
-        ),
-    ] = "auto",
+    model: ModelOption = "auto",
     count: Annotated[int, typer.Option("--count", help="How many clips of every mode.")] = 200,
     seed: Annotated[int, typer.Option("--seed", help="Of the first clip; others follow.")] = 0,
     modes: Annotated[

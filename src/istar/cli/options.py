@@ -100,6 +100,15 @@ MemoryOption = Annotated[
         "continues.",
     ),
 ]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="NAME|DIR|REPO",
+        envvar="ISTAR_MODEL",
+        help="A name (`istar models list`), a checkpoint directory, or owner/repo on the Hub.",
+    ),
+]
 YesOption = Annotated[
     bool, typer.Option("--yes", "-y", help="Fetch a model even if it does not fit this machine.")
 ]

@@ -26,9 +26,10 @@ _RELEASED_PROMPT = PromptForm(
     suffix=", Close-up on big objects, emphasize scale and detail",
 )
 
-WEIGHT_BYTES_ON_GPU = 21_227_042_652
+WEIGHT_BYTES_ON_GPU = 20_967_201_750
 """All weights of a released model in a GPU's default dtypes: bf16, and float16 for the text
-encoder; the heads, the tokenizer and the last layers of the text encoder's MLPs are float32."""
+encoder; the heads, what encodes pictures and the last layers of the text encoder's MLPs are
+float32."""
 
 WEIGHT_BYTES_ON_CPU = 40_706_226_012
 """The same in float32."""

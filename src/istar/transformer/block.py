@@ -51,17 +51,18 @@ class Attention(nn.Module):
         self.query_norm = RMSNorm(config.head_size)
         self.key_norm = RMSNorm(config.head_size)
 
-    def _split(self, x: Tensor) -> Tensor:
-        """`(B, L, H·D)` to `(B, H, L, D)`."""
-        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+    def _split(self, x: Tensor, norm: RMSNorm | None = None) -> Tensor:
+        """`(B, L, H·D)` to `(B, H, L, D)`, normed before: kernels read one piece."""
+        heads = x.unflatten(-1, (-1, self.head_size))
+        return (heads if norm is None else norm(heads)).transpose(1, 2)
 
     def queries(self, x: Tensor, rotation: Rotation) -> Tensor:
         """Queries `(B, H, L, D)` of tokens `(B, L, width)`."""
-        return rotate(self.query_norm(self._split(self.query(x))), rotation)
+        return rotate(self._split(self.query(x), self.query_norm), rotation)
 
     def keys_values(self, x: Tensor, rotation: Rotation) -> KeysValues:
         """Keys and values of tokens `(B, L, width)`."""
-        keys = rotate(self.key_norm(self._split(self.key(x))), rotation)
+        keys = rotate(self._split(self.key(x), self.key_norm), rotation)
         return KeysValues(keys, self._split(self.value(x)))
 
     def write(self, x: Tensor, rotation: Rotation, queries: Tensor, own: KeysValues) -> None:
@@ -69,8 +70,8 @@ class Attention(nn.Module):
 
         Without gradients only.
         """
-        rotate_into(queries, self.query_norm(self._split(self.query(x))), rotation)
-        rotate_into(own.keys, self.key_norm(self._split(self.key(x))), rotation)
+        rotate_into(queries, self._split(self.query(x), self.query_norm), rotation)
+        rotate_into(own.keys, self._split(self.key(x), self.key_norm), rotation)
         own.values.copy_(self._split(self.value(x)))
 
     def joined(self, attended: Tensor) -> Tensor:

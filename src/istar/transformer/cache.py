@@ -35,4 +35,6 @@ def in_host_memory(x: Tensor) -> Tensor:
     """`x` in host memory, pinned where it comes from CUDA; it is there when this returns."""
     if x.device.type == "cpu":
         return x
-    return torch.empty_like(x, device="cpu", pin_memory=x.is_cuda).copy_(x)
+    # A tensor without values may be on a device that is not there.
+    pinned = x.is_cuda and torch.cuda.is_available()
+    return torch.empty_like(x, device="cpu", pin_memory=pinned).copy_(x)

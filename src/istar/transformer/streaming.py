@@ -146,6 +146,11 @@ class StreamedBlocks(nn.ModuleList):
         self._coming: deque[_Coming] = deque()
         self._computing: int | None = None
 
+    @property
+    def memories(self) -> tuple[Tensor, ...]:
+        """The slots' memory on the device."""
+        return tuple(slot.memory for slot in self._slots)
+
     def __iter__(self) -> Iterator[nn.Module]:
         """Every block in order, each on the device."""
         self._rewind()
@@ -184,7 +189,7 @@ class StreamedBlocks(nn.ModuleList):
 
 def copies_for(device: torch.device, memories: Sequence[Tensor]) -> Copies:
     """What copies into the slots of a device."""
-    return CudaCopies(device, memories) if device.type == "cuda" else ImmediateCopies()
+    return CudaCopies(device, memories) if _has(device) else ImmediateCopies()
 
 
 def stream_blocks(
@@ -214,15 +219,15 @@ def stream_blocks(
         # 1. What is in no block goes to the device.
         for name, child in transformer.named_children():
             if name != "blocks":
-                child.to(device)
+                move(child, device)
         transformer.unconditional.data = transformer.unconditional.to(device)
         # 2. So do the blocks that stay; every other's weights move into a buffer of its own.
         for number, block in enumerate(blocks):
             if number in stay:
-                block.to(device)
+                move(block, device)
             else:
                 buffers[number] = torch.empty(
-                    packed_size(block), dtype=torch.uint8, pin_memory=device.type == "cuda"
+                    packed_size(block), dtype=torch.uint8, pin_memory=_has(device)
                 )
                 blocks[number] = packed(block, buffers[number], copy=True)
                 transformer.blocks[number] = blocks[number]
@@ -236,10 +241,24 @@ def stream_blocks(
     transformer.blocks = StreamedBlocks(blocks, buffers, ready, make_copies(device, memories))
 
 
+def _has(device: torch.device) -> bool:
+    """Whether it is CUDA, and there: tensors without values may be on a device that is not."""
+    return device.type == "cuda" and torch.cuda.is_available()
+
+
 def resident_numbers(depth: int, resident: int) -> frozenset[int]:
     """Which of so many blocks lie on the device for good, spread evenly."""
     resident = min(resident, depth)
     return frozenset(number * depth // resident for number in range(resident))
+
+
+def move(module: nn.Module, device: torch.device) -> None:
+    """Put a module's frozen weights on a device."""
+    for name, weight in [*module.named_parameters()]:
+        if weight.device != device:
+            owner, _, attribute = name.rpartition(".")
+            moved = nn.Parameter(weight.to(device), requires_grad=False)
+            setattr(module.get_submodule(owner), attribute, moved)
 
 
 def packed_size(module: nn.Module) -> int:

@@ -43,7 +43,8 @@ class VideoTokenizer(nn.Module):
         In bfloat16, as in the released scripts, decoding takes half the memory and its convolutions
         are laid out channels-last, which is how CUDA runs them fastest.
         """
-        self.decoder.to(dtype)
+        if self.decoder.conv_in.weight.dtype != dtype:
+            self.decoder.to(dtype)
         if dtype != torch.float32:
             lay_channels_last(self.decoder)
 
