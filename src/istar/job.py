@@ -168,7 +168,7 @@ class Job:
         texts = (*([notice] if notice else []), *self.inputs.notes)
         events: list[Event] = [Note(text=text) for text in texts]
         events += [
-            Note(text=t, remedies=r) for t, r in self.plan.training_warnings(self.request.mode)
+            Note(text=t, remedies=r) for t, r in self.plan.warnings(self.request)
         ]
         if clip is not None:
             events.append(ClipReady(frames=clip, from_input=True))
