@@ -13,10 +13,10 @@ import pytest
 from istar.training import config
 from istar.training.clips import read_list
 from istar.training.config import (
-    PrepareConfig,
     TokenizerTraining,
     TransformerTraining,
 )
+from istar.training.prepare_config import PrepareConfig
 from istar.training.run_file import read_config
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -150,7 +150,7 @@ class Block(nn.Module):
         x, attention = row.x, self.attention
         batch, length, _ = x.shape
         pieces = slices_of(batch, length, rows_at_once)
-        # 1. Queries, keys and values of one slice of tokens after the other, written where they stay.
+        # 1. Queries, keys and values, one slice of tokens after the other, written where they stay.
         queries = x.new_empty(batch, length, attention.heads, attention.head_size).transpose(1, 2)
         room = (batch, attention.key_value_heads, length, attention.head_size)
         keys = room_behind([context.keys for context in row.contexts], room, x)
