@@ -54,7 +54,7 @@ docs: $(READY)
 	$(BIN)/python docs/generate_cli.py
 	$(BIN)/python docs/generate_training.py
 
-# istar-tiny's transformer trained on, on one GPU; `make tiny` again continues where it stopped.
+# Continues training istar-tiny on one GPU; `make tiny` again continues where it stopped.
 tiny: $(READY)
 	$(BIN)/istar prepare configs/tiny-gpu/latents.toml
 	$(BIN)/istar train transformer configs/tiny-gpu/transformer.toml

@@ -23,17 +23,18 @@ from ablation_tables import Column
 from istar.checkpoint.read import load_video_tokenizer
 from istar.lab.held_out import scene_alike
 from istar.lab.measure import measure
-from istar.lab.nearest import Nearness, nearness, spreads
+from istar.lab.nearest import Nearness, nearness, spread_shares
 from istar.lab.quality import psnr
 from istar.lab.trials import verdict, wanted_of
 from istar.lab.world import Scene, World, random_scene
 from istar.models.manifest import read_manifest
 from istar.pipeline import InfinityStarPipeline
 from istar.request import GenerationRequest
-from istar.training.config import PrepareConfig, RunConfig, TokenizerTraining, TransformerTraining
+from istar.training.config import RunConfig, TokenizerTraining, TransformerTraining
 from istar.training.forced_loss import forced_loss
 from istar.training.pictures import picture_size
 from istar.training.prepare import prepare
+from istar.training.prepare_config import PrepareConfig
 from istar.training.run_file import read_config
 from istar.training.tokenizer import TokenizerTask, reconstruct
 from istar.training.trainer import StepDone, Task, train
@@ -219,7 +220,7 @@ def clip_measures(make: Callable[[Scene, int], Tensor], scope: Scope) -> dict[st
         "place": fmean(one.place for one in every),
         "size": fmean(one.size for one in every),
         "right": fmean(right),
-        **{f"spread_{name}": value for name, value in spreads(clips).items()},
+        **{f"spread_{name}": value for name, value in spread_shares(clips).items()},
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from istar.checkpoint.read import on_meta
 from istar.lab.world import World
-from istar.training import config
+from istar.training import config, prepare_config
 from istar.training.memory import memory_of
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
@@ -26,8 +26,8 @@ TABLES: dict[str, type[Any]] = {
     "quantizer": config.QuantizerConfig,
     "reconstruction": config.ReconstructionConfig,
     "inherit": config.InheritanceConfig,
-    "prepare": config.PrepareConfig,
-    "sets": config.SetConfig,
+    "prepare": prepare_config.PrepareConfig,
+    "sets": prepare_config.SetConfig,
     "world": World,
     "transformer": config.TransformerTraining,
     "latents": config.LatentsConfig,

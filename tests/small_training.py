@@ -16,15 +16,14 @@ from istar.training.config import (
     ClipsConfig,
     LatentsConfig,
     MixConfig,
-    PrepareConfig,
     QuantizerConfig,
     RunConfig,
-    SetConfig,
     TextConfig,
     TokenizerTraining,
     TransformerTraining,
 )
 from istar.training.prepare import prepare
+from istar.training.prepare_config import PrepareConfig, SetConfig
 from istar.training.tokenizer import TokenizerNetwork, initialize
 from istar.training.trainer import Saved, StepDone, Task, train
 from istar.training.transformer import TransformerNetwork, TransformerTask

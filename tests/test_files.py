@@ -137,7 +137,7 @@ def test_output_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_device_is_never_replaced(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo.png"
     os.mkfifo(fifo)
-    with pytest.raises(MediaError, match="no plain file"):
+    with pytest.raises(MediaError, match="not a plain file"):
         write_picture(grey_clip([1])[0], fifo, overwrite=True)
     assert list(tmp_path.iterdir()) == [fifo]
 

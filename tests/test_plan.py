@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,3 +123,27 @@ def test_without_a_prompt_nothing_guides(prompt: str, negative: str, guided: boo
     )
     plan = plan_request(request, spec, nearest_template(1))
     assert (plan.sampling(0, request).guidance.scale != 1) == guided
+
+
+@pytest.mark.parametrize(
+    ("changes", "noted"),
+    [
+        ({"guidance_scale": 4}, True),
+        ({"guidance_scale": 1}, False),
+        ({}, False),
+        ({"guidance_scale": 4, "prompt": "a boat"}, False),
+        ({"guidance_scale": 4, "negative_prompt": "rain"}, False),
+    ],
+)
+def test_guidance_that_an_empty_prompt_makes_useless_is_noted(
+    changes: dict[str, Any], noted: bool
+) -> None:
+    settings: dict[str, Any] = {"mode": "i2v", "image": Path("boat.png"), "prompt": ""}
+    request = GenerationRequest(**settings | changes)
+    spec = MODELS["480p"]
+    plan = plan_request(request, spec, nearest_template(1))
+    expected = "without a prompt or a negative prompt nothing guides: a guidance scale of 4 has no"
+    texts = [text for text, _ in plan.warnings(request)]
+    assert [text.startswith(expected) for text in texts] == [True] * noted
+    guided = plan.sampling(0, request).guidance.scale != 1
+    assert guided == (changes not in ({}, {"guidance_scale": 1}) and not noted)

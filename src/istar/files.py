@@ -106,7 +106,7 @@ def _check_directory(directory: Path) -> None:
 
 def _check_plain(target: Path) -> None:
     if target.exists() and not target.is_file():
-        raise MediaError(f"'{target}' exists and is no plain file; choose another name")
+        raise MediaError(f"'{target}' exists and is not a plain file; choose another name")
 
 
 def _numbered(target: Path) -> Iterator[Path]:

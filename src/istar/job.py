@@ -164,9 +164,7 @@ class Job:
         notice, clip = self.networks.spec.notice, self.inputs.clip
         texts = (*([notice] if notice else []), *self.inputs.notes)
         events: list[Event] = [Note(text=text) for text in texts]
-        events += [
-            Note(text=t, remedies=r) for t, r in self.plan.training_warnings(self.request.mode)
-        ]
+        events += [Note(text=t, remedies=r) for t, r in self.plan.warnings(self.request)]
         if clip is not None:
             events.append(ClipReady(frames=clip, from_input=True))
         tail = () if clip is None else self._tail_with(clip, window=0)

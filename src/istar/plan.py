@@ -116,8 +116,20 @@ class Plan:
             return sampling
         return replace(sampling, guidance=replace(sampling.guidance, scale=1.0))
 
-    def training_warnings(self, mode: Mode) -> Iterator[tuple[str, tuple[Remedy, ...]]]:
-        """What the model was not trained for, a sentence each, and what may help."""
+    def warnings(self, request: GenerationRequest) -> Iterator[tuple[str, tuple[Remedy, ...]]]:
+        """What of the request has no effect, or may not come out well: sentences, and remedies."""
+        yield from self._training_warnings(request.mode)
+        scale = request.guidance_scale
+        if scale is None or scale == 1 or not self.windows:
+            return
+        if self.sampling(0, request).guidance.scale == 1:
+            yield (
+                "without a prompt or a negative prompt nothing guides: a guidance scale of "
+                f"{scale:g} has no effect",
+                (),
+            )
+
+    def _training_warnings(self, mode: Mode) -> Iterator[tuple[str, tuple[Remedy, ...]]]:
         spec = self.spec
         continued = [window.given_seconds for window in self.windows if window.given_seconds]
         if mode not in ("extend", "interact") and mode not in spec.modes:

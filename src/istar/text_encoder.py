@@ -152,17 +152,14 @@ class TextEncoder:
         return cls(model.eval(), _tokenizer(path, vocabulary, config), max_tokens)
 
     def starting_spread(self, name: str) -> float:
-        """The standard deviation of a matrix of a new encoder, around 0; of a gain it is 0.
+        """The standard deviation of a matrix of a new encoder, around 0.
 
         Source: T5 (arXiv 1910.10683), its initializers in Mesh TensorFlow.
         """
         config = self._model.config
         if name == "shared.weight":
             return 1.0
-        shape = self._model.get_parameter(name).shape
-        if len(shape) == 1:
-            return 0.0
-        inputs = shape[1]
+        inputs = self._model.get_parameter(name).shape[1]
         if name.endswith("relative_attention_bias.weight"):
             inputs = config.d_model
         elif name.endswith("SelfAttention.q.weight"):

@@ -283,7 +283,7 @@ PREVENTED: dict[str, tuple[Change, str, str]] = {
     "spoilt settings": (both(env("HF_HUB_ETAG_TIMEOUT", "soon"), BAD_VALUE), "soon", "HF_HUB_ETAG"),
     "a token's directory": (constant(HF_TOKEN_PATH="/"), "Is a directory: '/'", "HF_"),
     "nobody": (constant(ENDPOINT="http://127.0.0.1:1"), "be reached", "HF_ENDPOINT"),
-    "no address": (constant(ENDPOINT="nowhere"), "no web address", "HF_ENDPOINT"),
+    "no address": (constant(ENDPOINT="nowhere"), "not a web address", "HF_ENDPOINT"),
     "a failing Hub": (lambda m: m.hub.faults.status.update(api=(500, None)), "500", "wait"),
     "another server": (lambda m: m.hub.faults.answer.update({COMMIT: ""}), "as the Hub", "HF_ENDP"),
 }

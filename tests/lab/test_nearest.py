@@ -11,7 +11,7 @@ import torch
 
 from istar.errors import UsageError
 from istar.lab.held_out import scene_alike
-from istar.lab.nearest import NO_PLACE, NO_SIZE, Nearness, nearness, spreads
+from istar.lab.nearest import NO_PLACE, NO_SIZE, Nearness, nearness, spread_shares
 from istar.lab.subject import DIRECTIONS, SPEEDS, Subject
 from istar.lab.world import Scene, World, random_scene
 
@@ -102,7 +102,7 @@ def test_spread_is_1_of_the_world_and_0_of_copies() -> None:
         return [nearness(scene.frames(17, 64, 64), scene) for scene in scenes]
 
     clips = [measured(scene_alike(scene, n) for n in range(10)) for scene in captions]
-    world = spreads(clips, world_scenes=10)
+    world = spread_shares(clips, world_scenes=10)
     assert world == pytest.approx({"place": 1, "size": 1, "speed": 1}, abs=0.15)
-    copies = spreads([measured([scene] * 3) for scene in captions])
+    copies = spread_shares([measured([scene] * 3) for scene in captions])
     assert copies == pytest.approx({"place": 0, "size": 0, "speed": 0}, abs=1e-6)

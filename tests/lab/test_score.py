@@ -17,7 +17,7 @@ from istar.generation.residual import bits_of_latent, quantized_latent
 from istar.generation.schedule import Step
 from istar.lab.held_out import scenes_of_two, turning_scenes
 from istar.lab.measure import measure
-from istar.lab.quality import psnr
+from istar.lab.quality import PERFECT_PSNR, psnr
 from istar.lab.score import (
     THUMBNAIL_WIDTH,
     USUAL_MODES,
@@ -30,7 +30,6 @@ from istar.lab.score import (
 from istar.lab.subject import MOTIONS, Subject
 from istar.lab.trials import (
     MODES,
-    PERFECT_PSNR,
     SEEDS_PER_PROMPT,
     TRIALS,
     Case,

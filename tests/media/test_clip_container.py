@@ -92,11 +92,11 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path: Path) -> None:
     cases: dict[str, tuple[bytes | None, str]] = {
         "missing.mp4": (None, "No such file"),
         "empty.mp4": (b"", "is empty"),
-        "text.mp4": (b"just some words\n" * 100, "no video"),
-        "text.txt": (b"just some words\n" * 100, "no video"),
-        "list.m3u8": (b"#EXTM3U\n#EXTINF:5,\nclip.mp4\n#EXT-X-ENDLIST\n", "no video"),
-        "list.ffconcat": (b"ffconcat version 1.0\nfile clip.mp4\n", "no video"),
-        "noise.mp4": (np.random.default_rng(0).bytes(20_000), "no video"),
+        "text.mp4": (b"just some words\n" * 100, "is not a video"),
+        "text.txt": (b"just some words\n" * 100, "is not a video"),
+        "list.m3u8": (b"#EXTM3U\n#EXTINF:5,\nclip.mp4\n#EXT-X-ENDLIST\n", "is not a video"),
+        "list.ffconcat": (b"ffconcat version 1.0\nfile clip.mp4\n", "is not a video"),
+        "noise.mp4": (np.random.default_rng(0).bytes(20_000), "is not a video"),
     }
     write_clip(grey_clip([1, 2, 3]), tmp_path / "clip.mp4")
     for name, (data, reason) in cases.items():

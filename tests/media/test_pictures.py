@@ -307,9 +307,9 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
     cases = {
         "float.tiff": "white is unknown",
         "integer.tiff": "white is unknown",
-        "drawing.eps": "no picture",
-        "drawing.pdf": "no picture",
-        "text.png": "no picture",
+        "drawing.eps": "is not a picture",
+        "drawing.pdf": "is not a picture",
+        "text.png": "is not a picture",
         "empty.png": "is empty",
         "missing.png": "No such file",
     }
@@ -317,7 +317,7 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
         data = write_picture(gradient(), tmp_path / f"whole.{kind}").read_bytes()
         for name, length in ((f"half.{kind}", len(data) // 2), (f"end.{kind}", len(data) - 40)):
             (tmp_path / name).write_bytes(data[:length])
-            cases[name] = "cut short|no picture"
+            cases[name] = "cut short|is not a picture"
     for name, reason in cases.items():
         with pytest.raises(MediaError, match=reason) as caught:
             read_picture(tmp_path / name)

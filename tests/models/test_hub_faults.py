@@ -288,9 +288,13 @@ class TestRefusals:
         ("variable", "value", "said"),
         [
             ("HTTP_PROXY", "socks5://me:secret@x:1080", "HTTP_PROXY=socks5://x:1080 is a SOCKS"),
-            ("https_proxy", "ftp://x:1", "https_proxy=ftp://x:1 is no proxy's address"),
-            ("ALL_PROXY", "http://u:secret@[::1", "ALL_PROXY=http://[::1 is no proxy's address"),
-            ("http_proxy", "http://", "http_proxy=http:// is no proxy's address"),
+            ("https_proxy", "ftp://x:1", "https_proxy=ftp://x:1 is not the address of a proxy"),
+            (
+                "ALL_PROXY",
+                "http://u:secret@[::1",
+                "ALL_PROXY=http://[::1 is not the address of a proxy",
+            ),
+            ("http_proxy", "http://", "http_proxy=http:// is not the address of a proxy"),
             ("HTTP_PROXY", "no.such.host.invalid", "reached through HTTP_PROXY=no.such.host"),
             ("HTTP_PROXY", "secret@127.0.0.1:9", "reached through HTTP_PROXY=127.0.0.1:9"),
             ("SSL_CERT_FILE", "/nowhere", "SSL_CERT_FILE=/nowhere"),

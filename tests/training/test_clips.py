@@ -17,7 +17,7 @@ from istar.training.clips import ListedClip, list_digest, read_list
 from istar.training.config import ClipsConfig
 from istar.training.distributed import Share
 from istar.training.pictures import ClipSource
-from istar.training.skipped import skipped_notes
+from istar.training.skipped import FirstOfEachKind
 
 BUDGET = PixelBudget(name="test", resolution="32p", sides=(1, 2))
 ALONE = Share()
@@ -81,15 +81,17 @@ def videos(tmp_path: Path) -> Path:
         ("begin", {"path": "a.mp4", "caption": "a", "begin": float("nan")}),
         ("begin", {"path": "a.mp4", "caption": "a", "begin": 1e15}),
         ("begin", {"path": "a.mp4", "caption": "a", "end": 10**400}),
-        ("no frame's number", RELEASED | {"begin_frame_id": -1}),
-        ("no frame's number", RELEASED | {"begin_frame_id": "0"}),
-        ("no frame's number", {"video_path": "a.mp4", "tarsier2_caption": "a", "fps": 24}),
-        ("no frame's number", RELEASED | {"end_frame_id": 10**400}),
+        ("not the number of a frame", RELEASED | {"begin_frame_id": -1}),
+        ("not the number of a frame", RELEASED | {"begin_frame_id": "0"}),
+        ("not the number of a frame", {"video_path": "a.mp4", "tarsier2_caption": "a", "fps": 24}),
+        ("not the number of a frame", RELEASED | {"end_frame_id": 10**400}),
         ("fps", RELEASED | {"fps": 0}),
         ("fps", RELEASED | {"fps": None}),
         ("after its begin", RELEASED | {"begin_frame_id": 144}),
         ("no caption", RELEASED | {"tarsier2_caption": ""}),
         ("no caption", RELEASED | {"tarsier2_caption": 3}),
+        ("no caption", RELEASED | {"tarsier2_caption": "", "text": "a picture's"}),
+        ("no caption", {"image_path": "a.jpg", "tarsier2_caption": "a video's"}),
         ("path", RELEASED | {"video_path": ""}),
         ("path", RELEASED | {"video_path": None}),
         ("object", ["a.mp4", "a"]),
@@ -121,6 +123,7 @@ def test_every_clip_of_a_line_may_have_captions_of_its_own(tmp_path: Path) -> No
         ({"MiniCPM_V_2_6_caption": "", "caption": "ignored there"}, ("a boat",)),
         ({"quality_prompt": "very sharp"}, ("a boat very sharp",)),
         ({"tarsier2_caption": "", "caption": "a ship"}, ("a ship",)),
+        ({"text": "a picture's", "long_caption": "a picture's, too"}, ("a boat",)),
     ],
 )
 def test_lines_of_the_released_code_are_read(
@@ -136,7 +139,7 @@ def test_lines_of_the_released_code_are_read(
 
 def test_so_are_its_pictures(tmp_path: Path) -> None:
     texts = {"long_caption": "A boat in a harbour.", "text": "a boat"}
-    entry = {"image_path": str(tmp_path / "a.jpg")} | texts
+    entry = {"image_path": str(tmp_path / "a.jpg"), "tarsier2_caption": "a video's"} | texts
     (clip,), _ = read_list(write_list(tmp_path / "pictures.jsonl", entry))
     assert (clip.path, clip.captions) == (tmp_path / "a.jpg", tuple(texts.values()))
     assert clip.may_hold(1)
@@ -190,10 +193,10 @@ def test_the_first_skipped_line_of_each_kind_is_named(tmp_path: Path) -> None:
     path = write_list(tmp_path / "clips.jsonl", {"path": "a.mp4", "caption": "a"}, 3)
     path.write_text(path.read_text() + "\n{not json\n" + "[" * 100_000 + "\n3\nno\n")
     _, skipped = read_list(path)
-    assert skipped_notes(skipped) == (
-        f"{path}: line 2 is skipped: it is not a JSON object; so is 1 more",
-        f"{path}: line 4 is skipped: it is not JSON; so are 2 more",
-    )
+    notes = FirstOfEachKind()
+    assert notes(skipped[:1]) == (f"{path}: line 2 is skipped: it is not a JSON object",)
+    assert notes(skipped) == (f"{path}: line 4 is skipped: it is not JSON",)
+    assert notes(skipped) == ()
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 from istar.errors import UsageError
 from istar.training.config import (
     MixConfig,
-    PrepareConfig,
     TokenizerTraining,
     TransformerTraining,
 )
+from istar.training.prepare_config import PrepareConfig
 from istar.training.run_file import read_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 import torch
 from test_sequences import latents, schedule
 
@@ -94,6 +95,20 @@ def test_a_long_example_loses_scales_at_random_among_equals(random: torch.Genera
     assert 150 < found[1, 1] < 250
     one, other = (kept_scales(own, room, torch.Generator().manual_seed(3), 20) for _ in range(2))
     assert one == other
+
+
+@pytest.mark.parametrize("spare", [6, 7])
+def test_a_large_scale_leaves_room_for_the_smaller_half_of_the_others(
+    random: torch.Generator, spare: int
+) -> None:
+    """Without it 1, 2, 4, 8 and 9 tokens stay; it has 18, and 1, 2 and 4 must fit beside it."""
+    clips = [ClipPlan(frames=frames, repeats=(1,) * 4) for frames in (1, 2)]
+    own = steps(clips, ((1, 1), (2, 2), (3, 3), (4, 4)), semantic_scales=1)
+    # The image clip's last scale, of 16 tokens, always stays. The next clip's last has 32.
+    found = kept_scales(own, 16 + 18 + spare, random, 200)
+    assert found[0, 0] == found[1, 0] == 200
+    assert (0 < found[1, 2] < 200) == (spare == 7)
+    assert found[1, 3] == 0
 
 
 def test_what_fits_is_left_as_it_is(random: torch.Generator) -> None:

@@ -20,10 +20,10 @@ from istar.errors import CheckpointError, MediaError, UsageError
 from istar.lab.world import World, random_scene
 from istar.media import write_clip, write_picture
 from istar.training import prepare as module
-from istar.training.config import PrepareConfig, SetConfig
 from istar.training.distributed import Share
 from istar.training.latents import read_prepared, shard_path, write_shard
 from istar.training.prepare import plain_caption, prepare, scene_captions
+from istar.training.prepare_config import PrepareConfig, SetConfig
 from istar.training.seeds import seed_of
 from istar.training.skipped import SKIPPED_NAME, SkippedLine
 from small_training import CPU, files, prepare_run
@@ -72,7 +72,10 @@ def test_captions_of_shapes_describe_what_is_shown() -> None:
     long, clips = scene_captions(scene, 65, seeds, 2)
     assert long == tuple(scene.caption(seed) for seed in seeds)
     assert clips == (short, tuple(scene.caption(seed, clip=1) for seed in seeds))
-    assert scene_captions(scene, 65, seeds, 1) == (long, ())
+    first, second = clips
+    assert scene_captions(scene, 65, seeds, 1) == (long, (first, first, second, second))
+    assert scene_captions(scene, 97, seeds, 3) == (long, (long, second))
+    assert scene_captions(scene, 65, seeds, 4) == (long, ())
     pictures, none = scene_captions(scene, 1, seeds, 2)
     assert none == ()
     assert pictures[1::2] == tuple(scene.caption(s, clip=0, content="picture") for s in seeds[1::2])
@@ -160,6 +163,21 @@ def test_a_set_of_a_small_world_has_its_scenes_in_plain_words(tmp_path: Path) ->
     for change, named in (({"world": World()}, "world"), ({"wording": "varied"}, "wording")):
         with pytest.raises(UsageError, match=f"with another {named};"):
             list(prepare(replace(config, sets=(replace(one, **change),)), CPU))
+
+
+@pytest.mark.parametrize("change", ["clip_seconds", "version of the world"])
+def test_scenes_of_another_world_or_cut_otherwise_are_another_set(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    config = prepare_run(tmp_path, count=4)
+    copytree(whole, config.output)
+    if change == "clip_seconds":
+        manifest = json.loads(config.model.read_text())
+        config.model.write_text(json.dumps(manifest | {"clip_frames": 8}))
+    else:
+        monkeypatch.setattr(module, "WORLD_VERSION", module.WORLD_VERSION + 1)
+    with pytest.raises(UsageError, match=f"pictures was prepared with another {change};"):
+        list(prepare(config, CPU))
 
 
 def test_nor_with_another_encoder_but_with_another_decoder(whole: Path, tmp_path: Path) -> None:
@@ -315,7 +333,7 @@ def test_all_that_is_skipped_is_listed_once_also_after_a_pause(listed: PrepareCo
         *((f"{part}.jsonl", 4) for part in range(3)),
     ]
     assert [note.split(" is skipped: ")[1].split(":")[0] for note in first.notes] == [
-        "it is not JSON; so are 2 more",
+        "it is not JSON",
         broken[0],
     ]
     for _ in range(2):
@@ -329,6 +347,19 @@ def test_all_that_is_skipped_is_listed_once_also_after_a_pause(listed: PrepareCo
         ]
         assert events[-1].notes[-1].endswith("skipped.jsonl lists all that is skipped")
         assert events[-1].skipped == 6
+
+
+def test_every_set_names_the_first_line_of_each_kind_once(listed: PrepareConfig) -> None:
+    one = listed.sets[0]
+    two = replace(listed, shard=2, sets=(one, replace(one, name="again")))
+    notes = [note for event in prepare(two, CPU) for note in event.notes]
+    firsts = [note for note in notes if " is skipped: " in note]
+    kinds = ["it is not JSON" in note for note in firsts]
+    assert sorted(kinds) == [False, False, True, True]
+    assert all("0.jsonl: line" in note for note in firsts)
+    assert not any("more" in note for note in notes)
+    records = [note.split("/")[-2] for note in notes if "lists all that is skipped" in note]
+    assert records == ["listed", "again"]
 
 
 def test_processes_list_together_what_they_skip(listed: PrepareConfig) -> None:

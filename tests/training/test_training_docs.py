@@ -10,13 +10,13 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from istar.training import config
+from istar.training import config, prepare_config
 from istar.training.clips import read_list
 from istar.training.config import (
-    PrepareConfig,
     TokenizerTraining,
     TransformerTraining,
 )
+from istar.training.prepare_config import PrepareConfig
 from istar.training.run_file import read_config
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -43,9 +43,8 @@ def test_every_setting_is_in_a_table(generator: dict[str, Any]) -> None:
             hints = get_type_hints(kind).values()
             waiting += [part for hint in hints for part in (hint, *get_args(hint))]
     assert reached == set(generator["TABLES"].values())
-    declared = {
-        kind for kind in vars(config).values() if isinstance(kind, type) and is_dataclass(kind)
-    }
+    found = (*vars(config).values(), *vars(prepare_config).values())
+    declared = {kind for kind in found if isinstance(kind, type) and is_dataclass(kind)}
     assert reached == declared
     text = PAGE.read_text(encoding="utf-8")
     for kind in reached:

@@ -65,6 +65,19 @@ def test_validation_is_logged_and_changes_nothing_else(
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of its own doings
+def test_compiled_blocks_are_measured_too(measured: TransformerTraining, tmp_path: Path) -> None:
+    found = []
+    for compile_blocks in (False, True):
+        output = tmp_path / str(compile_blocks)
+        config = elsewhere(measured, output, compile=compile_blocks)
+        losses(TransformerTask(config), config.run)
+        found.append([line.get("validation_loss", 0.0) for line in read_log(output / LOG_NAME)])
+    assert sum(loss > 0 for loss in found[0]) == 3
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
 def test_a_step_between_lines_of_the_log_is_logged_whole(measured: TransformerTraining) -> None:
     run = replace(measured.run, log_every=3, steps=4)
     losses(TransformerTask(measured), run)

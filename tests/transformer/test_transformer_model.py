@@ -243,7 +243,7 @@ def test_all_rows_pass_a_block_before_any_enters_the_next(
     ]
 
 
-# --- In place, and in runs ----------------------------------------------------------------------
+# --- In place, and in slices -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -268,7 +268,7 @@ def test_overwriting_gives_the_bits_of_remembering(
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 4, 100])
-def test_tokens_in_runs_equal_all_at_once(
+def test_tokens_in_slices_equal_all_at_once(
     transformer: Transformer, random: torch.Generator, rows_at_once: int
 ) -> None:
     rows = some_rows(transformer, random, (3, 7))
@@ -286,6 +286,22 @@ def test_tokens_in_runs_equal_all_at_once(
             torch.testing.assert_close(one, two, **TOLERANCE)
     assert sum(widths) == 4 * 5
     assert max(widths[2:]) <= rows_at_once
+
+
+@pytest.mark.parametrize("rows_at_once", [None, 3])
+def test_rows_of_one_batch_may_be_turned_differently(
+    transformer: Transformer, random: torch.Generator, rows_at_once: int | None
+) -> None:
+    alone = [run(random, 5, batch=1) for _ in range(2)]
+    turns = [
+        torch.stack(parts).unsqueeze(1) for parts in zip(*(by for _, by in alone), strict=True)
+    ]
+    batch = Row(torch.cat([x for x, _ in alone]), Rotation(*turns))
+    transformer.rows_at_once = rows_at_once
+    (found,) = transformer([batch])
+    transformer.rows_at_once = None
+    wanted = torch.cat([transformer([Row(*one)])[0].x for one in alone])
+    torch.testing.assert_close(found.x, wanted, **TOLERANCE)
 
 
 def test_kept_keys_and_values_hold_nothing_else(

@@ -167,7 +167,10 @@ class CommonOptions:
     guidance: Annotated[
         float | None,
         typer.Option(
-            "--guidance", help="Guidance scale; 1 means no guidance.", show_default="the model's"
+            "--guidance",
+            help="Guidance scale; 1 means no guidance. An empty prompt is not guided, unless there "
+            "is --negative.",
+            show_default="the model's",
         ),
     ] = None
     tau: Annotated[

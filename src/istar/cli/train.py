@@ -45,9 +45,9 @@ def prepare(
     """
     chosen = _device(device, threads)
 
-    from istar.training.config import PrepareConfig
     from istar.training.distributed import Share, use_device
     from istar.training.prepare import prepare as prepared
+    from istar.training.prepare_config import PrepareConfig
     from istar.training.run_file import read_config
 
     settings = read_config(config, PrepareConfig)

@@ -21,14 +21,12 @@ from istar.errors import UsageError
 from istar.lab.held_out import scene_alike
 from istar.lab.measure import trajectory_of
 from istar.lab.motion import Trajectory
-from istar.lab.quality import psnr
+from istar.lab.quality import PERFECT_PSNR, psnr
 from istar.lab.subject import DIRECTIONS, GROWTHS, SPEEDS, Subject
 from istar.lab.world import Scene, sizes_of
 
 NO_PLACE, NO_SIZE = 0.5, log(2)
 """The errors in a picture without the subject."""
-
-PERFECT_PSNR = 100.0
 
 _STRAIGHT = (*DIRECTIONS, "grows", "shrinks", "stands")
 _USUAL_SIZE = 0.2
@@ -97,7 +95,7 @@ def nearness(frames: Tensor, scene: Scene) -> Nearness:
     )
 
 
-def spreads(clips: Sequence[Sequence[Nearness]], world_scenes: int = 64) -> dict[str, float]:
+def spread_shares(clips: Sequence[Sequence[Nearness]], world_scenes: int = 64) -> dict[str, float]:
     """The standard deviation of clips of one caption, as a share of the world's own.
 
     Args:

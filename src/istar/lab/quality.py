@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+PERFECT_PSNR = 100.0
+"""Decibels that stand for the infinitely many of equal clips, so that they have a mean."""
+
 _PEAK = 255.0
 _TAPS = 11
 _SIGMA = 1.5

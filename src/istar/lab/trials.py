@@ -12,7 +12,7 @@ from torch import Tensor
 from istar.lab.captions import describe
 from istar.lab.held_out import held_out_scenes, scene_alike, scenes_of_two, turning_scenes
 from istar.lab.measure import LEAST_PICTURES, Measurement, measure, measure_two
-from istar.lab.quality import psnr, ssim
+from istar.lab.quality import PERFECT_PSNR, psnr, ssim
 from istar.lab.subject import Subject
 from istar.lab.world import Scene
 from istar.request import GenerationRequest, Mode
@@ -36,9 +36,6 @@ MODES: tuple[EvaluationMode, ...] = get_args(EvaluationMode)
 
 SEEDS_PER_PROMPT = 8
 """Videos that `diversity` makes from every prompt."""
-
-PERFECT_PSNR = 100.0
-"""Stands for the infinite decibels of equal clips."""
 
 _WIDE, _TALL = 9 / 16, 16 / 9
 _NEAR = 0.1

@@ -33,6 +33,9 @@ from istar.lab.subject import (
 )
 from istar.lab.words import choose
 
+WORLD_VERSION = 2
+"""To be raised with every change of the scenes or captions that a seed stands for."""
+
 STAY_SECONDS = 4.0
 """How long every subject is wholly in the frame."""
 

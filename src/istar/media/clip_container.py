@@ -68,7 +68,7 @@ def open_container(file: BinaryIO, name: str) -> Iterator[tuple[InputContainer, 
     except av.FFmpegError as error:
         refuse_picture(file, name)
         raise MediaError(
-            f"{name} is no video that can be read, or it is cut short; "
+            f"{name} is not a video that can be read, or it is cut short; "
             "use MP4, MOV, MKV, WebM, AVI or GIF, or convert it with ffmpeg"
         ) from error
     with container:

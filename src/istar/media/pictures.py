@@ -156,7 +156,7 @@ def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
             raise
         except UnidentifiedImageError as error:
             raise MediaError(
-                f"{name} is no picture that can be read; "
+                f"{name} is not a picture that can be read; "
                 "use PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
             ) from error
         except Image.DecompressionBombError as error:

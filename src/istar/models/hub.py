@@ -288,7 +288,7 @@ def _asked(folder: RepoFolder, where: RepoRevision) -> _Listing:
     except (LookupError, TypeError, AttributeError) as error:
         raise HubError(_ANOTHER_SERVER.format(hub_settings().endpoint)) from error
     if not is_commit(commit):
-        raise HubError(f"the Hub names {commit!a:.80}, which is no commit, as that of {where}")
+        raise HubError(f"the Hub names {commit!a:.80}, which is not a commit, as that of {where}")
     files.sort(key=lambda file: file.path)
     with suppress(OSError):
         # A cache that cannot be written may still hold every file.

@@ -123,7 +123,7 @@ _MEANINGS: tuple[tuple[Callable[[Exception], object], str], ...] = (
     ),
     (
         _certificates_unread,
-        "SSL_CERT_FILE={certificates} is no readable file of certificates; correct or unset it",
+        "SSL_CERT_FILE={certificates} is not a readable file of certificates; correct or unset it",
     ),
     (
         _named("OfflineModeIsEnabled"),
@@ -185,7 +185,7 @@ _MEANINGS: tuple[tuple[Callable[[Exception], object], str], ...] = (
     ),
     (
         _named("UnsupportedProtocol", "InvalidURL"),
-        "HF_ENDPOINT is {endpoint!r}, which is no web address, or redirects to something else; "
+        "HF_ENDPOINT is {endpoint!r}, which is not a web address, or redirects to something else; "
         "write it with https:// in front, or unset it",
     ),
     (

@@ -47,8 +47,8 @@ def hub_settings() -> HubSettings:
     for name in _TIMEOUTS:
         if not 0 <= getattr(constants, name) <= _LONGEST_TIMEOUT:
             raise HubError(
-                f"{name}={os.environ.get(name)} is no number of seconds to wait; correct or unset "
-                f"{name}"
+                f"{name}={os.environ.get(name)} is not a number of seconds to wait; "
+                f"correct or unset {name}"
             )
     return HubSettings(
         endpoint=parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
@@ -106,8 +106,8 @@ def proxy_fault() -> str:
             is_address = False
         if not is_address or scheme not in ("http", "https", "socks5", "socks5h"):
             return (
-                f"{_shown(variable)} is no proxy's address; write it like http://host:port, or "
-                f"unset {variable}"
+                f"{_shown(variable)} is not the address of a proxy; write it like "
+                f"http://host:port, or unset {variable}"
             )
         if scheme.startswith("socks") and find_spec("socksio") is None:
             return (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from istar.errors import UsageError
@@ -34,3 +36,15 @@ def share(config: Any, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
             raise UsageError(f"{name} must be from 0 to 1, not {getattr(config, name)}")
+
+
+def check_aspects(name: str, aspects: Sequence[float]) -> None:
+    """Refuse ratios far from every template."""
+    if not aspects or any(not 0.2 <= aspect <= 5 for aspect in aspects):
+        raise UsageError(f"{name}: aspects must be from 0.2 to 5, not {aspects}")
+
+
+def check_source(source: str, listed: Path | None) -> None:
+    """Refuse a missing list, and a list that another source does not use."""
+    if (listed is not None) != (source == "list"):
+        raise UsageError('a list is needed for source = "list", and for no other source')

@@ -200,7 +200,7 @@ def list_digest(path: Path) -> str:
 
 
 def read_list(path: Path) -> tuple[list[ListedClip], list[SkippedLine]]:
-    """The clips of a list, or of all lists below a directory, and the lines that list none.
+    """The clips of a list, or of all lists below a directory, and the lines that list no clip.
 
     Raises:
         UsageError: a list cannot be read, or no line is valid.
@@ -246,7 +246,9 @@ def _clip(line: str, number: int, file: Path) -> ListedClip:
     if not captions or not all(map(_is_text, captions)):
         raise UsageError("it has no caption, or one that is not a text")
     if not _is_time(begin) or not (end is None or _is_time(end)):
-        raise UsageError(f"its begin or end is no number of seconds from 0 to {_LATEST_SECOND:,}")
+        raise UsageError(
+            f"its begin or end is not a number of seconds from 0 to {_LATEST_SECOND:,}"
+        )
     if end is not None and end <= begin:
         raise UsageError("its end does not come after its begin")
     try:

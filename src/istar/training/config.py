@@ -1,4 +1,4 @@
-"""Settings of training runs and of prepared clips.
+"""Settings of training runs.
 
 A run names a manifest, the `istar.json` of the model to train, which fixes the pyramid and the
 sizes of the networks; the rest is about the training. `istar.training.run_file` reads it from TOML.
@@ -6,7 +6,6 @@ sizes of the networks; the rest is about the training. `istar.training.run_file`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,14 @@ from istar.errors import UsageError
 from istar.lab.world import WHOLE_WORLD, World
 from istar.model_spec import Precision
 from istar.request import SECONDS_STEP
-from istar.training.checks import at_least, below_seed_limit, positive, share
+from istar.training.checks import (
+    at_least,
+    below_seed_limit,
+    check_aspects,
+    check_source,
+    positive,
+    share,
+)
 from istar.training.results_config import SamplesConfig, ValidationConfig
 from istar.video_tokenizer.config import SPATIAL_STRIDE
 
@@ -79,7 +85,7 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipsConfig:
-    """Pictures to train a tokenizer on, or to prepare latents of.
+    """Pictures to train a tokenizer on.
 
     Attributes:
         source: `shapes`, the procedural world, or `list`, local clips.
@@ -104,7 +110,7 @@ class ClipsConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "pictures")
-        check_source(self)
+        check_source(self.source, self.list)
         if self.window < 0 or self.window % SPATIAL_STRIDE:
             raise UsageError(f"data: a window is a multiple of {SPATIAL_STRIDE}, not {self.window}")
         if self.window and self.source == "list":
@@ -210,74 +216,6 @@ class TokenizerTraining:
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     inherit: InheritanceConfig = field(default_factory=InheritanceConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetConfig:
-    """Clips to encode.
-
-    Attributes:
-        name: directory of the set, below the output.
-        source: `shapes`, the procedural world, or `list`, local clips.
-        list: the JSON-lines file that lists them, or a directory of such files.
-        count: how many clips; 0 takes the whole list.
-        length: pictures of a clip, 4n + 1.
-        aspects: heights divided by widths; scenes take turns, a listed clip takes the nearest.
-        captions: shapes only: captions of a clip, in different wordings.
-        wording: shapes only: `varied`, or `plain` for the plainest caption alone.
-        world: shapes only: what its scenes may hold.
-    """
-
-    name: str
-    source: Literal["shapes", "list"] = "shapes"
-    list: Path | None = None
-    count: int = 0
-    length: int
-    aspects: tuple[float, ...] = (1.0,)
-    captions: int = 4
-    wording: Literal["varied", "plain"] = "varied"
-    world: World = WHOLE_WORLD
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "length", "captions")
-        at_least(self, 1 if self.source == "shapes" else 0, "count")
-        check_source(self)
-        if self.length % 4 != 1:
-            raise UsageError(f"sets: a length must be 4n + 1 pictures, not {self.length}")
-        check_aspects("sets", self.aspects)
-        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
-            raise UsageError(f"sets: name must be a plain directory name, not {self.name!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    """A run that prepares clips.
-
-    Attributes:
-        model: the manifest of the model to train.
-        tokenizer: the file of the tokenizer that encodes.
-        output: directory of the sets.
-        sets: what to encode.
-        seed: of procedural clips.
-        shard: clips of a file.
-        workers: processes that decode or render clips; 0 leaves it to the encoding one.
-    """
-
-    model: Path
-    tokenizer: Path
-    output: Path
-    sets: tuple[SetConfig, ...]
-    seed: int = 0
-    shard: int = 256
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "shard")
-        at_least(self, 0, "workers", "seed")
-        below_seed_limit(self.seed)
-        names = [one.name for one in self.sets]
-        if not names or len(set(names)) < len(names):
-            raise UsageError("sets: one or more are needed, of different names")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,15 +327,3 @@ class TransformerTraining:
     def __post_init__(self) -> None:
         if both := set(self.data.sets) & set(self.validation.sets):
             raise UsageError(f"validation: {min(both)} is trained on")
-
-
-def check_aspects(name: str, aspects: Sequence[float]) -> None:
-    """Refuse ratios far from every template."""
-    if not aspects or any(not 0.2 <= aspect <= 5 for aspect in aspects):
-        raise UsageError(f"{name}: aspects must be from 0.2 to 5, not {aspects}")
-
-
-def check_source(config: ClipsConfig | SetConfig) -> None:
-    """Refuse a missing list, and a list that another source does not use."""
-    if (config.list is not None) != (config.source == "list"):
-        raise UsageError('a list is needed for source = "list", and for no other source')

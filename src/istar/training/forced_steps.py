@@ -122,7 +122,8 @@ def short_enough(
     A scale that later steps look at always stays. Of the others, what does not fit beside those is
     left out, and then the largest, at random among equals, until the rest fits. A large scale would
     then never be trained, so in one sequence of four another choice is made: one of the scales that
-    fit but were left out, drawn at random, is kept before all others.
+    fit but were left out, drawn at random, is kept before all others, if at least the smaller half
+    of what would stay without it fits beside it.
 
     Args:
         chosen: a step of every scale.
@@ -141,7 +142,8 @@ def short_enough(
     rising = sorted((others[n] for n in order), key=lambda forced: forced.step.grid.tokens)
     rising = [forced for forced in rising if forced.step.grid.tokens <= room] or rising[:1]
     small = _first_that_fit(rising, room) or rising
-    left_out = rising[len(small) :]
+    half = _tokens(small[: (len(small) + 1) // 2])
+    left_out = [f for f in rising[len(small) :] if f.step.grid.tokens + half <= room]
     if left_out and draw(_LARGE_IN_ONE_OF, generator) == 0:
         large = left_out[draw(len(left_out), generator)]
         rest = [forced for forced in rising if forced is not large]

@@ -111,10 +111,12 @@ class ClipSource:
 
 
 class _Remembered:
-    """What is known of listed files in this process, so that none is opened twice to no avail.
+    """What is known of listed files in this process.
 
-    Only what follows from the file, the length and the first picture is remembered. It saves time
-    and changes no batch: a run that was resumed remembers nothing, and chooses the same clips.
+    A file that cannot be opened and a piece that cannot be decoded are not tried again; other
+    pieces of that file are, since they may be whole. Only what follows from the file, the length
+    and the first picture is remembered. It saves time and changes no batch: a run that was resumed
+    remembers nothing, and chooses the same clips.
     """
 
     def __init__(self) -> None:

@@ -17,10 +17,9 @@ from istar.checkpoint.read import load_video_tokenizer
 from istar.errors import MediaError
 from istar.lab.captions import Content, canonical
 from istar.lab.subject import CHANGE_SECONDS
-from istar.lab.world import WHOLE_WORLD, Scene, random_scene
+from istar.lab.world import WHOLE_WORLD, WORLD_VERSION, Scene, random_scene
 from istar.models.manifest import read_manifest
 from istar.training.clips import ListedClip, list_digest, read_list
-from istar.training.config import PrepareConfig, SetConfig
 from istar.training.distributed import Share
 from istar.training.latents import (
     begin_set,
@@ -32,8 +31,9 @@ from istar.training.latents import (
     write_shard,
 )
 from istar.training.pictures import picture_size
+from istar.training.prepare_config import PrepareConfig, SetConfig
 from istar.training.seeds import seed_of
-from istar.training.skipped import SkippedLine, skipped_notes, write_skipped
+from istar.training.skipped import FirstOfEachKind, SkippedLine, write_skipped
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 from istar.video_tokenizer.conv import lay_channels_last
 from istar.video_tokenizer.model import VideoTokenizer, to_range
@@ -53,7 +53,7 @@ class Prepared:
             counts.
         path: the shard.
         notes: which clips and lines were skipped since the event before, and why: the first of each
-            kind, and the file that lists all.
+            kind in a set, and the file that lists all of the set.
     """
 
     clips: int
@@ -82,7 +82,7 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
         UsageError: a list of clips cannot be read, or a set was prepared in another way.
         MediaError: a shard cannot be written, or no clip of a set can be read.
     """
-    # 1. The sets and their shards, and what of their lists is no clip.
+    # 1. The sets and their shards, and the lines of their lists that list no clip.
     spec = read_manifest(config.model)
     tokenizer = load_video_tokenizer(config.tokenizer, spec.tokenizer_config, device=device)
     lay_channels_last(tokenizer)
@@ -90,20 +90,19 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
     shards: list[_Shard] = []
     skipped = 0
     notes: list[str] = []
-    kinds: set[str] = set()
     for one in config.sets:
         sizes = [picture_size(spec.pixel_budget, aspect) for aspect in one.aspects]
         listed: list[ListedClip] = []
         invalid: list[SkippedLine] = []
         if one.list is not None:
             listed, invalid = read_list(one.list)
-            if share.rank == 0:
-                skipped += len(invalid)
-                notes += skipped_notes(invalid)
         directory = config.output / one.name
-        begin_set(directory, _origin(one, config, sizes, encoder))
+        begin_set(directory, _origin(one, config, sizes, encoder, spec.clip_seconds))
         clips = _Clips(one, config.seed, sizes, listed, spec.clip_seconds)
         record = _SkippedOfSet(directory, invalid)
+        if share.rank == 0:
+            skipped += len(invalid)
+            notes += record.notes(invalid)
         for number, first in enumerate(range(0, len(clips), config.shard)):
             wanted = range(first, min(first + config.shard, len(clips)))
             path = shard_path(directory, number)
@@ -127,8 +126,7 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
                 skipped=content.skipped,
             )
             readable = len(content.latents)
-            notes += skipped_notes(one for one in content.skipped if one.kind not in kinds)
-            kinds |= {one.kind for one in content.skipped}
+            notes += record.notes(content.skipped)
         skipped += len(wanted) - readable
         done += len(wanted)
         last = place + 1 == len(own) or own[place + 1].record is not record
@@ -137,7 +135,7 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
             notes.append(f"{written} lists all that is skipped")
         yield Prepared(clips=done, total=total, skipped=skipped, path=path, notes=tuple(notes))
         notes = []
-    # 3. A set of which nothing can be read is none.
+    # 3. A set of which nothing can be read is removed.
     for one in config.sets:
         paths = [shard.path for shard in shards if shard.clips.config is one]
         # Another process may still be writing it.
@@ -147,9 +145,14 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
 
 
 def _origin(
-    one: SetConfig, config: PrepareConfig, sizes: Sequence[tuple[int, int]], encoder: str
+    one: SetConfig,
+    config: PrepareConfig,
+    sizes: Sequence[tuple[int, int]],
+    encoder: str,
+    clip_seconds: int,
 ) -> dict[str, Any]:
     """Everything that a set's shards depend on."""
+    of_shapes = {"clip_seconds": clip_seconds, "version of the world": WORLD_VERSION}
     return {
         "tokenizer": encoder,
         "list": None if one.list is None else list_digest(one.list),
@@ -159,6 +162,7 @@ def _origin(
         "length": one.length,
         "sizes": [list(size) for size in sizes],
         "captions": one.captions,
+        **(of_shapes if one.source == "shapes" else {}),
         **_restrictions(one),
     }
 
@@ -175,12 +179,16 @@ class _SkippedOfSet:
     """What a set skips: its list's invalid lines, and what the indexes of its shards name.
 
     An index is read once. All processes write the record; the shards are theirs together.
+
+    Attributes:
+        notes: of some of them, the first of each kind.
     """
 
     def __init__(self, directory: Path, invalid: Sequence[SkippedLine]) -> None:
         self._directory = directory
         self._invalid = tuple(invalid)
         self._found: dict[Path, list[SkippedLine]] = {}
+        self.notes = FirstOfEachKind()
 
     def write(self) -> Path | None:
         """Write it, if there is anything in it."""
@@ -241,7 +249,8 @@ def scene_captions(
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Captions of a scene's first `length` pictures, and of each of its clips.
 
-    Half of a picture's leave out the motion. A motion that changes later is not named.
+    Half of a picture's leave out the motion. A motion that changes later is not named. Only what
+    shows a change has captions by clip: both motions in order where one clip shows both.
     """
     if length == 1:
         contents: tuple[Content, Content] = ("any", "picture")
@@ -249,10 +258,13 @@ def scene_captions(
         return tuple(texts), ()
     whole = _is_whole(length)
     captions = tuple(scene.caption(seed, clip=None if whole else 0) for seed in seeds)
-    if not whole or clip_seconds != CHANGE_SECONDS:
+    clips = (length - 1) // (clip_seconds * FRAMES_PER_SECOND)
+    if not whole or clips < 2:
         return captions, ()
+    begins = range(0, clips * clip_seconds, clip_seconds)
+    parts = [_part_of_motion(begin, begin + clip_seconds) for begin in begins]
     return captions, tuple(
-        tuple(scene.caption(seed, clip=clip) for seed in seeds) for clip in (0, 1)
+        tuple(scene.caption(seed, clip=part) for seed in seeds) for part in parts
     )
 
 
@@ -264,6 +276,13 @@ def plain_caption(scene: Scene, length: int) -> str:
         clip=None if _is_whole(length) else 0,
         content="picture" if length == 1 else "all",
     )
+
+
+def _part_of_motion(begin: float, end: float) -> int | None:
+    """The motion, of those before and after the change, that some seconds show; None: both."""
+    if end <= CHANGE_SECONDS:
+        return 0
+    return 1 if begin >= CHANGE_SECONDS else None
 
 
 def _is_whole(length: int) -> bool:

@@ -17,8 +17,8 @@ from typing import Any, TypeGuard
 
 from istar.errors import UsageError
 
-_CAPTIONS = ("tarsier2_caption", "MiniCPM_V_2_6_caption", "long_caption", "text")
-"""Where that code finds captions: of a video the first two, of a picture the others."""
+_VIDEO_CAPTIONS = ("tarsier2_caption", "MiniCPM_V_2_6_caption")
+_PICTURE_CAPTIONS = ("long_caption", "text")
 
 _LATEST_FRAME = 1_000_000_000
 
@@ -34,25 +34,27 @@ def own_line(entry: Mapping[str, Any]) -> dict[str, Any]:
     `width`, `height` and `h_div_w` are left out: the file itself says them.
 
     Raises:
-        UsageError: its frame numbers or their rate are none.
+        UsageError: its frame numbers or their rate make no sense.
     """
     line = {key: entry[key] for key in ("caption", "captions", "clip_captions") if key in entry}
+    is_video = "video_path" in entry
     # 1. Every caption is a wording of the whole; that code appends a `quality_prompt` to a video's.
-    wordings = [entry[key] for key in _CAPTIONS if entry.get(key)]
+    keys = _VIDEO_CAPTIONS if is_video else _PICTURE_CAPTIONS
+    wordings = [entry[key] for key in keys if entry.get(key)]
     quality = entry.get("quality_prompt")
-    if isinstance(quality, str) and quality and "video_path" in entry:
+    if isinstance(quality, str) and quality and is_video:
         wordings = [f"{text} {quality}" if isinstance(text, str) else text for text in wordings]
     if wordings:
         line["captions"] = wordings
     # 2. That code opens relative paths where it was started, not beside the list.
-    path = entry.get("video_path", entry.get("image_path"))
+    path = entry["video_path" if is_video else "image_path"]
     line["path"] = str(Path.cwd() / path) if isinstance(path, str) and path else path
     # 3. Frames to seconds. The end is exclusive: that code counts (end - begin) / fps seconds, and
     #    a README's clip of 5 s at 24 a second has the frames 0 to 120.
-    if "video_path" in entry:
+    if is_video:
         begin, end, rate = (entry.get(key) for key in ("begin_frame_id", "end_frame_id", "fps"))
         if not (_is_number(begin) and _is_number(end)):
-            raise UsageError("its begin_frame_id or end_frame_id is no frame's number")
+            raise UsageError("its begin_frame_id or end_frame_id is not the number of a frame")
         if not _is_number(rate) or rate == 0:
             raise UsageError("its fps is not a number above 0, so its frames have no time")
         line["begin"], line["end"] = begin / rate, end / rate

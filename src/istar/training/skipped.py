@@ -60,15 +60,20 @@ def skipped_from_json(entry: Any) -> SkippedLine:
     raise ValueError("list, line or reason")
 
 
-def skipped_notes(skipped: Iterable[SkippedLine]) -> tuple[str, ...]:
-    """A sentence for every kind of reason: its first line, and how many more there are."""
-    kinds: dict[str, list[SkippedLine]] = {}
-    for one in skipped:
-        kinds.setdefault(one.kind, []).append(one)
-    return tuple(
-        f"{first}" + (f"; so {'are' if others[1:] else 'is'} {len(others)} more" if others else "")
-        for first, *others in kinds.values()
-    )
+class FirstOfEachKind:
+    """Notes of skipped lines: of every kind of reason the first line alone."""
+
+    def __init__(self) -> None:
+        self._kinds: set[str] = set()
+
+    def __call__(self, skipped: Iterable[SkippedLine]) -> tuple[str, ...]:
+        """A sentence for every kind of reason that no line before had."""
+        notes = []
+        for one in skipped:
+            if one.kind not in self._kinds:
+                self._kinds.add(one.kind)
+                notes.append(str(one))
+        return tuple(notes)
 
 
 def write_skipped(directory: Path, skipped: Iterable[SkippedLine]) -> Path:
@@ -85,7 +90,7 @@ def write_skipped(directory: Path, skipped: Iterable[SkippedLine]) -> Path:
 
 
 def read_skipped(directory: Path) -> list[SkippedLine]:
-    """What `skipped.jsonl` lists, without lines that are none of istar's; empty without the file.
+    """What `skipped.jsonl` lists, without lines that istar did not write; empty without the file.
 
     Raises:
         UsageError: it cannot be read.
@@ -107,7 +112,7 @@ class SkippedRecord:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._lines: dict[tuple[Path, int], SkippedLine] = {}
-        self._kinds: set[str] = set()
+        self._notes = FirstOfEachKind()
 
     def unmet(self, skipped: Iterable[SkippedLine]) -> list[SkippedLine]:
         """Those that were not added before, each once."""
@@ -122,11 +127,10 @@ class SkippedRecord:
             one with the file's name.
         """
         new = self.unmet(skipped)
-        notes = skipped_notes(one for one in new if one.kind not in self._kinds)
+        notes = self._notes(new)
         if new and not self._lines:
             notes += (f"{self._directory / SKIPPED_NAME} lists all that is skipped",)
         self._lines |= {(one.list, one.number): one for one in new}
-        self._kinds |= {one.kind for one in new}
         return notes
 
     def write(self) -> Path:

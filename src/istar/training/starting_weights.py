@@ -72,19 +72,21 @@ def new_transformer(transformer: Transformer, seed: int) -> Iterator[tuple[str, 
     for name, parameter in transformer.named_parameters():
         adds = name.endswith(("output.weight", "down.weight"))
         gain = 0.0 if name.endswith("bias") else 1.0
-        yield name, _value(name, parameter, adding if adds else _SPREAD, gain, seed)
+        if parameter.ndim < 2:
+            yield name, torch.full(parameter.shape, gain)
+        else:
+            yield name, _normal(name, parameter, adding if adds else _SPREAD, seed)
 
 
 def new_text_encoder(encoder: TextEncoder, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Random weights of a new text encoder, as T5's; gains begin at 1."""
     for name, parameter in encoder.module.named_parameters():
-        yield name, _value(name, parameter, encoder.starting_spread(name), 1.0, seed)
+        if parameter.ndim < 2:
+            yield name, torch.ones(parameter.shape)
+        else:
+            yield name, _normal(name, parameter, encoder.starting_spread(name), seed)
 
 
-def _value(name: str, parameter: Tensor, spread: float, constant: float, seed: int) -> Tensor:
-    """A normal matrix, or a constant vector."""
-    value = torch.empty(parameter.shape)
-    if value.ndim < 2:
-        return value.fill_(constant)
+def _normal(name: str, parameter: Tensor, spread: float, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed_of(seed, "weights", name))
-    return value.normal_(std=spread, generator=generator)
+    return torch.empty(parameter.shape).normal_(std=spread, generator=generator)

@@ -12,7 +12,7 @@ from istar.transformer.attention import attend, look_back, room_behind
 from istar.transformer.cache import KeysValues
 from istar.transformer.config import TransformerConfig
 from istar.transformer.rope import Rotation, rotate, rotate_into
-from istar.transformer.rows import LayerRow, runs
+from istar.transformer.rows import LayerRow, slices_of
 
 NORM_EPSILON = 1e-6
 
@@ -35,7 +35,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention of a run of tokens to its context and itself: the projections."""
+    """Grouped-query attention of tokens to their context and each other: the projections."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -115,16 +115,18 @@ class Block(nn.Module):
         """Every row's tokens `(B, L, width)` to the same shape.
 
         The rows are computed one by one, so that each gives what it gives alone. Without gradients
-        their tokens are changed in place.
+        their tokens are changed in place, unless torch compiles the block.
 
         Args:
             rows: the tokens and what they look at.
             keep: also return their keys and values.
             rows_at_once: about how many tokens are projected, normed and gated at a time. None:
-                all. With gradients it is all, since autograd remembers them in any case.
+                all. With gradients it is all, since autograd remembers them in any case, and also
+                in a compiled block.
         """
         # Autograd needs every tensor as it was; all that is overwritten is overwritten here below.
-        if torch.is_grad_enabled():
+        # The compiler fuses what is not in place, and cannot trace writes into parts of a tensor.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return [self._remembering(row, keep) for row in rows]
         return [self._overwriting(row, keep, rows_at_once) for row in rows]
 
@@ -148,19 +150,19 @@ class Block(nn.Module):
         """As `_remembering`, in as little memory as it takes."""
         x, attention = row.x, self.attention
         batch, length, _ = x.shape
-        pieces = runs(batch, length, rows_at_once)
-        # 1. Queries, keys and values of a run of tokens after the other, written where they stay.
+        pieces = slices_of(batch, length, rows_at_once)
+        # 1. Queries, keys and values, one slice of tokens after the other, written where they stay.
         queries = x.new_empty(batch, length, attention.heads, attention.head_size).transpose(1, 2)
         room = (batch, attention.key_value_heads, length, attention.head_size)
         keys = room_behind([context.keys for context in row.contexts], room, x)
         values = room_behind([context.values for context in row.contexts], room, x)
         own = KeysValues(keys[:, :, -length:], values[:, :, -length:])
-        for run in pieces:
+        for piece in pieces:
             attention.write(
-                self.attention_norm(x[:, run]),
-                row.rotation.of(run),
-                queries[:, :, run],
-                KeysValues(own.keys[:, :, run], own.values[:, :, run]),
+                self.attention_norm(x[:, piece]),
+                row.rotation.of(piece),
+                queries[:, :, piece],
+                KeysValues(own.keys[:, :, piece], own.values[:, :, piece]),
             )
         # 2. All tokens look at their contexts and at each other.
         attended = attend(queries, keys, values, row.mask)  # B H L D
@@ -168,9 +170,9 @@ class Block(nn.Module):
         kept = KeysValues(*(part.contiguous() for part in own)) if keep else None
         del queries, keys, values, own
         # 3. What they saw joins the stream, and then the MLP's part does.
-        for run in pieces:
-            x[:, run].add_(attention.joined(attended[:, :, run]))
+        for piece in pieces:
+            x[:, piece].add_(attention.joined(attended[:, :, piece]))
         del attended
-        for run in pieces:
-            x[:, run].add_(self.mlp(self.mlp_norm(x[:, run]), overwrite=True))
+        for piece in pieces:
+            x[:, piece].add_(self.mlp(self.mlp_norm(x[:, piece]), overwrite=True))
         return x, kept

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from istar.transformer.block import Block, RMSNorm
 from istar.transformer.cache import Context, KeysValues, stored
 from istar.transformer.config import TransformerConfig
-from istar.transformer.rows import LayerRow, Row, RowOutput, batches, layer_contexts, runs
+from istar.transformer.rows import LayerRow, Row, RowOutput, batches, layer_contexts, slices_of
 
 
 class Transformer(nn.Module):
@@ -151,8 +151,8 @@ class Transformer(nn.Module):
         """Logits `(B, L, d, 2)`, float32, of bits 0 and 1 from the last block's `(B, L, width)`."""
         head = self.semantic_head if semantic else self.detail_head
         pieces = [
-            F.linear(self.norm(x[:, run]).float(), head.weight.float(), head.bias.float())
-            for run in runs(x.shape[0], x.shape[1], self.rows_at_once)
+            F.linear(self.norm(x[:, piece]).float(), head.weight.float(), head.bias.float())
+            for piece in slices_of(x.shape[0], x.shape[1], self.rows_at_once)
         ]
         return torch.cat(pieces, dim=1).unflatten(-1, (-1, 2))
 

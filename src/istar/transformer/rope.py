@@ -16,7 +16,9 @@ _BASE = 10000.0
 
 
 class Rotation(NamedTuple):
-    """Where every token's angles turn a pair of features, each `(L, head_size / 2, 2)`, float32.
+    """Where every token's angles turn a pair of features, each `(…, L, head_size / 2, 2)`, float32.
+
+    `…` is empty where all rows of a batch have the same angles, or else `B, 1`.
 
     Attributes:
         even: where the pair (1, 0) is turned: cosine and sine.
@@ -28,7 +30,7 @@ class Rotation(NamedTuple):
 
     def of(self, tokens: slice) -> Rotation:
         """The rotation of some of the tokens."""
-        return Rotation(self.even[tokens], self.odd[tokens])
+        return Rotation(self.even[..., tokens, :, :], self.odd[..., tokens, :, :])
 
 
 def text_coordinates(length: int, device: torch.device | str = "cpu") -> Tensor:

@@ -1,4 +1,4 @@
-"""Rows: the runs of tokens that pass the network together."""
+"""Rows: the sequences of tokens that pass the network together."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ def layer_contexts(batch: Sequence[Row], layer: int) -> list[KeysValues]:
     return [KeysValues(joined(n, 0), joined(n, 1)) for n in range(len(batch[0].contexts))]
 
 
-def runs(batch: int, length: int, at_once: int | None) -> list[slice]:
-    """Nearly equal runs of a batch's L tokens, at most `at_once` of the whole batch in each.
+def slices_of(batch: int, length: int, at_once: int | None) -> list[slice]:
+    """Nearly equal slices of a batch's L tokens, at most `at_once` of the whole batch in each.
 
-    None: one run.
+    None: one slice.
     """
     count = 1 if at_once is None else max(1, min(length, -(-batch * length // at_once)))
     return [slice(*ends) for ends in pairwise(length * n // count for n in range(count + 1))]
