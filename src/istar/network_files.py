@@ -82,6 +82,7 @@ class NetworkFiles:
                 self._spec.transformer_config,
                 device=self.placement.device,
                 dtype=self.placement.dtype,
+                eight_bit=self.placement.eight_bit,
                 with_blocks=False,
             )
 
@@ -108,6 +109,7 @@ class NetworkFiles:
                     self._files.transformer,
                     device=where,
                     dtype=self.placement.dtype,
+                    eight_bit=self.placement.eight_bit,
                     numbers=numbers,
                     on_bytes=self._progress.add,
                 )
