@@ -19,7 +19,14 @@ SOURCE = Path(istar.__file__).parent
 ROWS: tuple[tuple[str, ...], ...] = (
     ("istar.__main__",),
     ("istar.cli", "istar.cli.*"),
-    ("istar.lab.score", "istar.lab.report", "istar.lab.sheet", "istar.training.*", "istar.bench.*"),
+    (
+        "istar.lab.score",
+        "istar.lab.report",
+        "istar.lab.sheet",
+        "istar.lab.precision",
+        "istar.training.*",
+        "istar.bench.*",
+    ),
     ("istar.pipeline", "istar.doctor"),
     ("istar.job",),
     ("istar.opening",),
@@ -36,6 +43,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     (
         "istar.generation.loop",
         "istar.generation.state",
+        "istar.checkpoint.quantize",
         "istar.checkpoint.read",
         "istar.checkpoint.write",
         "istar.placement",
@@ -70,6 +78,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
 FENCES = {
     "huggingface_hub": "istar.models",
     "transformers": "istar.text_encoder",
+    "torchao": "istar.transformer.eight_bit",
     "imageio": "istar.media",
     "av": "istar.media",
     "PIL": "istar.media",
@@ -198,6 +207,7 @@ def test_no_module_imports_upward_or_across_a_fence() -> None:
         ),
         ("istar.pipeline", "import rich.console", "only istar.cli may"),
         ("istar.doctor", "def f():\n    from av import Codec", "only istar.media may"),
+        ("istar.checkpoint.read", "import torchao.quantization", "only istar.transformer.eight"),
     ],
 )
 def test_such_imports_are_found(module: str, source: str, said: str) -> None:

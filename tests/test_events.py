@@ -19,8 +19,8 @@ APG, CFG = (asdict(MODELS[name].sampling.guidance) for name in ("480p", "interac
 
 def made_with(model: str, mode: Any, **changes: Any) -> dict[str, Any]:
     request = GenerationRequest(mode=mode, **changes)
-    cpu, half = torch.device("cpu"), torch.bfloat16
-    written = settings(request, MODELS[model], device=cpu, dtype=half)["comment"]
+    cpu = torch.device("cpu")
+    written = settings(request, MODELS[model], device=cpu, dtype="bf16")["comment"]
     return dict(json.loads(written)["istar"])
 
 

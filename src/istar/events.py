@@ -15,8 +15,7 @@ from istar import __version__
 from istar.errors import Remedy
 from istar.generation.sampling import SamplingConfig
 from istar.media import write_clip, write_picture
-from istar.model_spec import ModelSpec
-from istar.placement import dtype_name
+from istar.model_spec import ModelSpec, Precision
 from istar.request import GenerationRequest
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
@@ -130,7 +129,7 @@ class GenerationResult:
 
 
 def settings(
-    request: GenerationRequest, spec: ModelSpec, *, device: torch.device, dtype: torch.dtype
+    request: GenerationRequest, spec: ModelSpec, *, device: torch.device, dtype: Precision
 ) -> dict[str, str]:
     """A file's metadata: the prompts as its title, everything that made it as its comment.
 
@@ -152,7 +151,7 @@ def settings(
             "version": __version__,
             "model": spec.name,
             "device": device.type,
-            "dtype": dtype_name(dtype),
+            "dtype": dtype,
             "mode": request.mode,
             "prompt": request.prompt,
             "seconds": spec.seconds_for(request),

@@ -23,7 +23,7 @@ from istar.generation.state import GenerationState, JobState
 from istar.inputs import Inputs, picture_size, read_inputs
 from istar.networks import Networks
 from istar.opening import Opening, begins_with_image
-from istar.placement import dtype_name, memory_failure
+from istar.placement import memory_failure
 from istar.plan import Plan, plan_request
 from istar.request import GenerationRequest, check_prompt
 from istar.saved_job import SavedJob, pack, unpack
@@ -325,7 +325,7 @@ class Job:
             model=self.networks.spec.name,
             fingerprint=self.networks.fingerprint,
             settings=self.plan.fingerprint(self.request),
-            dtype=dtype_name(self.networks.dtype),
+            dtype=self.networks.precision,
             generator=generator,
             packed={
                 (window, step): pack(bits)
@@ -387,7 +387,7 @@ class Job:
             ):
                 raise ValueError(f"its {name} has the wrong size")
         notes: tuple[str, ...] = ()
-        dtype = dtype_name(networks.dtype)
+        dtype = networks.precision
         if saved.dtype != dtype:
             notes = (
                 f"the job was saved in {saved.dtype} and continues in {dtype}: it may end in other "

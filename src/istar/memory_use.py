@@ -35,6 +35,7 @@ from istar.plan import (
 from istar.request import GenerationRequest, Mode
 from istar.text_encoder import encoder_bytes
 from istar.transformer.config import TransformerConfig
+from istar.transformer.eight_bit import is_eight_bit
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.config import FRAMES_PER_SECOND, SPATIAL_STRIDE, VideoTokenizerConfig
 from istar.video_tokenizer.model import VideoTokenizer
@@ -277,6 +278,10 @@ def step_bytes(
     wide = size * rows * 2 * (config.mlp_width + config.width)
     stream = size * (1 + work.branches) * config.width * step.own
     stream += 4 * step.own * (config.head_size + 4 * config.latent_channels)
+    # 4. Of 8-bit weights the largest, multiplied out, and its product before it is scaled.
+    if placement.eight_bit:
+        numbers = 2 * torch.float32.itemsize if placement.eight_bit == "fp8" else 0
+        wide += (numbers + size) * config.width * config.mlp_width + size * rows * config.mlp_width
     return StepBytes(contexts, host_contexts, stream + max(attention, wide))
 
 
@@ -345,7 +350,9 @@ def _transformer_bytes(config: TransformerConfig, placement: Placement) -> tuple
     """The bytes of a block, and of what is in no block."""
     network = on_meta(lambda: Transformer(config))
     sizes = {
-        name: weight.numel() * transformer_dtype(name, placement.dtype).itemsize
+        name: weight.numel() + 4 * len(weight)
+        if placement.eight_bit and is_eight_bit(name)
+        else weight.numel() * transformer_dtype(name, placement.dtype).itemsize
         for name, weight in network.named_parameters()
     }
     block = sum(size for name, size in sizes.items() if name.startswith("blocks.0."))

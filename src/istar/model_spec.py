@@ -17,8 +17,14 @@ from istar.request import SECONDS_STEP, GenerationRequest, Mode
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.config import VideoTokenizerConfig
 
-Precision = Literal["bf16", "fp32"]
+FloatType = Literal["bf16", "fp32"]
 """The types of number that a transformer computes in; `istar.placement.DTYPES` are torch's."""
+
+EightBitType = Literal["int8", "fp8"]
+"""The 8-bit types of the linear weights in its blocks; see `istar.transformer.eight_bit`."""
+
+Precision = Literal["bf16", "fp32", "int8", "fp8"]
+"""A `FloatType`, or an `EightBitType` whose other weights are of the device's usual `FloatType`."""
 
 _SECONDS_FIELD = "{seconds}"
 
@@ -111,7 +117,7 @@ class ModelSpec:
         tokenizer_config: as `transformer_config`.
         notice: a line for everyone who uses the model.
         source: where it was published; None for a custom checkpoint.
-        dtype: `bf16` or `fp32`, what its files hold, where they are a converted copy.
+        dtype: what its files hold, where they are a converted copy.
 
     Raises:
         CheckpointError: the settings do not fit together.

@@ -115,6 +115,7 @@ class NetworkFiles:
                 self._spec.transformer_config,
                 device=self.placement.device,
                 dtype=self.placement.dtype,
+                eight_bit=self.placement.eight_bit,
                 with_blocks=False,
             )
 
@@ -137,6 +138,7 @@ class NetworkFiles:
                     self._files.transformer,
                     device=where,
                     dtype=self.placement.dtype,
+                    eight_bit=self.placement.eight_bit,
                     numbers=numbers,
                     on_bytes=self._progress.add,
                 )

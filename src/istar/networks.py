@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from istar.errors import CheckpointError, DeviceError, GenerationError
 from istar.memory_plan import WHOLE, MemoryPlan
-from istar.model_spec import ModelSpec
+from istar.model_spec import ModelSpec, Precision
 from istar.network_files import NetworkSource
-from istar.placement import exact_convolutions, memory_failure
+from istar.placement import exact_convolutions, memory_failure, precision_of
 from istar.text_encoder import EncodedText, TextEncoder
 from istar.transformer.block import Block
 from istar.transformer.config import TransformerConfig
@@ -129,9 +129,11 @@ class Networks:
         return self._transformer.device
 
     @property
-    def dtype(self) -> torch.dtype:
-        """What the transformer computes in."""
-        return self._transformer.dtype
+    def precision(self) -> Precision:
+        """The type of the transformer's numbers."""
+        if self._source is not None:
+            return self._source.placement.precision
+        return precision_of(self._transformer)
 
     @property
     def config(self) -> TransformerConfig:

@@ -21,7 +21,7 @@ from istar.models.download_events import DownloadListener, ignore
 from istar.models.find import AUTO, FoundModel, find_model
 from istar.network_files import NetworkFiles
 from istar.networks import Networks
-from istar.placement import Placement, dtype_name
+from istar.placement import Placement
 from istar.request import SECONDS_STEP, GenerationRequest, Mode, check_mode, check_seconds
 
 
@@ -61,7 +61,7 @@ class InfinityStarPipeline:
             resolution: `192p`, `384p`, `480p`, `720p`, or the manifest's own.
             seconds: the length wanted.
             device: `auto`, `cuda`, `cuda:N` or `cpu`.
-            dtype: `bf16` or `fp32`; by default bf16 on CUDA and fp32 on the CPU.
+            dtype: `bf16`, `fp32`, `int8` or `fp8`; by default bf16 on CUDA and fp32 on the CPU.
             memory: the memory plan, `max`, `balanced`, `low` or `stream`, see
                 `istar.memory_plan`; `auto` is the fastest that fits for `mode` and `seconds`.
             on_event: receives how far fetching and loading are.
@@ -82,7 +82,7 @@ class InfinityStarPipeline:
             mode=mode,
             resolution=resolution,
             seconds=seconds,
-            dtype=dtype_name(placement.dtype),
+            dtype=placement.precision,
             on_event=on_event,
         )
         work = Work.usual(model.spec, mode, seconds)
@@ -161,7 +161,7 @@ class InfinityStarPipeline:
     def metadata(self, request: GenerationRequest) -> dict[str, str]:
         """What a file made from a request holds of it, see `istar.events.settings`."""
         networks = self.networks
-        return settings(request, self.spec, device=networks.device, dtype=networks.dtype)
+        return settings(request, self.spec, device=networks.device, dtype=networks.precision)
 
     def stream(self, request: GenerationRequest, inputs: Inputs | None = None) -> Iterator[Event]:
         """Run a request; report every step and hand over every finished clip.

@@ -10,8 +10,10 @@ from typing import get_args
 import torch
 
 from istar.errors import DeviceError, Remedy, UsageError
-from istar.model_spec import Precision
+from istar.model_spec import EightBitType, FloatType, Precision
 from istar.plurals import counted
+from istar.transformer.eight_bit import TYPES, kind_of
+from istar.transformer.model import Transformer
 
 DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -22,7 +24,9 @@ class Placement:
 
     Attributes:
         device: where all three networks compute.
-        dtype: of the transformer; its heads, and what encodes pictures, are float32 in any case.
+        dtype: what the transformer computes in; its heads, and what encodes pictures, are float32
+            in any case.
+        eight_bit: the type of the linear weights in the transformer's blocks; None: `dtype`.
 
     Example:
         >>> Placement.choose("cpu").dtype
@@ -31,6 +35,7 @@ class Placement:
 
     device: torch.device
     dtype: torch.dtype
+    eight_bit: EightBitType | None = None
 
     @classmethod
     def choose(
@@ -42,14 +47,22 @@ class Placement:
 
         Args:
             device: `auto`, `cuda`, `cuda:N` or `cpu`.
-            dtype: `bf16` or `fp32`.
+            dtype: `bf16` or `fp32`; or `int8` or `fp8`, with everything but the blocks' linear
+                weights in the device's usual dtype.
 
         Raises:
             UsageError: an unknown device or dtype.
             DeviceError: CUDA was asked for and is not there.
         """
         found = choose_device(device)
-        return cls(device=found, dtype=choose_dtype(dtype, found))
+        eight_bit = next((kind for kind in TYPES if kind == dtype), None)
+        number_type = choose_dtype(None if eight_bit else dtype, found)
+        return cls(device=found, dtype=number_type, eight_bit=eight_bit)
+
+    @property
+    def precision(self) -> Precision:
+        """What the placement is called: `int8`, `fp8`, or its dtype's name."""
+        return self.eight_bit or dtype_name(self.dtype)
 
     @property
     def decoding_dtype(self) -> torch.dtype:
@@ -100,13 +113,18 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if found is None or found not in DTYPES.values():
-        raise UsageError(f"dtype is {' or '.join(DTYPES)}, not {dtype}")
+        raise UsageError(f"dtype is one of {', '.join((*DTYPES, *TYPES))}, not {dtype}")
     return found
 
 
-def dtype_name(dtype: torch.dtype) -> Precision:
+def dtype_name(dtype: torch.dtype) -> FloatType:
     """What a dtype is called here: `bf16` or `fp32`."""
-    return next(name for name in get_args(Precision) if DTYPES[name] == dtype)
+    return next(name for name in get_args(FloatType) if DTYPES[name] == dtype)
+
+
+def precision_of(transformer: Transformer) -> Precision:
+    """The type of a transformer's numbers, by the name that a person chooses."""
+    return kind_of(transformer) or dtype_name(transformer.dtype)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -359,9 +360,29 @@ def _transformers() -> Any:
         HubError: that refuses its settings.
     """
     import_client()
+    if "transformers.modeling_utils" not in sys.modules:
+        with _hidden("torchao"):
+            import transformers.modeling_utils
     import transformers
 
     return transformers
+
+
+@contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Let a package seem not to be installed.
+
+    Where torchao is, transformers imports it with its models: two seconds, and lines on stderr.
+    """
+    modules: dict[str, Any] = sys.modules
+    before = modules.get(package)
+    modules[package] = None
+    try:
+        yield
+    finally:
+        del modules[package]
+        if before is not None:
+            modules[package] = before
 
 
 def _check_settings(path: Path) -> None:

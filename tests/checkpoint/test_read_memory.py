@@ -100,6 +100,24 @@ def test_loading_onto_the_cpu_holds_the_model_and_one_shard(shards: Path) -> Non
 
 
 @linux_only
+def test_loading_in_8_bits_holds_no_more_weights_in_full_than_one(shards: Path) -> None:
+    peak = peak_of(
+        """
+        from istar.transformer.eight_bit import quantized
+        quantized(torch.ones(8, 8), "int8")
+        before = peak()
+        model = load_transformer(place, eight_bit="int8")
+        """,
+        shards,
+    )
+    model, shard = sum(sizes(shards)) / 4, max(sizes(shards))
+    tensor = 4 * SMALL.width * SMALL.mlp_width
+    allowed = model + shard + 5 * tensor + CODE
+    assert 0.9 * model < peak <= allowed
+    assert allowed < sum(sizes(shards))
+
+
+@linux_only
 def test_loading_onto_another_device_holds_one_shard_and_one_tensor(shards: Path) -> None:
     """Each value is dropped where a device would have taken it, as `load_transformer` does."""
     peak = peak_of(

@@ -82,6 +82,35 @@ def test_all_modes_run(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> N
     assert all(record["world"] for record in results["diversity"]["records"])
 
 
+def test_what_8_bits_cost_is_measured(capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", "precision", "--model", "tiny", "--seconds", "1", "--device", "cpu"]
+    several = ["--dtype", "fp32", "--dtype", "int8", "--dtype", "fp8", "--dtype", "int8"]
+    assert run([*command, *several, "--json"]) == 0
+    out, err = capfd.readouterr()
+    found = json.loads(out)
+    assert (found["model"], found["device"], found["seeds"]) == ("tiny", "cpu", [0])
+    exact, int8, fp8 = (found["dtypes"].pop(name) for name in ("fp32", "int8", "fp8"))
+    assert not found["dtypes"]
+    assert exact["logits_error"] == exact["changed"] == 0
+    assert 0.005 < int8["logits_error"] < fp8["logits_error"] < 0.5
+    assert 0 < int8["share"] < fp8["share"] < 0.1
+    for kind in (int8, fp8):
+        assert sum(scale["bits"] for scale in kind["scales"]) == kind["bits"]
+        assert sum(scale["changed"] for scale in kind["scales"]) == kind["changed"]
+    assert run([*command, "--dtype", "bf16"]) == 0
+    table = capfd.readouterr().out.splitlines()
+    assert len(table) == 1 + len(int8["scales"]) + 1
+    assert table[-1].split()[:2] == ["bf16", "all"]
+    assert run([*command, "--count", "0"]) == 2
+    assert "torchao" not in err
+
+
+def test_shapes_are_tested_in_8_bits(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", "shapes", "--model", str(checkpoint), "--count", "1", "--modes", "t2v"]
+    assert run([*command, "--seconds", "1.75", "--dtype", "int8", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["dtype"] == "int8"
+
+
 @pytest.mark.signals
 def test_what_was_found_is_kept_when_it_is_stopped(checkpoint: Path) -> None:
     command = [*WORDY_ISTAR, "eval", "shapes", "--model", str(checkpoint)]

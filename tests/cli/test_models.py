@@ -270,6 +270,26 @@ def test_a_converted_copy_is_loaded_in_its_place(person: Person, hub: Hub) -> No
     assert not target.exists()
 
 
+def test_an_8_bit_copy_serves_its_own_type_of_number_only(person: Person, hub: Hub) -> None:
+    person.run("models", "pull", "480p")
+    done = person.run("models", "convert", "480p", "--dtype", "int8", "--json")
+    assert all(line.startswith("istar: ") for line in done.stderr.splitlines()), done.stderr
+    copy = json.loads(done.stdout)["path"]
+    (state,) = listed(person)["copies"]  # type: ignore[misc]
+    assert (state["dtype"], state["path"]) == ("int8", copy)
+    assert person.run("models", "verify", "480p").stdout == "480p: every file is right\n"
+    # Only the copy is left to load: it is, in silence, and nothing is asked for.
+    for blob in person.blobs():
+        blob.unlink()
+    before = len(hub.log)
+    make = ("t2i", "a cat", "--model", "480p", "--aspect", "1:1", "--seed", "1", "--dtype", "int8")
+    assert person.run(*make).stderr == ""
+    assert len(hub.log) == before
+    refused = person.run("t2i", "a cat", "--model", copy, "--seed", "1", "--dtype", "bf16", code=1)
+    assert "holds int8 weights" in refused.stderr
+    assert "compute with --dtype int8" in refused.stderr
+
+
 def test_a_pickle_with_code_is_refused(
     person: Person, hub: Hub, released: dict[str, bytes]
 ) -> None:

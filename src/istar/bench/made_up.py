@@ -18,13 +18,14 @@ from istar.checkpoint.read import (
     transformer_dtype,
 )
 from istar.memory_plan import WHOLE, MemoryPlan
-from istar.model_spec import ModelSpec
+from istar.model_spec import EightBitType, ModelSpec
 from istar.models.download_events import DownloadListener, ignore
 from istar.models.find import FoundModel
 from istar.networks import Networks
 from istar.placement import Placement
 from istar.text_encoder import TextEncoder, text_encoder_dtype
 from istar.transformer.config import TransformerConfig
+from istar.transformer.eight_bit import assembled, is_eight_bit, quantized
 from istar.transformer.model import Transformer
 from istar.transformer.streaming import resident_numbers, stream_blocks
 from istar.video_tokenizer.config import VideoTokenizerConfig
@@ -145,6 +146,7 @@ class MadeUpNetworks:
                 block,
                 self._dtype,
                 device=self.placement.device if number in on_device else _HOST,
+                eight_bit=self.placement.eight_bit,
             )
         if resident is not None:
             stream_blocks(transformer, self.placement.device, resident=resident)
@@ -171,6 +173,7 @@ class MadeUpNetworks:
         *,
         only: Callable[[str], bool] = lambda name: True,
         device: torch.device | None = None,
+        eight_bit: EightBitType | None = None,
     ) -> None:
         made: dict[int, nn.Parameter] = {}  # one parameter may have several names
         for name, shape in [*module.named_parameters(remove_duplicate=False)]:
@@ -181,6 +184,8 @@ class MadeUpNetworks:
                     shape.shape, dtype=dtype_of(name), device=device or self.placement.device
                 )
                 self._fill(name, value)
+                if eight_bit and is_eight_bit(f"blocks.{name}"):
+                    value = assembled(quantized(value.float(), eight_bit), value.dtype)
                 made[id(shape)] = nn.Parameter(value, requires_grad=False)
             owner, _, attribute = name.rpartition(".")
             setattr(module.get_submodule(owner), attribute, made[id(shape)])

@@ -18,6 +18,7 @@ from torch import Tensor
 from istar.byte_size import readable_size
 from istar.checkpoint.files import INDEX_NAME
 from istar.checkpoint.names import tokenizer_naming, transformer_naming
+from istar.checkpoint.quantize import in_eight_bits, plain_tensors
 from istar.checkpoint.read import (
     SafetensorFiles,
     infer_tokenizer_config,
@@ -29,11 +30,12 @@ from istar.checkpoint.read import (
 )
 from istar.errors import CheckpointError, MediaError
 from istar.files import PendingDirectory, working_directory
-from istar.model_spec import ModelSpec
+from istar.model_spec import ModelSpec, Precision
 from istar.models.find import ModelFiles
 from istar.models.manifest import write_manifest
-from istar.placement import DTYPES, dtype_name
+from istar.placement import DTYPES
 from istar.text_encoder import save_encoder
+from istar.transformer.eight_bit import TYPES
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.model import VideoTokenizer
 
@@ -47,7 +49,7 @@ def convert(
     spec: ModelSpec,
     files: ModelFiles,
     target: Path,
-    dtype: str,
+    dtype: Precision,
     *,
     on_progress: Listener = lambda line: None,
     shard_bytes: int = SHARD_BYTES,
@@ -55,13 +57,14 @@ def convert(
     """Write a converted copy of a model, whole or not at all.
 
     The transformer's heads, the tokenizer and the text encoder stay float32, the last without its
-    decoder: loaded in `dtype`, the copy computes what the original does.
+    decoder: loaded in `dtype`, the copy computes what the original does. So does everything but the
+    8-bit weights of an 8-bit copy, which serves whatever the rest is computed in.
 
     Args:
         spec: the model.
         files: where its files lie.
         target: the directory to make; an existing one is replaced at the end.
-        dtype: `bf16` or `fp32`.
+        dtype: of the transformer.
         on_progress: called with the name of what is being written.
         shard_bytes: the largest file of a transformer, unless one tensor is larger.
 
@@ -69,15 +72,14 @@ def convert(
         CheckpointError: a file is missing or malformed, the disk has too little room, or another
             process does the same.
     """
-    number_type = DTYPES[dtype]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
             FileLock(working_directory(target).with_suffix(".lock"), timeout=0),
             PendingDirectory(target, overwrite=True) as pending,
         ):
-            _check_room(files, number_type, target.parent)
-            _write(spec, files, pending.temporary, number_type, on_progress, shard_bytes)
+            _check_room(files, dtype, target.parent)
+            _write(spec, files, pending.temporary, dtype, on_progress, shard_bytes)
     except Timeout as error:
         raise CheckpointError(
             f"another process is making {target} now; wait for it, and try again if it fails"
@@ -96,7 +98,7 @@ def _write(
     spec: ModelSpec,
     files: ModelFiles,
     directory: Path,
-    dtype: torch.dtype,
+    dtype: Precision,
     on_progress: Listener,
     shard_bytes: int,
 ) -> None:
@@ -112,22 +114,27 @@ def _write(
         transformer="transformer",
         tokenizer="tokenizer.safetensors",
         text_encoder="text_encoder",
-        dtype=dtype_name(dtype),
+        dtype=dtype,
     )
     write_manifest(directory, copy)
 
 
-def _convert_transformer(path: Path, target: Path, dtype: torch.dtype, shard_bytes: int) -> None:
+def _convert_transformer(path: Path, target: Path, dtype: Precision, shard_bytes: int) -> None:
     """Shards and an index; the host holds one shard, and one of the original."""
     files = SafetensorFiles(path)
     naming = transformer_naming(files.shapes)
     config = infer_transformer_config(files.shapes, naming, path)
+    eight_bit = next((kind for kind in TYPES if kind == dtype), None)
+    number_type = torch.float32 if eight_bit else DTYPES[dtype]
     parameters = read_parameters(
         on_meta(lambda: Transformer(config)),
         files,
         naming,
-        dtype_of=lambda name: transformer_dtype(name, dtype),
+        dtype_of=lambda name: transformer_dtype(name, number_type),
+        eight_bit=eight_bit,
     )
+    if eight_bit:
+        parameters = plain_tensors(in_eight_bits(parameters, eight_bit))
     target.mkdir()
     weight_map: dict[str, str] = {}
     shard: dict[str, Tensor] = {}
@@ -156,7 +163,7 @@ def _convert_tokenizer(path: Path, target: Path) -> None:
     save_file(dict(parameters), target)
 
 
-def _check_room(files: ModelFiles, dtype: torch.dtype, directory: Path) -> None:
+def _check_room(files: ModelFiles, dtype: Precision, directory: Path) -> None:
     """Refuse a copy for which the disk has too little room, before the first byte.
 
     Raises:
@@ -165,7 +172,8 @@ def _check_room(files: ModelFiles, dtype: torch.dtype, directory: Path) -> None:
     stored = SafetensorFiles(files.transformer)
     parameters = sum(prod(shape) for shape in stored.shapes.values())
     beside = [files.tokenizer, *files.text_encoder.glob("*")]
-    needed = parameters * dtype.itemsize + sum(file.stat().st_size for file in beside)
+    itemsize = 1 if dtype in TYPES else DTYPES[dtype].itemsize
+    needed = parameters * itemsize + sum(file.stat().st_size for file in beside)
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise CheckpointError(

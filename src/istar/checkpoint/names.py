@@ -46,6 +46,9 @@ _TOKENIZER = (
     (r"samplers\.0\.conv\.conv\.", "samplers.0.conv.conv.conv."),
 )
 
+EIGHT_BIT_SCALES = "_scales"
+"""Behind an 8-bit weight's name, the name of its rows' scales: in converted copies."""
+
 UNUSED_TRANSFORMER = re.compile(r"sos_token")
 UNUSED_TOKENIZER = re.compile(r"quantizer?e?\..*\.mask|proj_(down|up)_two\.(weight|bias)")
 

@@ -20,16 +20,25 @@ from istar.checkpoint.files import (
     open_safetensors,
     safetensor_files,
 )
-from istar.checkpoint.names import Naming, tokenizer_naming, transformer_naming
+from istar.checkpoint.names import (
+    EIGHT_BIT_SCALES,
+    Naming,
+    tokenizer_naming,
+    transformer_naming,
+)
+from istar.checkpoint.quantize import in_eight_bits, whole_weights
 from istar.errors import CheckpointError
+from istar.model_spec import EightBitType
 from istar.plurals import counted
 from istar.transformer.config import TransformerConfig
+from istar.transformer.eight_bit import TYPES, is_eight_bit
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.config import VideoTokenizerConfig
 from istar.video_tokenizer.model import VideoTokenizer
 
 _NAMES_SHOWN = 4
 _ZIP = b"PK\x03\x04"
+_EIGHT_BIT_NAMES: dict[str, EightBitType] = {"I8": "int8", "F8_E4M3": "fp8"}
 
 Shapes = dict[str, tuple[int, ...]]
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -45,10 +54,12 @@ class TensorFiles(Protocol):
     Attributes:
         path: the name in messages.
         shapes: every tensor's shape.
+        eight_bit: the type of its 8-bit weights; None if it has none.
     """
 
     path: Path
     shapes: Shapes
+    eight_bit: EightBitType | None
 
     def tensors(self, names: Container[str]) -> Iterator[tuple[str, Tensor]]:
         """The tensors of these names, on the CPU, in the dtype they are stored in."""
@@ -61,13 +72,18 @@ class SafetensorFiles:
         self.path = path
         self._names: dict[Path, list[str]] = {}
         self.shapes: Shapes = {}
+        types: dict[str, str] = {}
         for file in safetensor_files(path):
             with open_safetensors(file) as tensors:
                 self._names[file] = list(tensors.keys())
                 for name in self._names[file]:
                     if name in self.shapes:
                         raise CheckpointError(f"{path}: tensor {name} is in two files")
-                    self.shapes[name] = tuple(tensors.get_slice(name).get_shape())
+                    stored = tensors.get_slice(name)
+                    self.shapes[name] = tuple(stored.get_shape())
+                    types[name] = stored.get_dtype()
+        scaled = (types[name] for name in types if name + EIGHT_BIT_SCALES in types)
+        self.eight_bit = _EIGHT_BIT_NAMES.get(next(scaled, ""))
 
     def tensors(self, names: Container[str]) -> Iterator[tuple[str, Tensor]]:
         """The tensors of these names, on the CPU, in the dtype they are stored in."""
@@ -112,6 +128,7 @@ class PickledTokenizer:
         ):
             raise CheckpointError(f'{path} does not hold {{"vae": tensors by name}}')
         self._state = state
+        self.eight_bit: EightBitType | None = None
         self.shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
 
     def tensors(self, names: Container[str]) -> Iterator[tuple[str, Tensor]]:
@@ -125,6 +142,7 @@ def load_transformer(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    eight_bit: EightBitType | None = None,
     with_blocks: bool = True,
     on_bytes: Callable[[int], None] = _ignore,
 ) -> Transformer:
@@ -135,23 +153,26 @@ def load_transformer(
         config: its sizes; read off the tensors when absent.
         device: where the weights go.
         dtype: of everything but the two heads, which stay float32.
+        eight_bit: the type of the linear weights in its blocks; None: `dtype`. Of files that hold
+            floats, each is quantized when it is read.
         with_blocks: without, its blocks stay on the meta device until `load_blocks`.
         on_bytes: receives the size of every tensor that was read.
 
     Raises:
         CheckpointError: a tensor missing, unknown, of the wrong shape or not finite; a file
-            unreadable.
+            unreadable; or 8-bit weights of another type than was asked for.
+        DeviceError: 8-bit weights are asked for, and torchao cannot be used.
     """
     files = SafetensorFiles(path)
     naming = transformer_naming(files.shapes)
     config = config or infer_transformer_config(files.shapes, naming, path)
     transformer = on_meta(lambda: Transformer(config))
-    parameters = read_parameters(
+    parameters = _transformer_parameters(
         transformer,
         files,
-        naming,
-        device=device,
-        dtype_of=lambda name: transformer_dtype(name, dtype),
+        device,
+        dtype,
+        eight_bit,
         only=None if with_blocks else lambda name: not _is_in_block(name),
         on_bytes=on_bytes,
     )
@@ -164,6 +185,7 @@ def load_blocks(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    eight_bit: EightBitType | None = None,
     numbers: Container[int] | None = None,
     on_bytes: Callable[[int], None] = _ignore,
 ) -> None:
@@ -174,25 +196,50 @@ def load_blocks(
         path: as that of `load_transformer`, whose other arguments it takes, too.
         device: where the blocks go.
         dtype: of their weights.
+        eight_bit: of their linear weights; None: `dtype`.
         numbers: of the blocks; None: all.
         on_bytes: receives the size of every tensor that was read.
 
     Raises:
         CheckpointError: as `load_transformer`.
+        DeviceError: likewise.
     """
-    files = SafetensorFiles(path)
-    parameters = read_parameters(
+    parameters = _transformer_parameters(
         transformer,
-        files,
-        transformer_naming(files.shapes),
-        device=device,
-        dtype_of=lambda name: transformer_dtype(name, dtype),
+        SafetensorFiles(path),
+        device,
+        dtype,
+        eight_bit,
         only=lambda name: (
             _is_in_block(name) and (numbers is None or int(name.split(".")[1]) in numbers)
         ),
         on_bytes=on_bytes,
     )
     _filled(transformer, parameters)
+
+
+def _transformer_parameters(
+    transformer: Transformer,
+    files: SafetensorFiles,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    eight_bit: EightBitType | None,
+    *,
+    only: Callable[[str], bool] | None,
+    on_bytes: Callable[[int], None],
+) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a transformer, each of its 8-bit weights as one."""
+    parameters = read_parameters(
+        transformer,
+        files,
+        transformer_naming(files.shapes),
+        device=device,
+        dtype_of=lambda name: transformer_dtype(name, dtype, eight_bit=eight_bit is not None),
+        eight_bit=eight_bit,
+        only=only,
+        on_bytes=on_bytes,
+    )
+    return whole_weights(in_eight_bits(parameters, eight_bit), dtype) if eight_bit else parameters
 
 
 def _is_in_block(name: str) -> bool:
@@ -248,9 +295,13 @@ def tokenizer_files(path: Path) -> TensorFiles:
     return PickledTokenizer(path)
 
 
-def transformer_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
-    """The dtype of one of a transformer's parameters: the two heads are always float32."""
-    return torch.float32 if name.split(".")[0].endswith("_head") else dtype
+def transformer_dtype(name: str, dtype: torch.dtype, *, eight_bit: bool = False) -> torch.dtype:
+    """The dtype in which one of a transformer's parameters is read.
+
+    The two heads are always float32; so are weights that are yet to be quantized.
+    """
+    in_full = name.split(".")[0].endswith("_head") or (eight_bit and is_eight_bit(name))
+    return torch.float32 if in_full else dtype
 
 
 def infer_transformer_config(
@@ -324,10 +375,13 @@ def read_parameters(
     *,
     device: torch.device | str = "cpu",
     dtype_of: Callable[[str], torch.dtype],
+    eight_bit: EightBitType | None = None,
     only: Callable[[str], bool] | None = None,
     on_bytes: Callable[[int], None] = _ignore,
 ) -> Iterator[tuple[str, Tensor]]:
     """A module's parameters out of files, by our names, one by one in the files' order.
+
+    Of files with 8-bit weights their numbers and their scales, each as it is stored.
 
     Args:
         module: has the names and shapes; it may be on the meta device, and is not changed.
@@ -335,22 +389,37 @@ def read_parameters(
         naming: how they are called there.
         device: where they go.
         dtype_of: of each parameter, by our name.
+        eight_bit: the type of 8-bit weights that files may have; None: they may have none.
         only: whether a parameter is wanted, by our name; all are checked for. None: all.
         on_bytes: receives the size of every tensor that was read.
 
     Raises:
-        CheckpointError: before the first, a tensor missing, unknown or of the wrong shape; at its
-            turn, one that is not floating-point or not finite.
+        CheckpointError: before the first, a tensor missing, unknown or of the wrong shape, or 8-bit
+            weights of a type not wanted; at its turn, one of a wrong dtype or not finite.
     """
+    if files.eight_bit not in (None, eight_bit):
+        raise CheckpointError(
+            f"{files.path} holds {files.eight_bit} weights, which cannot become other numbers",
+            remedies=(files.eight_bit,),
+        )
     ours = {naming.name_in_file(name): name for name, _ in module.named_parameters()}
     wanted = {name: tuple(module.get_parameter(own).shape) for name, own in ours.items()}
+    dtypes = {name: dtype_of(own) for name, own in ours.items()}
+    if files.eight_bit:
+        for name in filter(is_eight_bit, list(ours)):  # a copy's names are ours
+            scales = name + EIGHT_BIT_SCALES
+            ours[scales], wanted[scales] = scales, (wanted[name][0], 1)
+            dtypes[scales], dtypes[name] = torch.float32, TYPES[files.eight_bit]
     _check_names(files, wanted, naming)
     if only is not None:
         ours = {name: own for name, own in ours.items() if only(own)}
     for name, tensor in files.tensors(ours):
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{files.path}: tensor {name} holds {tensor.dtype}, not floats")
-        value = tensor.to(device, dtype_of(ours[name]), copy=True)
+        # 8-bit numbers are nothing without their scales, so they are not made of others.
+        is_exact = dtypes[name].itemsize == 1
+        if tensor.dtype != dtypes[name] if is_exact else not tensor.is_floating_point():
+            kind = dtypes[name] if is_exact else "floats"
+            raise CheckpointError(f"{files.path}: tensor {name} holds {tensor.dtype}, not {kind}")
+        value = tensor.to(device, dtypes[name], copy=True)
         if not torch.isfinite(value.sum(dtype=torch.float32)):
             raise CheckpointError(f"{files.path}: tensor {name} holds values that are not finite")
         yield ours[name], value

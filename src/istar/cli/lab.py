@@ -25,6 +25,7 @@ from istar.plurals import counted
 
 if TYPE_CHECKING:
     from istar.lab.score import Outcome, ShapesTest
+    from istar.model_spec import Precision
 
 evaluate = typer.Typer(
     no_args_is_help=True,
@@ -103,7 +104,7 @@ def shapes(
     from istar.memory_use import Work
     from istar.models.find import find_model
     from istar.pipeline import InfinityStarPipeline
-    from istar.placement import Placement, dtype_name
+    from istar.placement import Placement
 
     test = _test(count, seed, modes, seconds)
     if threads is not None:
@@ -111,7 +112,7 @@ def shapes(
     placement = Placement.choose(device, dtype.value if dtype else None)
     with DownloadDisplay() as downloads:
         found_model = find_model(
-            model, seconds=seconds, dtype=dtype_name(placement.dtype), on_event=downloads
+            model, seconds=seconds, dtype=placement.precision, on_event=downloads
         )
         work = Work.usual(found_model.spec, "t2v", seconds)
         anyway = check_memory(found_model, placement, work, memory, yes=yes)
@@ -129,7 +130,7 @@ def shapes(
         report = ShapesReport(
             model=pipeline.spec.name,
             device=str(pipeline.device),
-            dtype=dtype_name(pipeline.networks.dtype),
+            dtype=pipeline.networks.precision,
             test=test,
             records=tuple(outcome.record for outcome in found),
         )
@@ -154,6 +155,100 @@ def shapes(
             write_results()
         raise
     write_results()
+
+
+@evaluate.command()
+def precision(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="NAME|DIR|REPO",
+            envvar="ISTAR_MODEL",
+            help="A name (`istar models list`), a checkpoint directory, or owner/repo on the Hub.",
+        ),
+    ] = "auto",
+    dtypes: Annotated[
+        list[NumberType] | None,
+        typer.Option(
+            "--dtype", help="To measure; may be given several times.", show_default="int8 and fp8"
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", help="How many videos.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Of the first video; others follow.")] = 0,
+    seconds: Annotated[
+        float | None,
+        typer.Option("--seconds", help="Length of a video.", show_default="one clip of the model"),
+    ] = None,
+    device: DeviceOption = "auto",
+    memory: MemoryOption = Memory.AUTO,
+    yes: YesOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Measure what computing in 8 bits, or in bf16, changes.
+
+    Videos are made in fp32, and then again in every other type of number with the same bits given
+    step by step: by how much the logits differ, and which share of the bits drawn from them with
+    the same random numbers. The model is loaded once for every type.
+
+    Example: istar eval precision --model tiny
+    """
+    if count < 1:
+        raise UsageError(f"--count is 1 or more, not {count}")
+    check_name(model)
+
+    from istar.cli.display import DownloadDisplay
+    from istar.lab.held_out import held_out_scenes
+    from istar.lab.precision import PrecisionReport, StepDeviation, deviations, traced
+    from istar.memory_use import Work
+    from istar.models.find import find_model
+    from istar.pipeline import InfinityStarPipeline
+    from istar.placement import Placement
+    from istar.request import GenerationRequest
+
+    def load(dtype: NumberType) -> InfinityStarPipeline:
+        placement = Placement.choose(device, dtype.value)
+        with DownloadDisplay() as downloads:
+            found = find_model(
+                model, seconds=seconds, dtype=placement.precision, on_event=downloads
+            )
+            work = Work.usual(found.spec, "t2v", seconds)
+            anyway = check_memory(found, placement, work, memory, yes=yes)
+            return InfinityStarPipeline.load(
+                found, placement, work, memory=memory.value, anyway=anyway, on_event=downloads
+            )
+
+    kinds = list(dict.fromkeys(dtypes or (NumberType.INT8, NumberType.FP8)))
+    requests = tuple(
+        GenerationRequest(
+            mode="t2v",
+            prompt=scene.caption(seed + number, content="all"),
+            seconds=seconds,
+            seed=seed + number,
+        )
+        for number, scene in enumerate(held_out_scenes(seed, count))
+    )
+    pipeline = load(NumberType.FP32)
+    name, where = pipeline.spec.name, str(pipeline.device)
+    with StepDisplay() as display:
+        total, done = count * (1 + len(kinds)), 0
+        exact = []
+        for request in requests:
+            exact.append(list(traced(pipeline.networks, request)))
+            done += 1
+            display.show(done, total)
+        steps: dict[Precision, list[StepDeviation]] = {}
+        for kind in kinds:
+            # The GPU may have no room for two.
+            del pipeline
+            pipeline = load(kind)
+            own = steps.setdefault(kind.value, [])
+            for run, request in zip(exact, requests, strict=True):
+                own += deviations(run, pipeline.networks, request)
+                done += 1
+                display.show(done, total)
+    report = PrecisionReport(model=name, device=where, requests=requests, steps=steps)
+    print_lines([json.dumps(report.as_json(), indent=2)] if as_json else report.lines())
 
 
 def _targets(output: str, *, overwrite: bool) -> tuple[Path, Path]:

@@ -53,6 +53,8 @@ class NumberType(str, Enum):
 
     BF16 = "bf16"
     FP32 = "fp32"
+    INT8 = "int8"
+    FP8 = "fp8"
 
 
 class Memory(str, Enum):
@@ -247,7 +249,7 @@ class CommonOptions:
         from istar.memory_use import Work
         from istar.models.find import find_model
         from istar.pipeline import InfinityStarPipeline
-        from istar.placement import Placement, dtype_name
+        from istar.placement import Placement
 
         placement = Placement.choose(self.device, self.dtype.value if self.dtype else None)
         with DownloadDisplay() as display:
@@ -256,7 +258,7 @@ class CommonOptions:
                 mode=request.mode,
                 resolution=self.res.value if self.res else None,
                 seconds=request.seconds,
-                dtype=dtype_name(placement.dtype),
+                dtype=placement.precision,
                 on_event=display,
             )
             inputs = read_inputs(request, model.spec)

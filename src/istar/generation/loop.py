@@ -182,10 +182,7 @@ def advance(
     if step.index in state.given:
         return commit(state, state.given[step.index], prediction.contexts)
     # 1. Both branches' logits become one.
-    tau = sampling.tau(step)
-    logits = prediction.logits[0] / tau
-    if len(prediction.logits) > 1:
-        logits = guide(logits, prediction.logits[1] / tau, sampling.guidance)
+    logits = joined_logits(prediction.logits, step, sampling)
     if not torch.isfinite(logits).all():
         raise GenerationError(
             f"the network's output is not a number at step {step.index} (clip {step.clip}, "
@@ -198,6 +195,21 @@ def advance(
     bits = sample_bits(logits, generator)
     # 3. The bits join the canvas.
     return commit(state, bits, prediction.contexts, generator.get_state())
+
+
+def joined_logits(branches: Sequence[Tensor], step: Step, sampling: SamplingConfig) -> Tensor:
+    """The logits `(L, d, 2)` from which a step's bits are drawn.
+
+    Args:
+        branches: of the conditional branch and, with guidance, of the other.
+        step: the step.
+        sampling: its temperature and guidance.
+    """
+    tau = sampling.tau(step)
+    logits = branches[0] / tau
+    if len(branches) > 1:
+        logits = guide(logits, branches[1] / tau, sampling.guidance)
+    return logits
 
 
 def step_rotation(transformer: Transformer, step: Step) -> Rotation:

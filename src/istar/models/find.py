@@ -90,7 +90,7 @@ def find_model(
         mode: what it is for.
         resolution: `192p`, `384p`, `480p`, `720p`, or a manifest's own.
         seconds: the length wanted.
-        dtype: `bf16` or `fp32`: a converted copy of that dtype is preferred.
+        dtype: a `Precision`: a converted copy of that dtype is preferred.
         on_event: receives download events.
 
     Raises:

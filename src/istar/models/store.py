@@ -27,7 +27,7 @@ class CopyState:
     """A converted copy.
 
     Attributes:
-        dtype: `bf16` or `fp32`.
+        dtype: what its weights are.
         path: its directory.
         bytes_here: the size of its files.
     """

@@ -12,7 +12,7 @@ from typing import Literal
 
 from istar.errors import UsageError
 from istar.lab.world import WHOLE_WORLD, World
-from istar.model_spec import Precision
+from istar.model_spec import FloatType
 from istar.request import SECONDS_STEP
 from istar.training.checks import (
     at_least,
@@ -65,7 +65,7 @@ class RunConfig:
     weight_decay: float = 0.0
     clip_norm: float = 5.0
     ema: float = 0.999
-    precision: Precision = "fp32"
+    precision: FloatType = "fp32"
     workers: int = 0
     shard: bool = True
     save_every: int = 500
