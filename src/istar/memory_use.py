@@ -267,8 +267,8 @@ def step_bytes(
             host_contexts += taken
         else:
             contexts += taken
-    # 2. One layer: the embedded tokens, every branch's stream, the turns of every pair and a few
-    # copies of the canvas; of one branch queries, what they saw, keys and values.
+    # 2. One layer: every branch's stream, the turns of every pair, a few copies of the canvas; and
+    # of one branch queries, what they saw, keys and values.
     seen = step.own + sum(step.contexts) + step.shared
     # Without CUDA's kernels keys and values are repeated for every query head.
     repeated = 0 if placement.device.type == "cuda" else all_heads
@@ -276,7 +276,7 @@ def step_bytes(
     # 3. Or the widest tensors of some rows.
     rows = min(rows_at_once, step.own)
     wide = size * rows * 2 * (config.mlp_width + config.width)
-    stream = size * (1 + work.branches) * config.width * step.own
+    stream = size * work.branches * config.width * step.own
     stream += 4 * step.own * (config.head_size + 4 * config.latent_channels)
     # 4. Of 8-bit weights the largest, multiplied out, and its product before it is scaled.
     if placement.eight_bit:

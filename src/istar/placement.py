@@ -54,10 +54,18 @@ class Placement:
             UsageError: an unknown device or dtype.
             DeviceError: CUDA was asked for and is not there.
         """
-        found = choose_device(device)
+        return cls.on(choose_device(device), dtype)
+
+    @classmethod
+    def on(cls, device: torch.device, dtype: str | torch.dtype | None = None) -> Placement:
+        """The placement on a device, which need not be there; as `choose`.
+
+        Raises:
+            UsageError: an unknown dtype.
+        """
         eight_bit = next((kind for kind in TYPES if kind == dtype), None)
-        number_type = choose_dtype(None if eight_bit else dtype, found)
-        return cls(device=found, dtype=number_type, eight_bit=eight_bit)
+        number_type = choose_dtype(None if eight_bit else dtype, device)
+        return cls(device=device, dtype=number_type, eight_bit=eight_bit)
 
     @property
     def precision(self) -> Precision:

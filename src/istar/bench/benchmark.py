@@ -18,7 +18,7 @@ from istar.memory_use import NetworkSizes
 from istar.models.download_events import DownloadListener, ignore
 from istar.models.find import FoundModel
 from istar.pipeline import InfinityStarPipeline
-from istar.placement import Placement, dtype_name
+from istar.placement import Placement
 
 _LOAD = Stage("load", "load")
 
@@ -39,7 +39,7 @@ class Repeats:
 def counted(
     model: FoundModel,
     workload: Workload,
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: str | torch.dtype | None = None,
     *,
     memory: PlanName = "max",
     on_event: DownloadListener = ignore,
@@ -49,7 +49,7 @@ def counted(
     Args:
         model: whose sizes count; of one that was not released the files are looked at.
         workload: what is generated.
-        dtype: of the transformer.
+        dtype: of the transformer, see `Placement.choose`.
         memory: the memory plan.
         on_event: receives download events.
 
@@ -58,7 +58,7 @@ def counted(
         IstarError: as `Sizes.of` and `Job.begin`.
     """
     sizes = Sizes.of(model, on_event)
-    placement = Placement(device=FAKE_DEVICE, dtype=dtype)
+    placement = Placement.on(FAKE_DEVICE, dtype)
     files = None if model.spec.source is not None else model.files(on_event)
     plans = memory_plans(
         NetworkSizes.of(files, model.spec, placement), workload.work(model.spec), placement
@@ -72,7 +72,7 @@ def counted(
         mode=workload.mode,
         seconds=workload.seconds,
         device=FAKE_DEVICE.type,
-        dtype=dtype_name(dtype),
+        dtype=placement.precision,
         weights="none",
         text_tokens=text_tokens(sizes),
         peak_of="bytes of live tensors",
@@ -145,7 +145,7 @@ def measured(
         mode=workload.mode,
         seconds=workload.seconds,
         device=str(placement.device),
-        dtype=dtype_name(placement.dtype),
+        dtype=placement.precision,
         weights="random" if is_random else "real",
         text_tokens=tokens,
         peak_of="bytes that torch's allocator handed out" if on_cuda else "bytes of live tensors",

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 from torch._C import DispatchKey
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils.flop_counter import flop_registry
 
 from istar.bench.cost import Cost
@@ -185,6 +185,11 @@ class Meter(TorchDispatchMode):
 
     def _hold(self, tensor: Tensor, holder: Holder | None = None) -> None:
         if tensor.device.type != self._kind:
+            return
+        if is_traceable_wrapper_subclass(tensor):
+            # Such as 8-bit weights: what it consists of has the memory.
+            for name in tensor.__tensor_flatten__()[0]:
+                self._hold(getattr(tensor, name), holder)
             return
         storage = tensor.untyped_storage()
         key = id(storage)

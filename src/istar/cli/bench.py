@@ -102,7 +102,7 @@ def bench(
     from istar.bench.run import Workload
     from istar.cli.display import DownloadDisplay
     from istar.models.find import find_model
-    from istar.placement import DTYPES, Placement, dtype_name
+    from istar.placement import Placement
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -115,14 +115,14 @@ def bench(
             mode=workload.mode,
             resolution=res.value if res else None,
             seconds=seconds,
-            dtype=None if placement is None else dtype_name(placement.dtype),
+            dtype=None if placement is None else placement.precision,
             on_event=downloads,
         )
         if placement is None:
             report = counted(
                 found,
                 workload,
-                DTYPES[chosen or "bf16"],
+                chosen,
                 memory="max" if memory is Memory.AUTO else memory.value,
                 on_event=downloads,
             )

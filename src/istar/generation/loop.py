@@ -71,7 +71,7 @@ def start(
         coordinates = text_coordinates(len(features), transformer.device)
         rows.append(Row(x.unsqueeze(0), rotation(coordinates, transformer.config.head_size)))
     # An empty call would still visit every block.
-    read = transformer.keys_values(rows, together=together) if rows else []
+    read = transformer.keys_values(rows, together=together, overwrite=True) if rows else []
     channels = transformer.config.latent_channels
     known = dict(given or {})
     return GenerationState(
@@ -103,13 +103,17 @@ def predict(
     given, keep = step.index in state.given, step.index in state.needed
     if given and not keep:
         return Prediction(logits=(), contexts=None)
-    x = transformer.embed_latents(state.canvas.tokens(step).to(transformer.dtype))
+    tokens = state.canvas.tokens(step).to(transformer.dtype)
     rotated = step_rotation(transformer, step)
-    rows = [Row(x, rotated, branch.contexts) for branch in state.branches]
+    # Every branch embeds for itself, since the blocks overwrite what they get.
+    rows = [
+        Row(transformer.embed_latents(tokens), rotated, branch.contexts)
+        for branch in state.branches
+    ]
     if given:
-        contexts = transformer.keys_values(rows, together=together)
+        contexts = transformer.keys_values(rows, together=together, overwrite=True)
         return Prediction(logits=(), contexts=tuple(contexts))
-    passed = transformer(rows, keep=keep, together=together)
+    passed = transformer(rows, keep=keep, together=together, overwrite=True)
     kept = tuple(output.context for output in passed if output.context is not None)
     return Prediction(
         logits=tuple(transformer.logits(y, semantic=step.semantic)[0] for y, _ in passed),
@@ -247,7 +251,7 @@ def read_conditions(
             (former.shape[3], former.shape[4]),
         )
         rows.append(Row(x, rotated))
-    return tuple(transformer.keys_values(rows))
+    return tuple(transformer.keys_values(rows, overwrite=True))
 
 
 class ConditionBlock(NamedTuple):

@@ -63,6 +63,7 @@ class Transformer(nn.Module):
         *,
         keep: bool = False,
         together: bool = False,
+        overwrite: bool = False,
         recompute: bool = False,
     ) -> list[RowOutput]:
         """Rows through all blocks; every row passes a block before any enters the next.
@@ -72,6 +73,7 @@ class Transformer(nn.Module):
             keep: return the tokens' own keys and values.
             together: compute rows that are alike as one batch. That is faster on a GPU and takes
                 more memory; the results differ in the last bits.
+            overwrite: the rows' tokens are needed no more; their memory is computed in.
             recompute: run each block again in the backward pass instead of remembering it.
 
         Returns:
@@ -81,7 +83,7 @@ class Transformer(nn.Module):
         groups = batches(rows, together=together)
         members = [[rows[number] for number in group] for group in groups]
         # 2. All of them pass the blocks.
-        xs, contexts = self._through(members, keep=keep, recompute=recompute)
+        xs, contexts = self._through(members, keep=keep, overwrite=overwrite, recompute=recompute)
         # 3. Each row gets its part.
         outputs: dict[int, RowOutput] = {}
         for group, x, context in zip(groups, xs, contexts, strict=True):
@@ -89,7 +91,9 @@ class Transformer(nn.Module):
                 outputs[number] = RowOutput(x[own], _part(context, own) if keep else None)
         return [outputs[number] for number in range(len(rows))]
 
-    def keys_values(self, rows: Sequence[Row], *, together: bool = False) -> list[Context]:
+    def keys_values(
+        self, rows: Sequence[Row], *, together: bool = False, overwrite: bool = False
+    ) -> list[Context]:
         """Only the keys and values of every row's tokens.
 
         For tokens that others look at but whose own prediction is not needed: of the last block
@@ -98,10 +102,11 @@ class Transformer(nn.Module):
         Args:
             rows: as `forward` takes them.
             together: likewise.
+            overwrite: likewise.
         """
         groups = batches(rows, together=together)
         members = [[rows[number] for number in group] for group in groups]
-        xs, contexts = self._through(members, keep=True, only_keys_values=True)
+        xs, contexts = self._through(members, keep=True, overwrite=overwrite, only_keys_values=True)
         outputs: dict[int, Context] = {}
         for group, x, context in zip(groups, xs, contexts, strict=True):
             for number, own in _parts(group, len(x)):
@@ -113,6 +118,7 @@ class Transformer(nn.Module):
         groups: Sequence[Sequence[Row]],
         *,
         keep: bool,
+        overwrite: bool,
         only_keys_values: bool = False,
         recompute: bool = False,
     ) -> tuple[list[Tensor], list[list[KeysValues]]]:
@@ -120,8 +126,11 @@ class Transformer(nn.Module):
 
         With `only_keys_values` the tokens are those that entered the last block.
         """
-        # A copy, which the blocks may overwrite.
-        xs = [torch.cat([row.x for row in group]) for group in groups]
+        # The blocks may overwrite these.
+        xs = [
+            group[0].x if overwrite and len(group) == 1 else torch.cat([row.x for row in group])
+            for group in groups
+        ]
         contexts: list[list[KeysValues]] = [[] for _ in groups]
         for layer, block in enumerate(self.blocks):
             entering = [
