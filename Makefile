@@ -53,6 +53,7 @@ format: $(READY)
 docs: $(READY)
 	$(BIN)/python docs/generate_cli.py
 	$(BIN)/python docs/generate_training.py
+	$(BIN)/python docs/generate_performance.py
 
 # Continues training istar-tiny on one GPU; `make tiny` again continues where it stopped.
 tiny: $(READY)

@@ -47,6 +47,13 @@ def test_the_command_reference_is_what_the_commands_say() -> None:
     assert module["generated"]() == (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 
 
+def test_the_tables_of_memory_plans_are_what_the_plans_say() -> None:
+    module = runpy.run_path(str(ROOT / "docs" / "generate_performance.py"))
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert module["generated"]() == page
+    assert "| 24 GB |" in page
+
+
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
