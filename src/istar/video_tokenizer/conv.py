@@ -22,12 +22,16 @@ class FrameHistory:
 
     Attributes:
         first_chunk: the chunk under way starts the video.
+        last_chunk: it ends the video; nothing is remembered.
         frames: of a convolution, its last two input frames, `(B, C, 1, h, w)` each.
+        waiting: of what halves time, what it made of a frame whose partner has not come.
     """
 
     def __init__(self) -> None:
         self.first_chunk = True
+        self.last_chunk = False
         self.frames: dict[nn.Module, tuple[Tensor, ...]] = {}
+        self.waiting: dict[nn.Module, tuple[Tensor, ...]] = {}
 
     def prepend_past(self, convolution: nn.Module, x: Tensor) -> Tensor:
         """`x` `(B, C, T, h, w)` with two earlier frames before it; remembers its own last two.
@@ -35,7 +39,9 @@ class FrameHistory:
         A convolution that has no past yet sees the first frame in its place. A single frame is
         kept as it is, not copied: nobody may change it afterwards.
         """
-        past = self.frames.get(convolution) or (x[:, :, :1],) * _PAST_FRAMES
+        past = self.frames.pop(convolution, None) or (x[:, :, :1],) * _PAST_FRAMES
+        if self.last_chunk:
+            return torch.cat((*past, x), dim=2)
         own = x.split(1, dim=2)
         if len(own) > 1:
             own = tuple(frame.clone() for frame in own[-_PAST_FRAMES:])

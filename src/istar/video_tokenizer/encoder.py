@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import ceil
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from istar.video_tokenizer.config import VideoTokenizerConfig
@@ -29,8 +33,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, history: FrameHistory) -> Tensor:
         """`(B, C, T, h, w)`, the same shape."""
         y = self.conv1(silu(self.norm1(x)), history)
-        y = self.conv2(silu(self.norm2(y)), history)
-        return add(y, x)
+        y = silu(self.norm2(y))
+        return add(self.conv2(y, history), x)
 
 
 class Downsample(nn.Module):
@@ -43,14 +47,32 @@ class Downsample(nn.Module):
         self.out_channels = out_channels
         self.halve_time = halve_time
 
-    def _rearrange(self, x: Tensor) -> Tensor:
-        x = space_to_depth(x)
-        return average_frame_pairs(x) if self.halve_time else x
-
     def forward(self, x: Tensor, history: FrameHistory) -> Tensor:
         """`(B, C_in, T, h, w)` to `(B, C_out, T or (T+1)//2, h/2, w/2)`."""
-        shortcut = self._rearrange(x).unflatten(1, (-1, self.out_channels)).mean(dim=1)
-        return add(self._rearrange(self.conv(silu(self.norm(x)), history)), shortcut)
+        y, shortcut = self._half_size(x, history)
+        if self.halve_time:
+            y, shortcut = average_frame_pairs(y), average_frame_pairs(shortcut)
+        return self._joined(y, shortcut)
+
+    def frame(self, x: Tensor, history: FrameHistory) -> Tensor | None:
+        """The same for one frame, outside training; None where the next is needed, too."""
+        y, shortcut = self._half_size(x, history)
+        if self.halve_time and not history.first_chunk:
+            earlier = history.waiting.pop(self, None)
+            if earlier is None:
+                history.waiting[self] = (y, shortcut)
+                return None
+            y, shortcut = (
+                one.add_(two).div_(2) for one, two in zip(earlier, (y, shortcut), strict=True)
+            )
+        return self._joined(y, shortcut)
+
+    def _half_size(self, x: Tensor, history: FrameHistory) -> tuple[Tensor, Tensor]:
+        y = space_to_depth(self.conv(silu(self.norm(x)), history))
+        return y, space_to_depth(x)
+
+    def _joined(self, y: Tensor, shortcut: Tensor) -> Tensor:
+        return add(y, shortcut.unflatten(1, (-1, self.out_channels)).mean(dim=1))
 
 
 class EncoderLevel(nn.Module):
@@ -59,13 +81,29 @@ class EncoderLevel(nn.Module):
     def __init__(self, channels: int, downsample: Downsample | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(ResidualBlock(channels) for _ in range(2))
-        self.downsample = downsample
+        self.downsample: Downsample | None = downsample
 
     def forward(self, x: Tensor, history: FrameHistory) -> Tensor:
         """`(B, C, T, h, w)` to the next level's shape."""
         for block in self.blocks:
             x = block(x, history)
         return x if self.downsample is None else self.downsample(x, history)
+
+
+class EncoderStage(NamedTuple):
+    """A part of the encoder, run frame by frame, and how far the parts from it on look.
+
+    Attributes:
+        run: one frame of its input and the history to its output; None where it waits for the
+            next frame.
+        scale: rows of its input to one row of the bottleneck.
+        margin: rows of the bottleneck above and below those that are wanted, for it and the parts
+            that follow it at a greater scale than 1.
+    """
+
+    run: Callable[[Tensor, FrameHistory], Tensor | None]
+    scale: int
+    margin: int
 
 
 class Encoder(nn.Module):
@@ -93,4 +131,29 @@ class Encoder(nn.Module):
             x = level(x, history)
         for block in self.middle:
             x = block(x, history)
+        return self._to_moments(x, history)
+
+    def stages(self) -> list[EncoderStage]:
+        """The parts in the order in which they run, each a frame at a time."""
+        # 1. Every part, with the number of its convolutions, and whether it is a way down.
+        parts: list[tuple[Callable[..., Tensor | None], int, bool]] = [(self.conv_in, 1, False)]
+        for level in self.levels:
+            assert isinstance(level, EncoderLevel)
+            parts += [(block, 2, False) for block in level.blocks]
+            if level.downsample is not None:
+                parts.append((level.downsample.frame, 1, True))
+        parts += [(block, 2, False) for block in self.middle]
+        parts.append((self._to_moments, 1, False))
+        # 2. How far each looks, counted from the bottleneck's size back to the pictures.
+        stages = []
+        scale, rows = 1, 0
+        for run, convolutions, is_down in reversed(parts):
+            if is_down:
+                scale, rows = 2 * scale, 2 * rows
+            if scale > 1:
+                rows += convolutions
+            stages.append(EncoderStage(run, scale, ceil(rows / scale)))
+        return stages[::-1]
+
+    def _to_moments(self, x: Tensor, history: FrameHistory) -> Tensor:
         return self.conv_out(silu(self.norm_out(x)), history)

@@ -15,7 +15,7 @@ from istar.video_tokenizer.config import VideoTokenizerConfig
 from istar.video_tokenizer.conv import FrameHistory, lay_channels_last
 from istar.video_tokenizer.decoder import Decoder
 from istar.video_tokenizer.encoder import Encoder
-from istar.video_tokenizer.pieces import Piece, decode_pieces
+from istar.video_tokenizer.pieces import Piece, decode_pieces, encode_pieces
 
 _ENCODE_CHUNK = 8
 _DECODE_CHUNK = 2
@@ -48,24 +48,37 @@ class VideoTokenizer(nn.Module):
         if dtype != torch.float32:
             lay_channels_last(self.decoder)
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, pictures: Tensor, *, strip_rows: int | None = None) -> Tensor:
         """Latents `(B, 64, T, h, w)`, float32, of pictures `(B, 3, F, 16h, 16w)`.
 
         The posterior's mean; the released reference adds noise to it from an unseeded generator.
+        Where gradients are wanted several pictures go together, else one after the other.
+
+        Args:
+            pictures: from the video's beginning.
+            strip_rows: rows of the latent that are encoded at once, see
+                `istar.video_tokenizer.pieces`; by default, and for training, all.
         """
+        pictures = pictures.to(self.latent_scales.dtype)
+        if torch.is_grad_enabled():
+            moments = self._encode_chunks(pictures)
+        else:
+            rows = None if strip_rows is None else 2 * strip_rows
+            moments = encode_pieces(self.encoder, pictures, strip_rows=rows)
+        means = _pixel_unshuffle(moments[:, : self.config.bottleneck_channels])
+        return (_over_channels(self.project_in, means) * self.latent_scales[0]).float()
+
+    def _encode_chunks(self, pictures: Tensor) -> Tensor:
+        """The encoder's output `(B, 2 · bottleneck, T, 2h, 2w)`, several pictures at a time."""
         frames = pictures.shape[2]
         first = min(frames, _ENCODE_CHUNK + frames % _ENCODE_CHUNK)
-        chunks = pictures.to(self.latent_scales.dtype).split(
-            [first] + [_ENCODE_CHUNK] * ((frames - first) // _ENCODE_CHUNK), dim=2
-        )
+        chunks = pictures.split([first] + [_ENCODE_CHUNK] * ((frames - first) // _ENCODE_CHUNK), 2)
         history = FrameHistory()
-        means = []
+        moments = []
         for chunk in chunks:
-            moments = _pixel_unshuffle(self.encoder(chunk, history))
-            means.append(moments[:, : self.config.latent_channels])
+            moments.append(self.encoder(chunk, history))
             history.next_chunk()
-        latents = _over_channels(self.project_in, torch.cat(means, dim=2))
-        return (latents * self.latent_scales[0]).float()
+        return torch.cat(moments, dim=2)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures `(B, 3, 4(T-1)+1, 16h, 16w)`, float32, not clamped, of a whole video."""
