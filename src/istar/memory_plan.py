@@ -1,12 +1,12 @@
 """What lies where while a model generates: one plan, made before anything is loaded.
 
 ==========  ============  ==================  ==============  ==============  ===============
-plan        text encoder  video tokenizer     blocks          decodes         long contexts
+plan        text encoder  video tokenizer     blocks          pictures        long contexts
 ==========  ============  ==================  ==============  ==============  ===============
-`max`       stays         stays               stay            whole pictures  on the device
-`balanced`  freed         stays               stay            whole pictures  on the device
-`low`       freed         comes when needed   stay            strips          in host memory
-`stream`    freed         stays               in host memory  strips          in host memory
+`max`       stays         stays               stay            whole           on the device
+`balanced`  freed         stays               stay            whole           on the device
+`low`       freed         comes when needed   stay            in strips       in host memory
+`stream`    freed         stays               in host memory  in strips       in host memory
 ==========  ============  ==================  ==============  ==============  ===============
 
 A text encoder that is freed is loaded for the texts, before the transformer's blocks come. All
@@ -59,7 +59,7 @@ class MemoryPlan:
         resident_blocks: how many of the transformer's blocks lie on the device. The others lie in
             host memory, and each comes to the device when it is computed. None: all lie there.
         rows_at_once: about how many tokens are projected, normed and gated at a time.
-        strip_rows: rows of a latent that are decoded at once; None for all.
+        strip_rows: rows of a latent that are encoded or decoded at once; None for all.
         host_contexts_from: contexts of so many tokens or more lie in host memory; None: none.
         together: guidance's branches are one batch. No plan sets it, as the last bits of its
             results differ.
@@ -234,7 +234,7 @@ def _predicted(
         always + sizes.text_encoder - text + (blocks if work.reads_later else blocks_early),
         always
         + coming_tokenizer
-        + encode_bytes(work, sizes.tokenizer_config)
+        + encode_bytes(work, sizes.tokenizer_config, plan.strip_rows)
         + (blocks if work.encodes_later else blocks_early),
         # steps, decoding
         always + blocks + max(step.contexts + step.computing for step in steps),

@@ -37,11 +37,17 @@ from istar.text_encoder import encoder_bytes
 from istar.transformer.config import TransformerConfig
 from istar.transformer.eight_bit import is_eight_bit
 from istar.transformer.model import Transformer
-from istar.video_tokenizer.config import FRAMES_PER_SECOND, SPATIAL_STRIDE, VideoTokenizerConfig
+from istar.video_tokenizer.config import (
+    FRAMES_PER_SECOND,
+    SPATIAL_STRIDE,
+    VideoTokenizerConfig,
+    latent_frames,
+)
 from istar.video_tokenizer.model import VideoTokenizer
 
-_IMAGE_UNITS, _VIDEO_UNITS = 11.1, 70
-"""What encoding holds: so many pictures of the widest layer's channels, in float32."""
+_IMAGE_UNITS, _VIDEO_UNITS, _ENCODING_MARGIN = 6.1, 26.1, 2.5
+"""What encoding holds: so many pictures of the first layer's channels, in float32. A strip has so
+many rows of the latent above and below it."""
 
 _DECODE_UNITS, _STRIP_UNITS, _STRIP_MARGIN = 5.6, 5.1, 2
 """What decoding a latent frame holds, in groups of four such pictures: of a whole one, and of a
@@ -285,12 +291,21 @@ def step_bytes(
     return StepBytes(contexts, host_contexts, stream + max(attention, wide))
 
 
-def encode_bytes(work: Work, config: VideoTokenizerConfig) -> int:
-    """What encoding the given pictures takes."""
+def encode_bytes(work: Work, config: VideoTokenizerConfig, strip_rows: int | None) -> int:
+    """What encoding the given pictures takes, whole or in strips."""
+    if not work.given_pictures:
+        return 0
+    (height, width), pixels = work.latent, _pixels(work)
     units = _IMAGE_UNITS if work.given_pictures == 1 else _VIDEO_UNITS
-    pixels = _pixels(work)
-    held = 4 * units * pixels * config.channels[0] if work.given_pictures else 0
-    return int(held) + 2 * 4 * 3 * pixels * work.given_pictures
+    pictures = 4 * 3 * pixels * work.given_pictures
+    held = 4 * units * pixels * config.channels[0]
+    if strip_rows is None or strip_rows >= height:
+        return int(held) + pictures
+    frames = latent_frames(work.given_pictures)
+    kept = 4 * 4 * height * width * config.channels[-1] * frames
+    sides = 1 if 2 * strip_rows >= height else 2
+    rows = min(height, strip_rows + sides * _ENCODING_MARGIN)
+    return pictures + kept + int(held * rows / height)
 
 
 def decode_bytes(

@@ -232,7 +232,7 @@ class Networks:
         with self._tokenizer_at_work() as tokenizer:
             x = to_range(pictures.to(self.device).unsqueeze(0))
             with torch.inference_mode(), exact_convolutions():
-                return tokenizer.encode(x)
+                return tokenizer.encode(x, strip_rows=self.plan.strip_rows)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures `(F, H, W, 3)`, uint8, on the CPU, of a whole video's latents.

@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from istar.errors import CheckpointError
 from istar.video_tokenizer.config import (
@@ -14,7 +15,7 @@ from istar.video_tokenizer.config import (
     latent_frames,
 )
 from istar.video_tokenizer.conv import CausalConv3d, FrameHistory
-from istar.video_tokenizer.model import VideoTokenizer
+from istar.video_tokenizer.model import VideoTokenizer, _over_channels, to_range
 from istar.video_tokenizer.pieces import Piece
 
 HEIGHT, WIDTH = 2, 3
@@ -170,6 +171,48 @@ def test_encode_equals_one_pass_over_all_frames(
     assert found.shape == (1, 64, (frames - 1) // 4 + 1, HEIGHT, WIDTH)
     torch.testing.assert_close(found, whole, **TOLERANCE)
     assert whole.std() > 0.1
+
+
+def as_given(random: torch.Generator, *size: int) -> torch.Tensor:
+    """Pictures laid out as they come from a file."""
+    return to_range(torch.randint(256, (*size, 3), generator=random, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("frames", [1, 5, 17, 33])
+def test_picture_by_picture_and_in_strips_is_the_same(
+    tokenizer: VideoTokenizer, random: torch.Generator, frames: int
+) -> None:
+    for x in (pictures(random, frames), as_given(random, 2, frames, 80, 32)):
+        with torch.inference_mode():
+            chunks = tokenizer._encode_chunks(x)
+            means = chunks[:, :16].transpose(1, 2)
+            whole = _over_channels(
+                tokenizer.project_in, F.pixel_unshuffle(means, 2).transpose(1, 2)
+            )
+            whole = whole * tokenizer.latent_scales[0]
+            assert torch.equal(tokenizer.encode(x), whole)
+            for rows in (1, 2, 9):
+                assert torch.equal(tokenizer.encode(x, strip_rows=rows), whole)
+        assert whole.std() > 0.1
+
+
+def test_encoding_needs_no_rows_beyond_the_margin(tokenizer: VideoTokenizer) -> None:
+    stages = tokenizer.encoder.stages()
+    large = [(stage.scale, stage.margin) for stage in stages if stage.scale > 1]
+    first, second, third = [(8, 5)] * 4, [(4, 4), (4, 4), (4, 3)], [(2, 3), (2, 2), (2, 1)]
+    assert large == [*first[:3], (8, 4), *second, *third]
+    assert all((stage.scale, stage.margin) == (1, 0) for stage in stages[len(large) :])
+
+
+def test_training_gives_the_latents_of_inference(
+    tokenizer: VideoTokenizer, random: torch.Generator
+) -> None:
+    x = pictures(random, 17)
+    trained = tokenizer.requires_grad_(True).encode(x)
+    trained.square().mean().backward()
+    assert all(p.grad is not None for p in tokenizer.encoder.parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(tokenizer.encode(x), trained, **TOLERANCE)
 
 
 def test_later_pictures_do_not_reach_earlier_latents(

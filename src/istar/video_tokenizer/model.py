@@ -118,7 +118,7 @@ class VideoTokenizer(nn.Module):
 
 def to_range(pictures: Tensor) -> Tensor:
     """Pictures `(B, F, H, W, 3)`, uint8, as the tokenizer takes them: `(B, 3, F, H, W)`, ±1."""
-    return pictures.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    return pictures.permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1)
 
 
 def _over_channels(linear: nn.Linear, x: Tensor) -> Tensor:

@@ -66,14 +66,13 @@ def _encoded(
     made = []
     for number, frame in enumerate(frames, 1):
         history.last_chunk = number == len(frames)
-        x: Tensor | None = frame
-        rows = range(height)
+        x, rows = frame, range(height)
         for stage in stages:
             kept = _around(wanted, stage.margin, height)
-            x = stage.run(_cropped(x, rows, kept, stage.scale), history)
-            rows = kept
-            if x is None:
+            y = stage.run(_cropped(x, rows, kept, stage.scale), history)
+            if y is None:
                 break
+            x, rows = y, kept
         else:
             made.append(_cropped(x, rows, wanted, 1))
         history.next_chunk()
@@ -168,6 +167,7 @@ class _Pass:
         return self._cropped(x, rows, x.shape[3] // len(rows), 0)[0]
 
     def _cropped(self, x: Tensor, rows: range, scale: int, margin: int) -> tuple[Tensor, range]:
+        """`x`, which has some rows of the latent, with the wanted rows and a margin, and these."""
         kept = _around(self.rows, margin, self.height)
         return _cropped(x, rows, kept, scale), kept
 
