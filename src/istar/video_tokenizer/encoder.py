@@ -49,14 +49,14 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor, history: FrameHistory) -> Tensor:
         """`(B, C_in, T, h, w)` to `(B, C_out, T or (T+1)//2, h/2, w/2)`."""
-        y, shortcut = self._half_size(x, history)
-        if self.halve_time:
-            y, shortcut = average_frame_pairs(y), average_frame_pairs(shortcut)
+        shortcut = self._rearranged(x)
+        y = self._rearranged(self.conv(silu(self.norm(x)), history))
         return self._joined(y, shortcut)
 
     def frame(self, x: Tensor, history: FrameHistory) -> Tensor | None:
         """The same for one frame, outside training; None where the next is needed, too."""
-        y, shortcut = self._half_size(x, history)
+        y = space_to_depth(self.conv(silu(self.norm(x)), history))
+        shortcut = space_to_depth(x)  # only now, as it is large
         if self.halve_time and not history.first_chunk:
             earlier = history.waiting.pop(self, None)
             if earlier is None:
@@ -67,9 +67,9 @@ class Downsample(nn.Module):
             )
         return self._joined(y, shortcut)
 
-    def _half_size(self, x: Tensor, history: FrameHistory) -> tuple[Tensor, Tensor]:
-        y = space_to_depth(self.conv(silu(self.norm(x)), history))
-        return y, space_to_depth(x)
+    def _rearranged(self, x: Tensor) -> Tensor:
+        x = space_to_depth(x)
+        return average_frame_pairs(x) if self.halve_time else x
 
     def _joined(self, y: Tensor, shortcut: Tensor) -> Tensor:
         return add(y, shortcut.unflatten(1, (-1, self.out_channels)).mean(dim=1))

@@ -61,24 +61,28 @@ class VideoTokenizer(nn.Module):
         """
         pictures = pictures.to(self.latent_scales.dtype)
         if torch.is_grad_enabled():
-            moments = self._encode_chunks(pictures)
+            means = self._encode_chunks(pictures)
         else:
             rows = None if strip_rows is None else 2 * strip_rows
             moments = encode_pieces(self.encoder, pictures, strip_rows=rows)
-        means = _pixel_unshuffle(moments[:, : self.config.bottleneck_channels])
+            means = self._means(moments).contiguous()  # laid out as for training: the same bits
         return (_over_channels(self.project_in, means) * self.latent_scales[0]).float()
 
     def _encode_chunks(self, pictures: Tensor) -> Tensor:
-        """The encoder's output `(B, 2 · bottleneck, T, 2h, 2w)`, several pictures at a time."""
+        """Means `(B, 64, T, h, w)`, of several pictures at a time."""
         frames = pictures.shape[2]
         first = min(frames, _ENCODE_CHUNK + frames % _ENCODE_CHUNK)
         chunks = pictures.split([first] + [_ENCODE_CHUNK] * ((frames - first) // _ENCODE_CHUNK), 2)
         history = FrameHistory()
-        moments = []
+        means = []
         for chunk in chunks:
-            moments.append(self.encoder(chunk, history))
+            means.append(self._means(self.encoder(chunk, history)))
             history.next_chunk()
-        return torch.cat(moments, dim=2)
+        return torch.cat(means, dim=2)
+
+    def _means(self, moments: Tensor) -> Tensor:
+        """Means `(B, 64, T, h, w)` of the encoder's output."""
+        return _pixel_unshuffle(moments)[:, : self.config.latent_channels]
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures `(B, 3, 4(T-1)+1, 16h, 16w)`, float32, not clamped, of a whole video."""
