@@ -83,7 +83,7 @@ class ModelNeeds:
     plans: tuple[PlanNeeds, ...]  # on a GPU
     cpu_bytes: int  # of the smallest on the CPU, in float32
     missing_bytes: int | None  # still to be downloaded
-    plan: str | None  # the fastest that fits a GPU that is here
+    gpu_plans: tuple[str | None, ...]  # the fastest that fits each GPU that is here
     fits_cpu: bool | None
     fits_disk: bool | None  # what is missing
 
@@ -260,9 +260,7 @@ def _memory_findings(
 ) -> list[Finding]:
     """Whether any released model fits, and where."""
     released = models[: len(RELEASED_MODELS)]
-    fits = [
-        any(_fastest(model.plans, gpu.free_bytes, available) for model in released) for gpu in gpus
-    ]
+    fits = [any(model.gpu_plans[number] for model in released) for number in range(len(gpus))]
     most = max((gpu.free_bytes for gpu in gpus), default=0)
     gpu = f"the GPU has {readable_size(most)} free" if gpus else "torch sees no GPU"
     if fits and fits[0]:
@@ -351,7 +349,7 @@ def _model_needs(
 ) -> Iterator[ModelNeeds]:
     import torch
 
-    from istar.memory_plan import memory_plans
+    from istar.memory_plan import Room, memory_plans
     from istar.memory_use import NetworkSizes, Work
     from istar.placement import Placement
 
@@ -362,30 +360,33 @@ def _model_needs(
         if is_bundled(spec):
             files, download = ModelFiles.below(DIRECTORY, spec), 0
         work = Work.usual(spec, "t2v" if "t2v" in spec.modes else spec.modes[0])
+        sizes = NetworkSizes.of(files, spec, on_gpu)
         plans = tuple(
             PlanNeeds(name=plan.name, device_bytes=plan.device_bytes, host_bytes=plan.host_bytes)
-            for plan in memory_plans(NetworkSizes.of(files, spec, on_gpu), work, on_gpu)
+            for plan in memory_plans(sizes, work, on_gpu)
         )
         slow = memory_plans(NetworkSizes.of(files, spec, on_cpu), work, on_cpu)
         cpu_bytes = min(plan.host_bytes for plan in slow)
-        fitting = (_fastest(plans, gpu.free_bytes, available) for gpu in gpus)
+        rooms = [Room(gpu.free_bytes, available) for gpu in gpus]
         yield ModelNeeds(
             name=spec.name,
             plans=plans,
             cpu_bytes=cpu_bytes,
             missing_bytes=download,
-            plan=next((name for name in fitting if name), None),
+            gpu_plans=tuple(
+                next(
+                    (
+                        plan.name
+                        for plan in memory_plans(sizes, work, on_gpu, room=room.device)
+                        if not room.lacking(plan)
+                    ),
+                    None,
+                )
+                for room in rooms
+            ),
             fits_cpu=_fits(cpu_bytes, available),
             fits_disk=_fits(download, hub.free_bytes if hub else None),
         )
-
-
-def _fastest(plans: tuple[PlanNeeds, ...], device: int, host: int | None) -> str | None:
-    """The name of the first plan that fits."""
-    from istar.memory_plan import Room
-
-    room = Room(device, host)
-    return next((plan.name for plan in plans if not room.lacking(plan)), None)
 
 
 def _fits(needed: int | None, room: int | None) -> bool | None:

@@ -41,6 +41,7 @@ Remedy = Literal[
     "prepare",
     "pull",
     "repair",
+    "run_anyway",
     "tiny",
 ]
 """What a person can change: each stands for one setting or command of istar's."""

@@ -27,6 +27,7 @@ from istar.placement import memory_failure
 from istar.plan import Plan, plan_request
 from istar.request import GenerationRequest, check_prompt
 from istar.saved_job import SavedJob, pack, unpack
+from istar.transformer.cache import stored
 
 
 class Job:
@@ -143,7 +144,10 @@ class Job:
         plan = self.networks.step_down()
         if plan is None:
             raise failure
-        text = f"{failure}; the memory plan {plan.name} continues from the last step"
+        self.state = self.state.with_contexts(
+            lambda own: stored(own, host_from=plan.host_contexts_from)
+        )
+        text = f"{failure}; the run continues with the memory plan {plan.name}"
         return (Note(text=text),)
 
     def _next(self) -> tuple[JobState, tuple[Event, ...]]:
@@ -255,7 +259,8 @@ class Job:
             before = (state.former[:, :, 1:],)
         skip = sum(latent.shape[2] for latent in before) + state.shown
         latents = torch.cat((*before, generation.latents[state.decoded]), dim=2)
-        return self.networks.pictures(latents, skip=skip)
+        is_read = self._opening.pictures_read(state.window + 1) > 0
+        return self.networks.pictures(latents, skip=skip, whole=is_read)
 
     def _end_window(self, state: JobState, generation: GenerationState) -> JobState:
         former, first = state.former, state.first

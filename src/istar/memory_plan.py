@@ -1,12 +1,12 @@
 """What lies where while a model generates: one plan, made before anything is loaded.
 
 ==========  ============  ==================  ==============  ==============  ===============
-plan        text encoder  video tokenizer     blocks          pictures        long contexts
+plan        text encoder  video tokenizer     blocks          decodes         long contexts
 ==========  ============  ==================  ==============  ==============  ===============
-`max`       stays         stays               stay            whole           on the device
-`balanced`  freed         stays               stay            whole           on the device
-`low`       freed         comes when needed   stay            in strips       in host memory
-`stream`    freed         stays               in host memory  in strips       in host memory
+`max`       stays         stays               stay            whole pictures  on the device
+`balanced`  freed         stays               stay            whole pictures  on the device
+`low`       freed         comes when needed   stay            strips          in host memory
+`stream`    freed         stays               in host memory  strips          in host memory
 ==========  ============  ==================  ==============  ==============  ===============
 
 A text encoder that is freed is loaded for the texts, before the transformer's blocks come. All
@@ -20,7 +20,7 @@ stays or is freed, blocks that are streamed, strips, contexts on the host.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 
@@ -59,7 +59,7 @@ class MemoryPlan:
         resident_blocks: how many of the transformer's blocks lie on the device. The others lie in
             host memory, and each comes to the device when it is computed. None: all lie there.
         rows_at_once: about how many tokens are projected, normed and gated at a time.
-        strip_rows: rows of a latent that are encoded or decoded at once; None for all.
+        strip_rows: rows of a latent that are decoded at once; None for all.
         host_contexts_from: contexts of so many tokens or more lie in host memory; None: none.
         together: guidance's branches are one batch. No plan sets it, as the last bits of its
             results differ.
@@ -82,7 +82,10 @@ class MemoryPlan:
     def describe(self) -> str:
         """The plan and what it takes, in a line."""
         gpu = f"{readable_size(self.device_bytes)} on the GPU and " if self.device_bytes else ""
-        return f"memory plan {self.name}: about {gpu}{readable_size(self.host_bytes)} of memory"
+        resident = self.resident_blocks
+        blocks = "" if resident is None else f", {resident} of the transformer's blocks on the GPU"
+        host = f"{readable_size(self.host_bytes)} of host memory"
+        return f"memory plan {self.name}{blocks}: about {gpu}{host}"
 
 
 WHOLE = MemoryPlan(name="max")
@@ -92,13 +95,14 @@ WHOLE = MemoryPlan(name="max")
 def memory_plans(
     sizes: NetworkSizes, work: Work, placement: Placement, *, room: int | None = None
 ) -> tuple[MemoryPlan, ...]:
-    """The four plans with what they take, the fastest first.
+    """The plans with what they take, the fastest first.
 
     Args:
         sizes: of the networks.
         work: what is generated.
         placement: where, and in which numbers.
-        room: bytes on the device, in which `stream` has as many blocks as fit; None: none.
+        room: bytes on the device. `stream` is there twice then, first with as many blocks resident
+            as fit.
     """
     balanced = replace(WHOLE, name="balanced", text_encoder_stays=False)
     low = replace(
@@ -111,10 +115,15 @@ def memory_plans(
     # The host is full of blocks; the device has room for a tokenizer.
     stream = replace(low, name="stream", resident_blocks=0, tokenizer_stays=True)
     plans = [_predicted(plan, sizes, work, placement) for plan in (WHOLE, balanced, low, stream)]
+    if placement.device.type == "cpu":
+        return tuple(plans[:-1])  # blocks would only move from memory to memory
     if room is not None:
         free = int((room - _CUDA_RESERVE) / _MARGIN) - plans[-1].device_bytes
         fit = max(0, min(free // sizes.block, sizes.config.depth - _SLOTS))
-        plans[-1] = _predicted(replace(stream, resident_blocks=fit), sizes, work, placement)
+        if fit:
+            # Before the one without any, to which a run can still step down.
+            filled = replace(stream, resident_blocks=fit)
+            plans.insert(-1, _predicted(filled, sizes, work, placement))
     return tuple(plans)
 
 
@@ -147,28 +156,25 @@ def choose_plans(
     if choice == "auto":
         first = fitting[0] if fitting else len(plans) - 1
     else:
-        first = [plan.name for plan in plans].index(choice)
+        names = [plan.name for plan in plans]
+        if choice not in names:
+            raise UsageError(f"on the CPU memory is {', '.join(names)}, not {choice}")
+        first = next((n for n in fitting if names[n] == choice), names.index(choice))
     if first not in fitting and not anyway:
         remedies: tuple[Remedy, ...] = ("lower_resolution", "fewer_seconds", "tiny")
         if fitting:
             remedies = ("auto_memory", *remedies[:2])
+        elif placement.device.type == "cuda" and placement.eight_bit is None:
+            remedies = ("int8", *remedies)
         raise DeviceError(
             f"the memory plan {plans[first].name} takes {room.lacking(plans[first])}",
             remedies=remedies,
         )
-    return plans[first:]
-
-
-class Needs(Protocol):
-    """What a plan takes, see `MemoryPlan`."""
-
-    @property
-    def device_bytes(self) -> int:
-        """On the device."""
-
-    @property
-    def host_bytes(self) -> int:
-        """In host memory."""
+    # A plan for which the host has no room would be the end of the process.
+    later = [
+        plan for plan in plans[first + 1 :] if room.host is None or plan.host_bytes <= room.host
+    ]
+    return (plans[first], *later)
 
 
 class Room(NamedTuple):
@@ -187,10 +193,12 @@ class Room(NamedTuple):
         """What is free now."""
         device = None
         if placement.device.type == "cuda":
+            # What torch keeps for later counts as taken otherwise.
+            torch.cuda.empty_cache()
             device = torch.cuda.mem_get_info(placement.device.index or 0)[0]
         return cls(device, host_memory().available)
 
-    def lacking(self, plan: Needs) -> str:
+    def lacking(self, plan: MemoryPlan) -> str:
         """What a plan takes and there is not, in words; nothing if it fits."""
         needed = int(plan.device_bytes * _MARGIN) + _CUDA_RESERVE
         if self.device is not None and needed > self.device:
@@ -229,19 +237,21 @@ def _predicted(
         for step in work.steps
     ]
     itemsize = placement.decoding_dtype.itemsize
+    # Pictures that a later window reads are decoded whole.
+    strip_rows = None if work.encodes_later else plan.strip_rows
     stages = (
         # reading texts, encoding what is given
         always + sizes.text_encoder - text + (blocks if work.reads_later else blocks_early),
         always
         + coming_tokenizer
-        + encode_bytes(work, sizes.tokenizer_config, plan.strip_rows)
+        + encode_bytes(work, sizes.tokenizer_config)
         + (blocks if work.encodes_later else blocks_early),
         # steps, decoding
         always + blocks + max(step.contexts + step.computing for step in steps),
         always
         + blocks
         + coming_tokenizer
-        + decode_bytes(work, sizes.tokenizer_config, itemsize, plan.strip_rows)
+        + decode_bytes(work, sizes.tokenizer_config, itemsize, strip_rows)
         + max(step.contexts for step in steps),
     )
     # 3. Host memory: what waits there, and what passes through.

@@ -41,13 +41,11 @@ from istar.video_tokenizer.config import (
     FRAMES_PER_SECOND,
     SPATIAL_STRIDE,
     VideoTokenizerConfig,
-    latent_frames,
 )
 from istar.video_tokenizer.model import VideoTokenizer
 
-_IMAGE_UNITS, _VIDEO_UNITS, _ENCODING_MARGIN = 6.1, 26.1, 2.5
-"""What encoding holds: so many pictures of the first layer's channels, in float32. A strip has so
-many rows of the latent above and below it."""
+_IMAGE_UNITS, _VIDEO_UNITS = 6.1, 26.1
+"""What encoding holds: so many pictures of the first layer's channels, in float32."""
 
 _DECODE_UNITS, _STRIP_UNITS, _STRIP_MARGIN = 5.6, 5.1, 2
 """What decoding a latent frame holds, in groups of four such pictures: of a whole one, and of a
@@ -276,8 +274,9 @@ def step_bytes(
     # 2. One layer: every branch's stream, the turns of every pair, a few copies of the canvas; and
     # of one branch queries, what they saw, keys and values.
     seen = step.own + sum(step.contexts) + step.shared
-    # Without CUDA's kernels keys and values are repeated for every query head.
-    repeated = 0 if placement.device.type == "cuda" else all_heads
+    # Without CUDA's kernels for half precision keys and values are repeated for every query head.
+    shares = placement.device.type == "cuda" and placement.dtype != torch.float32
+    repeated = 0 if shares else all_heads
     attention = size * 2 * (all_heads * step.own + (shared_heads + repeated) * seen)
     # 3. Or the widest tensors of some rows.
     rows = min(rows_at_once, step.own)
@@ -291,21 +290,13 @@ def step_bytes(
     return StepBytes(contexts, host_contexts, stream + max(attention, wide))
 
 
-def encode_bytes(work: Work, config: VideoTokenizerConfig, strip_rows: int | None) -> int:
-    """What encoding the given pictures takes, whole or in strips."""
+def encode_bytes(work: Work, config: VideoTokenizerConfig) -> int:
+    """What encoding the given pictures takes."""
     if not work.given_pictures:
         return 0
-    (height, width), pixels = work.latent, _pixels(work)
+    pixels = _pixels(work)
     units = _IMAGE_UNITS if work.given_pictures == 1 else _VIDEO_UNITS
-    pictures = 4 * 3 * pixels * work.given_pictures
-    held = 4 * units * pixels * config.channels[0]
-    if strip_rows is None or strip_rows >= height:
-        return int(held) + pictures
-    frames = latent_frames(work.given_pictures)
-    kept = 4 * 4 * height * width * config.channels[-1] * frames
-    sides = 1 if 2 * strip_rows >= height else 2
-    rows = min(height, strip_rows + sides * _ENCODING_MARGIN)
-    return pictures + kept + int(held * rows / height)
+    return int(4 * units * pixels * config.channels[0]) + 4 * 3 * pixels * work.given_pictures
 
 
 def decode_bytes(

@@ -232,7 +232,7 @@ class Networks:
         with self._tokenizer_at_work() as tokenizer:
             x = to_range(pictures.to(self.device).unsqueeze(0))
             with torch.inference_mode(), exact_convolutions():
-                return tokenizer.encode(x, strip_rows=self.plan.strip_rows)
+                return tokenizer.encode(x)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures `(F, H, W, 3)`, uint8, on the CPU, of a whole video's latents.
@@ -242,12 +242,14 @@ class Networks:
         """
         return torch.cat(list(self.pictures(latents)))
 
-    def pictures(self, latents: Tensor, *, skip: int = 0) -> Iterator[Tensor]:
+    def pictures(self, latents: Tensor, *, skip: int = 0, whole: bool = False) -> Iterator[Tensor]:
         """The pictures of a video's latents, those of one latent frame at a time.
 
         Args:
             latents: `(1, C, T, h, w)`, from the video's beginning.
             skip: latent frames at the beginning whose pictures are not wanted.
+            whole: in no strips, whatever the plan: bits will be made of the pictures, and strips
+                may change the last bits of a number.
 
         Yields:
             `(F, H, W, 3)`, uint8, on the CPU, for every latent frame from `skip` on.
@@ -258,7 +260,8 @@ class Networks:
         height = latents.shape[3] * SPATIAL_STRIDE
         strips: dict[int, list[Tensor]] = {}
         with self._tokenizer_at_work() as tokenizer:
-            pieces = tokenizer.decode_pieces(latents, skip=skip, strip_rows=self.plan.strip_rows)
+            strip_rows = None if whole else self.plan.strip_rows
+            pieces = tokenizer.decode_pieces(latents, skip=skip, strip_rows=strip_rows)
             while True:
                 with torch.inference_mode(), exact_convolutions():
                     piece = next(pieces, None)
@@ -304,7 +307,9 @@ class Networks:
         assert self._source is not None
         self._resident = self.plan.resident_blocks
         try:
-            self._source.load_blocks(self._transformer, self._resident)
+            # Ordinary tensors, wherever they are asked for.
+            with torch.inference_mode(False):
+                self._source.load_blocks(self._transformer, self._resident)
         except Exception:
             _drop_blocks(self._transformer)
             raise
@@ -313,7 +318,9 @@ class Networks:
     def _bring_text_encoder(self) -> TextEncoder:
         if self._text_encoder is None:
             assert self._source is not None
-            self._text_encoder = self._source.text_encoder(max_tokens=self.config.text_positions)
+            with torch.inference_mode(False):
+                tokens = self.config.text_positions
+                self._text_encoder = self._source.text_encoder(max_tokens=tokens)
         return self._text_encoder
 
     def _free_text_encoder(self) -> None:

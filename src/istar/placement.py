@@ -15,6 +15,9 @@ from istar.plurals import counted
 from istar.transformer.eight_bit import TYPES, kind_of
 from istar.transformer.model import Transformer
 
+_GPU_IS_FULL = ("out of memory", "alloc_failed")
+"""What CUDA and its libraries say, pinned memory included."""
+
 DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -165,15 +168,14 @@ def memory_failure(error: BaseException, what: str) -> DeviceError | None:
         error: what was raised.
         what: was being done.
     """
-    if isinstance(error, torch.OutOfMemoryError):
+    text = str(error).lower() if isinstance(error, RuntimeError) else ""
+    if isinstance(error, torch.OutOfMemoryError) or any(words in text for words in _GPU_IS_FULL):
         memory = "the GPU's memory"
-    elif isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    ):
+    elif isinstance(error, MemoryError) or "can't allocate memory" in text:
         memory = "memory"
     else:
         return None
-    remedies: tuple[Remedy, ...] = ("lower_resolution", "fewer_seconds", "half_precision")
+    remedies: tuple[Remedy, ...] = ("int8", "lower_resolution", "fewer_seconds")
     failure = DeviceError(f"{memory} ran out while {what}", remedies=remedies)
     failure.__cause__ = error.with_traceback(None)
     return failure

@@ -51,6 +51,7 @@ class Machine:
         monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
         monkeypatch.setattr("istar.host_memory.MEMINFO", home / "meminfo")
         monkeypatch.setattr("istar.host_memory.CGROUP", home)
+        monkeypatch.setattr("istar.host_memory.OWN_CGROUP", home / "no-cgroup")
         disk(10**12)(self)
         monkeypatch.setattr(torch.version, "cuda", "12.8")
         self.constant(HF_HUB_CACHE=str(home / "hub"), HF_TOKEN_PATH=str(home / "token"))
@@ -156,7 +157,7 @@ def test_json_keys_and_exact_sizes(machine: Machine) -> None:
         "plans": found["models"][0]["plans"],
         "cpu_bytes": found["models"][0]["cpu_bytes"],
         "missing_bytes": 47 * GIGABYTE,
-        "plan": "stream",
+        "gpu_plans": [None, "stream"],
         "fits_cpu": True,
         "fits_disk": True,
     }

@@ -178,7 +178,7 @@ def as_given(random: torch.Generator, *size: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("frames", [1, 5, 17, 33])
-def test_picture_by_picture_and_in_strips_is_the_same(
+def test_picture_by_picture_is_the_same(
     tokenizer: VideoTokenizer, random: torch.Generator, frames: int
 ) -> None:
     for x in (pictures(random, frames), as_given(random, 2, frames, 80, 32)):
@@ -186,17 +186,7 @@ def test_picture_by_picture_and_in_strips_is_the_same(
             whole = _over_channels(tokenizer.project_in, tokenizer._encode_chunks(x))
             whole = whole * tokenizer.latent_scales[0]
             assert torch.equal(tokenizer.encode(x), whole)
-            for rows in (1, 2, 9):
-                assert torch.equal(tokenizer.encode(x, strip_rows=rows), whole)
         assert whole.std() > 0.1
-
-
-def test_encoding_needs_no_rows_beyond_the_margin(tokenizer: VideoTokenizer) -> None:
-    stages = tokenizer.encoder.stages()
-    large = [(stage.scale, stage.margin) for stage in stages if stage.scale > 1]
-    first, second, third = [(8, 5)] * 4, [(4, 4), (4, 4), (4, 3)], [(2, 3), (2, 2), (2, 1)]
-    assert large == [*first[:3], (8, 4), *second, *third]
-    assert all((stage.scale, stage.margin) == (1, 0) for stage in stages[len(large) :])
 
 
 def test_training_gives_the_latents_of_inference(

@@ -81,12 +81,13 @@ def text_tokens(sizes: Sizes) -> int:
 
 def random_weights(device: torch.device, seed: int = 0) -> Fill:
     """Draw weights under which activations neither vanish nor explode."""
-    generator = torch.Generator(device).manual_seed(seed)
+    generators = {place.type: torch.Generator(place).manual_seed(seed) for place in (device, _HOST)}
 
     def fill(name: str, parameter: Tensor) -> None:
         if parameter.ndim == 1 or name.endswith("gain"):
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
+            generator = generators[parameter.device.type]
             parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
 
     return fill

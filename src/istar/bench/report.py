@@ -26,7 +26,7 @@ class BenchReport:
         mode: of the request.
         seconds: of the video, as it was asked for; None for the model's own.
         device: where it computes.
-        dtype: `bf16` or `fp32`, that of the transformer.
+        dtype: of the transformer: `bf16`, `fp32`, `int8` or `fp8`.
         weights: `real`; `random`; or `none`: everything is counted and nothing computed.
         text_tokens: the assumed length of every text; None where real ones were read.
         peak_of: what the peaks are peaks of.

@@ -155,6 +155,7 @@ def measure(networks: Networks, workload: Workload, target: Path) -> dict[Stage,
     Raises:
         IstarError: as `Job.begin` and `Job.advance`.
     """
+    networks.read_texts(())  # those of the run before are forgotten
     costs = Costs(Clock(networks.device))
     for _ in _run(networks, workload, costs, target):
         pass

@@ -111,6 +111,8 @@ def _model_table(report: Report) -> Iterator[str]:
             readable_size(missing) if missing else "unknown" if missing is None else "nothing"
         )
         disk = _FITS[model.fits_disk] if missing else ""
-        here = model.plan or ("too much" if report.gpus else "no GPU")
+        here = next((name for name in model.gpu_plans if name), None) or (
+            "too much" if report.gpus else "no GPU"
+        )
         cells = f"  {model.name:<10}{plans}{host:<10}{here:<10}{on_cpu:<10}"
         yield f"{cells}{_FITS[model.fits_cpu]:<10}{download:<10}{disk}".rstrip()

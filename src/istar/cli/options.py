@@ -112,7 +112,8 @@ ModelOption = Annotated[
     ),
 ]
 YesOption = Annotated[
-    bool, typer.Option("--yes", "-y", help="Fetch a model even if it does not fit this machine.")
+    bool,
+    typer.Option("--yes", "-y", help="Fetch and run a model even if it does not fit this machine."),
 ]
 
 

@@ -26,6 +26,7 @@ WORDS: dict[Remedy, str] = {
     "prepare": "prepare clips with `istar prepare`",
     "pull": "fetch it with `istar models pull`",
     "repair": "fetch what is damaged with `istar models verify --repair`",
+    "run_anyway": "run it anyway with --yes",
     "tiny": "make something small with --model tiny",
 }
 

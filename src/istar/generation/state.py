@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from istar.generation.canvas import Canvas
 from istar.generation.schedule import Step
-from istar.transformer.cache import Context
+from istar.transformer.cache import Context, KeysValues
 
 Bits = Mapping[int, Tensor]
 """Booleans `(t·h·w, d)` by step index."""
@@ -44,6 +44,11 @@ class Branch:
         """
         known = dict(self.steps) if own is None else {**self.steps, taken: own}
         return replace(self, steps={index: known[index] for index in looks_at if index in known})
+
+    def with_steps(self, moved: Callable[[KeysValues], KeysValues]) -> Branch:
+        """The branch with the steps' keys and values elsewhere, layer by layer."""
+        steps = {index: tuple(map(moved, context)) for index, context in self.steps.items()}
+        return replace(self, steps=steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +120,14 @@ class JobState:
     tail: tuple[Tensor, ...] = ()
     former: Tensor | None = None
     first: Tensor | None = None
+
+    def with_contexts(self, moved: Callable[[KeysValues], KeysValues]) -> JobState:
+        """The job with its window's keys and values elsewhere, layer by layer."""
+        generation = self.generation
+        if generation is None:
+            return self
+        branches = tuple(branch.with_steps(moved) for branch in generation.branches)
+        return replace(self, generation=replace(generation, branches=branches))
 
     @property
     def decodes_next(self) -> bool:

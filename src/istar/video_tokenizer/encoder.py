@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil
-from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -90,22 +88,6 @@ class EncoderLevel(nn.Module):
         return x if self.downsample is None else self.downsample(x, history)
 
 
-class EncoderStage(NamedTuple):
-    """A part of the encoder, run frame by frame, and how far the parts from it on look.
-
-    Attributes:
-        run: one frame of its input and the history to its output; None where it waits for the
-            next frame.
-        scale: rows of its input to one row of the bottleneck.
-        margin: rows of the bottleneck above and below those that are wanted, for it and the parts
-            that follow it at a greater scale than 1.
-    """
-
-    run: Callable[[Tensor, FrameHistory], Tensor | None]
-    scale: int
-    margin: int
-
-
 class Encoder(nn.Module):
     """Pictures `(B, 3, F, 16h, 16w)` to `(B, 2 · bottleneck, T, 2h, 2w)`."""
 
@@ -133,27 +115,18 @@ class Encoder(nn.Module):
             x = block(x, history)
         return self._to_moments(x, history)
 
-    def stages(self) -> list[EncoderStage]:
-        """The parts in the order in which they run, each a frame at a time."""
-        # 1. Every part, with the number of its convolutions, and whether it is a way down.
-        parts: list[tuple[Callable[..., Tensor | None], int, bool]] = [(self.conv_in, 1, False)]
+    def stages(self) -> list[Callable[[Tensor, FrameHistory], Tensor | None]]:
+        """The parts in the order in which they run, each a frame at a time.
+
+        A part gives None where it waits for the next frame.
+        """
+        stages: list[Callable[..., Tensor | None]] = [self.conv_in]
         for level in self.levels:
             assert isinstance(level, EncoderLevel)
-            parts += [(block, 2, False) for block in level.blocks]
+            stages += level.blocks
             if level.downsample is not None:
-                parts.append((level.downsample.frame, 1, True))
-        parts += [(block, 2, False) for block in self.middle]
-        parts.append((self._to_moments, 1, False))
-        # 2. How far each looks, counted from the bottleneck's size back to the pictures.
-        stages = []
-        scale, rows = 1, 0
-        for run, convolutions, is_down in reversed(parts):
-            if is_down:
-                scale, rows = 2 * scale, 2 * rows
-            if scale > 1:
-                rows += convolutions
-            stages.append(EncoderStage(run, scale, ceil(rows / scale)))
-        return stages[::-1]
+                stages.append(level.downsample.frame)
+        return [*stages, *self.middle, self._to_moments]
 
     def _to_moments(self, x: Tensor, history: FrameHistory) -> Tensor:
         return self.conv_out(silu(self.norm_out(x)), history)

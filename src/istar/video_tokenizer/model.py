@@ -48,23 +48,17 @@ class VideoTokenizer(nn.Module):
         if dtype != torch.float32:
             lay_channels_last(self.decoder)
 
-    def encode(self, pictures: Tensor, *, strip_rows: int | None = None) -> Tensor:
+    def encode(self, pictures: Tensor) -> Tensor:
         """Latents `(B, 64, T, h, w)`, float32, of pictures `(B, 3, F, 16h, 16w)`.
 
         The posterior's mean; the released reference adds noise to it from an unseeded generator.
         Where gradients are wanted several pictures go together, else one after the other.
-
-        Args:
-            pictures: from the video's beginning.
-            strip_rows: rows of the latent that are encoded at once, see
-                `istar.video_tokenizer.pieces`; by default, and for training, all.
         """
         pictures = pictures.to(self.latent_scales.dtype)
         if torch.is_grad_enabled():
             means = self._encode_chunks(pictures)
         else:
-            rows = None if strip_rows is None else 2 * strip_rows
-            moments = encode_pieces(self.encoder, pictures, strip_rows=rows)
+            moments = encode_pieces(self.encoder, pictures)
             means = self._means(moments).contiguous()  # laid out as for training: the same bits
         return (_over_channels(self.project_in, means) * self.latent_scales[0]).float()
 

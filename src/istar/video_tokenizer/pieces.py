@@ -1,4 +1,4 @@
-"""Encoding and decoding piece by piece: frame after frame, where memory is short strip by strip.
+"""Encoding and decoding piece by piece: frame after frame, and decoding where wanted in strips.
 
 Every frame passes all convolutions before the next one enters, so what is held besides one frame is
 the history of the convolutions. A strip of rows passes all frames before the next strip begins, so
@@ -7,7 +7,7 @@ less of the history is held. Neither changes a picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from istar.video_tokenizer.conv import FrameHistory
 from istar.video_tokenizer.decoder import Decoder, Stage
-from istar.video_tokenizer.encoder import Encoder, EncoderStage
+from istar.video_tokenizer.encoder import Encoder
 
 
 class Piece(NamedTuple):
@@ -33,50 +33,40 @@ class Piece(NamedTuple):
     pictures: Tensor
 
 
-def encode_pieces(encoder: Encoder, pictures: Tensor, *, strip_rows: int | None = None) -> Tensor:
+def encode_pieces(encoder: Encoder, pictures: Tensor) -> Tensor:
     """The encoder's output `(B, 2 · bottleneck, T, 2h, 2w)`, a picture at a time.
+
+    Never in strips: bits are decided by it, and would depend on the memory that is free.
 
     Args:
         encoder: the network.
         pictures: `(B, 3, F, 16h, 16w)`.
-        strip_rows: rows of the output that are computed at once, except where all rows are small;
-            by default all. Every further strip computes some rows around its own once more.
     """
-    stages = encoder.stages()
-    height = pictures.shape[3] // stages[0].scale
-    frames = pictures.split(1, dim=2)
-    if strip_rows is None:
-        return torch.cat(_encoded(stages, frames, range(height), height), dim=2)
-    # 1. The parts whose frames are large, strip by strip.
-    split = sum(stage.scale > 1 for stage in stages)
-    strips = [
-        _encoded(stages[:split], frames, range(top, min(top + strip_rows, height)), height)
-        for top in range(0, height, strip_rows)
-    ]
-    # 2. The others, over all rows.
-    joined = [torch.cat(rows, dim=3) for rows in zip(*strips, strict=True)]
-    return torch.cat(_encoded(stages[split:], joined, range(height), height), dim=2)
-
-
-def _encoded(
-    stages: Sequence[EncoderStage], frames: Sequence[Tensor], wanted: range, height: int
-) -> list[Tensor]:
-    """What some of the encoder's stages make of frames that have all rows: the wanted rows."""
     history = FrameHistory()
+    stages = encoder.stages()
+    frames = pictures.split(1, dim=2)
     made = []
     for number, frame in enumerate(frames, 1):
         history.last_chunk = number == len(frames)
-        x, rows = frame, range(height)
-        for stage in stages:
-            kept = _around(wanted, stage.margin, height)
-            y = stage.run(_cropped(x, rows, kept, stage.scale), history)
-            if y is None:
-                break
-            x, rows = y, kept
-        else:
-            made.append(_cropped(x, rows, wanted, 1))
+        x = _through(stages, frame, history)
+        if x is not None:
+            made.append(x)
         history.next_chunk()
-    return made
+    return torch.cat(made, dim=2)
+
+
+def _through(
+    stages: Sequence[Callable[[Tensor, FrameHistory], Tensor | None]],
+    x: Tensor,
+    history: FrameHistory,
+) -> Tensor | None:
+    """A frame through the encoder's stages; None where one of them waits for the next frame."""
+    for stage in stages:
+        y = stage(x, history)
+        if y is None:
+            return None
+        x = y
+    return x
 
 
 def decode_pieces(
@@ -168,15 +158,7 @@ class _Pass:
 
     def _cropped(self, x: Tensor, rows: range, scale: int, margin: int) -> tuple[Tensor, range]:
         """`x`, which has some rows of the latent, with the wanted rows and a margin, and these."""
-        kept = _around(self.rows, margin, self.height)
-        return _cropped(x, rows, kept, scale), kept
-
-
-def _around(rows: range, margin: int, height: int) -> range:
-    """Some rows with a margin on both sides, as far as there are any."""
-    return range(max(rows.start - margin, 0), min(rows.stop + margin, height))
-
-
-def _cropped(x: Tensor, rows: range, kept: range, scale: int) -> Tensor:
-    """Of `x`, which has some rows of the latent, each `scale` times, those to be kept."""
-    return x[:, :, :, (kept.start - rows.start) * scale : (kept.stop - rows.start) * scale]
+        top = max(self.rows.start - margin, 0)
+        bottom = min(self.rows.stop + margin, self.height)
+        kept = x[:, :, :, (top - rows.start) * scale : (bottom - rows.start) * scale]
+        return kept, range(top, bottom)
