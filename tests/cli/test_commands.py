@@ -115,7 +115,7 @@ USAGE = {
     "a ratio of nothing": ["t2v", "x", "--aspect", "0:0"],
     "a negative ratio": ["t2v", "x", "--aspect", "-16:-9"],
     "no such resolution": ["t2v", "x", "--res", "1080p"],
-    "no such dtype": ["t2v", "x", "--dtype", "int8"],
+    "no such dtype": ["t2v", "x", "--dtype", "int4"],
     "no such option": ["t2v", "x", "--sec", "5"],
     "no such command": ["t2x", "x"],
     "a picture's name for a clip": ["t2v", "x", "-o", "a.png"],
