@@ -301,8 +301,11 @@ def check_memory(
         return yes
 
     def try_on(place: Placement) -> DeviceError | None:
+        sizes = NetworkSizes.of(None, model.spec, place)
+        if size < sizes.whole / 2:
+            return None  # other files than the published ones; their sizes show when they are here
         try:
-            choose_plans(memory.value, NetworkSizes.of(None, model.spec, place), work, place)
+            choose_plans(memory.value, sizes, work, place)
         except DeviceError as error:
             return error
         return None
