@@ -30,7 +30,7 @@ class SavedJob:
         model: name of the model.
         fingerprint: of its weights.
         settings: a hash of the plan, see `istar.plan.Plan.fingerprint`.
-        dtype: `bf16` or `fp32`, of the transformer.
+        dtype: of the transformer: `bf16`, `fp32`, `int8` or `fp8`.
         generator: the state of the CPU generator.
         packed: bits, eight in a byte, by window and step.
         image: `(1, H, W, 3)`, uint8, the request's picture as it was fitted.

@@ -85,7 +85,7 @@ class ShapesReport:
     Attributes:
         model: the name of the model.
         device: where it computed.
-        dtype: `bf16` or `fp32`, in which it did.
+        dtype: in which it did: `bf16`, `fp32`, `int8` or `fp8`.
         test: what was tested.
         records: the clips' verdicts, in order; fewer than the test has if it was stopped.
     """
