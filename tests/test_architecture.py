@@ -57,6 +57,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.media.*",
         "istar.lab.*",
         "istar.checkpoint.names",
+        "istar.checkpoint.infer",
     ),
     ("istar.models.find", "istar.models.store"),
     ("istar.plan",),

@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import torch
 
+from istar.checkpoint.infer import infer_tokenizer_config, infer_transformer_config
 from istar.checkpoint.names import tokenizer_naming, transformer_naming
 from istar.checkpoint.read import (
     SafetensorFiles,
-    infer_tokenizer_config,
-    infer_transformer_config,
     on_meta,
     tokenizer_files,
     transformer_dtype,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from istar.checkpoint.infer import infer_tokenizer_config, infer_transformer_config
 from istar.checkpoint.names import (
     UNUSED_TOKENIZER,
     UNUSED_TRANSFORMER,
@@ -20,7 +21,6 @@ from istar.checkpoint.names import (
     tokenizer_naming,
     transformer_naming,
 )
-from istar.checkpoint.read import infer_tokenizer_config, infer_transformer_config
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.config import VideoTokenizerConfig

@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from istar.checkpoint.infer import infer_transformer_config
 from istar.checkpoint.names import released_transformer_name, transformer_naming
-from istar.checkpoint.read import infer_transformer_config, on_meta, transformer_dtype
+from istar.checkpoint.read import on_meta, transformer_dtype
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from istar.checkpoint.infer import infer_tokenizer_config, infer_transformer_config
 from istar.checkpoint.names import tokenizer_naming, transformer_naming
 from istar.checkpoint.read import (
     SafetensorFiles,
-    infer_tokenizer_config,
-    infer_transformer_config,
     tokenizer_files,
     transformer_dtype,
 )

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from istar.byte_size import readable_size
 from istar.checkpoint.files import INDEX_NAME
+from istar.checkpoint.infer import infer_tokenizer_config, infer_transformer_config
 from istar.checkpoint.names import tokenizer_naming, transformer_naming
 from istar.checkpoint.quantize import in_eight_bits, plain_tensors
 from istar.checkpoint.read import (
     SafetensorFiles,
-    infer_tokenizer_config,
-    infer_transformer_config,
     on_meta,
     read_parameters,
     tokenizer_files,

@@ -20,6 +20,7 @@ from istar.checkpoint.files import (
     open_safetensors,
     safetensor_files,
 )
+from istar.checkpoint.infer import infer_tokenizer_config, infer_transformer_config
 from istar.checkpoint.names import (
     EIGHT_BIT_SCALES,
     Naming,
@@ -302,70 +303,6 @@ def transformer_dtype(name: str, dtype: torch.dtype, *, eight_bit: bool = False)
     """
     in_full = name.split(".")[0].endswith("_head") or (eight_bit and is_eight_bit(name))
     return torch.float32 if in_full else dtype
-
-
-def infer_transformer_config(
-    shapes: Mapping[str, tuple[int, ...]], naming: Naming, path: Path
-) -> TransformerConfig:
-    """The sizes of a transformer, read off its tensors.
-
-    Args:
-        shapes: of the tensors, by their names in the file.
-        naming: of the file.
-        path: the name in messages.
-
-    Raises:
-        CheckpointError: a tensor that shows a size is missing.
-    """
-    size = _size_reader(shapes, naming, path)
-    query_norm = "blocks.0.attention.query_norm.weight"
-    in_every_block = naming.name_in_file(query_norm).rpartition("0.")[2]
-    head_size = size(query_norm, 0)
-    return TransformerConfig(
-        width=size("embed_latents.weight", 0),
-        depth=sum(name.endswith(in_every_block) for name in shapes),
-        heads=size("blocks.0.attention.query.weight", 0) // head_size,
-        key_value_heads=size("blocks.0.attention.key.weight", 0) // head_size,
-        head_size=head_size,
-        mlp_width=size("blocks.0.mlp.gate.weight", 0),
-        text_channels=size("embed_text.weight", 1),
-        text_positions=size("unconditional", 0),
-        latent_channels=size("embed_latents.weight", 1),
-        semantic_bits=size("semantic_head.weight", 0) // 2,
-    )
-
-
-def infer_tokenizer_config(
-    shapes: Mapping[str, tuple[int, ...]], naming: Naming, path: Path
-) -> VideoTokenizerConfig:
-    """The sizes of a video tokenizer, read off its tensors; as `infer_transformer_config`.
-
-    Raises:
-        CheckpointError: a tensor that shows a size is missing, or the sizes form no network.
-    """
-    size = _size_reader(shapes, naming, path)
-    first, second, third, fourth = (
-        size(f"encoder.levels.{level}.blocks.0.norm1.gain", 0) for level in range(4)
-    )
-    channels = (first, second, third, fourth, size("encoder.norm_out.gain", 0))
-    try:
-        return VideoTokenizerConfig(
-            channels=channels, bottleneck_channels=size("decoder.conv_in.weight", 1)
-        )
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-
-
-def _size_reader(
-    shapes: Mapping[str, tuple[int, ...]], naming: Naming, path: Path
-) -> Callable[[str, int], int]:
-    def size(own_name: str, dimension: int) -> int:
-        name = naming.name_in_file(own_name)
-        if len(shapes.get(name, ())) <= dimension:
-            raise CheckpointError(f"{path}: tensor {name} is missing or has the wrong shape")
-        return max(1, shapes[name][dimension])
-
-    return size
 
 
 def read_parameters(
