@@ -21,7 +21,15 @@ if TYPE_CHECKING:
         StateError,
         UsageError,
     )
-    from istar.events import ClipReady, Decoding, Event, GenerationResult, Note, Progress
+    from istar.events import (
+        ClipReady,
+        Decoding,
+        Event,
+        GenerationResult,
+        Loading,
+        Note,
+        Progress,
+    )
     from istar.job import Job
     from istar.pipeline import InfinityStarPipeline
     from istar.request import GenerationRequest
@@ -41,6 +49,7 @@ __all__ = [
     "InfinityStarPipeline",
     "IstarError",
     "Job",
+    "Loading",
     "MediaError",
     "Note",
     "Progress",
@@ -61,6 +70,7 @@ _HOME = {
     "InfinityStarPipeline": "pipeline",
     "IstarError": "errors",
     "Job": "job",
+    "Loading": "events",
     "MediaError": "errors",
     "Note": "events",
     "Progress": "events",
