@@ -244,18 +244,14 @@ def _history_assigned(networks: Networks, meter: Meter) -> Iterator[None]:
 @contextmanager
 def _encoding_apart(networks: Networks, costs: Costs) -> Iterator[None]:
     """Make the encoder's work a stage of its own, wherever it happens."""
-    under_way = ExitStack()
+    own, encode = vars(networks.tokenizer), networks.tokenizer.encode
 
-    def enters(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        under_way.enter_context(costs.stage(Stage("encode", "encode")))
+    def encoded(pictures: Tensor) -> Tensor:
+        with costs.stage(Stage("encode", "encode")):
+            return encode(pictures)
 
-    def leaves(_: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
-        under_way.close()
-
-    encoder = networks.tokenizer.encoder
-    handles = (encoder.register_forward_pre_hook(enters), encoder.register_forward_hook(leaves))
+    own["encode"] = encoded
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        del own["encode"]
