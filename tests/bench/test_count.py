@@ -95,6 +95,7 @@ def test_arithmetic_is_what_the_sizes_say(
     assert report.of("step").flop == flop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_blocks_replayed_cost_what_they_cost_again(
     reports: dict[Mode, BenchReport], model: FoundModel, mode: Mode
@@ -122,6 +123,7 @@ def test_a_decoder_in_strips_remembers_less(
     assert stages[last] == whole[last]
 
 
+@pytest.mark.slow
 def test_what_is_counted_is_what_is_done(model: FoundModel) -> None:
     """On the CPU, with values, there are as many passes and as much arithmetic."""
     cpu = Placement.choose("cpu", "fp32")
@@ -217,6 +219,7 @@ def test_a_video_takes_no_more_than_it_needs(
     assert 1 <= predicted.device_bytes / report.total.peak_bytes <= 1.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["t2v", "interact"])
 @pytest.mark.parametrize("plan", ["low", "stream"])
 def test_no_plan_passes_or_computes_more(
