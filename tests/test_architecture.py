@@ -58,6 +58,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.lab.*",
         "istar.checkpoint.names",
         "istar.checkpoint.infer",
+        "istar.checkpoint.tensor_files",
     ),
     ("istar.models.find", "istar.models.store"),
     ("istar.plan",),

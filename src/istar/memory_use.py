@@ -11,14 +11,8 @@ from typing import NamedTuple
 
 import torch
 
-from istar.checkpoint.infer import infer_tokenizer_config, infer_transformer_config
-from istar.checkpoint.names import tokenizer_naming, transformer_naming
-from istar.checkpoint.read import (
-    SafetensorFiles,
-    on_meta,
-    tokenizer_files,
-    transformer_dtype,
-)
+from istar.checkpoint.infer import stored_tokenizer_config, stored_transformer_config
+from istar.checkpoint.read import on_meta, transformer_dtype
 from istar.generation.schedule import Template, nearest_template
 from istar.model_spec import ModelSpec
 from istar.models.find import ModelFiles
@@ -90,8 +84,8 @@ class NetworkSizes:
             config, tokenizer_config = TransformerConfig(), VideoTokenizerConfig()
         else:
             text_encoder = encoder_bytes(files.text_encoder, half=half)
-            config = spec.transformer_config or _transformer_config(files)
-            tokenizer_config = spec.tokenizer_config or _tokenizer_config(files)
+            config = spec.transformer_config or stored_transformer_config(files.transformer)
+            tokenizer_config = spec.tokenizer_config or stored_tokenizer_config(files.tokenizer)
         block, outside = _transformer_bytes(config, placement)
         decoding = placement.decoding_dtype.itemsize
         tokenizer = sum(
@@ -337,18 +331,6 @@ def _step_tokens(window: Window, spec: ModelSpec, template: Template) -> Iterato
             contexts=(text.text_positions, *looked_at),
             shared=shared,
         )
-
-
-def _transformer_config(files: ModelFiles) -> TransformerConfig:
-    stored = SafetensorFiles(files.transformer)
-    return infer_transformer_config(
-        stored.shapes, transformer_naming(stored.shapes), files.transformer
-    )
-
-
-def _tokenizer_config(files: ModelFiles) -> VideoTokenizerConfig:
-    stored = tokenizer_files(files.tokenizer)
-    return infer_tokenizer_config(stored.shapes, tokenizer_naming(stored.shapes), files.tokenizer)
 
 
 def _transformer_bytes(config: TransformerConfig, placement: Placement) -> tuple[int, int]:

@@ -9,13 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from istar.checkpoint.infer import infer_tokenizer_config, infer_transformer_config
-from istar.checkpoint.names import tokenizer_naming, transformer_naming
-from istar.checkpoint.read import (
-    SafetensorFiles,
-    tokenizer_files,
-    transformer_dtype,
-)
+from istar.checkpoint.infer import stored_tokenizer_config, stored_transformer_config
+from istar.checkpoint.read import transformer_dtype
 from istar.memory_plan import WHOLE, MemoryPlan
 from istar.model_spec import EightBitType, ModelSpec
 from istar.models.download_events import DownloadListener, ignore
@@ -62,14 +57,9 @@ class Sizes:
         if model.spec.source is not None:
             return cls()
         files = model.files(on_event)
-        transformer, tokenizer = model.spec.transformer_config, model.spec.tokenizer_config
-        if transformer is None:
-            shapes = SafetensorFiles(files.transformer).shapes
-            naming = transformer_naming(shapes)
-            transformer = infer_transformer_config(shapes, naming, files.transformer)
-        if tokenizer is None:
-            shapes = tokenizer_files(files.tokenizer).shapes
-            tokenizer = infer_tokenizer_config(shapes, tokenizer_naming(shapes), files.tokenizer)
+        spec = model.spec
+        transformer = spec.transformer_config or stored_transformer_config(files.transformer)
+        tokenizer = spec.tokenizer_config or stored_tokenizer_config(files.tokenizer)
         return cls(transformer=transformer, tokenizer=tokenizer, text_encoder=files.text_encoder)
 
 

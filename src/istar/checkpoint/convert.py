@@ -21,12 +21,11 @@ from istar.checkpoint.infer import infer_tokenizer_config, infer_transformer_con
 from istar.checkpoint.names import tokenizer_naming, transformer_naming
 from istar.checkpoint.quantize import in_eight_bits, plain_tensors
 from istar.checkpoint.read import (
-    SafetensorFiles,
     on_meta,
     read_parameters,
-    tokenizer_files,
     transformer_dtype,
 )
+from istar.checkpoint.tensor_files import SafetensorFiles, tokenizer_files
 from istar.errors import CheckpointError, MediaError
 from istar.files import PendingDirectory, working_directory
 from istar.model_spec import ModelSpec, Precision

@@ -5,10 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from istar.checkpoint.names import Naming
+from istar.checkpoint.names import Naming, tokenizer_naming, transformer_naming
+from istar.checkpoint.tensor_files import SafetensorFiles, tokenizer_files
 from istar.errors import CheckpointError
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.config import VideoTokenizerConfig
+
+
+def stored_transformer_config(path: Path) -> TransformerConfig:
+    """The sizes of a transformer in files, as `load_transformer` takes them.
+
+    Raises:
+        CheckpointError: a file is missing or malformed, or a tensor that shows a size is missing.
+    """
+    shapes = SafetensorFiles(path).shapes
+    return infer_transformer_config(shapes, transformer_naming(shapes), path)
+
+
+def stored_tokenizer_config(path: Path) -> VideoTokenizerConfig:
+    """The sizes of a video tokenizer in files; as `stored_transformer_config`."""
+    shapes = tokenizer_files(path).shapes
+    return infer_tokenizer_config(shapes, tokenizer_naming(shapes), path)
 
 
 def infer_transformer_config(

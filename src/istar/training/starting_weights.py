@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from istar.checkpoint.names import Naming, transformer_naming
-from istar.checkpoint.read import SafetensorFiles, read_parameters
+from istar.checkpoint.read import read_parameters
+from istar.checkpoint.tensor_files import SafetensorFiles
 from istar.text_encoder import TextEncoder, check_text_encoder
 from istar.training.distributed import shared_weights
 from istar.training.seeds import seed_of
