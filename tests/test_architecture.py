@@ -71,7 +71,12 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.generation.schedule",
         "istar.request",
     ),
-    ("istar.tables", "istar.checkpoint.files", "istar.files"),
+    (
+        "istar.tables",
+        "istar.checkpoint.files",
+        "istar.checkpoint.encoder_files",
+        "istar.files",
+    ),
     ("istar.text_files",),
     ("istar.errors", "istar.byte_size", "istar.plurals", "istar.host_memory"),
 )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from istar.checkpoint.encoder_files import encoder_bytes
 from istar.checkpoint.infer import stored_tokenizer_config, stored_transformer_config
 from istar.checkpoint.read import on_meta, transformer_dtype
 from istar.generation.schedule import Template, nearest_template
@@ -26,7 +27,6 @@ from istar.plan import (
     windows_from_start,
 )
 from istar.request import GenerationRequest, Mode
-from istar.text_encoder import encoder_bytes
 from istar.transformer.config import TransformerConfig
 from istar.transformer.eight_bit import is_eight_bit
 from istar.transformer.model import Transformer

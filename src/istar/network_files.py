@@ -9,13 +9,14 @@ from typing import Protocol
 
 import torch
 
+from istar.checkpoint.encoder_files import encoder_channels
 from istar.checkpoint.read import load_blocks, load_transformer, load_video_tokenizer
 from istar.errors import CheckpointError, Remedy
 from istar.model_spec import ModelSpec
 from istar.models.download_events import DownloadListener, LoadProgress, ignore
 from istar.models.find import ModelFiles
 from istar.placement import Placement
-from istar.text_encoder import TextEncoder, encoder_channels
+from istar.text_encoder import TextEncoder
 from istar.transformer.model import Transformer
 from istar.transformer.streaming import resident_numbers, stream_blocks
 from istar.video_tokenizer.model import VideoTokenizer

@@ -6,34 +6,17 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from istar.checkpoint.files import (
-    INDEX_NAME,
-    explained_file_errors,
-    look_at,
-    open_safetensors,
-    read_table,
-    safetensor_files,
-)
+from istar.checkpoint.encoder_files import check_text_encoder
+from istar.checkpoint.files import explained_file_errors
 from istar.errors import CheckpointError
 from istar.models.hub_settings import import_client
 
-_FAMILY = ("t5", "mt5", "umt5")
-_WEIGHTS = "model.safetensors"
-_VOCABULARIES = ("tokenizer.json", "spiece.model")
-_SETTINGS = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "generation_config.json",
-)
-_BYTE_LEVEL = "ByT5Tokenizer"  # needs no vocabulary
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _FLAN_T5_XL = {
     "vocab_size": 32128,
@@ -246,48 +229,6 @@ def save_encoder(path: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
-def check_text_encoder(path: Path) -> tuple[Path, Path]:
-    """Look at the files of a text encoder without loading it.
-
-    Returns:
-        the file of its vocabulary; that of its weights, or the directory of several.
-
-    Raises:
-        CheckpointError: one is missing or damaged, or the model is not of the T5 family.
-    """
-    _check_settings(path)
-    return _vocabulary(path), _weights(path)
-
-
-def encoder_channels(path: Path) -> int:
-    """Features of a text token, by the settings of a directory.
-
-    Raises:
-        CheckpointError: they are damaged.
-    """
-    return int(_config(path).d_model)
-
-
-def encoder_bytes(path: Path, *, half: bool) -> int:
-    """What the encoder of a directory takes in memory, by the headers of its files.
-
-    Args:
-        path: as `TextEncoder.from_directory` takes it.
-        half: in float16, in which transformers keeps the last layers of the MLPs in float32.
-
-    Raises:
-        CheckpointError: a file is missing or damaged.
-    """
-    total = 0
-    for file in safetensor_files(check_text_encoder(path)[1]):
-        with open_safetensors(file) as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - it is no mapping
-                if name.startswith(("encoder.block", "encoder.final", "shared.")):
-                    size = 2 if half and not name.endswith(".wo.weight") else 4
-                    total += size * prod(tensors.get_slice(name).get_shape())
-    return total
-
-
 def _load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """The encoder and the tokenizer of a directory.
 
@@ -383,49 +324,3 @@ def _hidden(package: str) -> Iterator[None]:
         del modules[package]
         if before is not None:
             modules[package] = before
-
-
-def _check_settings(path: Path) -> None:
-    """Refuse a directory whose settings are damaged, or are another kind of model's.
-
-    Raises:
-        CheckpointError: one is damaged, or no file is there.
-    """
-    family = read_table(path / "config.json").get("model_type")
-    if not isinstance(family, str):
-        raise CheckpointError(f"{path / 'config.json'} describes no text encoder")
-    if family not in _FAMILY:
-        raise CheckpointError(f"{path}: the text encoder must be of the T5 family, not {family}")
-    for name in _SETTINGS:
-        if (path / name).is_file():
-            read_table(path / name)
-
-
-def _vocabulary(path: Path) -> Path:
-    """The file that transformers makes the tokenizer of; without one it would make up an empty one.
-
-    Raises:
-        CheckpointError: no vocabulary is there.
-    """
-    for name in _VOCABULARIES:
-        if (path / name).is_file():
-            look_at(path / name)
-            return path / name
-    settings = path / "tokenizer_config.json"
-    if settings.is_file() and read_table(settings).get("tokenizer_class") == _BYTE_LEVEL:
-        return settings
-    raise CheckpointError(f"{path}: the tokenizer is missing (none of {', '.join(_VOCABULARIES)})")
-
-
-def _weights(path: Path) -> Path:
-    """The file of weights, or the directory of several, each of which can be opened.
-
-    Raises:
-        CheckpointError: one is missing or damaged.
-    """
-    single = path / _WEIGHTS
-    weights = path if (path / INDEX_NAME).is_file() and not single.is_file() else single
-    for file in safetensor_files(weights):
-        with open_safetensors(file):
-            pass
-    return weights

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from istar.checkpoint.encoder_files import check_text_encoder
 from istar.checkpoint.names import Naming, transformer_naming
 from istar.checkpoint.read import read_parameters
 from istar.checkpoint.tensor_files import SafetensorFiles
-from istar.text_encoder import TextEncoder, check_text_encoder
+from istar.text_encoder import TextEncoder
 from istar.training.distributed import shared_weights
 from istar.training.seeds import seed_of
 from istar.transformer.model import Transformer
