@@ -22,7 +22,6 @@ from typing import Literal
 Remedy = Literal[
     "any_model",
     "auto_memory",
-    "convert",
     "cpu",
     "extend",
     "extend_first",

@@ -114,10 +114,11 @@ def memory_plans(
     )
     # The host is full of blocks; the device has room for a tokenizer.
     stream = replace(low, name="stream", resident_blocks=0, tokenizer_stays=True)
-    plans = [_predicted(plan, sizes, work, placement) for plan in (WHOLE, balanced, low, stream)]
-    if placement.device.type == "cpu":
-        return tuple(plans[:-1])  # blocks would only move from memory to memory
-    if room is not None:
+    wanted = [WHOLE, balanced, low]
+    if placement.device.type != "cpu":  # where blocks would only move from memory to memory
+        wanted.append(stream)
+    plans = [_predicted(plan, sizes, work, placement) for plan in wanted]
+    if stream in wanted and room is not None:
         free = int((room - _CUDA_RESERVE) / _MARGIN) - plans[-1].device_bytes
         fit = max(0, min(free // sizes.block, sizes.config.depth - _SLOTS))
         if fit:
@@ -166,6 +167,7 @@ def choose_plans(
             remedies = ("auto_memory", *remedies[:2])
         elif placement.device.type == "cuda" and placement.eight_bit is None:
             remedies = ("int8", *remedies)
+        remedies = (*remedies, "run_anyway")
         raise DeviceError(
             f"the memory plan {plans[first].name} takes {room.lacking(plans[first])}",
             remedies=remedies,
@@ -255,7 +257,7 @@ def _predicted(
         + max(step.contexts for step in steps),
     )
     # 3. Host memory: what waits there, and what passes through.
-    pinned = streamed * (sizes.block if on_cpu else _pinned_bytes(sizes.block))
+    pinned = streamed * _pinned_bytes(sizes.block)
     pinned += sizes.block if streamed else 0  # while it is moved into its buffer
     waiting = pinned + coming_tokenizer + max(step.host_contexts for step in steps)
     passing = sizes.text_encoder if work.reads_later else max(0, sizes.text_encoder - pinned)

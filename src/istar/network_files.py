@@ -61,8 +61,8 @@ class NetworkSource(Protocol):
 class NetworkFiles:
     """Loads the networks of one model from its files.
 
-    The tokenizer is float32 in any placement: in bf16 some of the bits that it gives for pictures
-    would be others.
+    What encodes pictures is float32 in any placement: in bf16 some of the bits that it gives for
+    them would be others.
 
     Attributes:
         placement: where they compute, and in which numbers.

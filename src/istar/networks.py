@@ -80,6 +80,7 @@ class Networks:
         self._tokenizer = tokenizer
         self._text_encoder = text_encoder
         self._has_blocks = source is None
+        self._resident: int | None = None
         self._encoded: dict[str, EncodedText] = {}
         self._follow_plan()
 
@@ -281,7 +282,7 @@ class Networks:
         """Follow the next plan, which takes less; the work of a step that failed is to be undone.
 
         Returns:
-            the plan; None where there is none.
+            the plan; None after the last.
         """
         if not self._further:
             return None

@@ -43,8 +43,8 @@ class GenerationRequest:
             or is 9/16 without one.
         seed: 0 to 2⁶⁴-1.
         negative_prompt: what to steer away from; takes the place of the learned unconditional.
-        guidance_scale: None for the model's own; 1 for none, which also halves the work. Without a
-            prompt and a negative prompt there is none either.
+        guidance_scale: None for the model's own; 1 for none, which also halves the work. A request
+            without a prompt and a negative prompt is not guided.
         tau_image: sampling temperature of image clips; None for the model's own.
         tau_video: sampling temperature of video clips; None for the model's own.
         suffix: add the model's own suffix to the prompt.

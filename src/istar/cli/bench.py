@@ -11,10 +11,10 @@ import typer
 from istar.cli.console import print_lines, printable
 from istar.cli.options import (
     DeviceOption,
+    DtypeOption,
     Memory,
     MemoryOption,
     ModelOption,
-    NumberType,
     Resolution,
     SecondsOption,
     YesOption,
@@ -64,9 +64,7 @@ def bench(
         int, typer.Option("--repeats", help="Measured runs; the median of their seconds counts.")
     ] = 3,
     device: DeviceOption = "auto",
-    dtype: Annotated[
-        NumberType | None, typer.Option("--dtype", show_default="bf16 on CUDA, fp32 on the CPU")
-    ] = None,
+    dtype: DtypeOption = None,
     memory: MemoryOption = Memory.AUTO,
     threads: Annotated[
         int | None, typer.Option("--threads", help="Of the CPU.", show_default="torch's choice")

@@ -8,13 +8,12 @@ from typing import Annotated
 import typer
 
 from istar.cli.display import StepDisplay
+from istar.cli.inputs import input_file, read_prompt
 from istar.cli.options import (
     CommonOptions,
     OptionalPromptArgument,
     PromptArgument,
     SecondsOption,
-    input_file,
-    read_prompt,
     with_common_options,
 )
 from istar.cli.output import output_file

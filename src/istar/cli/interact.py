@@ -12,11 +12,9 @@ import typer
 
 from istar.cli.console import ask, say
 from istar.cli.display import StepDisplay
+from istar.cli.inputs import input_file, is_stdin, read_stdin
 from istar.cli.options import (
     CommonOptions,
-    input_file,
-    is_stdin,
-    read_stdin,
     with_common_options,
 )
 from istar.cli.output import OutputFile, output_file

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import print_lines, print_path, say
-from istar.cli.display import StepDisplay
+from istar.cli.display import DownloadDisplay, StepDisplay
 from istar.cli.options import (
     DeviceOption,
+    DtypeOption,
     Memory,
     MemoryOption,
     ModelOption,
@@ -26,6 +27,7 @@ from istar.plurals import counted
 if TYPE_CHECKING:
     from istar.lab.score import Outcome, ShapesTest
     from istar.model_spec import Precision
+    from istar.pipeline import InfinityStarPipeline
 
 evaluate = typer.Typer(
     no_args_is_help=True,
@@ -69,9 +71,7 @@ def shapes(
     ] = "eval-shapes",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     device: DeviceOption = "auto",
-    dtype: Annotated[
-        NumberType | None, typer.Option("--dtype", show_default="bf16 on CUDA, fp32 on the CPU")
-    ] = None,
+    dtype: DtypeOption = None,
     threads: Annotated[
         int | None, typer.Option("--threads", help="Of the CPU.", show_default="torch's choice")
     ] = None,
@@ -96,34 +96,15 @@ def shapes(
 
     import torch
 
-    from istar.cli.display import DownloadDisplay
     from istar.lab.report import ShapesReport
     from istar.lab.score import evaluate_shapes
     from istar.lab.sheet import contact_sheet
     from istar.media import write_picture
-    from istar.memory_use import Work
-    from istar.models.find import find_model
-    from istar.pipeline import InfinityStarPipeline
-    from istar.placement import Placement
 
     test = _test(count, seed, modes, seconds)
     if threads is not None:
         torch.set_num_threads(threads)
-    placement = Placement.choose(device, dtype.value if dtype else None)
-    with DownloadDisplay() as downloads:
-        found_model = find_model(
-            model, seconds=seconds, dtype=placement.precision, on_event=downloads
-        )
-        work = Work.usual(found_model.spec, "t2v", seconds)
-        anyway = check_memory(found_model, placement, work, memory, yes=yes)
-        pipeline = InfinityStarPipeline.load(
-            found_model,
-            placement,
-            work,
-            memory=memory.value,
-            anyway=anyway,
-            on_event=downloads,
-        )
+    pipeline = _load(model, device, dtype, memory, seconds=seconds, yes=yes)
     found: list[Outcome] = []
 
     def write_results() -> None:
@@ -159,15 +140,7 @@ def shapes(
 
 @evaluate.command()
 def precision(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            metavar="NAME|DIR|REPO",
-            envvar="ISTAR_MODEL",
-            help="A name (`istar models list`), a checkpoint directory, or owner/repo on the Hub.",
-        ),
-    ] = "auto",
+    model: ModelOption = "auto",
     dtypes: Annotated[
         list[NumberType] | None,
         typer.Option(
@@ -197,26 +170,9 @@ def precision(
         raise UsageError(f"--count is 1 or more, not {count}")
     check_name(model)
 
-    from istar.cli.display import DownloadDisplay
     from istar.lab.held_out import held_out_scenes
     from istar.lab.precision import PrecisionReport, StepDeviation, deviations, traced
-    from istar.memory_use import Work
-    from istar.models.find import find_model
-    from istar.pipeline import InfinityStarPipeline
-    from istar.placement import Placement
     from istar.request import GenerationRequest
-
-    def load(dtype: NumberType) -> InfinityStarPipeline:
-        placement = Placement.choose(device, dtype.value)
-        with DownloadDisplay() as downloads:
-            found = find_model(
-                model, seconds=seconds, dtype=placement.precision, on_event=downloads
-            )
-            work = Work.usual(found.spec, "t2v", seconds)
-            anyway = check_memory(found, placement, work, memory, yes=yes)
-            return InfinityStarPipeline.load(
-                found, placement, work, memory=memory.value, anyway=anyway, on_event=downloads
-            )
 
     kinds = list(dict.fromkeys(dtypes or (NumberType.INT8, NumberType.FP8)))
     requests = tuple(
@@ -228,7 +184,7 @@ def precision(
         )
         for number, scene in enumerate(held_out_scenes(seed, count))
     )
-    pipeline = load(NumberType.FP32)
+    pipeline = _load(model, device, NumberType.FP32, memory, seconds=seconds, yes=yes)
     name, where = pipeline.spec.name, str(pipeline.device)
     with StepDisplay() as display:
         total, done = count * (1 + len(kinds)), 0
@@ -241,7 +197,7 @@ def precision(
         for kind in kinds:
             # The GPU may have no room for two.
             del pipeline
-            pipeline = load(kind)
+            pipeline = _load(model, device, kind, memory, seconds=seconds, yes=yes)
             own = steps.setdefault(kind.value, [])
             for run, request in zip(exact, requests, strict=True):
                 own += deviations(run, pipeline.networks, request)
@@ -249,6 +205,31 @@ def precision(
                 display.show(done, total)
     report = PrecisionReport(model=name, device=where, requests=requests, steps=steps)
     print_lines([json.dumps(report.as_json(), indent=2)] if as_json else report.lines())
+
+
+def _load(
+    model: str,
+    device: str,
+    dtype: NumberType | None,
+    memory: Memory,
+    *,
+    seconds: float | None,
+    yes: bool,
+) -> InfinityStarPipeline:
+    """A model for videos of a length, as options say; see `InfinityStarPipeline.load`."""
+    from istar.memory_use import Work
+    from istar.models.find import find_model
+    from istar.pipeline import InfinityStarPipeline
+    from istar.placement import Placement
+
+    placement = Placement.choose(device, dtype.value if dtype else None)
+    with DownloadDisplay() as display:
+        found = find_model(model, seconds=seconds, dtype=placement.precision, on_event=display)
+        work = Work.usual(found.spec, "t2v", seconds)
+        anyway = check_memory(found, placement, work, memory, yes=yes)
+        return InfinityStarPipeline.load(
+            found, placement, work, memory=memory.value, anyway=anyway, on_event=display
+        )
 
 
 def _targets(output: str, *, overwrite: bool) -> tuple[Path, Path]:

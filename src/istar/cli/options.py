@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -21,7 +20,6 @@ from istar.cli.console import asked_yes, say
 from istar.errors import DeviceError, Remedy, UsageError
 from istar.models.find import check_name
 from istar.request import GenerationRequest, Mode
-from istar.text_files import read_text
 
 if TYPE_CHECKING:
     from istar.inputs import Inputs
@@ -32,11 +30,6 @@ if TYPE_CHECKING:
 
 _RANDOM_SEED_BITS = 32
 _DEVICE = re.compile(r"auto|(cpu|cuda)(:\d+)?")
-_STDIN_BYTES = 1_000_000
-_STDIN_NAMES = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
-
-STDIN = Path("/dev/stdin")
-"""The name under which stdin is read like any file."""
 
 
 class Resolution(str, Enum):
@@ -91,6 +84,15 @@ SecondsOption = Annotated[
         "--seconds",
         help="Length of the video, a multiple of 0.25.",
         show_default="5, or one clip of the model",
+    ),
+]
+DtypeOption = Annotated[
+    NumberType | None,
+    typer.Option(
+        "--dtype",
+        help="Of the transformer. int8 and fp8 hold its blocks' weights in 8 bits, to save "
+        "memory and no time; of the two int8 is nearer to bf16.",
+        show_default="bf16 on CUDA, fp32 on the CPU",
     ),
 ]
 MemoryOption = Annotated[
@@ -163,15 +165,7 @@ class CommonOptions:
         typer.Option("--seed", help="Same seed, same result.", show_default="drawn and printed"),
     ] = None
     device: DeviceOption = "auto"
-    dtype: Annotated[
-        NumberType | None,
-        typer.Option(
-            "--dtype",
-            help="Of the transformer. int8 and fp8 hold its blocks' weights in 8 bits, to save "
-            "memory and no time; of the two int8 is nearer to bf16.",
-            show_default="bf16 on CUDA, fp32 on the CPU",
-        ),
-    ] = None
+    dtype: DtypeOption = None
     memory: MemoryOption = Memory.AUTO
     guidance: Annotated[
         float | None,
@@ -306,23 +300,24 @@ def check_memory(
     if yes or model.spec.source is None or not (size := model.bytes_to_fetch()):
         return yes
 
-    def try_on(place: Placement) -> DeviceError | None:
+    def refusal(place: Placement, choice: Memory) -> DeviceError | None:
         sizes = NetworkSizes.of(None, model.spec, place)
         if size < sizes.whole / 2:
             return None  # other files than the published ones; their sizes show when they are here
         try:
-            choose_plans(memory.value, sizes, work, place)
+            choose_plans(choice.value, sizes, work, place)
         except DeviceError as error:
             return error
         return None
 
-    if (reason := try_on(placement)) is None:
+    if (reason := refusal(placement, memory)) is None:
         return False
     name = f"the {model.spec.name} model"
     if asked_yes(f"{reason}; fetch {name}, {readable_size(size)}, nevertheless", yes=yes):
         return True
-    remedies: tuple[Remedy, ...] = (*reason.remedies, "fetch_anyway")
-    if placement.device.type != "cpu" and try_on(Placement.choose("cpu")) is None:
+    helps = (remedy for remedy in reason.remedies if remedy != "run_anyway")
+    remedies: tuple[Remedy, ...] = (*helps, "fetch_anyway")
+    if placement.device.type != "cpu" and refusal(Placement.choose("cpu"), Memory.AUTO) is None:
         remedies = ("cpu", *remedies)
     raise DeviceError(f"{name} was not fetched: {reason}", remedies=remedies)
 
@@ -347,57 +342,6 @@ def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
     wrapped.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapped
-
-
-def read_prompt(prompt: str, source: Path | None = None) -> str:
-    """A prompt as typed, or stdin's text for `-`.
-
-    Args:
-        prompt: as typed.
-        source: the file beside it, from `input_file`.
-
-    Raises:
-        UsageError: stdin is closed, too long or not UTF-8, or the file comes from it too.
-    """
-    if prompt != "-":
-        return prompt
-    return read_stdin("the prompt", source).strip()
-
-
-def is_stdin(path: Path) -> bool:
-    """Whether a path names stdin."""
-    return str(path) in _STDIN_NAMES
-
-
-def read_stdin(what: str, source: Path | None = None) -> str:
-    """The text on stdin, which `what` comes from; see `read_prompt`."""
-    if source == STDIN:
-        raise UsageError(f"{what} and the input cannot both come from stdin")
-    if sys.stdin is None:
-        raise UsageError(f"{what} should come from stdin, and stdin is closed")
-    return read_text(sys.stdin.buffer, f"{what} from stdin", limit=_STDIN_BYTES)
-
-
-def input_file(path: Path) -> Path:
-    """A file to read, `~` expanded and `-` for stdin, refused early if there is nothing to read.
-
-    Raises:
-        UsageError: it does not exist, is a directory or is empty.
-    """
-    try:
-        path = STDIN if is_stdin(path) else path.expanduser()
-        if path == STDIN and sys.stdin is None:
-            raise UsageError("the input should come from stdin, and stdin is closed")
-        if path.is_dir():
-            raise UsageError(f"{path} is a directory; name a file in it")
-        if not path.stat().st_size and path.is_file():
-            raise UsageError(f"{path} is empty; check how it was made or downloaded")
-    except FileNotFoundError as error:
-        raise UsageError(f"{path} does not exist") from error
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{path} cannot be read: {reason}") from error
-    return path
 
 
 def _parse_aspect(text: str | None) -> float | None:

@@ -7,7 +7,6 @@ from istar.errors import IstarError, Remedy
 WORDS: dict[Remedy, str] = {
     "any_model": "leave out --model and --res",
     "auto_memory": "leave out --memory",
-    "convert": "make the copy again with `istar models convert`",
     "cpu": "compute with --device cpu",
     "extend": "use `istar extend`",
     "extend_first": "lengthen the clip first with `istar extend`",

@@ -1,0 +1,66 @@
+"""What commands read: prompts as typed or from stdin, and files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from istar.errors import UsageError
+from istar.text_files import read_text
+
+_STDIN_BYTES = 1_000_000
+_STDIN_NAMES = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+
+STDIN = Path("/dev/stdin")
+"""The name under which stdin is read like any file."""
+
+
+def read_prompt(prompt: str, source: Path | None = None) -> str:
+    """A prompt as typed, or stdin's text for `-`.
+
+    Args:
+        prompt: as typed.
+        source: the file beside it, from `input_file`.
+
+    Raises:
+        UsageError: stdin is closed, too long or not UTF-8, or the file comes from it too.
+    """
+    if prompt != "-":
+        return prompt
+    return read_stdin("the prompt", source).strip()
+
+
+def is_stdin(path: Path) -> bool:
+    """Whether a path names stdin."""
+    return str(path) in _STDIN_NAMES
+
+
+def read_stdin(what: str, source: Path | None = None) -> str:
+    """The text on stdin, which `what` comes from; see `read_prompt`."""
+    if source == STDIN:
+        raise UsageError(f"{what} and the input cannot both come from stdin")
+    if sys.stdin is None:
+        raise UsageError(f"{what} should come from stdin, and stdin is closed")
+    return read_text(sys.stdin.buffer, f"{what} from stdin", limit=_STDIN_BYTES)
+
+
+def input_file(path: Path) -> Path:
+    """A file to read, `~` expanded and `-` for stdin, refused early if there is nothing to read.
+
+    Raises:
+        UsageError: it does not exist, is a directory or is empty.
+    """
+    try:
+        path = STDIN if is_stdin(path) else path.expanduser()
+        if path == STDIN and sys.stdin is None:
+            raise UsageError("the input should come from stdin, and stdin is closed")
+        if path.is_dir():
+            raise UsageError(f"{path} is a directory; name a file in it")
+        if not path.stat().st_size and path.is_file():
+            raise UsageError(f"{path} is empty; check how it was made or downloaded")
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} does not exist") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path} cannot be read: {reason}") from error
+    return path
