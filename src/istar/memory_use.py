@@ -6,7 +6,7 @@ The constants are counts of the running code on tensors without content; tests c
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -335,7 +335,7 @@ def _step_tokens(window: Window, spec: ModelSpec, template: Template) -> Iterato
 
 def _transformer_bytes(config: TransformerConfig, placement: Placement) -> tuple[int, int]:
     """The bytes of a block, and of what is in no block."""
-    network = on_meta(lambda: Transformer(config))
+    network = on_meta(lambda: Transformer(replace(config, depth=1)))
     sizes = {
         name: weight.numel() + 4 * len(weight)
         if placement.eight_bit and is_eight_bit(name)
