@@ -34,6 +34,7 @@ from istar.memory_use import (
     encode_bytes,
     picture_bytes,
     step_bytes,
+    text_bytes,
 )
 from istar.placement import Placement
 
@@ -243,7 +244,10 @@ def _predicted(
     strip_rows = None if work.encodes_later else plan.strip_rows
     stages = (
         # reading texts, encoding what is given
-        always + sizes.text_encoder - text + (blocks if work.reads_later else blocks_early),
+        always
+        + (sizes.text_encoder - text)
+        + text_bytes(sizes.config)
+        + (blocks if work.reads_later else blocks_early),
         always
         + coming_tokenizer
         + encode_bytes(work, sizes.tokenizer_config)

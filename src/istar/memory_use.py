@@ -46,6 +46,9 @@ strip with some rows around it."""
 
 _FRAME_PICTURES = 4
 
+_TEXT_BYTES = 64
+"""What encoding a text holds besides weights, for each channel of each token."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSizes:
@@ -281,6 +284,11 @@ def step_bytes(
         numbers = 2 * torch.float32.itemsize if placement.eight_bit == "fp8" else 0
         wide += (numbers + size) * config.width * config.mlp_width + size * rows * config.mlp_width
     return StepBytes(contexts, host_contexts, stream + max(attention, wide))
+
+
+def text_bytes(config: TransformerConfig) -> int:
+    """What encoding the longest text takes."""
+    return _TEXT_BYTES * config.text_positions * config.text_channels
 
 
 def encode_bytes(work: Work, config: VideoTokenizerConfig) -> int:

@@ -208,8 +208,6 @@ def test_a_video_takes_no_more_than_it_needs(
     passes, flop, moved = COSTS[name, seconds]
     assert report.total.passes == passes
     assert 0.99 * flop <= report.of("step").flop <= 1.01 * flop
-    if dtype == "bf16":  # 8-bit weights are multiplied out again and again
-        assert report.of("step").moved_bytes <= moved
     assert report.total.peak_bytes <= peak * 1e9
     assert report.context_bytes <= context * 1e9
     # The plan's own prediction is no lower, and not much higher.
@@ -217,6 +215,10 @@ def test_a_video_takes_no_more_than_it_needs(
     sizes = NetworkSizes.of(None, model.spec, placement)
     plans = memory_plans(sizes, Work.usual(model.spec, "t2v", seconds), placement)
     (predicted,) = (one for one in plans if one.name == plan)
+    if dtype == "bf16":  # 8-bit weights are multiplied out again and again
+        # Streamed weights cross the bus once a step, for both branches.
+        steps, streamed = (passes - 2) / 2, sizes.config.depth if plan == "stream" else 0
+        assert report.of("step").moved_bytes <= moved + steps * streamed * sizes.block
     assert 1 <= predicted.device_bytes / report.total.peak_bytes <= 1.1
 
 
