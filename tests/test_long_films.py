@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asking import pictures, request, short_clips
 from istar import Decoding, GenerationRequest, InfinityStarPipeline
-from istar.generation.state import Bits
+from istar.generation.state import TakeWindow
 from istar.media import read_clip, write_clip
 from processes import ISTAR, started
 
@@ -32,8 +32,10 @@ def bytes_of_tensors() -> int:
     return sum(storages.values())
 
 
-def bytes_of_bits(windows: Iterable[Bits]) -> int:
-    return sum(bits.nbytes for window in windows for bits in window.values())
+def bytes_of_tokens(windows: Iterable[TakeWindow]) -> int:
+    """What finished windows take: their bits, and the generator's state before each."""
+    kept = [tensor for one in windows for tensor in (one.generator, *one.bits.values())]
+    return sum(tensor.nbytes for tensor in kept)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,7 @@ def bytes_of_bits(windows: Iterable[Bits]) -> int:
     ],
     ids=["extend", "interact"],
 )
-def test_window_after_window_only_bits_are_added(
+def test_window_after_window_only_tokens_are_added(
     pipeline: InfinityStarPipeline, wanted: GenerationRequest, windows: int
 ) -> None:
     job = pipeline.job(wanted)
@@ -53,7 +55,7 @@ def test_window_after_window_only_bits_are_added(
         events = job.advance()
         # A window holds most when its clip is made and not yet decoded.
         if any(isinstance(event, Decoding) for event in events):
-            held.append(bytes_of_tensors() - bytes_of_bits(job.state.bits))
+            held.append(bytes_of_tensors() - bytes_of_tokens(job.state.windows))
     assert len(held) == windows
     # The first windows begin without the pictures or latents that later ones have before them.
     assert set(held[2:]) == {held[2]}

@@ -64,7 +64,7 @@ def pipeline(checkpoint: Path) -> InfinityStarPipeline:
 
 
 def bits_of(job: Job) -> list[Tensor]:
-    return [bits for window in job.state.bits for bits in window.values()]
+    return [bits for window in job.state.windows for bits in window.bits.values()]
 
 
 def finished(job: Job) -> tuple[list[Event], list[Tensor]]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from istar.job import Job
     from istar.pipeline import InfinityStarPipeline
     from istar.request import GenerationRequest
+    from istar.take import Take
 
 __version__ = "0.1.0"
 
@@ -54,6 +55,7 @@ __all__ = [
     "Note",
     "Progress",
     "StateError",
+    "Take",
     "UsageError",
 ]
 
@@ -75,6 +77,7 @@ _HOME = {
     "Note": "events",
     "Progress": "events",
     "StateError": "errors",
+    "Take": "take",
     "UsageError": "errors",
 }
 

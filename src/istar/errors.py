@@ -8,7 +8,7 @@
     ├── CheckpointError        weights, manifest or text encoder that cannot be used
     ├── HubError               a model that cannot be fetched
     ├── DeviceError            the device or its memory does not serve
-    ├── StateError             a saved job or training checkpoint that cannot be used
+    ├── StateError             a take or training checkpoint that cannot be used
     └── GenerationError        the computation itself went wrong
 
 A message says what failed and why. What to do next in terms of istar's own settings is data, the
@@ -88,7 +88,7 @@ class DeviceError(IstarError):
 
 
 class StateError(IstarError):
-    """A saved job or training checkpoint that is damaged or belongs to other weights."""
+    """A take or training checkpoint that is damaged or belongs to other weights."""
 
 
 class GenerationError(IstarError):

@@ -30,7 +30,7 @@ class Progress:
         clip: the clip of the window under way.
         scale: which scale, from 0.
         tokens: how many tokens the step had.
-        given: its bits were known, from the input or a saved job, and were not sampled.
+        given: its bits were known, from the input or a take, and were not sampled.
     """
 
     done: int

@@ -1,32 +1,31 @@
-"""A running generation: one object that takes a step at a time and can be saved between any two.
+"""A running generation: one object that takes a step at a time and is a take between any two.
 
-What is saved are tokens: the bits of every step taken or given, the request, the model's identity
-and the state of the random generator. Keys and values, latents and pictures are computed again
-from the bits where a later step needs them, so a restored job begins at its first step with bits
-that are known, and is finished by the same code as any other.
+A take holds tokens. Keys and values, latents and pictures are computed again from its bits where a
+later step needs them, so a job that continues a take begins at the first step with bits that are
+known, and is finished by the same code as any other.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from istar.errors import IstarError, StateError, UsageError
+from istar.errors import UsageError
 from istar.events import ClipReady, Decoding, Event, Loading, Note, Progress
 from istar.generation.loop import advance
-from istar.generation.schedule import TEMPLATES
-from istar.generation.state import GenerationState, JobState
+from istar.generation.state import GenerationState, JobState, Position
 from istar.inputs import Inputs, picture_size, read_inputs
 from istar.networks import Networks
 from istar.opening import Opening, begins_with_image
 from istar.placement import memory_failure
 from istar.plan import Plan, plan_request
 from istar.request import GenerationRequest, check_prompt
-from istar.saved_job import SavedJob, pack, unpack
+from istar.resume import Held, resumed, take_of
+from istar.take import Take
 from istar.transformer.cache import stored
 
 
@@ -48,7 +47,7 @@ class Job:
         >>> while not job.finished:
         ...     for event in job.advance():
         ...         print(event)
-        ...     job.save("waves.job")
+        ...     job.take().save("waves.take", overwrite=True)
     """
 
     def __init__(
@@ -66,6 +65,8 @@ class Job:
         self.state = state
         # The network that was reported to be loaded next.
         self._announced = ""
+        # What a take holds of the input, once one was made.
+        self._held: Held | None = None
         # Pictures that are being decoded, and the state whose next ones come next.
         self._decoding: tuple[JobState, Iterator[Tensor]] | None = None
 
@@ -110,14 +111,17 @@ class Job:
         self.request = replace(self.request, prompt=(*self.request.prompts, prompt))
         self.plan = self.plan.with_prompt(prompt)
 
-    def run(self) -> Iterator[Event]:
+    def run(self, until: Position | None = None) -> Iterator[Event]:
         """Everything that is left, event by event.
+
+        Args:
+            until: stop before this step, or before the first one after it.
 
         Raises:
             DeviceError: memory ran out.
             GenerationError: the network's output is not a number.
         """
-        while not self.finished:
+        while not self.finished and not (until and self.state.position >= until):
             yield from self.advance()
 
     def advance(self) -> tuple[Event, ...]:
@@ -192,10 +196,15 @@ class Job:
         step = generation.next_step
         sampling = self.plan.sampling(self.state.window, self.request)
         networks = self.networks
+        began = time.monotonic()
         with torch.inference_mode():
             generation = advance(
                 networks.transformer, generation, sampling, together=networks.plan.together
             )
+        assert self.state.current is not None
+        current = self.state.current.after(
+            step.index, generation.bits[-1], time.monotonic() - began
+        )
         before, total = self._steps_before()
         progress = Progress(
             done=before + step.index + 1,
@@ -211,7 +220,7 @@ class Job:
             decoded, generation, window
         ):
             decoded += 1
-        state = replace(self.state, generation=generation, decoded=decoded)
+        state = replace(self.state, generation=generation, current=current, decoded=decoded)
         if state.decodes_next:
             return state, (progress, Decoding(clip=decoded))
         return state, (progress,)
@@ -225,7 +234,8 @@ class Job:
         # come to, after a failure, and begun again.
         decoding, self._decoding = self._decoding, None
         if decoding is None or decoding[0] is not state:
-            decoding = (state, self._pictures(generation))
+            pictures = self._pictures(generation.latents, clip=clip, skip=state.shown)
+            decoding = (state, pictures)
         pictures = decoding[1]
         frames = next(pictures)
         # 2. A new video's first picture.
@@ -246,19 +256,26 @@ class Job:
             state = self._end_window(state, generation)
         return state, (ClipReady(frames=frames),)
 
-    def _pictures(self, generation: GenerationState) -> Iterator[Tensor]:
-        """The pictures of the finished clip from the first that is not handed out.
+    def _pictures(
+        self, window_latents: tuple[Tensor, ...], *, clip: int, skip: int = 0
+    ) -> Iterator[Tensor]:
+        """The pictures of one of the window's clips, of a latent frame at a time.
 
         The decoder's causal convolutions look back at what is before: the window's other clips, or
         in the interactive mode the clip before.
+
+        Args:
+            window_latents: `(1, C, T, H, W)` of the window's clips.
+            clip: which of them.
+            skip: latent frames of it whose pictures are not wanted.
         """
         state = self.state
-        before = generation.latents[: state.decoded]
+        before = window_latents[:clip]
         if self.plan.windows[state.window].interactive:
             assert state.former is not None
             before = (state.former[:, :, 1:],)
-        skip = sum(latent.shape[2] for latent in before) + state.shown
-        latents = torch.cat((*before, generation.latents[state.decoded]), dim=2)
+        skip += sum(latent.shape[2] for latent in before)
+        latents = torch.cat((*before, window_latents[clip]), dim=2)
         is_read = self._opening.pictures_read(state.window + 1) > 0
         return self.networks.pictures(latents, skip=skip, whole=is_read)
 
@@ -267,9 +284,11 @@ class Job:
         if self.request.mode == "interact" and former is None:
             former = torch.cat(generation.latents, dim=2)
             first = former[:, :, :1]
+        assert state.current is not None
         return replace(
             state,
-            bits=(*state.bits, dict(enumerate(generation.bits))),
+            windows=(*state.windows, state.current),
+            current=None,
             generation=None,
             generator=generation.generator,
             former=former,
@@ -304,119 +323,51 @@ class Job:
 
     def _steps_before(self) -> tuple[int, int]:
         """Steps of the windows before this one, and of all; in `interact` the prompt's own."""
-        counts = [len(steps) for steps in self.plan.schedules]
+        counts = [len(schedule.steps) for schedule in self.plan.schedules]
         if self.request.mode == "interact":
             return 0, counts[self.state.window]
         return sum(counts[: self.state.window]), sum(counts)
 
-    # Files
+    # Takes
 
-    def save(self, path: Path | str) -> None:
-        """Write the job; under its name it is whole or not there at all.
-
-        Raises:
-            StateError: it cannot be written.
-        """
-        state = self.state
-        windows = dict(state.known) | dict(enumerate(state.bits))
-        generator = state.generator
-        if state.generation is not None:
-            taken = dict(enumerate(state.generation.bits))
-            windows[state.window] = {**state.generation.given, **taken}
-            generator = state.generation.generator
-        SavedJob(
-            request=self.request.to_json(),
-            template=self.plan.template.name,
-            model=self.networks.spec.name,
-            fingerprint=self.networks.fingerprint,
-            settings=self.plan.fingerprint(self.request),
-            dtype=self.networks.precision,
-            generator=generator,
-            packed={
-                (window, step): pack(bits)
-                for window, own in windows.items()
-                for step, bits in own.items()
-            },
-            image=self.inputs.image,
-            clip=self.inputs.clip,
-        ).write(Path(path).expanduser())
+    def take(self) -> Take:
+        """The job as tokens, to be saved and continued, see `istar.take.Take`."""
+        if self._held is None:
+            self._held = Held.of(self.networks, self.request, self.inputs)
+        return take_of(self.networks, self._held, self.request, self.inputs, self.plan, self.state)
 
     @classmethod
-    def load(cls, path: Path | str, networks: Networks) -> Job:
-        """A saved job, to be run from its first step; the steps it had taken are not sampled again.
+    def from_take(cls, networks: Networks, take: Take) -> Job:
+        """A job that continues a take; the steps that are taken are not sampled again.
 
-        On the machine that saved it, in the same dtype, it ends in the same bits as if it had never
+        On the machine that made it, in the same dtype, it ends in the same bits as if it had never
         stopped.
 
         Raises:
-            StateError: the file is missing or damaged, or was made by another model.
+            StateError: another model or schedule made it, or what it holds does not fit together.
         """
-        saved = SavedJob.read(Path(path).expanduser())
-        if saved.fingerprint != networks.fingerprint:
-            raise StateError(
-                f"{path} was made by the {saved.model} model, and these are other weights",
-                remedies=("other_model",),
-            )
-        try:
-            job = cls._restored(saved, networks)
-            if saved.settings != job.plan.fingerprint(job.request):
-                raise StateError(
-                    f"{path} was made with other settings of the {saved.model} model than it has "
-                    "now",
-                    remedies=("other_model",),
-                )
-            job._restore_bits(saved)
-            return job
-        except StateError:
-            raise
-        except (IstarError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise StateError(f"{path} is a damaged job: {error}") from error
+        return cls(networks, *resumed(take, networks))
 
-    @classmethod
-    def _restored(cls, saved: SavedJob, networks: Networks) -> Job:
-        """The job that a file describes, before its first step and without its bits.
+    def preview(self) -> Tensor:
+        """The clip under way, `(F, H, W, 3)`, uint8, decoded from its canvas so far.
+
+        After a clip's last step its finished pictures. Between two windows there is no clip: no
+        pictures.
 
         Raises:
-            ValueError: something in it does not fit.
+            GenerationError: the decoder's output is not a number.
+            torch.OutOfMemoryError: memory ran out; the job is as it was.
         """
-        image = None if saved.image is None else saved.image[0]
-        request = GenerationRequest.from_json(saved.request, image=image, clip=saved.clip)
-        (template,) = (one for one in TEMPLATES if one.name == saved.template)
-        size = (*picture_size(template, networks.spec), 3)
-        for name, pictures, count in (("image", saved.image, 1), ("clip", saved.clip, None)):
-            if (getattr(request, name) is None) != (pictures is None):
-                raise ValueError(f"its {name} is missing")
-            if pictures is not None and (
-                pictures.dtype != torch.uint8
-                or pictures.shape != (len(pictures) if count is None else count, *size)
-            ):
-                raise ValueError(f"its {name} has the wrong size")
-        notes: tuple[str, ...] = ()
-        dtype = networks.precision
-        if saved.dtype != dtype:
-            notes = (
-                f"the job was saved in {saved.dtype} and continues in {dtype}: it may end in other "
-                "pictures than without the pause",
-            )
-        inputs = Inputs(template=template, image=saved.image, clip=saved.clip, notes=notes)
-        return cls.begin(networks, request, inputs)
-
-    def _restore_bits(self, saved: SavedJob) -> None:
-        """Take the bits of a file as known, and continue its random draws.
-
-        Raises:
-            ValueError: a window or step that the plan does not have, or one that is left out.
-        """
-        generator = torch.Generator()
-        generator.set_state(saved.generator)
-        known: dict[int, dict[int, Tensor]] = {}
-        for (window, index), packed in sorted(saved.packed.items()):
-            own = known.setdefault(window, {})
-            if window != len(known) - 1 or index != len(own):
-                raise ValueError(f"the bits before step {index} of window {window} are missing")
-            if index == 0 and window and len(known[window - 1]) < len(self.plan.steps(window - 1)):
-                raise ValueError(f"window {window - 1} is not complete")
-            step = self.plan.steps(window)[index]
-            bits = self.networks.config.bits_per_token(semantic=step.semantic)
-            own[index] = unpack(packed, step.grid.tokens, bits)
-        self.state = JobState(generator=generator.get_state(), known=known)
+        state, generation = self.state, self.state.generation
+        if generation is None or not generation.position:
+            size = picture_size(self.plan.template, self.plan.spec)
+            return torch.zeros(0, *size, 3, dtype=torch.uint8)
+        latents = generation.latents
+        if not generation.steps[generation.position - 1].ends_clip:
+            latents = (*latents, generation.canvas.total)
+        clip, window = len(latents) - 1, self.plan.windows[state.window]
+        pictures = self._pictures(latents, clip=clip)
+        frames = torch.cat(list(pictures))
+        if clip == 1 and begins_with_image(generation, window):
+            return torch.cat((self._first_picture(frames), frames))
+        return frames

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Literal, get_args
 
 from istar.errors import CheckpointError
@@ -175,6 +176,12 @@ class ModelSpec:
         # Whatever a prompt of `interact` brings is a full clip.
         own = self.clip_seconds if request.mode == "interact" else self.default_seconds
         return own if request.seconds is None else request.seconds
+
+    @property
+    def settings_hash(self) -> str:
+        """A hash of the settings that decide bits, besides schedules: prompts and sampling."""
+        settings = repr((self.prompt, self.sampling, self.interact))
+        return sha256(settings.encode()).hexdigest()
 
     def check_possible(self, mode: Mode, seconds: float | None = None) -> None:
         """Refuse what its clips do not allow; a mode that it was not trained for is allowed.

@@ -11,7 +11,7 @@ from torch import Tensor
 from istar.generation.loop import read_conditions, start
 from istar.generation.residual import bits_of_latent
 from istar.generation.schedule import Step
-from istar.generation.state import Bits, GenerationState, JobState
+from istar.generation.state import Bits, GenerationState, JobState, Kept, TakeWindow
 from istar.inputs import Inputs
 from istar.networks import Networks, Texts
 from istar.plan import Plan, Window, interact_of
@@ -40,10 +40,15 @@ class Opening:
         """The job's next window before its first step, and notes for the person."""
         number = state.window
         window, steps = self.plan.windows[number], self.plan.steps(number)
-        # 1. Bits that are known: of a restored job, else of the clips that are shown again.
-        given = state.known.get(number)
-        if given is None:
-            given = self._given_bits(window, steps, state)
+        # 1. Bits that are known: of the take that is continued, else of clips that are shown again.
+        current = self._tokens(number, state)
+        final = state.final(number)
+        kept = {
+            index: Kept(current.bits[index], drawn)
+            for index, drawn in current.masks.items()
+            if index >= final
+        }
+        given = {index: bits for index, bits in current.bits.items() if index not in kept}
         # 2. What the steps look at: their texts and, interactive, the frames before.
         features: Sequence[Tensor] = ()
         notes: tuple[str, ...] = ()
@@ -63,10 +68,11 @@ class Opening:
                 features,
                 state.generator,
                 given=given,
+                kept=kept,
                 conditions=conditions,
                 together=self.networks.plan.together,
             )
-        opened = replace(state, generation=generation, decoded=0, shown=0)
+        opened = replace(state, generation=generation, current=current, decoded=0, shown=0)
         return opened, notes
 
     def pictures_read(self, number: int) -> int:
@@ -98,11 +104,23 @@ class Opening:
         wanted: dict[str, None] = {}
         for number in range(state.window, len(self.plan.windows)):
             # A window that is known whole reads none.
-            if len(state.known.get(number, ())) < len(self.plan.steps(number)):
+            if state.final(number) < len(self.plan.steps(number)):
                 wanted[self.plan.prompt_text(number, self.request)] = None
                 if self._is_guided(number) and self.request.negative_prompt:
                     wanted[self.request.negative_prompt] = None
         return tuple(wanted)
+
+    def _tokens(self, number: int, state: JobState) -> TakeWindow:
+        """What is known of a window before its first step."""
+        if number < len(state.known):
+            return state.known[number]
+        bits = self._given_bits(self.plan.windows[number], self.plan.steps(number), state)
+        return TakeWindow(
+            schedule=self.plan.schedules[number],
+            generator=state.generator,
+            bits=bits,
+            given=frozenset(bits),
+        )
 
     def _texts(self, number: int) -> Texts:
         request, text = self.request, self.plan.prompt_text(number, self.request)

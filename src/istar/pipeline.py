@@ -23,6 +23,7 @@ from istar.network_files import NetworkFiles
 from istar.networks import Networks
 from istar.placement import Placement
 from istar.request import SECONDS_STEP, GenerationRequest, Mode, check_mode, check_seconds
+from istar.take import Take
 
 
 class InfinityStarPipeline:
@@ -149,7 +150,20 @@ class InfinityStarPipeline:
             >>> request = GenerationRequest(mode="t2i", prompt="a lighthouse at dusk")
             >>> pipeline.generate(request).save("lighthouse.png")
         """
-        events = list(self.stream(request, inputs))
+        return self._result(request, self.stream(request, inputs))
+
+    def finish(self, take: Take) -> GenerationResult:
+        """Continue a take to its end; the result is that of a run that never stopped.
+
+        Raises:
+            StateError: another model or schedule made it, or what it holds does not fit together.
+            DeviceError: memory ran out.
+            GenerationError: the network's output is not a number.
+        """
+        return self._result(take.request, self.stream(take))
+
+    def _result(self, request: GenerationRequest, stream: Iterator[Event]) -> GenerationResult:
+        events = list(stream)
         return GenerationResult(
             request=request,
             model=self.spec.name,
@@ -163,35 +177,32 @@ class InfinityStarPipeline:
         networks = self.networks
         return settings(request, self.spec, device=networks.device, dtype=networks.precision)
 
-    def stream(self, request: GenerationRequest, inputs: Inputs | None = None) -> Iterator[Event]:
-        """Run a request; report every step and hand over every finished clip.
+    def stream(
+        self, request: GenerationRequest | Take, inputs: Inputs | None = None
+    ) -> Iterator[Event]:
+        """Run a request, or continue a take; report every step and hand over every finished clip.
 
         Inputs are read and checked when the first event is asked for; arguments and errors are
         those of `job`.
         """
         yield from self.job(request, inputs).run()
 
-    def job(self, request: GenerationRequest, inputs: Inputs | None = None) -> Job:
+    def job(self, request: GenerationRequest | Take, inputs: Inputs | None = None) -> Job:
         """A running generation that takes a step at a time, see `istar.job.Job`.
 
         Args:
-            request: what to make.
+            request: what to make, or the take that is continued.
             inputs: the request's picture or clip, where it was read before; see
                 `istar.inputs.read_inputs`.
 
         Raises:
             UsageError: the request does not fit its input.
+            StateError: another model or schedule made the take.
             MediaError: an input cannot be read.
             CheckpointError: the model cannot do it.
             DeviceError: memory ran out.
             GenerationError: the network's output is not a number.
         """
+        if isinstance(request, Take):
+            return Job.from_take(self.networks, request)
         return Job.begin(self.networks, request, inputs)
-
-    def load_job(self, path: Path | str) -> Job:
-        """A job that was saved, see `istar.job.Job.load`.
-
-        Raises:
-            StateError: the file is missing or damaged, or was made by another model.
-        """
-        return Job.load(path, self.networks)

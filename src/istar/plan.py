@@ -8,21 +8,19 @@ looks at the frames before it through condition blocks.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import sha256
 
 from istar.errors import CheckpointError, Remedy
 from istar.generation.sampling import SamplingConfig
 from istar.generation.schedule import (
     LATENT_FRAMES_PER_SECOND,
+    Schedule,
     Step,
     Template,
     clip_lengths,
     clip_plans,
-    steps,
 )
 from istar.model_spec import InteractConfig, ModelSpec
 from istar.request import GenerationRequest, Mode
@@ -63,15 +61,22 @@ class Window:
             return clip_lengths(1 + new, spec.clip_frames, spec.pyramid)
         return (1, self.given_seconds * LATENT_FRAMES_PER_SECOND, new)
 
-    def steps(self, spec: ModelSpec, template: Template) -> tuple[Step, ...]:
+    def schedule(self, spec: ModelSpec, template: Template) -> Schedule:
         """The window's schedule for one model."""
-        clips = clip_plans(
-            self.clip_lengths(spec),
-            image_repeats=spec.image_repeats,
-            video_repeats=interact_of(spec).repeats if self.interactive else spec.video_repeats,
+        return Schedule(
+            clips=clip_plans(
+                self.clip_lengths(spec),
+                image_repeats=spec.image_repeats,
+                video_repeats=interact_of(spec).repeats if self.interactive else spec.video_repeats,
+            ),
+            scales=spec.pixel_budget.scales(template),
+            semantic_scales=spec.semantic_scales,
+            context=spec.context,
         )
-        scales = spec.pixel_budget.scales(template)
-        return steps(clips, scales, semantic_scales=spec.semantic_scales, context=spec.context)
+
+    def steps(self, spec: ModelSpec, template: Template) -> tuple[Step, ...]:
+        """The steps of the window's schedule."""
+        return self.schedule(spec, template).steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +100,13 @@ class Plan:
     prompts: tuple[str, ...]
 
     @cached_property
-    def schedules(self) -> tuple[tuple[Step, ...], ...]:
-        """The steps of every window."""
-        return tuple(window.steps(self.spec, self.template) for window in self.windows)
+    def schedules(self) -> tuple[Schedule, ...]:
+        """The schedule of every window."""
+        return tuple(window.schedule(self.spec, self.template) for window in self.windows)
 
     def steps(self, window: int) -> tuple[Step, ...]:
-        """The schedule of one window."""
-        return self.schedules[window]
+        """The steps of one window."""
+        return self.schedules[window].steps
 
     def sampling(self, window: int, request: GenerationRequest) -> SamplingConfig:
         """Guidance and temperatures of one window.
@@ -144,19 +149,6 @@ class Plan:
                 f"{spec.clip_seconds} s: the result may suffer",
                 (),
             )
-
-    def fingerprint(self, request: GenerationRequest) -> str:
-        """A hash of everything but weights that decides bits: schedules, texts, sampling."""
-        windows = [
-            [
-                self.prompt_text(number, request),
-                repr(self.sampling(number, request)),
-                repr(self.steps(number)),
-                repr(self.spec.interact and self.spec.interact.context_scale),
-            ]
-            for number in range(len(self.windows))
-        ]
-        return sha256(json.dumps(windows).encode()).hexdigest()
 
     def prompt_text(self, window: int, request: GenerationRequest) -> str:
         """The text of a window's prompt as the model reads it, with prefix and suffix."""

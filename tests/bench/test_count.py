@@ -43,7 +43,8 @@ def planned(spec: ModelSpec, mode: Mode) -> Plan:
 
 def expected_passes(spec: ModelSpec, mode: Mode) -> int:
     """Rows that must pass: text, every step that is sampled, and every given one looked at."""
-    (window,), (steps,) = planned(spec, mode).windows, planned(spec, mode).schedules
+    plan = planned(spec, mode)
+    (window,), steps = plan.windows, plan.steps(0)
     given_clips = 2 if window.given_seconds else int(mode == "i2v")
     given = {step.index for step in steps if step.clip < given_clips}
     passing = {step.index for step in steps} - given | needed_steps(steps, given)
@@ -86,7 +87,7 @@ def test_arithmetic_is_what_the_sizes_say(
     heads, shared = (n * config.head_size for n in (config.heads, config.key_value_heads))
     by_token = 2 * config.width * (2 * heads + 2 * shared + 3 * config.mlp_width)
     text = text_tokens(Sizes(transformer=config))
-    (steps,) = planned(spec, "t2v").schedules
+    steps = planned(spec, "t2v").steps(0)
     flop = 0
     for step in steps:
         own = step.grid.tokens

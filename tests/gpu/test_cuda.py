@@ -16,6 +16,7 @@ from istar.networks import Networks
 from istar.pipeline import InfinityStarPipeline
 from istar.plan import windows_from_start
 from istar.request import GenerationRequest
+from istar.take import Take
 from istar.transformer.attention import attend
 
 DEVICE = "cuda:0"
@@ -114,11 +115,11 @@ def test_a_job_is_finished_on_the_device(
     job = Job.begin(cpu, request)
     while job.state.generation is None or job.state.generation.position < 3:
         job.advance()
-    job.save(tmp_path / "job")
-    resumed = Job.load(tmp_path / "job", cuda)
+    job.take().save(tmp_path / "job.take")
+    resumed = Job.from_take(cuda, Take.load(tmp_path / "job.take"))
     list(resumed.run())
-    for index, bits in whole.state.bits[0].items():
-        assert torch.equal(bits, resumed.state.bits[0][index])
+    for index, bits in whole.state.windows[0].bits.items():
+        assert torch.equal(bits, resumed.state.windows[0].bits[index])
 
 
 def test_branches_in_one_batch_are_near_branches_alone(engines: tuple[Networks, Networks]) -> None:

@@ -19,7 +19,7 @@ from istar.generation.canvas import Canvas
 from istar.generation.guidance import guide
 from istar.generation.sampling import SamplingConfig, sample_bits
 from istar.generation.schedule import Step, needed_steps
-from istar.generation.state import Branch, GenerationState
+from istar.generation.state import Branch, GenerationState, Kept
 from istar.transformer.cache import Context
 from istar.transformer.model import Transformer
 from istar.transformer.rope import Rotation, rotation, text_coordinates, visual_coordinates
@@ -50,6 +50,7 @@ def start(
     generator: Tensor,
     *,
     given: Mapping[int, Tensor] | None = None,
+    kept: Mapping[int, Kept] | None = None,
     conditions: tuple[Context, ...] = (),
     together: bool = False,
 ) -> GenerationState:
@@ -62,6 +63,7 @@ def start(
             unconditional; their lengths may differ. None are needed where every step is given.
         generator: the state of a generator on the CPU; every draw comes from it.
         given: bits of steps that are not to be sampled, by step index.
+        kept: bits of steps of which only some tokens are, by step index.
         conditions: keys and values of earlier frames that every step may look at, in both branches.
         together: compute the branches as one batch.
     """
@@ -78,6 +80,7 @@ def start(
         steps=steps,
         bits=(),
         given=known,
+        kept=dict(kept or {}),
         needed=needed_steps(steps, known),
         canvas=Canvas.blank(steps[0].full_grid, channels, transformer.device),
         latents=(),
@@ -197,6 +200,8 @@ def advance(
     generator = torch.Generator()
     generator.set_state(state.generator)
     bits = sample_bits(logits, generator)
+    if (kept := state.kept.get(step.index)) is not None:
+        bits = torch.where(kept.drawn.unsqueeze(1), bits.cpu(), kept.bits)
     # 3. The bits join the canvas.
     return commit(state, bits, prediction.contexts, generator.get_state())
 

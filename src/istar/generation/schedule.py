@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import sqrt
 from typing import Literal, NamedTuple
 
@@ -256,6 +257,33 @@ def steps(
         first_frame += clip.frames
     read = {index for step in result for index in step.looks_at}
     return tuple(replace(step, read_later=step.index in read) for step in result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A sequence of clips, and the steps that make them.
+
+    Attributes:
+        clips: length and repetitions of each.
+        scales: height and width of each scale, coarse to fine.
+        semantic_scales: how many scales from the coarsest are semantic.
+        context: what steps look at.
+
+    Raises:
+        CheckpointError: on `steps`, as `steps` does.
+    """
+
+    clips: tuple[ClipPlan, ...]
+    scales: tuple[tuple[int, int], ...]
+    semantic_scales: int
+    context: ContextKind
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """Every step, in order."""
+        return steps(
+            self.clips, self.scales, semantic_scales=self.semantic_scales, context=self.context
+        )
 
 
 def needed_steps(steps: Sequence[Step], given: Container[int]) -> frozenset[int]:

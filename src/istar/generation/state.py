@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from torch import Tensor
 
 from istar.generation.canvas import Canvas
-from istar.generation.schedule import Step
+from istar.generation.schedule import Schedule, Step
 from istar.transformer.cache import Context, KeysValues
 
 Bits = Mapping[int, Tensor]
@@ -51,6 +52,60 @@ class Branch:
         return replace(self, steps=steps)
 
 
+class Kept(NamedTuple):
+    """A step's bits of which some tokens are drawn anew.
+
+    Attributes:
+        bits: `(t·h·w, d)` booleans.
+        drawn: `(t·h·w)` booleans: the tokens to draw.
+    """
+
+    bits: Tensor
+    drawn: Tensor
+
+
+class Position(NamedTuple):
+    """A place in a job: a window, and the next step in it."""
+
+    window: int
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeWindow:
+    """The tokens of one window: everything that its pictures follow from.
+
+    Attributes:
+        schedule: its clips and scales.
+        generator: the state of the CPU generator before its first draw.
+        bits: `(t·h·w, d)` booleans by step index; of those not taken too, where they are known.
+        given: indices of the steps that were never drawn: of the input, or kept by a variation.
+        masks: `(t·h·w)` booleans by step index: of these steps only the tokens marked were, or will
+            be, drawn.
+        seconds: how long each step took, from the first; 0 for those that were not drawn.
+    """
+
+    schedule: Schedule
+    generator: Tensor
+    bits: Bits
+    given: frozenset[int] = frozenset()
+    masks: Mapping[int, Tensor] = field(default_factory=dict)
+    seconds: tuple[float, ...] = ()
+
+    def after(self, step: int, bits: Tensor, seconds: float) -> TakeWindow:
+        """The window with one more step taken.
+
+        Args:
+            step: its index.
+            bits: `(t·h·w, d)`.
+            seconds: how long it took. A step that was taken before keeps its own.
+        """
+        if step < len(self.seconds):
+            return self
+        taken = 0.0 if step in self.given else seconds
+        return replace(self, bits={**self.bits, step: bits}, seconds=(*self.seconds, taken))
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationState:
     """One window under way. A step makes a new state and leaves this one as it is.
@@ -59,6 +114,7 @@ class GenerationState:
         steps: the whole schedule.
         bits: `(t·h·w, d)` booleans of every step taken, on the CPU.
         given: bits of steps that are not to be sampled, by step index.
+        kept: of steps of which only some tokens are, by step index.
         needed: indices of the steps whose keys and values a sampled step needs.
         canvas: the clip under way.
         latents: `(1, C, T, H, W)` of every finished clip.
@@ -70,6 +126,7 @@ class GenerationState:
     steps: tuple[Step, ...]
     bits: tuple[Tensor, ...]
     given: Bits
+    kept: Mapping[int, Kept]
     needed: frozenset[int]
     canvas: Canvas
     latents: tuple[Tensor, ...]
@@ -98,9 +155,11 @@ class JobState:
 
     Attributes:
         generator: the state of the CPU generator from which everything is drawn.
-        known: bits that need not be sampled, by window; of a restored job.
+        known: the windows of the take that it continues.
+        taken: how many steps of the last of these are final.
         begun: it has reported its notes and the input's pictures.
-        bits: of the windows that are finished.
+        windows: those that are finished.
+        current: the tokens of the window under way; None between two.
         generation: the window under way; None between two.
         decoded: how many of its clips are decoded, or need not be.
         shown: of how many latent frames of the next clip the pictures are handed out.
@@ -111,9 +170,11 @@ class JobState:
     """
 
     generator: Tensor
-    known: Mapping[int, Bits] = field(default_factory=dict)
+    known: tuple[TakeWindow, ...] = ()
+    taken: int = 0
     begun: bool = False
-    bits: tuple[Bits, ...] = ()
+    windows: tuple[TakeWindow, ...] = ()
+    current: TakeWindow | None = None
     generation: GenerationState | None = None
     decoded: int = 0
     shown: int = 0
@@ -137,4 +198,15 @@ class JobState:
     @property
     def window(self) -> int:
         """Index of the window under way, or of the next one."""
-        return len(self.bits)
+        return len(self.windows)
+
+    @property
+    def position(self) -> Position:
+        """The window, and the next step in it."""
+        return Position(self.window, self.generation.position if self.generation else 0)
+
+    def final(self, window: int) -> int:
+        """How many steps of a known window need not be taken again; 0 of one that is not known."""
+        if window < len(self.known) - 1:
+            return len(self.known[window].schedule.steps)
+        return self.taken if window == len(self.known) - 1 else 0

@@ -1,0 +1,180 @@
+"""From a job to a take, and from a take to a job that continues it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from istar.errors import IstarError, StateError
+from istar.generation.schedule import TEMPLATES
+from istar.generation.state import JobState
+from istar.inputs import Inputs, picture_size, read_inputs
+from istar.networks import Networks
+from istar.plan import Plan, plan_request
+from istar.request import GenerationRequest
+from istar.take import ClipFile, ModelIdentity, Take, pictures_hash
+from istar.video_tokenizer.config import FRAMES_PER_SECOND
+
+
+class Held(NamedTuple):
+    """What is the same in all takes of one job.
+
+    Attributes:
+        model: what makes them.
+        clip: `(F, H, W, 3)`, uint8: of the clip that is continued.
+        clip_file: the file that it came from.
+    """
+
+    model: ModelIdentity
+    clip: Tensor | None
+    clip_file: ClipFile | None
+
+    @classmethod
+    def of(cls, networks: Networks, request: GenerationRequest, inputs: Inputs) -> Held:
+        """That of a job. Of a file's clip no more is held than windows read."""
+        clip, clip_file = inputs.clip, None
+        if clip is not None and isinstance(request.clip, Path):
+            clip_file = ClipFile(pictures=len(clip), sha256=pictures_hash(clip))
+            clip = clip[-(networks.spec.clip_seconds * FRAMES_PER_SECOND + 1) :]
+        return cls(identity(networks), clip, clip_file)
+
+
+class Resumed(NamedTuple):
+    """What a job that continues a take begins with."""
+
+    request: GenerationRequest
+    inputs: Inputs
+    plan: Plan
+    state: JobState
+
+
+def identity(networks: Networks) -> ModelIdentity:
+    """The weights and settings of loaded networks."""
+    spec, source = networks.spec, networks.spec.source
+    return ModelIdentity(
+        name=spec.name,
+        fingerprint=networks.fingerprint,
+        settings=spec.settings_hash,
+        dtype=networks.precision,
+        repository=source.repo if source else None,
+        revision=source.transformer_revision if source else None,
+    )
+
+
+def take_of(
+    networks: Networks,
+    held: Held,
+    request: GenerationRequest,
+    inputs: Inputs,
+    plan: Plan,
+    state: JobState,
+) -> Take:
+    """A job's tokens: those it has taken, and those it knows and has not come to."""
+    windows = state.windows if state.current is None else (*state.windows, state.current)
+    windows += state.known[len(windows) :]
+    return Take(
+        request=request,
+        template=plan.template.name,
+        model=held.model,
+        semantic_bits=networks.config.semantic_bits,
+        detail_bits=networks.config.latent_channels,
+        windows=windows,
+        taken=len(windows[-1].seconds) if windows else 0,
+        total=len(plan.windows),
+        generator=state.generation.generator if state.generation else state.generator,
+        image=inputs.image,
+        clip=held.clip,
+        clip_file=held.clip_file,
+    )
+
+
+def resumed(take: Take, networks: Networks) -> Resumed:
+    """What continues a take with the model that made it.
+
+    Raises:
+        StateError: another model or schedule made it, or what it holds does not fit together.
+    """
+    made_by, ours = take.model, identity(networks)
+    if made_by.fingerprint != ours.fingerprint:
+        raise StateError(
+            f"the take was made by the {made_by.name} model, and these are other weights",
+            remedies=("other_model",),
+        )
+    if made_by.settings != ours.settings:
+        raise StateError(
+            f"the take was made with other settings of the {made_by.name} model than it has now",
+            remedies=("other_model",),
+        )
+    try:
+        inputs = _inputs(take, networks)
+        given = 0 if take.clip is None else len(take.clip)
+        if take.clip_file is not None:
+            given = take.clip_file.pictures
+        plan = plan_request(take.request, networks.spec, inputs.template, given_pictures=given)
+    except StateError:
+        raise
+    except IstarError as error:
+        raise StateError(f"the take is damaged: {error}") from error
+    _check_plan(take, plan, networks)
+    state = JobState(generator=take.generator, known=take.windows, taken=take.taken)
+    return Resumed(take.request, inputs, plan, state)
+
+
+def _check_plan(take: Take, plan: Plan, networks: Networks) -> None:
+    """Refuse windows that are not those of the plan.
+
+    Raises:
+        StateError: they are others.
+    """
+    own = tuple(window.schedule for window in take.windows)
+    if own != plan.schedules[: len(own)] or take.total != len(plan.windows):
+        raise StateError(
+            f"the take has another schedule than the {networks.spec.name} model now",
+            remedies=("other_model",),
+        )
+    config = networks.config
+    if (take.semantic_bits, take.detail_bits) != (config.semantic_bits, config.latent_channels):
+        raise StateError("the take's tokens have other bits than the model's")
+
+
+def _inputs(take: Take, networks: Networks) -> Inputs:
+    """The input of a take: its clip from the file, where that is as it was, else as it is held.
+
+    Raises:
+        StateError: it does not fit.
+    """
+    template = next((one for one in TEMPLATES if one.name == take.template), None)
+    if template is None:
+        raise StateError(f"the take is of an unknown ratio, {take.template!r:.40}")
+    size = picture_size(template, networks.spec)
+    for name, pictures in (("image", take.image), ("clip", take.clip)):
+        if pictures is not None and tuple(pictures.shape[1:3]) != size:
+            raise StateError(f"the take's {name} has the wrong size")
+    notes = []
+    if take.model.dtype != networks.precision:
+        notes.append(
+            f"the take was made in {take.model.dtype} and continues in {networks.precision}: it "
+            "may end in other pictures than in one run"
+        )
+    clip = take.clip
+    if clip is not None and take.clip_file is not None and len(clip) < take.clip_file.pictures:
+        whole = _clip_again(take.request, networks, take.clip_file)
+        if whole is None:
+            notes.append(
+                f"'{take.request.clip}' is not there as it was: the video begins with its last "
+                f"{len(clip) / FRAMES_PER_SECOND:.3g} s"
+            )
+        else:
+            clip = whole
+    return Inputs(template=template, image=take.image, clip=clip, notes=tuple(notes))
+
+
+def _clip_again(request: GenerationRequest, networks: Networks, file: ClipFile) -> Tensor | None:
+    """The whole clip `(F, H, W, 3)` that a take continues; None where its file is another now."""
+    try:
+        clip = read_inputs(request, networks.spec).clip
+    except IstarError:
+        return None
+    return clip if clip is not None and pictures_hash(clip) == file.sha256 else None
