@@ -37,6 +37,12 @@ def default_signals_in_children() -> None:
             signal.signal(number, lambda number, frame: None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Commands of the tests leave their takes in a directory of the tests."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 def randomize(module: nn.Module, seed: int) -> None:
     """Give every parameter seeded values under which activations neither vanish nor explode."""
     generator = torch.Generator().manual_seed(seed)

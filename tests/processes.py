@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, BinaryIO
 
 ISTAR = (sys.executable, "-m", "istar")
 """The command in a process of its own."""
@@ -99,11 +100,57 @@ def run_warm(
         return subprocess.CompletedProcess(arguments, code, written, err.read())
 
 
+class WarmProcess:
+    """A running `istar` that was forked; every step is a line on its stderr.
+
+    Attributes:
+        stderr: to be read.
+    """
+
+    def __init__(self, child: BaseProcess, stderr: BinaryIO) -> None:
+        self.stderr = stderr
+        self._child = child
+
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self._child.pid is not None
+        os.kill(self._child.pid, number)
+
+    def ended(self, timeout: float = 60) -> tuple[int | None, bytes]:
+        """The exit code, and what is left on stderr, once it has ended."""
+        left = self.stderr.read()
+        self._child.join(timeout)
+        return self._child.exitcode, left
+
+
+@contextmanager
+def started_warm(*arguments: str) -> Iterator[WarmProcess]:
+    """Start `istar ARGUMENTS` as `run_warm` does, without stdin and stdout; killed at the end.
+
+    It meets signals as a process that was started, but for its first moments.
+    """
+    err, child_err = os.pipe()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    with os.fdopen(err, "rb") as reader:
+        descriptors = [Connection(number) for number in (os.dup(nothing), nothing, child_err)]
+        child = _FORKS.Process(
+            target=_serve, args=(arguments, Path.cwd(), dict(os.environ), descriptors, True)
+        )
+        child.start()
+        for descriptor in descriptors:
+            descriptor.close()
+        try:
+            yield WarmProcess(child, reader)
+        finally:
+            child.kill()
+            child.join()
+
+
 def _serve(
     arguments: Sequence[str],
     directory: Path,
     environment: Mapping[str, str],
     descriptors: Sequence[Connection],
+    wordy: bool = False,
 ) -> None:
     """The life of a forked process: become like one that was started with all this."""
     for number, descriptor in enumerate(descriptors):
@@ -117,6 +164,8 @@ def _serve(
     # The hub's client reads the environment when it is imported.
     importlib.reload(importlib.import_module("huggingface_hub.constants"))
     sys.argv = ["istar", *arguments]
+    if wordy:
+        importlib.import_module("istar.cli.display").SECONDS_BETWEEN_LINES = 0
     from istar.__main__ import main
 
     main()
@@ -153,7 +202,7 @@ def end(processes: Iterable[subprocess.Popen[Any]]) -> None:
         process.communicate()
 
 
-def await_line(process: subprocess.Popen[bytes], part: bytes) -> None:
+def await_line(process: subprocess.Popen[bytes] | WarmProcess, part: bytes) -> None:
     """Read stderr up to the next line with `part` in it; fail where the process ends first."""
     assert process.stderr is not None
     read = []

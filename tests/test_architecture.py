@@ -29,7 +29,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ),
     ("istar.pipeline", "istar.doctor"),
     ("istar.job",),
-    ("istar.opening", "istar.resume"),
+    ("istar.opening", "istar.resume", "istar.take_store"),
     (
         "istar.networks",
         "istar.events",

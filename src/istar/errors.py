@@ -32,6 +32,7 @@ Remedy = Literal[
     "half_precision",
     "int8",
     "list_models",
+    "list_takes",
     "lower_resolution",
     "other_gpu",
     "other_model",

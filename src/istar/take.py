@@ -8,7 +8,8 @@ bits where a later step needs them. The file's layout is described in `docs/take
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +26,7 @@ from istar.files import PendingFile, writing_failed
 from istar.generation.schedule import ClipPlan, ContextKind, Schedule, Step
 from istar.generation.state import Position, TakeWindow
 from istar.model_spec import Precision
-from istar.request import GenerationRequest
+from istar.request import GenerationRequest, Mode
 from istar.tables import decode, encode
 
 TAKE_SUFFIX = ".take"
@@ -124,12 +125,13 @@ class Take:
         """The last final step of the last window; None before its first."""
         return self.windows[-1].schedule.steps[self.taken - 1] if self.taken else None
 
-    def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
+    def save(self, path: Path | str, *, overwrite: bool = False, numbered: bool = False) -> Path:
         """Write the file; under its name it is whole or not there at all.
 
         Args:
             path: usually ends in `.take`.
             overwrite: a file of that name may be replaced.
+            numbered: beside a file of that name it gets a numbered name.
 
         Returns:
             the file's name.
@@ -142,7 +144,7 @@ class Take:
         header = encode(_header(self))
         header["sha256"] = _digest(tensors, header)
         try:
-            with PendingFile(target, overwrite=overwrite) as pending:
+            with PendingFile(target, overwrite=overwrite, numbered=numbered) as pending:
                 pending.temporary.write_bytes(save(tensors, metadata={"take": json.dumps(header)}))
         except MediaError as error:
             raise StateError(str(error), remedies=error.remedies) from error
@@ -160,22 +162,55 @@ class Take:
             StateError: it is missing, damaged, of another version, or no take.
         """
         source = Path(path).expanduser()
-        try:
-            with safe_open(source, framework="pt", device="cpu") as file:
-                metadata = json.loads((file.metadata() or {}).get("take", "null"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError, RecursionError) as error:
-            raise StateError(f"'{source}' is not a readable take: {error}") from error
-        version = metadata.get("format") if isinstance(metadata, dict) else None
-        if version != FORMAT:
-            other = f" of the version {version!r:.40}" if version else ""
-            raise StateError(f"'{source}' is no take{other} that this istar reads")
-        try:
+        metadata, tensors = _read(source)
+        with _damage_named(source):
             if metadata.pop("sha256", None) != _digest(tensors, metadata):
                 raise StateError("its bytes have changed")
             return _take(decode(_Header, metadata, name="its header", error=StateError), tensors)
-        except (IstarError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise StateError(f"'{source}' is a damaged take: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeSummary:
+    """What the header of a take's file says, unchecked: for lists.
+
+    Attributes:
+        mode: of the request.
+        prompts: of the request.
+        seed: of the request.
+        model: the name of the model.
+        share: of the request's steps that are final, windows counted alike; 1 when it is finished.
+    """
+
+    mode: Mode
+    prompts: tuple[str, ...]
+    seed: int
+    model: str
+    share: float
+
+    @classmethod
+    def read(cls, path: Path) -> TakeSummary:
+        """That of a file, of which no more than the header is read.
+
+        Raises:
+            StateError: it is missing, of another version, or no take.
+        """
+        metadata, _ = _read(path, with_tensors=False)
+        metadata.pop("sha256", None)
+        with _damage_named(path):
+            header = decode(_Header, metadata, name="its header", error=StateError)
+            request = json.loads(header.request)
+            prompts = request["prompt"]
+            done = float(max(len(header.windows) - 1, 0))
+            if header.windows:
+                last = header.windows[-1]
+                done += len(last.seconds) / sum(sum(clip.repeats) for clip in last.clips)
+            return cls(
+                mode=request["mode"],
+                prompts=(prompts,) if isinstance(prompts, str) else tuple(prompts),
+                seed=request["seed"],
+                model=header.model.name,
+                share=done / header.total,
+            )
 
 
 # --- The file ------------------------------------------------------------------------------------
@@ -207,6 +242,42 @@ class _Header:
     taken: int
     total: int
     clip_file: ClipFile | None = None
+
+
+def _read(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header of a file, and its tensors, as they are.
+
+    Raises:
+        StateError: it is missing, of another version, or no take.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = json.loads((file.metadata() or {}).get("take", "null"))
+            names = list(file.keys()) if with_tensors else []
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise StateError(f"'{path}' is not a readable take: {error}") from error
+    version = metadata.get("format") if isinstance(metadata, dict) else None
+    if version != FORMAT:
+        other = f" of the version {version!r:.40}" if version else ""
+        raise StateError(f"'{path}' is no take{other} that this istar reads")
+    return metadata, tensors
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Whatever does not fit in a file, as one error."""
+    try:
+        yield
+    except (
+        IstarError,
+        ArithmeticError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise StateError(f"'{path}' is a damaged take: {error}") from error
 
 
 def _header(take: Take) -> _Header:

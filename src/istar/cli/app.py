@@ -28,6 +28,7 @@ from istar.cli.interact import interact
 from istar.cli.lab import evaluate
 from istar.cli.models import models
 from istar.cli.remedies import message
+from istar.cli.takes import takes
 from istar.cli.train import prepare, train
 from istar.errors import IstarError
 
@@ -51,6 +52,7 @@ app = typer.Typer(
 )
 for command in (t2i, t2v, i2v, extend, interact):
     app.command(rich_help_panel=_GENERATION)(command)
+app.add_typer(takes, name="takes", rich_help_panel=_GENERATION)
 app.add_typer(models, name="models", rich_help_panel=_MODELS)
 app.command(rich_help_panel=_MODELS)(doctor)
 app.command(rich_help_panel=_MODELS)(bench)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istar.cli.console import print_lines, printable
+from istar.cli.console import print_json, print_lines, printable
 from istar.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -144,6 +143,6 @@ def bench(
 
 def _print(report: BenchReport, *, as_json: bool) -> None:
     if as_json:
-        print_lines([json.dumps(report.as_json(), indent=2)])
+        print_json(report.as_json())
     else:
         print_lines(printable(line) for line in report.lines())

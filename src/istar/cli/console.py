@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -43,6 +44,11 @@ def print_lines(lines: Iterable[str]) -> None:
     """Lines on stdout, in UTF-8 whatever the locale."""
     with _said_where_stdout_fails():
         _write_all(f"{line}\n".encode("utf-8", "backslashreplace") for line in lines)
+
+
+def print_json(value: object) -> None:
+    """A value as JSON on stdout; what JSON has no form for as text."""
+    print_lines([json.dumps(value, indent=2, default=str)])
 
 
 def print_file(path: Path) -> None:

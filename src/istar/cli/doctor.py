@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Annotated
 import typer
 
 from istar.byte_size import readable_size
-from istar.cli.console import print_lines, printable
+from istar.cli.console import print_json, print_lines, printable
 from istar.cli.models import JsonOption
 from istar.cli.remedies import with_remedies
 from istar.doctor import HubReport, Report, examine
@@ -31,7 +30,7 @@ def doctor(
     report = examine(ask=not offline)
     if as_json:
         found = {"can_generate": report.can_generate, **asdict(report)}
-        print_lines([json.dumps(found, indent=2, default=str)])
+        print_json(found)
     else:
         print_lines(_lines(report))
     if not report.can_generate:

@@ -9,6 +9,7 @@ import typer
 
 from istar.cli.display import StepDisplay
 from istar.cli.inputs import input_file, read_prompt
+from istar.cli.keep import kept_take
 from istar.cli.options import (
     CommonOptions,
     OptionalPromptArgument,
@@ -88,7 +89,10 @@ def _generate(options: CommonOptions, request: GenerationRequest) -> None:
     """Make a request's file."""
     with output_file(options, request) as output:
         pipeline, inputs = options.load(request)
-
-        with StepDisplay() as display, output.writing(pipeline, request) as writer:
-            for frames in display.pictures_of(pipeline.stream(request, inputs)):
+        with (
+            kept_take(pipeline.job(request, inputs), options) as job,
+            StepDisplay() as display,
+            output.writing(pipeline, request) as writer,
+        ):
+            for frames in display.pictures_of(job.run()):
                 writer.write(frames)

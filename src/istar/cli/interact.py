@@ -19,7 +19,6 @@ from istar.cli.options import (
 )
 from istar.cli.output import OutputFile, output_file
 from istar.errors import IstarError, UsageError
-from istar.models.find import AUTO
 from istar.request import check_prompt
 from istar.text_files import read_text
 
@@ -63,8 +62,8 @@ def interact(
     request = options.request("interact", (first,), clip=source)
     with output_file(options, request) as output:
         pipeline, inputs = options.load(request)
-        model = [] if options.model == AUTO else ["--model", options.model]
-        _converse(pipeline, pipeline.job(request, inputs), prompts, output, model)
+        job = pipeline.job(request, inputs)
+        _converse(pipeline, job, prompts, output, options.model_words)
 
 
 def _converse(

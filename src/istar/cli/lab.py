@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istar.cli.console import print_lines, print_path, say
+from istar.cli.console import print_json, print_lines, print_path, say
 from istar.cli.display import DownloadDisplay, StepDisplay
 from istar.cli.options import (
     DeviceOption,
@@ -120,7 +119,7 @@ def shapes(
         for line in report.lines():
             say(line)
         if as_json:
-            print_lines([json.dumps(report.as_json(), indent=2)])
+            print_json(report.as_json())
             return
         print_path(written)
         print_path(sheet)
@@ -204,7 +203,10 @@ def precision(
                 done += 1
                 display.show(done, total)
     report = PrecisionReport(model=name, device=where, requests=requests, steps=steps)
-    print_lines([json.dumps(report.as_json(), indent=2)] if as_json else report.lines())
+    if as_json:
+        print_json(report.as_json())
+    else:
+        print_lines(report.lines())
 
 
 def _load(

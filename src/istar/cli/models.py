@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from istar.byte_size import readable_size
-from istar.cli.console import asked_yes, print_lines, print_path, say
+from istar.cli.console import asked_yes, print_json, print_lines, print_path, say
 from istar.cli.display import DownloadDisplay
 from istar.cli.options import NumberType
 from istar.errors import IstarError, UsageError
@@ -41,7 +41,7 @@ def list_models(as_json: JsonOption = False) -> None:
     """List the models: what each makes, its size, and what of it is here."""
     states = all_states()
     if as_json:
-        _print_json([_described(state) for state in states])
+        print_json([_described(state) for state in states])
         return
     rows = [("NAME", "MAKES", "SIZE", "STATE", "PATH")]
     for state in states:
@@ -78,7 +78,7 @@ def pull(
             if not as_json:
                 print_path(transformer)
     if as_json:
-        _print_json(fetched)
+        print_json(fetched)
 
 
 @models.command()
@@ -111,7 +111,7 @@ def verify(
                 _say_what_copies_went(spec.name, copies - _copies(spec))
                 found[spec.name] = [] if state_of(spec).is_absent else verify_model(spec, display)
     if as_json:
-        _print_json([{"name": name, "problems": problems} for name, problems in found.items()])
+        print_json([{"name": name, "problems": problems} for name, problems in found.items()])
     else:
         print_lines(
             f"{name}: {problem}"
@@ -143,7 +143,7 @@ def rm(
         raise UsageError("nothing was removed; --yes removes without asking")
     freed = remove_model(spec)
     if as_json:
-        _print_json({"name": name, "bytes_freed": freed})
+        print_json({"name": name, "bytes_freed": freed})
     else:
         say(f"{readable_size(freed)} freed")
 
@@ -156,7 +156,7 @@ def path(name: NameArgument, as_json: JsonOption = False) -> None:
         here = "only partly here" if state.state == "partial" else "not here"
         raise IstarError(f"{name} is {here}; `istar models pull {name}` fetches it")
     if as_json:
-        _print_json({"name": name, "path": str(state.path)})
+        print_json({"name": name, "path": str(state.path)})
     else:
         print_path(state.path)
 
@@ -166,7 +166,7 @@ def info(name: NameArgument, as_json: JsonOption = False) -> None:
     """Print everything known about a model."""
     described = _described(state_of(_named(name)))
     if as_json:
-        _print_json(described)
+        print_json(described)
         return
     print_lines(
         f"{key.replace('_', ' ')}: {value if isinstance(value, str) else json.dumps(value)}"
@@ -200,7 +200,7 @@ def convert(
         spec, files, target, precision, on_progress=lambda what: say(f"converting {what}")
     )
     if as_json:
-        _print_json({"name": name, "dtype": dtype.value, "path": str(target)})
+        print_json({"name": name, "dtype": dtype.value, "path": str(target)})
     else:
         print_path(target)
 
@@ -291,7 +291,3 @@ def _described(state: ModelState) -> dict[str, Any]:
             for copy in state.copies
         ],
     }
-
-
-def _print_json(value: object) -> None:
-    print_lines([json.dumps(value, indent=2)])

@@ -18,7 +18,7 @@ import typer
 from istar.byte_size import readable_size
 from istar.cli.console import asked_yes, say
 from istar.errors import DeviceError, Remedy, UsageError
-from istar.models.find import check_name
+from istar.models.find import AUTO, check_name
 from istar.request import GenerationRequest, Mode
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class CommonOptions:
             help="A name (`istar models list`), a checkpoint directory, or owner/repo on the Hub. "
             "auto chooses by the mode, --res and --seconds. What is missing is fetched.",
         ),
-    ] = "auto"
+    ] = AUTO
     res: Annotated[
         Resolution | None,
         typer.Option("--res", help="Which of the models.", show_default="the best for the mode"),
@@ -194,10 +194,19 @@ class CommonOptions:
     no_suffix: Annotated[
         bool, typer.Option("--no-suffix", help="Leave the model's own suffix off the prompt.")
     ] = False
+    no_take: Annotated[
+        bool,
+        typer.Option("--no-take", help="Keep no take of the run, to continue it or to look at it."),
+    ] = False
     yes: YesOption = False
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say what is predicted to lie where.")
     ] = False
+
+    @property
+    def model_words(self) -> list[str]:
+        """What names the model in a command that continues this one."""
+        return [] if self.model == AUTO else ["--model", self.model]
 
     def request(
         self,

@@ -17,6 +17,7 @@ WORDS: dict[Remedy, str] = {
     "half_precision": "compute with --dtype bf16",
     "int8": "compute with --dtype int8",
     "list_models": "see `istar models list`",
+    "list_takes": "see `istar takes list`",
     "lower_resolution": "choose a lower --res",
     "other_gpu": "compute on another GPU with --device cuda:N",
     "other_model": "choose another --model",

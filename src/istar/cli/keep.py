@@ -1,0 +1,135 @@
+"""What a command that is interrupted leaves: the take of its run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from istar.byte_size import bytes_of
+from istar.cli.console import say
+from istar.errors import StateError, UsageError
+
+if TYPE_CHECKING:
+    from istar.cli.options import CommonOptions
+    from istar.events import Event
+    from istar.generation.state import Position
+    from istar.job import Job
+
+KEEP_VARIABLE = "ISTAR_KEEP_TAKES"
+SIZE_VARIABLE = "ISTAR_TAKES_SIZE"
+DEFAULT_SIZE = "2GB"
+
+_SECONDS_BETWEEN = 3.0
+_SHARE_OF_TIME = 0.01
+
+
+class TakeSettings:
+    """What becomes of takes, by the environment.
+
+    Attributes:
+        finished: takes of runs that are finished are kept.
+        limit: bytes of all takes together.
+
+    Raises:
+        UsageError: a variable holds something else.
+    """
+
+    def __init__(self) -> None:
+        keep = os.environ.get(KEEP_VARIABLE) or "all"
+        if keep not in ("all", "unfinished"):
+            raise UsageError(f"{KEEP_VARIABLE} is all or unfinished, not {keep!r}")
+        size = os.environ.get(SIZE_VARIABLE) or DEFAULT_SIZE
+        limit = bytes_of(size)
+        if limit is None:
+            raise UsageError(f"{SIZE_VARIABLE} is a size such as 500MB or 2GB, not {size!r}")
+        self.finished = keep == "all"
+        self.limit = limit
+
+
+class TakeKeeper:
+    """Runs a job, and writes its take now and then.
+
+    Attributes:
+        path: the take's file, once it is there.
+    """
+
+    def __init__(self, job: Job, settings: TakeSettings) -> None:
+        self.path: Path | None = None
+        self._job = job
+        self._settings = settings
+        self._works = True
+        self._written = time.monotonic()
+        self._cost = 0.0
+        # What is known at the start need not be kept.
+        self._saved = job.take().position
+
+    def run(self, until: Position | None = None) -> Iterator[Event]:
+        """The job's events, see `istar.job.Job.run`.
+
+        The take is written after a step, no more often than every few seconds, and so seldom that
+        it takes less than a hundredth of the time.
+        """
+        for event in self._job.run(until):
+            yield event
+            wait = max(_SECONDS_BETWEEN, self._cost / _SHARE_OF_TIME)
+            if time.monotonic() - self._written >= wait:
+                self.write()
+
+    def write(self) -> None:
+        """Write the take as it is, if there is anything new in it.
+
+        That it cannot be written is said once, and ends nothing.
+        """
+        take = self._job.take()
+        if not self._works or take.position == self._saved:
+            return
+        from istar.take_store import prune_takes, store_take
+
+        began = time.monotonic()
+        try:
+            if self.path is None:
+                self.path = store_take(take)
+                prune_takes(self._settings.limit, keep=self.path)
+            else:
+                take.save(self.path, overwrite=True)
+        except StateError as error:
+            self._works = False
+            say(f"no take of this run is kept: {error}")
+            return
+        self._saved = take.position
+        self._written = time.monotonic()
+        self._cost = self._written - began
+
+    def finish(self) -> None:
+        """What becomes of the take when its picture or video is there."""
+        if self._settings.finished:
+            self.write()
+        elif self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def kept_take(job: Job, options: CommonOptions) -> Iterator[TakeKeeper | Job]:
+    """Inside, run what is given in place of the job: should it not end well, its take is there.
+
+    Yields:
+        the job's keeper, or the job itself where no take is wanted.
+    """
+    if options.no_take:
+        yield job
+        return
+    keeper = TakeKeeper(job, TakeSettings())
+    try:
+        yield keeper
+    except BaseException:
+        keeper.write()
+        if keeper.path is not None:
+            command = shlex.join(["istar", "finish", *options.model_words, str(keeper.path)])
+            say(f"what was made is kept; `{command}` continues it")
+        raise
+    keeper.finish()

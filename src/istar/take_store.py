@@ -1,0 +1,149 @@
+"""Where takes lie that nobody named: one directory, below a size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from platformdirs import user_state_path
+
+from istar.errors import StateError, UsageError
+from istar.files import writing_failed
+from istar.request import GenerationRequest
+from istar.take import TAKE_SUFFIX, Take, TakeSummary
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTake:
+    """A take in the store.
+
+    Attributes:
+        path: its file.
+        bytes_here: the file's size.
+        written: when it was last written, in seconds since 1970.
+        summary: what it is; None of a file that is no take of this version.
+    """
+
+    path: Path
+    bytes_here: int
+    written: float
+    summary: TakeSummary | None
+
+    @property
+    def name(self) -> str:
+        """What it is called here."""
+        return self.path.stem
+
+    @property
+    def finished(self) -> bool:
+        """Every step is taken."""
+        return self.summary is not None and self.summary.share == 1
+
+
+def takes_directory() -> Path:
+    """The store's directory, which may not be there yet."""
+    return user_state_path("istar", appauthor=False) / "takes"
+
+
+def stored_takes() -> tuple[StoredTake, ...]:
+    """All takes, those written last first."""
+    found = []
+    for path in takes_directory().glob(f"[!.]*{TAKE_SUFFIX}"):
+        # One that another process removes meanwhile is not here.
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            found.append(
+                StoredTake(
+                    path=path,
+                    bytes_here=status.st_size,
+                    written=status.st_mtime,
+                    summary=_summary(path),
+                )
+            )
+    return tuple(sorted(found, key=lambda take: take.written, reverse=True))
+
+
+def store_take(take: Take) -> Path:
+    """Write a take under a name of its own, made of the time, the mode and the seed.
+
+    Returns:
+        its file.
+
+    Raises:
+        StateError: it cannot be written.
+    """
+    directory = takes_directory()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(str(writing_failed(directory, error))) from error
+    return take.save(directory / _name(take.request), numbered=True)
+
+
+def remove_takes(names: Sequence[str]) -> tuple[Path, ...]:
+    """Remove takes by their names; if one of them is not here, none is removed.
+
+    Returns:
+        the files that were removed.
+
+    Raises:
+        UsageError: there is no such take.
+        StateError: one cannot be removed.
+    """
+    here = {take.name: take.path for take in stored_takes()}
+    for name in names:
+        if name not in here:
+            raise UsageError(f"there is no take {name!r}", remedies=("list_takes",))
+    paths = tuple(here[name] for name in dict.fromkeys(names))
+    for path in paths:
+        _remove(path)
+    return paths
+
+
+def prune_takes(limit: int, *, keep: Path) -> tuple[Path, ...]:
+    """Remove takes until all together are no larger than a limit.
+
+    The oldest go first: those that are finished, then the others.
+
+    Args:
+        limit: bytes.
+        keep: the file that stays in any case.
+
+    Returns:
+        the files that were removed.
+
+    Raises:
+        StateError: one cannot be removed.
+    """
+    takes = stored_takes()
+    size, removed = sum(take.bytes_here for take in takes), []
+    for take in sorted(takes, key=lambda take: (not take.finished, take.written)):
+        if size <= limit:
+            break
+        if take.path != keep:
+            _remove(take.path)
+            size -= take.bytes_here
+            removed.append(take.path)
+    return tuple(removed)
+
+
+def _summary(path: Path) -> TakeSummary | None:
+    try:
+        return TakeSummary.read(path)
+    except StateError:
+        return None
+
+
+def _name(request: GenerationRequest) -> str:
+    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return f"{now}-{request.mode}-{request.seed}{TAKE_SUFFIX}"
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StateError(f"cannot remove '{path}': {error.strerror}") from error

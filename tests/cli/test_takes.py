@@ -1,0 +1,188 @@
+"""What runs leave: their takes, whatever ended them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from istar import InfinityStarPipeline, Take
+from istar.media import read_clip
+from processes import WORDY_ISTAR, await_line, run_warm, started, started_warm
+
+PROMPT = "a red circle moves right on a blue background"
+MAKE = ("t2v", PROMPT, "--model", "tiny", "--seed", "1", "--seconds", "1")
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of takes, of each test's own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "istar" / "takes"
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> InfinityStarPipeline:
+    return InfinityStarPipeline.from_pretrained("tiny", device="cpu")
+
+
+def takes_of(store: Path) -> list[Path]:
+    assert not list(store.glob(".*"))
+    return sorted(store.glob("*.take"))
+
+
+def test_a_run_leaves_its_take(store: Path, tmp_path: Path, pipeline: InfinityStarPipeline) -> None:
+    done = run_warm(*MAKE, "-o", str(tmp_path / "a.mp4"))
+    assert done.returncode == 0, done.stderr
+    (path,) = takes_of(store)
+    result = pipeline.finish(Take.load(path))
+    result.save(tmp_path / "b.mp4")
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "environment"), [(("--no-take",), {}), ((), {"ISTAR_KEEP_TAKES": "unfinished"})]
+)
+def test_a_run_may_leave_none(
+    store: Path, tmp_path: Path, options: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    done = run_warm(
+        *MAKE, *options, "-o", str(tmp_path / "a.mp4"), environment={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stderr
+    assert takes_of(store) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ISTAR_KEEP_TAKES", "some", b"ISTAR_KEEP_TAKES is all or unfinished, not 'some'"),
+        ("ISTAR_TAKES_SIZE", "much", b"ISTAR_TAKES_SIZE is a size such as 500MB or 2GB"),
+    ],
+)
+def test_settings_that_are_none(tmp_path: Path, name: str, value: str, words: bytes) -> None:
+    done = run_warm(*MAKE, "-o", str(tmp_path / "a"), environment={**os.environ, name: value})
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert not list(tmp_path.glob("a*"))
+
+
+def test_a_store_that_cannot_be_written_ends_nothing(store: Path, tmp_path: Path) -> None:
+    store.parent.mkdir(parents=True)
+    store.write_text("in the way")
+    done = run_warm(*MAKE, "-o", str(tmp_path / "a.mp4"))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(b"no take of this run is kept: ") == 1
+    assert (tmp_path / "a.mp4").exists()
+
+
+def test_a_result_that_cannot_be_written_is_not_lost(
+    store: Path, tmp_path: Path, pipeline: InfinityStarPipeline
+) -> None:
+    target = tmp_path / "gone" / "a.mp4"
+    target.parent.mkdir()
+    with started([*WORDY_ISTAR, *MAKE, "-o", str(target)]) as process:
+        await_line(process, b"step 3 of")
+        target.parent.rmdir()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (path,) = takes_of(store)
+    assert f"what was made is kept; `istar finish --model tiny {path}` continues it" in (
+        err.decode()
+    )
+    assert Take.load(path).finished
+    assert len(pipeline.finish(Take.load(path)).frames) == 17
+
+
+def test_takes_are_listed_and_removed(store: Path, tmp_path: Path) -> None:
+    assert run_warm("takes", "list").stdout.splitlines() == [b"NAME  DONE  SIZE  WRITTEN  PROMPT"]
+    assert run_warm(*MAKE, "-o", str(tmp_path / "a.mp4")).returncode == 0
+    (path,) = takes_of(store)
+    _, line = run_warm("takes", "list").stdout.decode().splitlines()
+    assert line.startswith(f"{path.stem}  100%  ")
+    assert line.endswith("a red circle moves right on a blue back…")
+    (described,) = json.loads(run_warm("takes", "list", "--json").stdout)
+    assert described["prompts"] == [PROMPT]
+    assert (described["seed"], described["finished"]) == (1, True)
+    assert described["bytes"] == path.stat().st_size
+    assert run_warm("takes", "path", path.stem).stdout.decode() == f"{path}\n"
+    assert run_warm("takes", "path").stdout.decode() == f"{store}\n"
+    for wrong in (("rm",), ("rm", "x"), ("rm", "--all", path.stem), ("path", "x")):
+        done = run_warm("takes", *wrong)
+        assert done.returncode == 2
+        assert b"see `istar takes list`" in done.stderr
+    assert run_warm("takes", "rm", path.stem).stdout.decode() == f"{path}\n"
+    assert takes_of(store) == []
+
+
+# --- Ended by signals ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    pipeline: InfinityStarPipeline, tmp_path_factory: pytest.TempPathFactory
+) -> torch.Tensor:
+    """The pictures of a run that nothing ends."""
+    target = tmp_path_factory.mktemp("whole") / "a.mp4"
+    done = run_warm(*MAKE, "--no-take", "-o", str(target))
+    assert done.returncode == 0, done.stderr
+    return read_clip(target).frames
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STEPS = 30
+ENDED = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+@pytest.mark.signals
+@pytest.mark.parametrize(
+    "number", [*range(10), *(pytest.param(n, marks=pytest.mark.slow) for n in range(10, 100))]
+)
+def test_interrupted_and_finished_equals_undisturbed(
+    store: Path,
+    tmp_path: Path,
+    pipeline: InfinityStarPipeline,
+    undisturbed: torch.Tensor,
+    number: int,
+) -> None:
+    chance = Random(number)
+    sent = chance.choice(SIGNALS)
+    target = tmp_path / "a.mp4"
+    with started_warm(*MAKE, "-o", str(target)) as process:
+        await_line(process, f"step {chance.randint(1, STEPS)} of".encode())
+        time.sleep(chance.random() * 0.05)
+        process.send_signal(sent)
+        code, err = process.ended()
+    # The signal may come when everything is done.
+    assert code in (ENDED[sent], 0), err
+    (path,) = takes_of(store)
+    take = Take.load(path)
+    if not target.exists():
+        assert f"`istar finish --model tiny {path}` continues it".encode() in err
+        assert [file.name for file in tmp_path.iterdir()] == ["state"]
+    pipeline.finish(take).save(target, overwrite=True)
+    assert torch.equal(read_clip(target).frames, undisturbed)
+
+
+@pytest.mark.signals
+def test_a_run_that_was_killed_leaves_what_was_written(
+    store: Path, tmp_path: Path, pipeline: InfinityStarPipeline, undisturbed: torch.Tensor
+) -> None:
+    often = "import istar.cli.keep as keep; keep._SECONDS_BETWEEN = keep._SHARE_OF_TIME = 0.001; "
+    command = [*WORDY_ISTAR, *MAKE, "-o", str(tmp_path / "a.mp4")]
+    command[2] = often + "keep._SHARE_OF_TIME = 1\n" + command[2]
+    with started(command) as process:
+        await_line(process, b"step 20 of")
+        process.kill()
+        process.communicate()
+    (path,) = (path for path in store.glob("[!.]*.take"))
+    take = Take.load(path)
+    assert 15 <= take.taken < len(take.windows[0].schedule.steps)
+    pipeline.finish(take).save(tmp_path / "b.mp4")
+    assert torch.equal(read_clip(tmp_path / "b.mp4").frames, undisturbed)
