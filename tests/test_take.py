@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -210,8 +211,10 @@ def test_a_cut_file(saved: Path, keep: int) -> None:
 def test_files_that_are_no_takes(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="nowhere"):
         Take.load(tmp_path / "nowhere")
-    with pytest.raises(StateError, match="not a readable take"):
-        Take.load(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(StateError, match="not a readable take: it is no plain file"):
+            Take.load(path)
     (tmp_path / "text").write_text("a job well done\n" * 100)
     with pytest.raises(StateError, match="not a readable take"):
         Take.load(tmp_path / "text")

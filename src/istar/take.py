@@ -251,6 +251,9 @@ def _read(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, Any], dic
         StateError: it is missing, of another version, or no take.
     """
     try:
+        # A pipe would be waited for.
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no plain file")
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = json.loads((file.metadata() or {}).get("take", "null"))
             names = list(file.keys()) if with_tensors else []
