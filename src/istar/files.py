@@ -217,18 +217,22 @@ class PendingFile(_Pending):
         target: the name to be had.
         overwrite: it may replace a file.
         numbered: a name that is taken at the start gets a number too, rather than be refused.
+        synced: wait until it is on the disk, where it outlasts the power too.
 
     Raises:
         MediaError: the target exists and neither is set, or the system refuses.
     """
 
-    def __init__(self, target: Path, *, overwrite: bool, numbered: bool = False) -> None:
+    def __init__(
+        self, target: Path, *, overwrite: bool, numbered: bool = False, synced: bool = True
+    ) -> None:
         self.target = target
         self.temporary = target.with_name(
             f".{target.stem[:40]}.{secrets.token_hex(4)}.tmp{target.suffix}"
         )
         self._overwrite = overwrite
         self._numbered = numbered
+        self._synced = synced
 
     def __enter__(self) -> PendingFile:
         refused = not self._overwrite and not self._numbered
@@ -249,13 +253,15 @@ class PendingFile(_Pending):
         _unfinished.discard(self.temporary)
 
     def _publish(self) -> None:
-        _sync(self.temporary)
+        if self._synced:
+            _sync(self.temporary)
         may_replace = self.target.is_file() or not os.path.lexists(self.target)
         if self._overwrite and may_replace:
             self.temporary.replace(self.target)
         else:
             self._take_free_name()
-        _sync_directory(self.target.parent)
+        if self._synced:
+            _sync_directory(self.target.parent)
 
     def _take_free_name(self) -> None:
         names = _numbered(self.target)

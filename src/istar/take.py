@@ -125,13 +125,21 @@ class Take:
         """The last final step of the last window; None before its first."""
         return self.windows[-1].schedule.steps[self.taken - 1] if self.taken else None
 
-    def save(self, path: Path | str, *, overwrite: bool = False, numbered: bool = False) -> Path:
+    def save(
+        self,
+        path: Path | str,
+        *,
+        overwrite: bool = False,
+        numbered: bool = False,
+        synced: bool = True,
+    ) -> Path:
         """Write the file; under its name it is whole or not there at all.
 
         Args:
             path: usually ends in `.take`.
             overwrite: a file of that name may be replaced.
             numbered: beside a file of that name it gets a numbered name.
+            synced: wait until it is on the disk, where it outlasts the power too.
 
         Returns:
             the file's name.
@@ -144,7 +152,9 @@ class Take:
         header = encode(_header(self))
         header["sha256"] = _digest(tensors, header)
         try:
-            with PendingFile(target, overwrite=overwrite, numbered=numbered) as pending:
+            with PendingFile(
+                target, overwrite=overwrite, numbered=numbered, synced=synced
+            ) as pending:
                 pending.temporary.write_bytes(save(tensors, metadata={"take": json.dumps(header)}))
         except MediaError as error:
             raise StateError(str(error), remedies=error.remedies) from error

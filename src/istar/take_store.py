@@ -66,8 +66,12 @@ def stored_takes() -> tuple[StoredTake, ...]:
     return tuple(sorted(found, key=lambda take: take.written, reverse=True))
 
 
-def store_take(take: Take) -> Path:
+def store_take(take: Take, *, synced: bool = True) -> Path:
     """Write a take under a name of its own, made of the time, the mode and the seed.
+
+    Args:
+        take: to be written.
+        synced: as `Take.save`.
 
     Returns:
         its file.
@@ -80,7 +84,7 @@ def store_take(take: Take) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StateError(str(writing_failed(directory, error))) from error
-    return take.save(directory / _name(take.request), numbered=True)
+    return take.save(directory / _name(take.request), numbered=True, synced=synced)
 
 
 def remove_takes(names: Sequence[str]) -> tuple[Path, ...]:

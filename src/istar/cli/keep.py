@@ -80,10 +80,13 @@ class TakeKeeper:
             if time.monotonic() - self._written >= wait:
                 self.write()
 
-    def write(self) -> None:
+    def write(self, *, synced: bool = False) -> None:
         """Write the take as it is, if there is anything new in it.
 
         That it cannot be written is said once, and ends nothing.
+
+        Args:
+            synced: it outlasts the power, too; waiting for the disk is most of what a write costs.
         """
         take = self._job.take()
         if not self._works or take.position == self._saved:
@@ -93,10 +96,10 @@ class TakeKeeper:
         began = time.monotonic()
         try:
             if self.path is None:
-                self.path = store_take(take)
+                self.path = store_take(take, synced=synced)
                 prune_takes(self._settings.limit, keep=self.path)
             else:
-                take.save(self.path, overwrite=True)
+                take.save(self.path, overwrite=True, synced=synced)
         except StateError as error:
             self._works = False
             say(f"no take of this run is kept: {error}")
@@ -127,7 +130,7 @@ def kept_take(job: Job, options: CommonOptions) -> Iterator[TakeKeeper | Job]:
     try:
         yield keeper
     except BaseException:
-        keeper.write()
+        keeper.write(synced=True)
         if keeper.path is not None:
             command = shlex.join(["istar", "finish", *options.model_words, str(keeper.path)])
             say(f"what was made is kept; `{command}` continues it")
