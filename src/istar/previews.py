@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from istar.generation.schedule import Step
 
-SHARES = (1 / 8, 2 / 5)
+SHARES = (1 / 4, 1 / 2)
 """Of a clip's tokens: what the scales so far have, at least, when the clip is shown."""
 
 
@@ -14,7 +14,7 @@ def is_previewed(steps: Sequence[Step], index: int) -> bool:
     """Whether what a window has so far is shown after a step.
 
     Each preview costs a decode, so there are few: the finished image clip of a video, which is one
-    latent frame, and every other clip after two of its scales.
+    latent frame, and every other clip after a scale or two.
 
     Args:
         steps: of the window.

@@ -90,8 +90,10 @@ def moments(frames: Tensor) -> Tensor:
     """The first, the middle and the last of `(F, H, W, 3)` side by side, as one picture."""
     import torch
 
-    count = len(frames)
-    return torch.cat([frames[index] for index in sorted({0, count // 2, count - 1})], dim=1)
+    count, height, width, _ = frames.shape
+    gap = torch.zeros(height, max(1, width // 40), 3, dtype=torch.uint8)
+    chosen = [frames[index] for index in sorted({0, count // 2, count - 1})]
+    return torch.cat([part for one in chosen for part in (gap, one)][1:], dim=1)
 
 
 def _write(frames: Tensor, file: Path) -> None:
