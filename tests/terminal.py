@@ -1,4 +1,4 @@
-"""A terminal for tests: what a program writes to one, and the pictures in it."""
+"""A terminal for tests: what is written to one, and the pictures in it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import pty
 import re
 import struct
-import subprocess
 import termios
 from base64 import standard_b64decode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
+from threading import Thread
 
 import numpy as np
 import torch
@@ -25,53 +26,39 @@ _ITERM = re.compile(rb"\x1b]1337;File=([^:]*):([A-Za-z0-9+/=]*)\x07")
 
 
 def written_to_terminal(
-    command: Sequence[str],
-    environment: Mapping[str, str],
+    write: Callable[[int], object],
     *,
     rows: int = 24,
     columns: int = 80,
     pixels: tuple[int, int] = (0, 0),
-    timeout: float = 120,
 ) -> bytes:
-    """All that a command writes to stderr where that is a terminal; the rest goes nowhere.
+    """All that is written to a terminal.
 
     Args:
-        command: ends well.
-        environment: besides this process's own, less what says something of its terminal.
+        write: writes to the terminal, whose descriptor it gets and does not close.
         rows, columns: of the terminal.
         pixels: its height and width, as far as it says.
-        timeout: seconds after which the command is killed.
     """
-    of_terminals = ("COLORTERM", "TERM", "TERM_PROGRAM", "TMUX", "STY", "ZELLIJ", "NO_COLOR")
-    of_terminals += ("KITTY_WINDOW_ID", "LC_TERMINAL", "COLUMNS", "LINES", "FORCE_COLOR")
-    plain = {name: value for name, value in os.environ.items() if name not in of_terminals}
     person, terminal = pty.openpty()
     size = struct.pack("HHHH", rows, columns, pixels[1], pixels[0])
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=terminal,
-        env={**plain, **environment},
-    )
-    os.close(terminal)
-    written = b""
+    pieces: list[bytes] = []
+
+    def read() -> None:
+        # A read fails when nobody has the terminal open any more.
+        with suppress(OSError):
+            while piece := os.read(person, 65536):
+                pieces.append(piece)
+
+    reader = Thread(target=read)
+    reader.start()
     try:
-        while True:
-            try:
-                piece = os.read(person, 65536)
-            except OSError:  # the last one who had it open is gone
-                break
-            if not piece:
-                break
-            written += piece
-        assert process.wait(timeout) == 0, written
+        write(terminal)
     finally:
-        process.kill()
-        process.wait()
+        os.close(terminal)
+        reader.join()
         os.close(person)
-    return written
+    return b"".join(pieces)
 
 
 def half_block_pictures(written: bytes) -> list[Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,9 @@ from istar import GenerationRequest, InfinityStarPipeline, Preview
 from istar.cli.app import run
 from istar.cli.previews import PreviewOutput, moments
 from istar.media import read_clip, read_picture, stretch, write_picture
+from processes import ISTAR
 from random_checkpoint import write_checkpoint
 from terminal import half_block_pictures, written_to_terminal
-
-COLOURS = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,24 @@ def noise(count: int, seed: int) -> Tensor:
 
 
 def test_a_terminal_shows_every_preview(checkpoint: Path) -> None:
-    command = (sys.executable, "-m", "istar", "t2v", "a cat", "--seed", "5", "--seconds", "1")
-    written = written_to_terminal((*command, "--preview"), COLOURS, rows=40, columns=60)
+    command = [*ISTAR, "t2v", "a cat", "--seed", "5", "--seconds", "1", "--preview"]
+    of_others = ("TERM_PROGRAM", "TMUX", "STY", "ZELLIJ", "NO_COLOR", "LC_TERMINAL")
+    of_others += ("KITTY_WINDOW_ID", "FORCE_COLOR")
+    environment = {name: value for name, value in os.environ.items() if name not in of_others}
+    environment |= {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    environment |= {"LINES": "40", "COLUMNS": "60"}
+
+    def make(terminal: int) -> None:
+        subprocess.run(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=terminal,
+            env=environment,
+            check=True,
+            timeout=120,
+        )
+
+    written = written_to_terminal(make)
     pipeline = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
     request = GenerationRequest(mode="t2v", prompt="a cat", seed=5, seconds=1)
     events = pipeline.stream(request, preview=True)

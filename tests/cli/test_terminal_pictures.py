@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 from rich.console import Console
 
-from istar.cli.terminal_pictures import CellSize, cells_of, picture_protocol
+from istar.cli.terminal_pictures import (
+    CellSize,
+    TerminalPicture,
+    cell_size,
+    cells_of,
+    picture_protocol,
+)
 from istar.media import stretch
 from terminal import half_block_pictures, iterm_pictures, kitty_pictures, written_to_terminal
 
-SHOW = """
-import sys, torch
-from rich.text import Text
-from istar.cli.console import animated_console
-from istar.cli.terminal_pictures import TerminalPicture, cell_size, picture_protocol
-console = animated_console()
-protocol = console and picture_protocol(console)
-if protocol is None:
-    sys.exit()
-rows, columns = map(int, sys.argv[1:])
-torch.manual_seed(0)
-pixels = torch.randint(256, (rows, columns, 3), dtype=torch.uint8)
-console.print(TerminalPicture(pixels, protocol, cell_size(2)))
-console.print(Text("below"))
-"""
 
+def shown(rows: int, columns: int, encoding: str = "utf-8", **environment: str) -> bytes:
+    """What a terminal of 40 rows and 60 columns gets for a picture, and for a word below it."""
 
-def shown(rows: int, columns: int, **environment: str) -> bytes:
-    command = (sys.executable, "-c", SHOW, str(rows), str(columns))
-    return written_to_terminal(command, environment, rows=40, columns=60, pixels=(800, 600))
+    def show(terminal: int) -> None:
+        with open(terminal, "w", encoding=encoding, closefd=False) as file:
+            settings = {"LINES": "40", "COLUMNS": "60", **environment}
+            console = Console(file=file, force_terminal=True, _environ=settings)
+            protocol = picture_protocol(console, environment)
+            if protocol:
+                console.print(TerminalPicture(drawn(rows, columns), protocol, cell_size(terminal)))
+            console.print("below")
+
+    return written_to_terminal(show, rows=40, columns=60, pixels=(800, 600))
 
 
 def drawn(rows: int, columns: int) -> torch.Tensor:
@@ -47,12 +45,11 @@ def test_half_blocks_hold_the_picture() -> None:
     assert written.endswith(b"\x1b[0m\r\nbelow\r\n")
 
 
-def test_half_blocks_in_256_colours() -> None:
-    for environment in (
-        {"TERM": "xterm-256color"},
-        # GNU screen does not know the 24-bit colours that the terminal around it knows.
-        {"TERM": "screen-256color", "COLORTERM": "truecolor", "STY": "1.tty"},
-    ):
+def test_half_blocks_in_256_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    # GNU screen does not know the 24-bit colours that the terminal around it knows.
+    in_screen = {"TERM": "screen-256color", "COLORTERM": "truecolor", "STY": "1.tty"}
+    for environment in ({"TERM": "xterm-256color"}, in_screen):
+        monkeypatch.setenv("STY", environment.get("STY", ""))
         written = shown(32, 48, **environment)
         assert b"\x1b[38;5;" in written
         assert b";2;" not in written.replace(b"38;5;", b"").replace(b"48;5;", b"")
@@ -114,9 +111,17 @@ def test_which_terminal_gets_what(environment: dict[str, str], protocol: str | N
 
 
 def test_no_half_blocks_where_they_cannot_be_written() -> None:
-    environment = {"TERM": "xterm", "PYTHONIOENCODING": "ascii"}
-    assert shown(32, 48, **environment) == b""
-    assert shown(32, 48, TERM="dumb") == b""
+    for environment in ({"TERM": "xterm", "encoding": "ascii"}, {"TERM": "dumb"}):
+        assert shown(32, 48, **environment) == b"below\r\n"
+
+
+def test_cells_of_a_terminal_that_does_not_say_are_twice_as_high_as_wide() -> None:
+    found = []
+    for pixels in ((0, 0), (8, 8), (720, 540)):
+        written_to_terminal(
+            lambda terminal: found.append(cell_size(terminal)), rows=40, columns=60, pixels=pixels
+        )
+    assert found == [(10, 20), (10, 20), (9, 18)]
 
 
 @pytest.mark.parametrize("cell", [CellSize(10, 20), CellSize(9, 20), CellSize(1, 1)])
