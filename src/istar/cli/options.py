@@ -203,8 +203,8 @@ class CommonOptions:
         bool,
         typer.Option(
             "--preview",
-            help="Show on the terminal what comes: the first picture, then the clip at a few "
-            "scales. Each takes a decode more.",
+            help="Show previews in the terminal: the first picture, then the clip after some of "
+            "its scales. Each costs a decode.",
         ),
     ] = False
     preview_file: Annotated[
@@ -212,8 +212,8 @@ class CommonOptions:
         typer.Option(
             "--preview-file",
             metavar="FILE",
-            help="Write it to a file, and replace that each time: a picture (.png, .jpg, .webp), "
-            "or the clip (.mp4).",
+            help="Write previews to a file, which each one replaces: a picture (.png, .jpg, "
+            ".webp), or the clip (.mp4).",
             show_default="none",
         ),
     ] = None
