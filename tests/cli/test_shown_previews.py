@@ -140,6 +140,7 @@ def test_a_file_that_cannot_be_written_ends_nothing(capfd: pytest.CaptureFixture
         (["t2i", "x", "--preview-file", "."], 2, "ends in one of .png, .jpg"),
         (["t2i", "x", "--preview-file", "a.png", "-o", "./a.png"], 2, "'a.png' is the input or"),
         (["i2v", "b.png", "--preview-file", "b.png"], 2, "'b.png' is the input or"),
+        (["t2i", "x", "--preview-file", "p" * 300 + ".png"], 1, "name too long"),
         (["t2i", "x", "--preview-file", "nowhere/p.png"], 1, "'nowhere' does not exist"),
     ],
 )

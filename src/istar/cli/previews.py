@@ -77,7 +77,7 @@ class PreviewOutput:
 def _preview_path(wanted: str, others: tuple[Path | None, ...]) -> Path:
     """The file for previews, as typed; one that is there will be replaced."""
     suffix = Path(wanted).suffix.lower()
-    if suffix not in (*PICTURE_SUFFIXES, *CLIP_SUFFIXES) or Path(wanted).is_dir():
+    if suffix not in (*PICTURE_SUFFIXES, *CLIP_SUFFIXES):
         names = ", ".join((*PICTURE_SUFFIXES, *CLIP_SUFFIXES))
         raise UsageError(f"--preview-file is a file's name that ends in one of {names}")
     file = output_path(wanted, default_stem="preview", suffix=suffix, overwrite=True)
