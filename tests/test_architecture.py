@@ -61,7 +61,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.checkpoint.tensor_files",
     ),
     ("istar.models.find", "istar.models.store"),
-    ("istar.plan",),
+    ("istar.plan", "istar.previews"),
     ("istar.models.*",),
     ("istar.model_spec",),
     ("istar.generation.guidance", "istar.generation.sampling"),

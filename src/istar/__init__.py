@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         GenerationResult,
         Loading,
         Note,
+        Preview,
         Progress,
     )
     from istar.job import Job
@@ -53,6 +54,7 @@ __all__ = [
     "Loading",
     "MediaError",
     "Note",
+    "Preview",
     "Progress",
     "StateError",
     "Take",
@@ -75,6 +77,7 @@ _HOME = {
     "Loading": "events",
     "MediaError": "errors",
     "Note": "events",
+    "Preview": "events",
     "Progress": "events",
     "StateError": "errors",
     "Take": "take",

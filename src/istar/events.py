@@ -77,6 +77,26 @@ class ClipReady:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What the clip under way looks like so far; it comes where it was asked for.
+
+    Attributes:
+        frames: `(F, H, W, 3)`, uint8, RGB, on the CPU, at 16 a second: of the whole clip, or the
+            first picture of a video.
+        clip: of the window under way.
+        scale: the last one that is in it, from 0.
+        scales: how many the clip has.
+        final: it is the finished first picture, and no scale is missing.
+    """
+
+    frames: Tensor
+    clip: int
+    scale: int
+    scales: int
+    final: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Note:
     """A remark that is not an error.
 
@@ -89,7 +109,7 @@ class Note:
     remedies: tuple[Remedy, ...] = ()
 
 
-Event = Loading | Progress | Decoding | ClipReady | Note
+Event = Loading | Progress | Preview | Decoding | ClipReady | Note
 
 
 @dataclass(frozen=True, kw_only=True)

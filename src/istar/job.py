@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from istar.errors import UsageError
-from istar.events import ClipReady, Decoding, Event, Loading, Note, Progress
+from istar.errors import GenerationError, UsageError
+from istar.events import ClipReady, Decoding, Event, Loading, Note, Preview, Progress
 from istar.generation.loop import advance
 from istar.generation.state import GenerationState, JobState, Position
 from istar.inputs import Inputs, picture_size, read_inputs
@@ -23,6 +23,7 @@ from istar.networks import Networks
 from istar.opening import Opening, begins_with_image
 from istar.placement import memory_failure
 from istar.plan import Plan, plan_request
+from istar.previews import is_previewed
 from istar.request import GenerationRequest, check_prompt
 from istar.resume import Held, resumed, take_of
 from istar.take import Take
@@ -111,18 +112,26 @@ class Job:
         self.request = replace(self.request, prompt=(*self.request.prompts, prompt))
         self.plan = self.plan.with_prompt(prompt)
 
-    def run(self, until: Position | None = None) -> Iterator[Event]:
+    def run(self, until: Position | None = None, *, preview: bool = False) -> Iterator[Event]:
         """Everything that is left, event by event.
 
         Args:
             until: stop before this step, or before the first one after it.
+            preview: show what there is now and then, see `istar.previews`. Nothing else depends on
+                it; after the first preview that memory does not suffice for there are no more.
 
         Raises:
             DeviceError: memory ran out.
             GenerationError: the network's output is not a number.
         """
         while not self.finished and not (until and self.state.position >= until):
-            yield from self.advance()
+            events = self.advance()
+            yield from events
+            if preview and any(isinstance(one, Progress) and not one.given for one in events):
+                shown = self._preview_after_step()
+                if shown is not None:
+                    yield shown
+                preview = not isinstance(shown, Note)
 
     def advance(self) -> tuple[Event, ...]:
         """Do the next thing: begin, begin a window, take a step, or decode a few pictures.
@@ -371,3 +380,27 @@ class Job:
         if clip == 1 and begins_with_image(generation, window):
             return torch.cat((self._first_picture(frames), frames))
         return frames
+
+    def _preview_after_step(self) -> Preview | Note | None:
+        """What there is after some steps; a note where it cannot be decoded."""
+        generation = self.state.generation
+        assert generation is not None
+        step = generation.steps[generation.position - 1]
+        if not is_previewed(generation.steps, step.index):
+            return None
+        try:
+            with torch.autocast(self.networks.device.type, enabled=False):
+                frames = self.preview()
+        except Exception as error:
+            is_damaged = isinstance(error, GenerationError)
+            failure = error if is_damaged else memory_failure(error, "making a preview")
+            if failure is None:
+                raise
+            return Note(text=f"{failure}; there are no more previews")
+        return Preview(
+            frames=frames,
+            clip=step.clip,
+            scale=step.scale,
+            scales=1 + max(one.scale for one in generation.steps if one.clip == step.clip),
+            final=step.ends_clip,
+        )

@@ -178,14 +178,18 @@ class InfinityStarPipeline:
         return settings(request, self.spec, device=networks.device, dtype=networks.precision)
 
     def stream(
-        self, request: GenerationRequest | Take, inputs: Inputs | None = None
+        self,
+        request: GenerationRequest | Take,
+        inputs: Inputs | None = None,
+        *,
+        preview: bool = False,
     ) -> Iterator[Event]:
         """Run a request, or continue a take; report every step and hand over every finished clip.
 
         Inputs are read and checked when the first event is asked for; arguments and errors are
-        those of `job`.
+        those of `job`, `preview` is that of `Job.run`.
         """
-        yield from self.job(request, inputs).run()
+        yield from self.job(request, inputs).run(preview=preview)
 
     def job(self, request: GenerationRequest | Take, inputs: Inputs | None = None) -> Job:
         """A running generation that takes a step at a time, see `istar.job.Job`.

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Self
 
+    from istar.cli.previews import PreviewOutput
     from istar.events import Event
     from istar.training.trainer import StepDone
 
@@ -82,10 +83,15 @@ class Display:
 
 
 class StepDisplay(Display):
-    """How far a generation is."""
+    """How far a generation is, and its previews.
 
-    def __init__(self) -> None:
+    Args:
+        previews: where those go.
+    """
+
+    def __init__(self, previews: PreviewOutput | None = None) -> None:
         self._now = (0, 0)
+        self._previews = previews
         super().__init__(
             TextColumn("istar: {task.fields[line]}", markup=False),
             BarColumn(),
@@ -100,7 +106,7 @@ class StepDisplay(Display):
 
     def pictures_of(self, events: Iterable[Event]) -> Iterator[Tensor]:
         """Show a generation's events; yield the pictures `(F, H, W, 3)` of its clips."""
-        from istar.events import ClipReady, Decoding, Loading, Note, Progress
+        from istar.events import ClipReady, Decoding, Loading, Note, Preview, Progress
 
         for event in events:
             match event:
@@ -112,6 +118,8 @@ class StepDisplay(Display):
                 case Decoding():
                     done, total = self._now
                     self._update("steps", done, total, f"step {done} of {total}, decoding")
+                case Preview() if self._previews:
+                    self._previews.show(event, self._bar.console if self._bar else None)
                 case Note():
                     say(with_remedies(event.text, event.remedies))
                 case ClipReady():

@@ -88,11 +88,12 @@ def extend(
 def _generate(options: CommonOptions, request: GenerationRequest) -> None:
     """Make a request's file."""
     with output_file(options, request) as output:
+        previews = options.previews(request, output.target)
         pipeline, inputs = options.load(request)
         with (
             kept_take(pipeline.job(request, inputs), options) as job,
-            StepDisplay() as display,
+            StepDisplay(previews) as display,
             output.writing(pipeline, request) as writer,
         ):
-            for frames in display.pictures_of(job.run()):
+            for frames in display.pictures_of(job.run(preview=previews.wanted)):
                 writer.write(frames)

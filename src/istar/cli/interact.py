@@ -23,6 +23,7 @@ from istar.request import check_prompt
 from istar.text_files import read_text
 
 if TYPE_CHECKING:
+    from istar.cli.previews import PreviewOutput
     from istar.job import Job
     from istar.pipeline import InfinityStarPipeline
 
@@ -61,9 +62,10 @@ def interact(
         raise UsageError("no prompt was given, so there is nothing to make")
     request = options.request("interact", (first,), clip=source)
     with output_file(options, request) as output:
+        previews = options.previews(request, output.target)
         pipeline, inputs = options.load(request)
         job = pipeline.job(request, inputs)
-        _converse(pipeline, job, prompts, output, options.model_words)
+        _converse(pipeline, job, prompts, output, previews, options.model_words)
 
 
 def _converse(
@@ -71,13 +73,17 @@ def _converse(
     job: Job,
     prompts: Iterator[str],
     output: OutputFile,
+    previews: PreviewOutput,
     model: list[str],
 ) -> None:
     """Run prompt after prompt; the file holds each before the next one is asked for."""
     try:
         while True:
-            with StepDisplay() as display, output.writing(pipeline, job.request) as writer:
-                for frames in display.pictures_of(job.run()):
+            with (
+                StepDisplay(previews) as display,
+                output.writing(pipeline, job.request) as writer,
+            ):
+                for frames in display.pictures_of(job.run(preview=previews.wanted)):
                     writer.write(frames)
             if (prompt := next(prompts, None)) is None:
                 return

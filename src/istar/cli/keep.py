@@ -68,13 +68,13 @@ class TakeKeeper:
         # What is known at the start need not be kept.
         self._saved = job.take().position
 
-    def run(self, until: Position | None = None) -> Iterator[Event]:
+    def run(self, until: Position | None = None, *, preview: bool = False) -> Iterator[Event]:
         """The job's events, see `istar.job.Job.run`.
 
         The take is written after a step, no more often than every few seconds, and so seldom that
         it takes less than a hundredth of the time.
         """
-        for event in self._job.run(until):
+        for event in self._job.run(until, preview=preview):
             yield event
             wait = max(_SECONDS_BETWEEN, self._cost / _SHARE_OF_TIME)
             if time.monotonic() - self._written >= wait:

@@ -22,6 +22,7 @@ from istar.models.find import AUTO, check_name
 from istar.request import GenerationRequest, Mode
 
 if TYPE_CHECKING:
+    from istar.cli.previews import PreviewOutput
     from istar.inputs import Inputs
     from istar.memory_use import Work
     from istar.models.find import FoundModel
@@ -198,6 +199,24 @@ class CommonOptions:
         bool,
         typer.Option("--no-take", help="Keep no take of the run, to continue it or to look at it."),
     ] = False
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview",
+            help="Show previews in the terminal: the first picture, then the clip after some of "
+            "its scales. Each costs a decode.",
+        ),
+    ] = False
+    preview_file: Annotated[
+        str | None,
+        typer.Option(
+            "--preview-file",
+            metavar="FILE",
+            help="Write previews to a file, which each one replaces: a picture (.png, .jpg, "
+            ".webp), or the clip (.mp4).",
+            show_default="none",
+        ),
+    ] = None
     yes: YesOption = False
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say what is predicted to lie where.")
@@ -244,6 +263,24 @@ class CommonOptions:
         if self.seed is None:
             say(f"seed {seed}")
         return request
+
+    def previews(self, request: GenerationRequest, target: Path) -> PreviewOutput:
+        """Where the previews of a request go.
+
+        Args:
+            request: what is made.
+            target: the output.
+
+        Raises:
+            UsageError: the previews' file cannot be that.
+            MediaError: its directory is missing or not writable.
+        """
+        from istar.cli.previews import PreviewOutput
+
+        inputs = (one if isinstance(one, Path) else None for one in (request.image, request.clip))
+        return PreviewOutput(
+            on_terminal=self.preview, file=self.preview_file, others=(target, *inputs)
+        )
 
     def load(self, request: GenerationRequest) -> tuple[InfinityStarPipeline, Inputs]:
         """The pipeline for a request, and the request's input.

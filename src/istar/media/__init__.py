@@ -16,8 +16,8 @@ from istar.media.clip_reader import (
     read_piece,
 )
 from istar.media.clip_writer import ClipWriter, write_clip
-from istar.media.picture_writer import texts_that_fit, write_picture
-from istar.media.pictures import Picture, cover_and_crop, read_picture
+from istar.media.picture_writer import encode_png, texts_that_fit, write_picture
+from istar.media.pictures import Picture, cover_and_crop, read_picture, stretch
 
 __all__ = [
     "Clip",
@@ -26,11 +26,13 @@ __all__ = [
     "ClipWriter",
     "Picture",
     "cover_and_crop",
+    "encode_png",
     "open_clip",
     "probe_clip",
     "read_clip",
     "read_picture",
     "read_piece",
+    "stretch",
     "texts_that_fit",
     "write_clip",
     "write_picture",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,13 @@ def write_picture(
         except (OSError, ValueError) as error:
             raise writing_failed(target, error) from error
     return pending.target
+
+
+def encode_png(pixels: Tensor) -> bytes:
+    """A picture `(H, W, 3)` uint8 RGB as the bytes of a PNG."""
+    file = BytesIO()
+    Image.fromarray(pixels.detach().cpu().contiguous().numpy()).save(file, "PNG")
+    return file.getvalue()
 
 
 def texts_that_fit(metadata: Mapping[str, str], target: Path) -> dict[str, str]:

@@ -312,3 +312,9 @@ def cover_and_crop(pixels: Tensor, height: int, width: int) -> Tensor:
         for frame in pixels.reshape(-1, old_height, old_width, 3).cpu().numpy()
     ]
     return torch.from_numpy(np.stack(fitted)).reshape(*pixels.shape[:-3], height, width, 3)
+
+
+def stretch(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Scale a picture `(H, W, 3)` uint8 to `(height, width, 3)`, whatever its proportions."""
+    picture = Image.fromarray(pixels.detach().cpu().contiguous().numpy())
+    return torch.from_numpy(np.array(picture.resize((width, height), Image.Resampling.LANCZOS)))
