@@ -65,14 +65,19 @@ def test_removing_takes_removes_all_or_none(takes: tuple[Take, Take]) -> None:
     assert [take.path for take in stored_takes()] == [other]
 
 
-def test_the_oldest_finished_takes_go_first(takes: tuple[Take, Take]) -> None:
+def test_the_oldest_finished_takes_go_first(
+    takes: tuple[Take, Take], monkeypatch: pytest.MonkeyPatch
+) -> None:
     finished, part = takes
     paths = [store_take(take) for take in (part, finished, finished, part)]
     for age, path in enumerate(paths):
         os.utime(path, (1_000 + age,) * 2)
     sizes = {take.path: take.bytes_here for take in stored_takes()}
     whole = sum(sizes.values())
-    assert prune_takes(whole, keep=paths[3]) == ()
+    with monkeypatch.context() as patched:
+        # Below the limit no file is opened: there may be thousands.
+        patched.setattr(TakeSummary, "read", None)
+        assert prune_takes(whole, keep=paths[3]) == ()
     assert prune_takes(whole - 1, keep=paths[3]) == (paths[1],)
     # One that is kept may be all that is left, however large it is.
     assert prune_takes(1, keep=paths[3]) == (paths[2], paths[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -50,19 +50,10 @@ def takes_directory() -> Path:
 
 def stored_takes() -> tuple[StoredTake, ...]:
     """All takes, those written last first."""
-    found = []
-    for path in takes_directory().glob(f"[!.]*{TAKE_SUFFIX}"):
-        # One that another process removes meanwhile is not here.
-        with suppress(FileNotFoundError):
-            status = path.stat()
-            found.append(
-                StoredTake(
-                    path=path,
-                    bytes_here=status.st_size,
-                    written=status.st_mtime,
-                    summary=_summary(path),
-                )
-            )
+    found = [
+        StoredTake(path=path, bytes_here=size, written=written, summary=_summary(path))
+        for path, size, written in _files()
+    ]
     return tuple(sorted(found, key=lambda take: take.written, reverse=True))
 
 
@@ -122,6 +113,9 @@ def prune_takes(limit: int, *, keep: Path) -> tuple[Path, ...]:
     Raises:
         StateError: one cannot be removed.
     """
+    # Only where something is to go, files are opened to see how far they are.
+    if sum(size for _, size, _ in _files()) <= limit:
+        return ()
     takes = stored_takes()
     size, removed = sum(take.bytes_here for take in takes), []
     for take in sorted(takes, key=lambda take: (not take.finished, take.written)):
@@ -132,6 +126,15 @@ def prune_takes(limit: int, *, keep: Path) -> tuple[Path, ...]:
             size -= take.bytes_here
             removed.append(take.path)
     return tuple(removed)
+
+
+def _files() -> Iterator[tuple[Path, int, float]]:
+    """Path, size and time of every take's file."""
+    for path in takes_directory().glob(f"[!.]*{TAKE_SUFFIX}"):
+        # One that another process removes meanwhile is not here.
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            yield path, status.st_size, status.st_mtime
 
 
 def _summary(path: Path) -> TakeSummary | None:
