@@ -13,13 +13,13 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -59,8 +59,6 @@ class Faults:
         cuts: after how many bytes the line is cut, for each of the next bodies of large files.
         flips: of how many of the next bodies a byte is flipped.
         lengthen: how many bytes too many each body has; fewer if negative.
-        pause: seconds between two pieces of 64 KiB of one body.
-        pause_after: how many bytes of a body come before the first such pause.
         ignore_range: bodies are always whole.
         wrong_range: ranges begin a byte late.
         answer: raw JSON to answer to a path that ends in the key.
@@ -72,8 +70,6 @@ class Faults:
     cuts: list[int] = field(default_factory=list)
     flips: int = 0
     lengthen: int = 0
-    pause: float = 0.0
-    pause_after: int = 0
     ignore_range: bool = False
     wrong_range: bool = False
     answer: dict[str, object] = field(default_factory=dict)
@@ -111,11 +107,23 @@ class Hub:
         self.faults = Faults()
         self.log: list[Request] = []
         self.lock = Lock()
+        self.held: tuple[int, Event] | None = None
         self.address = ""
 
     def bodies(self, path: str = "/cdn/") -> list[Request]:
         """The requests for contents."""
         return [request for request in self.log if path in request.path]
+
+    @contextmanager
+    def holding(self, after: int) -> Iterator[None]:
+        """No more than about `after` bytes of a body come before the end of the block."""
+        end = Event()
+        self.held = (after, end)
+        try:
+            yield
+        finally:
+            self.held = None
+            end.set()
 
     def description(self, commit: str, *more: object) -> dict[str, object]:
         """The Hub's answer about a commit, with its files and some `more`."""
@@ -218,8 +226,9 @@ class Handler(BaseHTTPRequestHandler):
         kept = sent[:cut]  # the whole unless the line is cut
         for position in range(0, len(kept), 1 << 16):
             self.wfile.write(kept[position : position + (1 << 16)])
-            if position >= faults.pause_after:
-                time.sleep(faults.pause)
+            held = self.hub.held
+            if held and position + (1 << 16) >= held[0]:
+                held[1].wait()
         self.close_connection = self.close_connection or len(kept) < len(sent)
         return None
 
@@ -289,15 +298,15 @@ class Pull:
     lines: list[dict[str, Any]] = field(default_factory=list)
     noise: str = ""
 
-    def wait_for(self, event: str, **fields: object) -> dict[str, Any]:
-        """Read until an event with these fields at least as large; fail at the end."""
+    def wait_for(self, *events: str, **fields: object) -> dict[str, Any]:
+        """Read until one of some events with fields at least as large; fail at the end."""
         assert self.process.stdout
         for text in self.process.stdout:
             line = json.loads(text)
             self.lines.append(line)
-            if line.get("event") == event and all(line[key] >= fields[key] for key in fields):
+            if line.get("event") in events and all(line[key] >= fields[key] for key in fields):
                 return line
-        raise AssertionError(f"{event} never came: {self.lines} {self.process.stderr.read()}")
+        raise AssertionError(f"{events} never came: {self.lines} {self.process.stderr.read()}")
 
     def finish(self) -> Pull:
         """Wait for the end."""
@@ -321,6 +330,32 @@ class Pull:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [line for line in self.lines if line.get("event") == name]
+
+
+def await_sign(process: subprocess.Popen[str], sign: Callable[[], bool]) -> None:
+    """Wait for something that a process does outside of its pipes; fail where it ends first."""
+    end = time.monotonic() + 60
+    while not sign():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
+
+
+def await_journal(process: subprocess.Popen[str], home: Path, least: int) -> None:
+    """Wait until as many bytes of a file, and not all, are kept for whatever happens.
+
+    A journal alone does not say so: a file that has just come whole has one, too.
+    """
+
+    def is_kept() -> bool:
+        for journal in home.glob("hf/hub/*/blobs/*.part.json"):
+            with suppress(FileNotFoundError):  # it may be whole by now
+                missing = sum(end - begin for begin, end in json.loads(journal.read_text()))
+                if missing and journal.with_suffix("").stat().st_size - missing >= least:
+                    return True
+        return False
+
+    await_sign(process, is_kept)
 
 
 PULLS: list[subprocess.Popen[str]] = []

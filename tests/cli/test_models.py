@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -15,7 +14,7 @@ from textwrap import dedent
 import pytest
 import torch
 
-from hub_server import Hub, serving
+from hub_server import Hub, await_journal, await_sign, serving
 from istar.checkpoint.read import load_transformer
 from istar.media import read_picture
 from istar.models.released import RELEASED_MODELS
@@ -154,22 +153,17 @@ def test_pull_verify_generate_in_one_go(person: Person, hub: Hub) -> None:
 @pytest.mark.signals
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_pull_that_was_ended_continues(person: Person, hub: Hub, number: signal.Signals) -> None:
-    hub.faults.pause = 0.1
-    process = person.start("models", "pull", "480p")
-    end = time.monotonic() + 60
-    while not any(path.name.endswith(".part.json") for path in person.blobs()):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    with hub.holding(after=150_000):
+        process = person.start("models", "pull", "480p")
+        await_journal(process, person.home, least=150_000)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
     assert "Traceback" not in err
     state = listed(person)
     assert state["state"] == "partial"
     assert 0 < int(str(state["bytes_here"])) < int(str(state["bytes_total"]))
     person.run("models", "path", "480p", code=1)
-    hub.faults.pause = 0
     before = len(hub.log)
     person.run("models", "pull", "480p")
     assert any(request.range for request in hub.log[before:])
@@ -377,11 +371,14 @@ def test_unknown_names_are_refused(person: Person) -> None:
 
 
 def test_two_at_once_fetch_once(person: Person, hub: Hub) -> None:
-    hub.faults.pause = 0.05
-    processes = [person.start("models", "pull", "480p") for _ in range(2)]
-    heard = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], heard
-    assert any("waiting for another process" in err for _, err in heard)
+    with hub.holding(after=150_000):
+        first = person.start("models", "pull", "480p")
+        await_sign(first, lambda: bool(hub.bodies()))
+        second = person.start("models", "pull", "480p")
+        assert second.stderr is not None
+        assert any("waiting for another process" in line for line in second.stderr)
+    heard = [process.communicate(timeout=120) for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), heard
     large = [name for name in hub.commits[COMMIT] if name.endswith((".safetensors", ".pth"))]
     bodies = [request.path for request in hub.bodies() if request.method == "GET"]
     assert len(bodies) == len(set(bodies)) == len({name for name in large if "720p" not in name})
