@@ -8,7 +8,7 @@ known, and is finished by the same code as any other.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -143,10 +143,22 @@ class Job:
             DeviceError: memory ran out.
             GenerationError: the network's output is not a number.
         """
+        return self.attempt(self._next)
+
+    def attempt(self, work: Callable[[], tuple[JobState, tuple[Event, ...]]]) -> tuple[Event, ...]:
+        """Do work of one's own as `advance` does the next thing: where memory runs out, step down.
+
+        Args:
+            work: gives the state after it and what there is to report. After a failure for want of
+                memory it has not happened, and only a note is returned.
+
+        Raises:
+            DeviceError: memory ran out, and no plan takes less.
+        """
         try:
             # Whatever other code has set, the networks compute in their own dtypes.
             with torch.autocast(self.networks.device.type, enabled=False):
-                self.state, events = self._next()
+                self.state, events = work()
             return events
         except Exception as error:
             failure = memory_failure(error, "generating")

@@ -46,6 +46,7 @@ class Networks:
     Attributes:
         spec: how the model is run.
         plan: the memory plan in force.
+        source: what loads networks when they are needed; None of networks that were handed over.
 
     Raises:
         CheckpointError: the networks' sizes do not fit each other.
@@ -75,7 +76,7 @@ class Networks:
                 )
         self.spec = spec
         self.plan, *self._further = plans
-        self._source = source
+        self.source = source
         self._transformer = transformer
         self._tokenizer = tokenizer
         self._text_encoder = text_encoder
@@ -132,8 +133,8 @@ class Networks:
     @property
     def precision(self) -> Precision:
         """The type of the transformer's numbers."""
-        if self._source is not None:
-            return self._source.placement.precision
+        if self.source is not None:
+            return self.source.placement.precision
         return precision_of(self._transformer)
 
     @property
@@ -166,6 +167,27 @@ class Networks:
         if self._text_encoder is not None:
             there.append(self._text_encoder.module)
         return tuple(there)
+
+    def bring(self) -> None:
+        """Load now what comes later, in a generation's order; what does not stay goes again.
+
+        Raises:
+            CheckpointError: a file or tensor is missing or malformed.
+            DeviceError: memory ran out, and no plan takes less.
+        """
+        while True:
+            try:
+                self._bring_text_encoder()
+                self._free_text_encoder()
+                if not self._has_blocks:
+                    self._bring_blocks()
+                return
+            except Exception as error:
+                failure = memory_failure(error, "loading the model")
+                if failure is None:
+                    raise
+            if self.step_down() is None:
+                raise failure
 
     def loads_next(self, *, texts: bool) -> str:
         """The part that is loaded when the next window begins; nothing if all is there.
@@ -294,7 +316,7 @@ class Networks:
         """Bring everything to where the plan has it; what is missing comes when it is needed."""
         self._transformer.rows_at_once = self.plan.rows_at_once
         self._transformer.host_contexts_from = self.plan.host_contexts_from
-        if self._source is None:
+        if self.source is None:
             return
         self._free_text_encoder()
         if self._has_blocks and self._resident != self.plan.resident_blocks:
@@ -305,12 +327,12 @@ class Networks:
         _give_memory_back(self.device)
 
     def _bring_blocks(self) -> None:
-        assert self._source is not None
+        assert self.source is not None
         self._resident = self.plan.resident_blocks
         try:
             # Ordinary tensors, wherever they are asked for.
             with torch.inference_mode(False):
-                self._source.load_blocks(self._transformer, self._resident)
+                self.source.load_blocks(self._transformer, self._resident)
         except Exception:
             _drop_blocks(self._transformer)
             raise
@@ -318,15 +340,15 @@ class Networks:
 
     def _bring_text_encoder(self) -> TextEncoder:
         if self._text_encoder is None:
-            assert self._source is not None
+            assert self.source is not None
             with torch.inference_mode(False):
                 tokens = self.config.text_positions
-                self._text_encoder = self._source.text_encoder(max_tokens=tokens)
+                self._text_encoder = self.source.text_encoder(max_tokens=tokens)
         return self._text_encoder
 
     def _free_text_encoder(self) -> None:
         """Unless it stays."""
-        if self._source is not None and not self.plan.text_encoder_stays:
+        if self.source is not None and not self.plan.text_encoder_stays:
             self._text_encoder = None
             _give_memory_back(self.device)
 
@@ -340,7 +362,7 @@ class Networks:
             move(self._tokenizer, self.device)
             yield self._tokenizer
         finally:
-            if self._source is not None and not self.plan.tokenizer_stays:
+            if self.source is not None and not self.plan.tokenizer_stays:
                 move(self._tokenizer, torch.device("cpu"))
                 _give_memory_back(self.device)
 

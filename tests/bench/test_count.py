@@ -12,7 +12,7 @@ from istar.bench.benchmark import Repeats, counted, measured
 from istar.bench.fake import FAKE_DEVICE, fake_tensors
 from istar.bench.made_up import Sizes, made_up_networks, no_values, random_weights, text_tokens
 from istar.bench.report import BenchReport
-from istar.bench.run import Workload, count
+from istar.bench.run import LOAD, Workload, count
 from istar.generation.schedule import PixelBudget, needed_steps
 from istar.memory_plan import WHOLE, PlanName, memory_plans
 from istar.memory_use import NetworkSizes, Work
@@ -98,7 +98,9 @@ def test_arithmetic_is_what_the_sizes_say(
     assert report.of("step").flop == flop
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", ["i2v", *(pytest.param(one, marks=pytest.mark.slow) for one in MODES if one != "i2v")]
+)
 def test_blocks_replayed_cost_what_they_cost_again(
     reports: dict[Mode, BenchReport], model: FoundModel, mode: Mode
 ) -> None:
@@ -137,6 +139,27 @@ def test_what_is_counted_is_what_is_done(model: FoundModel) -> None:
         assert [*done] == [*fake]
         for stage, cost in done.items():
             assert (cost.flop, cost.passes) == (fake[stage].flop, fake[stage].passes), stage
+
+
+def test_networks_that_come_later_are_loading(model: FoundModel) -> None:
+    cpu = Placement.choose("cpu", "fp32")
+    whole, later = (
+        count(
+            made_up_networks(
+                model.spec,
+                Sizes.of(model),
+                cpu,
+                random_weights(cpu.device),
+                (replace(WHOLE, text_encoder_stays=stays),),
+            ),
+            Workload(mode="t2i"),
+        )
+        for stays in (True, False)
+    )
+    assert whole[LOAD].moved_bytes == 0 < later[LOAD].moved_bytes
+    for stage, cost in whole.items():
+        if stage != LOAD:
+            assert (later[stage].flop, later[stage].moved_bytes) == (cost.flop, cost.moved_bytes)
 
 
 def test_real_weights_are_measured(model: FoundModel) -> None:
@@ -223,8 +246,15 @@ def test_a_video_takes_no_more_than_it_needs(
     assert 1 <= predicted.device_bytes / report.total.peak_bytes <= 1.1
 
 
-@pytest.mark.parametrize("mode", ["t2v", "interact"])
-@pytest.mark.parametrize("plan", ["low", "stream"])
+@pytest.mark.parametrize(
+    ("plan", "mode"),
+    [
+        ("low", "t2v"),
+        ("stream", "interact"),
+        pytest.param("stream", "t2v", marks=pytest.mark.slow),
+        pytest.param("low", "interact", marks=pytest.mark.slow),
+    ],
+)
 def test_no_plan_passes_or_computes_more(
     reports: dict[Mode, BenchReport], model: FoundModel, mode: Mode, plan: PlanName
 ) -> None:

@@ -8,19 +8,16 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from istar.bench.cost import Stage
 from istar.bench.fake import FAKE_DEVICE, fake_tensors
 from istar.bench.made_up import Sizes, made_up_networks, no_values, random_weights, text_tokens
 from istar.bench.report import BenchReport, joined
-from istar.bench.run import Clock, Workload, count, measure
+from istar.bench.run import LOAD, Clock, Workload, count, measure
 from istar.memory_plan import MemoryChoice, PlanName, choose_plans, memory_plans
 from istar.memory_use import NetworkSizes
 from istar.models.download_events import DownloadListener, ignore
 from istar.models.find import FoundModel
 from istar.pipeline import InfinityStarPipeline
 from istar.placement import Placement
-
-_LOAD = Stage("load", "load")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +91,8 @@ def measured(
 ) -> BenchReport:
     """Run a generation, once to count it and then to time it.
 
+    Loading is timed once, with all that a memory plan lets come later.
+
     Args:
         model: to load.
         workload: what is generated.
@@ -132,6 +131,7 @@ def measured(
             anyway=anyway,
         )
         networks = made_up_networks(model.spec, sizes, placement, fill, plans)
+    networks.bring()
     loading = clock.read()
     with TemporaryDirectory(prefix="istar-") as name:
         directory = Path(name)
@@ -139,7 +139,7 @@ def measured(
         for _ in range(repeats.warm_up):
             measure(networks, workload, directory)
         timed = [measure(networks, workload, directory) for _ in range(repeats.measured)]
-    stages = joined(counts, [{_LOAD: loading, **one} for one in timed])
+    stages = joined(counts, [{**one, LOAD: loading} for one in timed])
     return BenchReport(
         model=model.spec.name,
         mode=workload.mode,

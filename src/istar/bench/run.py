@@ -30,6 +30,7 @@ from istar.transformer.streaming import StreamedBlocks
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 from istar.video_tokenizer.conv import CausalConv3d
 
+LOAD = Stage("load", "load")
 _GREY = 128
 
 
@@ -125,7 +126,7 @@ def count(
         stack.enter_context(_history_assigned(networks, meter))
         if replay:
             stack.enter_context(replayed(Block, meter))
-        with costs.stage(Stage("load", "load")):
+        with costs.stage(LOAD):
             _assign_weights(meter, networks)
         for job in _run(networks, workload, costs, target):
             _assign_weights(meter, networks)
@@ -169,7 +170,7 @@ def _run(
     request, inputs = workload.request(networks.spec)
     job = Job.begin(networks, request, inputs)
     frames: list[Tensor] = []
-    with _encoding_apart(networks, costs):
+    with _loading_apart(networks, costs), _encoding_apart(networks, costs):
         while not job.finished:
             yield job
             with costs.stage(_next_stage(job)):
@@ -239,6 +240,30 @@ def _history_assigned(networks: Networks, meter: Meter) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _loading_apart(networks: Networks, costs: Costs) -> Iterator[None]:
+    """Count networks that come while a generation runs as loading."""
+    if networks.source is None:
+        yield
+        return
+
+    def loading(method: Callable[..., Any]) -> Callable[..., Any]:
+        def loaded(*arguments: Any, **settings: Any) -> Any:
+            with costs.stage(LOAD):
+                return method(*arguments, **settings)
+
+        return loaded
+
+    own = vars(networks.source)
+    for name in ("load_blocks", "text_encoder"):
+        own[name] = loading(getattr(networks.source, name))
+    try:
+        yield
+    finally:
+        for name in ("load_blocks", "text_encoder"):
+            del own[name]
 
 
 @contextmanager

@@ -7,7 +7,8 @@ back at the same, and what it would have drawn from the same random numbers is c
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import groupby
 from math import sqrt
 from typing import Any, NamedTuple
@@ -15,15 +16,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from istar.events import Event
 from istar.generation.loop import commit, joined_logits, predict
 from istar.generation.sampling import sample_bits
 from istar.generation.schedule import Step
 from istar.generation.state import JobState
-from istar.inputs import read_inputs
+from istar.job import Job
 from istar.model_spec import Precision
 from istar.networks import Networks
-from istar.opening import Opening
-from istar.plan import plan_request
 from istar.request import GenerationRequest
 
 
@@ -142,23 +142,33 @@ def traced(
     Yields:
         every step's, in order.
     """
-    inputs = read_inputs(request, networks.spec)
-    plan = plan_request(request, networks.spec, inputs.template, given_pictures=0)
-    generator = torch.Generator().manual_seed(request.seed)
-    opening = Opening(networks=networks, request=request, inputs=inputs, plan=plan)
-    opened, _ = opening.open(JobState(generator=generator.get_state()))
-    state = opened.generation
-    assert state is not None
-    sampling = plan.sampling(0, request)
-    while not state.finished:
-        step = state.next_step
-        with torch.inference_mode():
-            prediction = predict(networks.transformer, state)
-            logits = joined_logits(prediction.logits, step, sampling)
-            bits = sample_bits(logits, generator)
-            kept = bits if forced is None else forced[step.index].to(bits.device)
-            state = commit(state, kept, prediction.contexts)
-        yield TracedStep(step, tuple(each.cpu() for each in prediction.logits), bits.cpu())
+    job = Job.begin(networks, request)
+    while job.state.generation is None:
+        job.advance()
+    while (window := job.state.generation) is not None and not window.finished:
+        found: list[TracedStep] = []
+        while not found:  # after a failure for want of memory the step is taken again
+            job.attempt(partial(_taken, job, forced, found))
+        yield found[0]
+
+
+def _taken(
+    job: Job, forced: Sequence[Tensor] | None, found: list[TracedStep]
+) -> tuple[JobState, tuple[Event, ...]]:
+    """The job after its next step, whose prediction is put into a list."""
+    window = job.state.generation
+    assert window is not None
+    step, generator = window.next_step, torch.Generator()
+    generator.set_state(window.generator)
+    with torch.inference_mode():
+        prediction = predict(job.networks.transformer, window)
+        logits = joined_logits(prediction.logits, step, job.plan.sampling(0, job.request))
+        bits = sample_bits(logits, generator)
+        kept = bits if forced is None else forced[step.index].to(bits.device)
+        window = commit(window, kept, prediction.contexts, generator.get_state())
+    logits_of_each = tuple(each.cpu() for each in prediction.logits)
+    found.append(TracedStep(step, logits_of_each, bits.cpu()))
+    return replace(job.state, generation=window), ()
 
 
 def deviations(
