@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -103,6 +105,16 @@ def tokenizer() -> VideoTokenizer:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole checkpoint directory with a manifest, whose pictures are 32 by 48."""
     return write_checkpoint(tmp_path_factory.mktemp("small") / "checkpoint", sides=(1, 2))
+
+
+@pytest.fixture(scope="session")
+def brief_checkpoint(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with clips of a second, and two of them in a pass."""
+    copy = shutil.copytree(checkpoint, tmp_path_factory.mktemp("brief") / "checkpoint")
+    file = copy / "istar.json"
+    changed = json.loads(file.read_text()) | {"clip_frames": 4, "max_seconds": 2}
+    file.write_text(json.dumps(changed))
+    return copy
 
 
 @pytest.fixture

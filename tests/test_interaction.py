@@ -23,13 +23,14 @@ from istar.transformer.model import Transformer
 
 @pytest.fixture(scope="module")
 def pipeline(checkpoint: Path) -> InfinityStarPipeline:
-    return InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
+    """Clips of two seconds are sooner made than those of five."""
+    return short_clips(InfinityStarPipeline.from_pretrained(checkpoint, device="cpu"))
 
 
 def test_interact_starts_by_itself_and_continues(pipeline: InfinityStarPipeline) -> None:
     wanted = request("interact", prompt=("one", "two", "three"))
     events = list(pipeline.stream(wanted))
-    assert [len(clip) for clip in clips_of(events)] == [81, 80, 80]
+    assert [len(clip) for clip in clips_of(events)] == [33, 32, 32]
     job = pipeline.job(replace(wanted, prompt=("one",)))
     added = list(job.run())
     assert job.finished
@@ -51,22 +52,22 @@ def test_only_an_interactive_job_takes_more_prompts(pipeline: InfinityStarPipeli
     assert job.request.prompts == job.plan.prompts == ("one",)
 
 
-@pytest.mark.parametrize("given", [80, 81, 100])
+@pytest.mark.parametrize("given", [32, 33, 50])
 def test_interact_continues_a_clip(pipeline: InfinityStarPipeline, given: int) -> None:
     clip = pictures(given)
     frames = pipeline.generate(request("interact", prompt=("one",), clip=clip)).frames
-    assert len(frames) == given + 80
+    assert len(frames) == given + 32
     assert torch.equal(frames[:given], clip)
 
 
 def test_interact_remembers_the_videos_first_frame(pipeline: InfinityStarPipeline) -> None:
-    job = pipeline.job(request("interact", prompt=("one",), clip=pictures(81)))
+    job = pipeline.job(request("interact", prompt=("one",), clip=pictures(33)))
     list(job.run())
     first, former = job.state.first, job.state.former
     assert first is not None
     assert former is not None
     assert first.shape[2] == 1
-    assert former.shape[2] == 21
+    assert former.shape[2] == 9
     job.add_prompt("two")
     list(job.run())
     assert job.state.first is first
@@ -74,9 +75,9 @@ def test_interact_remembers_the_videos_first_frame(pipeline: InfinityStarPipelin
     assert torch.equal(job.state.former[:, :, 0], former[:, :, -1])
 
 
-def test_interact_refuses_a_clip_below_five_seconds(pipeline: InfinityStarPipeline) -> None:
-    with pytest.raises(UsageError, match="interact needs 5 s or more") as refused:
-        pipeline.job(request("interact", prompt=("one",), clip=pictures(79)))
+def test_interact_refuses_a_clip_below_the_models(pipeline: InfinityStarPipeline) -> None:
+    with pytest.raises(UsageError, match="interact needs 2 s or more") as refused:
+        pipeline.job(request("interact", prompt=("one",), clip=pictures(31)))
     assert refused.value.remedies == ("extend_first",)
 
 
@@ -125,37 +126,32 @@ def test_interact_continues_with_its_own_guidance_and_temperature(
 
 
 def test_interact_hands_over_the_new_pictures(pipeline: InfinityStarPipeline) -> None:
-    job = pipeline.job(request("interact", prompt=("one",), clip=pictures(90)))
+    job = pipeline.job(request("interact", prompt=("one",), clip=pictures(42)))
     given, *new = [event for event in job.run() if isinstance(event, ClipReady)]
     assert given.from_input
     assert job.state.former is not None
-    former = pipeline.networks.encode(pictures(90)[-81:])
+    former = pipeline.networks.encode(pictures(42)[-33:])
     assert torch.equal(job.state.former[:, :, :1], former[:, :, -1:])
     both = torch.cat((former[:, :, 1:], job.state.former[:, :, 1:]), dim=2)
     decoded = pipeline.networks.decode(both)
-    assert len(decoded) == 157
-    assert torch.equal(frames_of(new), decoded[77:])
+    assert len(decoded) == 61
+    assert torch.equal(frames_of(new), decoded[29:])
 
 
-def test_a_model_of_short_clips_interacts_clip_by_clip(pipeline: InfinityStarPipeline) -> None:
-    model = short_clips(pipeline)
-    job = model.job(request("interact", prompt=("one",)))
-    sizes = []
-    for prompt in ("two", None):
-        sizes += [len(clip) for clip in clips_of(job.run())]
-        assert job.state.former is not None
-        assert job.state.former.shape[2] == 9
-        if prompt:
-            job.add_prompt(prompt)
-    assert sizes == [33, 32]
-    clip = pictures(32)
-    longer = model.generate(request("interact", prompt=("one",), clip=clip)).frames
-    assert len(longer) == 64
+def test_clips_of_five_seconds_are_the_usual_ones(checkpoint: Path) -> None:
+    model = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
+    job = model.job(request("interact", prompt=("one", "two")))
+    assert [len(clip) for clip in clips_of(job.run())] == [81, 80]
+    assert job.state.former is not None
+    assert job.state.former.shape[2] == 21
+    with pytest.raises(UsageError, match="5 s or more"):
+        model.job(request("interact", prompt=("one",), clip=pictures(79)))
+
+
+def test_only_the_last_clips_length_of_pictures_is_read(pipeline: InfinityStarPipeline) -> None:
     clip = pictures(50)
     new, same = (
-        model.generate(request("interact", prompt=("one",), clip=shown)).frames[-32:]
+        pipeline.generate(request("interact", prompt=("one",), clip=shown)).frames[-32:]
         for shown in (clip, clip[-33:])
     )
     assert torch.equal(new, same)
-    with pytest.raises(UsageError, match="2 s or more"):
-        model.job(request("interact", prompt=("one",), clip=clip[-31:]))

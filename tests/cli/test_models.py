@@ -18,7 +18,7 @@ from hub_server import Hub, await_journal, await_sign, serving
 from istar.checkpoint.read import load_transformer
 from istar.media import read_picture
 from istar.models.released import RELEASED_MODELS
-from processes import end
+from processes import end, run_warm
 from random_checkpoint import write_checkpoint
 
 BASE, INTERACT = RELEASED_MODELS[1], RELEASED_MODELS[2]
@@ -80,9 +80,10 @@ class Person:
     def run(
         self, *arguments: str, code: int = 0, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments, **environment)
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == code, err
+        surroundings = {**self.environment, **environment}
+        done = run_warm(*arguments, directory=self.home, environment=surroundings)
+        out, err = done.stdout.decode(), done.stderr.decode()
+        assert done.returncode == code, err
         assert "Traceback" not in err
         return subprocess.CompletedProcess(arguments, code, out, err)
 

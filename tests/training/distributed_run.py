@@ -9,10 +9,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -130,6 +132,16 @@ def run_slowly(rank: int, place: Path) -> None:
     found = losses(SlowTask(), run_config(place / "run", steps=4, sample_every=2))
     dist.destroy_process_group()
     (place / f"{rank}.json").write_text(json.dumps(list(found)))
+
+
+def run_share(rank: int, directory: Path, output: Path, kind: str) -> None:
+    """Run as one of the two processes that torchrun would start, which meet at a file."""
+    os.environ["WORLD_SIZE"] = "2"
+    meeting = f"file://{output.with_suffix('.meeting')}"
+    dist.init_process_group = partial(
+        dist.init_process_group, init_method=meeting, rank=rank, world_size=2
+    )
+    main(directory, output, kind, STEPS, shard=True)
 
 
 def main(directory: Path, output: Path, kind: str, stop_after: int, *, shard: bool) -> None:

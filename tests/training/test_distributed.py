@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from distributed_run import STEPS, run_of, run_slowly, task_of, write_averages
+from distributed_run import STEPS, run_of, run_share, run_slowly, task_of, write_averages
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.multiprocessing.spawn import start_processes
 
 from istar.training.distributed import Share, averaged, build_network, summed, whole
 from istar.training.log import LOG_NAME, read_log
@@ -31,6 +33,11 @@ def by_two(
     return err.decode()
 
 
+def both(function: Callable[..., None], *arguments: object) -> None:
+    """Call a function in two processes, forked with torch imported, by their rank."""
+    start_processes(function, arguments, nprocs=2, start_method="forkserver")
+
+
 def by_one(directory: Path, output: Path, kind: str) -> None:
     losses(task_of(kind, directory), run_of(kind, output))
 
@@ -48,7 +55,7 @@ def model_of(output: Path, file: str) -> dict[str, Tensor]:
 
 def test_a_sharded_transformer_learns_what_a_whole_one_does(place: Path, tmp_path: Path) -> None:
     by_one(place, tmp_path / "one", "transformer")
-    by_two(place, tmp_path / "two", "transformer")
+    both(run_share, place, tmp_path / "two", "transformer")
     assert_same_log(tmp_path / "one", tmp_path / "two")
 
 
@@ -111,7 +118,7 @@ def test_two_processes_continue_with_muon(place: Path, tmp_path: Path) -> None:
 def test_gradients_of_some_count_as_zeros_of_the_others_and_values_come_together(
     tmp_path: Path,
 ) -> None:
-    torch.multiprocessing.spawn(write_averages, (tmp_path,), nprocs=2)
+    both(write_averages, tmp_path)
     for rank in range(2):
         averages, values = json.loads((tmp_path / f"{rank}.json").read_text())
         assert averages == [4, 2, None]
@@ -120,7 +127,7 @@ def test_gradients_of_some_count_as_zeros_of_the_others_and_values_come_together
 
 @pytest.mark.slow
 def test_others_wait_for_the_first_ones_samples_longer_than_in_a_step(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(run_slowly, (tmp_path,), nprocs=2)
+    both(run_slowly, tmp_path)
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == [1, 2, 3, 4]
 
