@@ -57,7 +57,7 @@ class Model:
         self.forced = tuple(
             plan
             if plan.strip_rows is plan.host_contexts_from is None
-            else replace(plan, strip_rows=1, host_contexts_from=1, rows_at_once=3)
+            else replace(plan, strip_rows=1, host_contexts_from=1)
             for plan in self.plans
         )
 
@@ -146,6 +146,11 @@ def test_every_plan_makes_the_same(
         assert torch.equal(frames_of(ours), frames_of(events))
     else:
         assert_same_pictures(ours, events)
+
+
+def test_no_plan_computes_other_numbers_of_rows_at_once(model: Model) -> None:
+    """It changes the last bits of a float32, and with them now and then what is drawn."""
+    assert {plan.rows_at_once for plan in model.plans} == {WHOLE.rows_at_once}
 
 
 @pytest.mark.parametrize("resident", [0, 1])
