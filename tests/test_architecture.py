@@ -28,7 +28,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.bench.*",
     ),
     ("istar.pipeline", "istar.doctor"),
-    ("istar.job",),
+    ("istar.job", "istar.replay"),
     ("istar.opening", "istar.resume", "istar.take_store"),
     (
         "istar.networks",
@@ -61,7 +61,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.checkpoint.tensor_files",
     ),
     ("istar.models.find", "istar.models.store"),
-    ("istar.plan", "istar.previews"),
+    ("istar.plan", "istar.file_settings", "istar.previews"),
     ("istar.models.*",),
     ("istar.model_spec",),
     ("istar.generation.guidance", "istar.generation.sampling"),

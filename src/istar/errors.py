@@ -34,6 +34,7 @@ Remedy = Literal[
     "list_models",
     "list_takes",
     "lower_resolution",
+    "name_model",
     "other_gpu",
     "other_model",
     "other_name",

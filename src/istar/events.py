@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from istar import __version__
 from istar.errors import Remedy
-from istar.generation.sampling import SamplingConfig
 from istar.media import write_clip, write_picture
-from istar.model_spec import ModelSpec, Precision
 from istar.request import GenerationRequest
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
@@ -121,7 +115,7 @@ class GenerationResult:
         model: the name of the model that made it.
         frames: `(F, H, W, 3)`, uint8, RGB, on the CPU; a picture is one frame.
         notes: gathered while it was made.
-        metadata: what `save` writes into the file, as `settings` makes it.
+        metadata: what `save` writes into the file, see `istar.file_settings`.
     """
 
     request: GenerationRequest
@@ -146,46 +140,3 @@ class GenerationResult:
         if self.request.mode == "t2i":
             return write_picture(self.frames[0], target, overwrite=overwrite, metadata=metadata)
         return write_clip(self.frames, target, overwrite=overwrite, metadata=metadata)
-
-
-def settings(
-    request: GenerationRequest, spec: ModelSpec, *, device: torch.device, dtype: Precision
-) -> dict[str, str]:
-    """A file's metadata: the prompts as its title, everything that made it as its comment.
-
-    Length, guidance and temperatures are those that were used, the model's own where the request
-    does not say. An interactive video that starts without a clip has settings for its start.
-
-    Args:
-        request: what was made.
-        spec: the model.
-        device: where the transformer computed.
-        dtype: in what.
-    """
-    own, start = spec.sampling, {}
-    if request.mode == "interact" and spec.interact:
-        own = spec.interact.sampling
-        start = {} if request.clip is not None else {"start": _sampled(spec.sampling, request)}
-    made_with = {
-        "istar": {
-            "version": __version__,
-            "model": spec.name,
-            "device": device.type,
-            "dtype": dtype,
-            "mode": request.mode,
-            "prompt": request.prompt,
-            "seconds": spec.seconds_for(request),
-            "aspect": request.aspect,
-            "seed": request.seed,
-            "negative_prompt": request.negative_prompt,
-            **_sampled(own, request),
-            **start,
-            "suffix": request.suffix,
-        }
-    }
-    return {"title": " / ".join(request.prompts), "comment": json.dumps(made_with)}
-
-
-def _sampled(own: SamplingConfig, request: GenerationRequest) -> dict[str, Any]:
-    used = own.for_request(request)
-    return {"guidance": asdict(used.guidance), "tau": [used.tau_image, used.tau_video]}

@@ -98,7 +98,11 @@ class Job:
     @property
     def finished(self) -> bool:
         """Nothing is left to do, until a prompt is added."""
-        return self.state.begun and self.state.window == len(self.plan.windows)
+        state = self.state
+        if state.generation is None:
+            return state.begun and state.window == len(self.plan.windows)
+        # A window that ends amid a clip.
+        return state.generation.finished and not state.decodes_next
 
     def add_prompt(self, prompt: str) -> None:
         """Let an interactive video continue with one more prompt: one full clip.
@@ -202,8 +206,9 @@ class Job:
     def _begin_window(self) -> tuple[JobState, tuple[Event, ...]]:
         # What takes long is reported before it is done.
         texts = self._opening.texts_from(self.state)
+        is_known = self._opening.knows(self.state.window, self.state)
         for is_read in (self.networks.has_read(texts), True):
-            part = self.networks.loads_next(texts=not is_read)
+            part = "" if is_known else self.networks.loads_next(texts=not is_read)
             if part and part != self._announced:
                 self._announced = part
                 return self.state, (Loading(part=part),)
@@ -220,7 +225,10 @@ class Job:
         began = time.monotonic()
         with torch.inference_mode():
             generation = advance(
-                networks.transformer, generation, sampling, together=networks.plan.together
+                networks.transformer_as_it_is if generation.is_given else networks.transformer,
+                generation,
+                sampling,
+                together=networks.plan.together,
             )
         assert self.state.current is not None
         current = self.state.current.after(
@@ -269,10 +277,6 @@ class Job:
             self._decoding = (state, pictures)
             return state, (ClipReady(frames=frames),)
         state = replace(state, decoded=clip + 1, shown=0, tail=tail)
-        if window.interactive:
-            assert state.former is not None
-            both = torch.cat((state.former, latent), dim=2)
-            state = replace(state, former=both[:, :, -self.plan.spec.clip_frames - 1 :])
         if generation.finished and not state.decodes_next:
             state = self._end_window(state, generation)
         return state, (ClipReady(frames=frames),)
@@ -301,19 +305,13 @@ class Job:
         return self.networks.pictures(latents, skip=skip, whole=is_read)
 
     def _end_window(self, state: JobState, generation: GenerationState) -> JobState:
-        former, first = state.former, state.first
-        if self.request.mode == "interact" and former is None:
-            former = torch.cat(generation.latents, dim=2)
-            first = former[:, :, :1]
         assert state.current is not None
         return replace(
-            state,
+            self._opening.continued(state, generation.latents),
             windows=(*state.windows, state.current),
             current=None,
             generation=None,
             generator=generation.generator,
-            former=former,
-            first=first,
         )
 
     @property
@@ -344,7 +342,7 @@ class Job:
 
     def _steps_before(self) -> tuple[int, int]:
         """Steps of the windows before this one, and of all; in `interact` the prompt's own."""
-        counts = [len(schedule.steps) for schedule in self.plan.schedules]
+        counts = [len(self.plan.steps(number)) for number in range(len(self.plan.windows))]
         if self.request.mode == "interact":
             return 0, counts[self.state.window]
         return sum(counts[: self.state.window]), sum(counts)
@@ -368,6 +366,19 @@ class Job:
             StateError: another model or schedule made it, or what it holds does not fit together.
         """
         return cls(networks, *resumed(take, networks))
+
+    @classmethod
+    def rendering(cls, networks: Networks, take: Take) -> Job:
+        """A job that decodes what a take holds, and ends there.
+
+        Neither the transformer's blocks nor the text encoder are needed. Of a take that ends amid a
+        clip, `preview` gives that clip afterwards.
+
+        Raises:
+            StateError: as `from_take`.
+        """
+        request, inputs, plan, state = resumed(take, networks, continues=False)
+        return cls(networks, request, inputs, plan.until(*take.position), state)
 
     def preview(self) -> Tensor:
         """The clip under way, `(F, H, W, 3)`, uint8, decoded from its canvas so far.

@@ -180,6 +180,15 @@ def choose_plans(
     return (plans[first], *later)
 
 
+def decoding_plans(sizes: NetworkSizes, work: Work, placement: Placement) -> tuple[MemoryPlan, ...]:
+    """The plans for decoding alone: under them neither blocks nor the text encoder come unasked.
+
+    Arguments are those of `memory_plans`.
+    """
+    plans = memory_plans(sizes, work, placement)
+    return tuple(plan for plan in plans if plan.name in ("balanced", "low"))
+
+
 class Room(NamedTuple):
     """What is free.
 

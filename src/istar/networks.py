@@ -151,6 +151,11 @@ class Networks:
         return self._transformer
 
     @property
+    def transformer_as_it_is(self) -> Transformer:
+        """The same, its blocks perhaps not there: enough where nothing is computed with them."""
+        return self._transformer
+
+    @property
     def tokenizer(self) -> VideoTokenizer:
         """Pictures to latents and back."""
         return self._tokenizer

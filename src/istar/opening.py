@@ -48,7 +48,11 @@ class Opening:
             for index, drawn in current.masks.items()
             if index >= final
         }
-        given = {index: bits for index, bits in current.bits.items() if index not in kept}
+        given = {
+            index: bits
+            for index, bits in current.bits.items()
+            if index not in kept and index < len(steps)
+        }
         # 2. What the steps look at: their texts and, interactive, the frames before.
         features: Sequence[Tensor] = ()
         notes: tuple[str, ...] = ()
@@ -62,15 +66,16 @@ class Opening:
                 if window.interactive:
                     conditions = self._conditions(state)
             # 3. The window before its first step.
+            networks = self.networks
             generation = start(
-                self.networks.transformer,
+                networks.transformer if len(given) < len(steps) else networks.transformer_as_it_is,
                 steps,
                 features,
                 state.generator,
                 given=given,
                 kept=kept,
                 conditions=conditions,
-                together=self.networks.plan.together,
+                together=networks.plan.together,
             )
         opened = replace(state, generation=generation, current=current, decoded=0, shown=0)
         return opened, notes
@@ -104,11 +109,30 @@ class Opening:
         wanted: dict[str, None] = {}
         for number in range(state.window, len(self.plan.windows)):
             # A window that is known whole reads none.
-            if state.final(number) < len(self.plan.steps(number)):
+            if not self.knows(number, state):
                 wanted[self.plan.prompt_text(number, self.request)] = None
                 if self._is_guided(number) and self.request.negative_prompt:
                     wanted[self.request.negative_prompt] = None
         return tuple(wanted)
+
+    def knows(self, number: int, state: JobState) -> bool:
+        """Whether every step of a window is known: nothing is computed for it."""
+        return state.final(number) == len(self.plan.steps(number))
+
+    def continued(self, state: JobState, latents: Sequence[Tensor]) -> JobState:
+        """The state with the latents that an interactive video's next window looks back at.
+
+        Args:
+            state: when all clips of a window are finished.
+            latents: `(1, C, T, H, W)` of each.
+        """
+        if self.request.mode != "interact":
+            return state
+        if state.former is None:
+            former = torch.cat(tuple(latents), dim=2)
+            return replace(state, former=former, first=former[:, :, :1])
+        both = torch.cat((state.former, *latents), dim=2)
+        return replace(state, former=both[:, :, -self.plan.spec.clip_frames - 1 :])
 
     def _tokens(self, number: int, state: JobState) -> TakeWindow:
         """What is known of a window before its first step."""

@@ -5,16 +5,17 @@ Data flows one way: request → schedule → text → loop → transformer → b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 
-from istar.errors import CheckpointError
-from istar.events import ClipReady, Event, GenerationResult, Note, settings
+from istar.errors import CheckpointError, StateError
+from istar.events import ClipReady, Event, GenerationResult, Note
+from istar.file_settings import FileSettings
 from istar.inputs import Inputs
 from istar.job import Job
-from istar.memory_plan import MemoryChoice, MemoryPlan, choose_plans
+from istar.memory_plan import MemoryChoice, MemoryPlan, choose_plans, decoding_plans
 from istar.memory_use import NetworkSizes, Work
 from istar.model_spec import ModelSpec
 from istar.models.download_events import DownloadListener, ignore
@@ -22,6 +23,7 @@ from istar.models.find import AUTO, FoundModel, find_model
 from istar.network_files import NetworkFiles
 from istar.networks import Networks
 from istar.placement import Placement
+from istar.replay import StepCheck, verify
 from istar.request import SECONDS_STEP, GenerationRequest, Mode, check_mode, check_seconds
 from istar.take import Take
 
@@ -98,6 +100,7 @@ class InfinityStarPipeline:
         *,
         memory: MemoryChoice = "auto",
         anyway: bool = False,
+        decodes_only: bool = False,
         on_plan: Callable[[MemoryPlan], None] = lambda plan: None,
         on_event: DownloadListener = ignore,
     ) -> InfinityStarPipeline:
@@ -109,6 +112,8 @@ class InfinityStarPipeline:
             work: what is to be generated, for which memory has to suffice.
             memory: the memory plan, or `auto`.
             anyway: load it even if the plan does not fit.
+            decodes_only: it is for `render`: the video tokenizer is loaded, and no more until more
+                is asked for; the memory plan is not chosen.
             on_plan: receives the plan, before anything is loaded.
             on_event: receives how far fetching and loading are.
 
@@ -124,7 +129,10 @@ class InfinityStarPipeline:
         except CheckpointError as error:
             error.remedies = error.remedies or model.if_damaged
             raise
-        plans = choose_plans(memory, sizes, work, placement, anyway=anyway)
+        if decodes_only:
+            plans = decoding_plans(sizes, work, placement)
+        else:
+            plans = choose_plans(memory, sizes, work, placement, anyway=anyway)
         on_plan(plans[0])
         loader = NetworkFiles(
             model.spec, files, placement, if_damaged=model.if_damaged, on_event=on_event
@@ -150,7 +158,7 @@ class InfinityStarPipeline:
             >>> request = GenerationRequest(mode="t2i", prompt="a lighthouse at dusk")
             >>> pipeline.generate(request).save("lighthouse.png")
         """
-        return self._result(request, self.stream(request, inputs))
+        return self._result(request, self.stream(request, inputs), self.metadata(request))
 
     def finish(self, take: Take) -> GenerationResult:
         """Continue a take to its end; the result is that of a run that never stopped.
@@ -160,22 +168,61 @@ class InfinityStarPipeline:
             DeviceError: memory ran out.
             GenerationError: the network's output is not a number.
         """
-        return self._result(take.request, self.stream(take))
+        return self._result(take.request, self.stream(take), self.metadata(take.request))
 
-    def _result(self, request: GenerationRequest, stream: Iterator[Event]) -> GenerationResult:
+    def render(self, take: Take) -> GenerationResult:
+        """Decode what a take holds; of a clip under way what its steps so far give.
+
+        Neither the transformer's blocks nor the text encoder are loaded for it.
+
+        Raises:
+            StateError: another model or schedule made the take, or it holds no picture yet.
+            DeviceError: memory ran out.
+        """
+        return self._result(take.request, self.rendering(take), self.metadata(take))
+
+    def rendering(self, take: Take) -> Iterator[Event]:
+        """The events of `render`, with the pictures as they are decoded."""
+        job = Job.rendering(self.networks, take)
+        if not job.plan.windows and job.inputs.clip is None:
+            raise StateError("the take holds no picture yet: no step is taken")
+        yield from job.run()
+        if len(clip := job.preview()):
+            yield ClipReady(frames=clip)
+
+    def verify(self, take: Take) -> Iterator[StepCheck]:
+        """Which of a take's bits this model would not have drawn here, see `istar.replay`.
+
+        Raises:
+            StateError: another model or schedule made the take.
+            DeviceError: memory ran out.
+            GenerationError: the network's output is not a number.
+        """
+        return verify(self.networks, take)
+
+    def _result(
+        self, request: GenerationRequest, stream: Iterator[Event], metadata: Mapping[str, str]
+    ) -> GenerationResult:
         events = list(stream)
         return GenerationResult(
             request=request,
             model=self.spec.name,
             frames=torch.cat([event.frames for event in events if isinstance(event, ClipReady)]),
             notes=tuple(event.text for event in events if isinstance(event, Note)),
-            metadata=self.metadata(request),
+            metadata=metadata,
         )
 
-    def metadata(self, request: GenerationRequest) -> dict[str, str]:
-        """What a file made from a request holds of it, see `istar.events.settings`."""
-        networks = self.networks
-        return settings(request, self.spec, device=networks.device, dtype=networks.precision)
+    def metadata(self, made: GenerationRequest | Take) -> dict[str, str]:
+        """What a file holds of how it was made, see `istar.file_settings`.
+
+        Args:
+            made: the request that this model makes it from, or the take that it is decoded from.
+        """
+        if isinstance(made, Take):
+            request, device, dtype = made.request, made.model.device, made.model.dtype
+        else:
+            request, device, dtype = made, self.networks.device.type, self.networks.precision
+        return FileSettings.of(request, self.spec, device=device, dtype=dtype).texts()
 
     def stream(
         self,

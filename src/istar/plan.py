@@ -88,6 +88,7 @@ class Plan:
         template: the ratio of the output.
         windows: the passes, in order.
         prompts: of each window.
+        taken: how many steps of the last window are taken; None for all.
 
     Example:
         >>> plan = plan_request(request, spec, template)
@@ -98,6 +99,7 @@ class Plan:
     template: Template
     windows: tuple[Window, ...]
     prompts: tuple[str, ...]
+    taken: int | None = None
 
     @cached_property
     def schedules(self) -> tuple[Schedule, ...]:
@@ -106,7 +108,20 @@ class Plan:
 
     def steps(self, window: int) -> tuple[Step, ...]:
         """The steps of one window."""
-        return self.schedules[window].steps
+        steps = self.schedules[window].steps
+        return steps[: self.taken] if window == len(self.windows) - 1 else steps
+
+    def until(self, window: int, step: int) -> Plan:
+        """The plan without a step and everything after it.
+
+        Args:
+            window: the step's.
+            step: its index there.
+        """
+        end = window + (step > 0)
+        return replace(
+            self, windows=self.windows[:end], prompts=self.prompts[:end], taken=step or None
+        )
 
     def sampling(self, window: int, request: GenerationRequest) -> SamplingConfig:
         """Guidance and temperatures of one window.

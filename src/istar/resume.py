@@ -58,6 +58,7 @@ def identity(networks: Networks) -> ModelIdentity:
         fingerprint=networks.fingerprint,
         settings=spec.settings_hash,
         dtype=networks.precision,
+        device=networks.device.type,
         repository=source.repo if source else None,
         revision=source.transformer_revision if source else None,
     )
@@ -90,8 +91,13 @@ def take_of(
     )
 
 
-def resumed(take: Take, networks: Networks) -> Resumed:
+def resumed(take: Take, networks: Networks, *, continues: bool = True) -> Resumed:
     """What continues a take with the model that made it.
+
+    Args:
+        take: begun or not.
+        networks: the loaded model.
+        continues: steps will be drawn; a note says where they may be others than in one run.
 
     Raises:
         StateError: another model or schedule made it, or what it holds does not fit together.
@@ -108,7 +114,7 @@ def resumed(take: Take, networks: Networks) -> Resumed:
             remedies=("other_model",),
         )
     try:
-        inputs = _inputs(take, networks)
+        inputs = _inputs(take, networks, continues=continues)
         given = 0 if take.clip is None else len(take.clip)
         if take.clip_file is not None:
             given = take.clip_file.pictures
@@ -139,7 +145,7 @@ def _check_plan(take: Take, plan: Plan, networks: Networks) -> None:
         raise StateError("the take's tokens have other bits than the model's")
 
 
-def _inputs(take: Take, networks: Networks) -> Inputs:
+def _inputs(take: Take, networks: Networks, *, continues: bool) -> Inputs:
     """The input of a take: its clip from the file, where that is as it was, else as it is held.
 
     Raises:
@@ -153,7 +159,7 @@ def _inputs(take: Take, networks: Networks) -> Inputs:
         if pictures is not None and tuple(pictures.shape[1:3]) != size:
             raise StateError(f"the take's {name} has the wrong size")
     notes = []
-    if take.model.dtype != networks.precision:
+    if continues and take.model.dtype != networks.precision:
         notes.append(
             f"the take was made in {take.model.dtype} and continues in {networks.precision}: it "
             "may end in other pictures than in one run"

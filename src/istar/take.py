@@ -45,6 +45,7 @@ class ModelIdentity:
         fingerprint: a hash of weights, see `istar.networks.Networks.fingerprint`.
         settings: a hash of the model's settings, see `istar.model_spec.ModelSpec.settings_hash`.
         dtype: of the transformer.
+        device: the kind of device where it computed.
         repository: the Hub's `owner/name`, of a published model.
         revision: the commit of its transformer there.
     """
@@ -53,6 +54,7 @@ class ModelIdentity:
     fingerprint: str
     settings: str
     dtype: Precision
+    device: str
     repository: str | None = None
     revision: str | None = None
 

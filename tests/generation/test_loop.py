@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from istar.errors import GenerationError
 from istar.generation.guidance import GuidanceConfig, guide
 from istar.generation.loop import advance, commit, predict, read_conditions, start
-from istar.generation.sampling import SamplingConfig, Temperature, sample_bits
+from istar.generation.sampling import SamplingConfig, Temperature, probabilities, uniform_numbers
 from istar.generation.schedule import ClipPlan, ContextKind, Step, steps
 from istar.generation.state import GenerationState
 from istar.transformer.config import TransformerConfig
@@ -25,6 +25,10 @@ HEIGHT, WIDTH = SCALES[-1]
 CHANNELS = 64
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 APG = SamplingConfig(guidance=GuidanceConfig(kind="apg", scale=34), tau_image=1.0, tau_video=0.4)
+
+
+def sample_bits(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return uniform_numbers(logits, generator) < probabilities(logits)
 
 
 def schedule(

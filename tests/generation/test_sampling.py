@@ -3,7 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from istar.generation.sampling import sample_bits
+from istar.generation.sampling import probabilities, uniform_numbers
+
+
+def sample_bits(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return uniform_numbers(logits, generator) < probabilities(logits)
 
 
 def seeded(seed: int = 5) -> torch.Generator:

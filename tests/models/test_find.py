@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 from hub_server import Hub, serving
 from istar.cli.app import run
-from istar.cli.options import Memory, check_memory
+from istar.cli.memory_check import check_memory
 from istar.errors import DeviceError, HubError, IstarError, UsageError
 from istar.host_memory import HostMemory
 from istar.memory_use import Work
@@ -170,7 +170,7 @@ def test_the_cpu_is_named_where_only_the_gpu_is_too_small(
     for gigabytes, first in ((100, "cpu"), (5, "int8")):
         room(monkeypatch, gigabytes)
         with pytest.raises(DeviceError, match="the GPU's memory") as refusal:
-            check_memory(model, placement, work, Memory.AUTO, yes=False)
+            check_memory(model, placement, work, "auto", yes=False)
         assert refusal.value.remedies[0] == first
         assert refusal.value.remedies[-1] == "fetch_anyway"
 

@@ -26,8 +26,10 @@ from istar.cli.doctor import doctor
 from istar.cli.generate import extend, i2v, t2i, t2v
 from istar.cli.interact import interact
 from istar.cli.lab import evaluate
+from istar.cli.look import info
 from istar.cli.models import models
 from istar.cli.remedies import message
+from istar.cli.render import render, verify
 from istar.cli.takes import takes
 from istar.cli.train import prepare, train
 from istar.errors import IstarError
@@ -40,6 +42,7 @@ _INTERRUPTED = _BY_SIGNAL + signal.SIGINT
 
 # The panels of the main help, in the order of their first commands.
 _GENERATION = "Make pictures and video"
+_LOOKING = "Look at what was made"
 _MODELS = "Models and this machine"
 _TRAINING = "Train and measure a model of your own"
 
@@ -53,6 +56,8 @@ app = typer.Typer(
 for command in (t2i, t2v, i2v, extend, interact):
     app.command(rich_help_panel=_GENERATION)(command)
 app.add_typer(takes, name="takes", rich_help_panel=_GENERATION)
+for command in (info, render, verify):
+    app.command(rich_help_panel=_LOOKING)(command)
 app.add_typer(models, name="models", rich_help_panel=_MODELS)
 app.command(rich_help_panel=_MODELS)(doctor)
 app.command(rich_help_panel=_MODELS)(bench)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import print_json, print_lines, printable
+from istar.cli.memory_check import check_memory
 from istar.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -17,7 +18,6 @@ from istar.cli.options import (
     Resolution,
     SecondsOption,
     YesOption,
-    check_memory,
 )
 from istar.errors import UsageError
 from istar.models.find import check_name
@@ -127,7 +127,7 @@ def bench(
             anyway = yes
             if not random:
                 work = workload.work(found.spec)
-                anyway = check_memory(found, placement, work, memory, yes=yes)
+                anyway = check_memory(found, placement, work, memory.value, yes=yes)
             report = measured(
                 found,
                 workload,

@@ -22,7 +22,7 @@ from istar.request import GenerationRequest
 
 
 @with_common_options
-def t2i(prompt: PromptArgument, options: CommonOptions) -> None:
+def t2i(options: CommonOptions, prompt: PromptArgument = None) -> None:
     """Make a picture from a prompt.
 
     Example: istar t2i "a lighthouse at dusk" -o lighthouse.png
@@ -31,7 +31,9 @@ def t2i(prompt: PromptArgument, options: CommonOptions) -> None:
 
 
 @with_common_options
-def t2v(prompt: PromptArgument, options: CommonOptions, seconds: SecondsOption = None) -> None:
+def t2v(
+    options: CommonOptions, prompt: PromptArgument = None, seconds: SecondsOption = None
+) -> None:
     """Make a video from a prompt.
 
     Example: istar t2v "waves roll onto a beach" --seconds 5
@@ -45,7 +47,7 @@ def i2v(
         Path, typer.Argument(help="The first picture: PNG, JPEG, WebP and others; - is stdin.")
     ],
     options: CommonOptions,
-    prompt: OptionalPromptArgument = "",
+    prompt: OptionalPromptArgument = None,
     seconds: SecondsOption = None,
 ) -> None:
     """Make a video that begins with a picture.
@@ -64,7 +66,7 @@ def extend(
         Path, typer.Argument(help="The video to continue, of a second or more; - is stdin.")
     ],
     options: CommonOptions,
-    prompt: OptionalPromptArgument = "",
+    prompt: OptionalPromptArgument = None,
     seconds: Annotated[
         float | None,
         typer.Option(

@@ -15,8 +15,8 @@ STDIN = Path("/dev/stdin")
 """The name under which stdin is read like any file."""
 
 
-def read_prompt(prompt: str, source: Path | None = None) -> str:
-    """A prompt as typed, or stdin's text for `-`.
+def read_prompt(prompt: str | None, source: Path | None = None) -> str | None:
+    """A prompt as typed, if one was, or stdin's text for `-`.
 
     Args:
         prompt: as typed.

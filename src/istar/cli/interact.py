@@ -45,7 +45,7 @@ def interact(
             "--script",
             metavar="FILE",
             help="Prompts, one a line; - is stdin.",
-            show_default="asks",
+            show_default="those of --from, else asks",
         ),
     ] = None,
 ) -> None:
@@ -56,7 +56,10 @@ def interact(
     Example: istar interact --script story.txt -o story.mp4
     """
     source = None if clip is None else input_file(clip)
-    prompts = _ask() if script is None else iter(_read_script(script, source))
+    if script is not None:
+        prompts = iter(_read_script(script, source))
+    else:
+        prompts = iter(options.reused.prompts("interact")) if options.reused else _ask()
     first = next(prompts, None)
     if first is None:
         raise UsageError("no prompt was given, so there is nothing to make")

@@ -9,6 +9,7 @@ import typer
 
 from istar.cli.console import print_json, print_lines, print_path, say
 from istar.cli.display import DownloadDisplay, StepDisplay
+from istar.cli.memory_check import check_memory
 from istar.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -17,7 +18,6 @@ from istar.cli.options import (
     ModelOption,
     NumberType,
     YesOption,
-    check_memory,
 )
 from istar.errors import IstarError, MediaError, UsageError
 from istar.models.find import check_name
@@ -228,7 +228,7 @@ def _load(
     with DownloadDisplay() as display:
         found = find_model(model, seconds=seconds, dtype=placement.precision, on_event=display)
         work = Work.usual(found.spec, "t2v", seconds)
-        anyway = check_memory(found, placement, work, memory, yes=yes)
+        anyway = check_memory(found, placement, work, memory.value, yes=yes)
         return InfinityStarPipeline.load(
             found, placement, work, memory=memory.value, anyway=anyway, on_event=display
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Set
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from istar.byte_size import readable_size
-from istar.cli.console import asked_yes, say
-from istar.errors import DeviceError, Remedy, UsageError
+from istar.cli.console import say
+from istar.cli.memory_check import check_memory
+from istar.cli.reuse import Reused
+from istar.cli.take_model import model_of_file, typed_options
+from istar.errors import UsageError
 from istar.models.find import AUTO, check_name
 from istar.request import GenerationRequest, Mode
 
 if TYPE_CHECKING:
     from istar.cli.previews import PreviewOutput
     from istar.inputs import Inputs
-    from istar.memory_use import Work
-    from istar.models.find import FoundModel
     from istar.pipeline import InfinityStarPipeline
-    from istar.placement import Placement
 
 _RANDOM_SEED_BITS = 32
 _DEVICE = re.compile(r"auto|(cpu|cuda)(:\d+)?")
@@ -75,9 +74,12 @@ def _checked_device(name: str) -> str:
 DeviceOption = Annotated[
     str, typer.Option("--device", metavar="auto|cuda|cpu", callback=_checked_device)
 ]
-PromptArgument = Annotated[str, typer.Argument(help="What to show; - reads it from stdin.")]
+PromptArgument = Annotated[
+    str | None,
+    typer.Argument(help="What to show; - reads it from stdin. Needed without --from."),
+]
 OptionalPromptArgument = Annotated[
-    str, typer.Argument(help="What happens; - reads it from stdin.", show_default=False)
+    str | None, typer.Argument(help="What happens; - reads it from stdin.")
 ]
 SecondsOption = Annotated[
     float | None,
@@ -186,6 +188,15 @@ class CommonOptions:
             show_default="the model's",
         ),
     ] = None
+    from_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Reuse the prompt, seed, model and settings of a file that istar wrote; what is "
+            "typed here counts more.",
+        ),
+    ] = None
     negative: Annotated[
         str,
         typer.Option(
@@ -221,6 +232,27 @@ class CommonOptions:
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say what is predicted to lie where.")
     ] = False
+    reused: Reused | None = None
+    """What `--from` names, read; no option of its own."""
+
+    def with_reused(self, typed: Set[str]) -> CommonOptions:
+        """The options with the settings of `--from` for those that were not typed.
+
+        Args:
+            typed: the names of those that were.
+
+        Raises:
+            IstarError: as `Reused.read`.
+        """
+        if self.from_file is None:
+            return self
+        reused = Reused.read(self.from_file)
+        values = {name: value for name, value in reused.as_typed().items() if name not in typed}
+        if "res" not in typed:
+            values["model"] = model_of_file(
+                reused.name, reused.settings.model, self.model, is_typed="model" in typed
+            )
+        return replace(self, **values, reused=reused)
 
     @property
     def model_words(self) -> list[str]:
@@ -230,7 +262,7 @@ class CommonOptions:
     def request(
         self,
         mode: Mode,
-        prompt: str | tuple[str, ...],
+        prompt: str | tuple[str, ...] | None,
         *,
         image: Path | None = None,
         clip: Path | None = None,
@@ -238,17 +270,33 @@ class CommonOptions:
     ) -> GenerationRequest:
         """The request that the options make; a seed is drawn, and printed, if none was given.
 
+        Args:
+            mode: of the command.
+            prompt: as typed; None for that of `--from`.
+            image: the picture that a video begins with.
+            clip: the clip that is continued.
+            seconds: as typed; None for those of `--from`, or the model's own.
+
         Raises:
-            UsageError: a value that is not allowed.
+            UsageError: a value that is not allowed, or no prompt where one is needed.
         """
         check_name(self.model)
+        if self.reused:
+            seconds = self.reused.seconds(mode) if seconds is None else seconds
+            if prompt is None:
+                prompts = self.reused.prompts(mode)
+                prompt = prompts if mode == "interact" else prompts[0]
+        elif prompt is None and mode in ("t2i", "t2v"):
+            raise UsageError(
+                "there is no prompt: type one, or name a file that has one with --from"
+            )
         tau_image, tau_video = _parse_tau(self.tau)
         seed = self.seed
         if seed is None:
             seed = secrets.randbits(_RANDOM_SEED_BITS)
         request = GenerationRequest(
             mode=mode,
-            prompt=prompt,
+            prompt=prompt or "",
             image=image,
             clip=clip,
             seconds=seconds,
@@ -260,7 +308,7 @@ class CommonOptions:
             tau_video=tau_video,
             suffix=not self.no_suffix,
         )
-        if self.seed is None:
+        if self.seed is None or self.reused:
             say(f"seed {seed}")
         return request
 
@@ -298,7 +346,10 @@ class CommonOptions:
         from istar.pipeline import InfinityStarPipeline
         from istar.placement import Placement
 
-        placement = Placement.choose(self.device, self.dtype.value if self.dtype else None)
+        dtype = self.dtype.value if self.dtype else None
+        if dtype is None and self.reused:
+            dtype = self.reused.dtype_on(Placement.choose(self.device).device.type)
+        placement = Placement.choose(self.device, dtype)
         with DownloadDisplay() as display:
             model = find_model(
                 self.model,
@@ -308,12 +359,14 @@ class CommonOptions:
                 dtype=placement.precision,
                 on_event=display,
             )
+            if self.reused:
+                model = self.reused.model_of_then(model, placement)
             inputs = read_inputs(request, model.spec)
             given = inputs.image if inputs.clip is None else inputs.clip
             work = Work.of_request(
                 request, model.spec, inputs.template, pictures=0 if given is None else len(given)
             )
-            anyway = check_memory(model, placement, work, self.memory, yes=self.yes)
+            anyway = check_memory(model, placement, work, self.memory.value, yes=self.yes)
             pipeline = InfinityStarPipeline.load(
                 model,
                 placement,
@@ -326,48 +379,6 @@ class CommonOptions:
             return pipeline, inputs
 
 
-def check_memory(
-    model: FoundModel, placement: Placement, work: Work, memory: Memory, *, yes: bool
-) -> bool:
-    """Before a released model is fetched that does not fit this machine, ask.
-
-    Returns:
-        it is to be run even if it does not fit.
-
-    Raises:
-        DeviceError: nobody agreed.
-        HubError: the Hub does not say how large it is.
-    """
-    from istar.memory_plan import choose_plans
-    from istar.memory_use import NetworkSizes
-    from istar.placement import Placement
-
-    # The sizes of others are known when their files are here.
-    if yes or model.spec.source is None or not (size := model.bytes_to_fetch()):
-        return yes
-
-    def refusal(place: Placement, choice: Memory) -> DeviceError | None:
-        sizes = NetworkSizes.of(None, model.spec, place)
-        if size < sizes.whole / 2:
-            return None  # other files than the published ones; their sizes show when they are here
-        try:
-            choose_plans(choice.value, sizes, work, place)
-        except DeviceError as error:
-            return error
-        return None
-
-    if (reason := refusal(placement, memory)) is None:
-        return False
-    name = f"the {model.spec.name} model"
-    if asked_yes(f"{reason}; fetch {name}, {readable_size(size)}, nevertheless", yes=yes):
-        return True
-    helps = (remedy for remedy in reason.remedies if remedy != "run_anyway")
-    remedies: tuple[Remedy, ...] = (*helps, "fetch_anyway")
-    if placement.device.type != "cpu" and refusal(Placement.choose("cpu"), Memory.AUTO) is None:
-        remedies = ("cpu", *remedies)
-    raise DeviceError(f"{name} was not fetched: {reason}", remedies=remedies)
-
-
 def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose last parameter, `options`, is typed in as the single common options."""
     own = [p for p in signature(command, eval_str=True).parameters.values() if p.name != "options"]
@@ -377,14 +388,16 @@ def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
             field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
         )
         for field in fields(CommonOptions)
+        if field.name != "reused"
     ]
+    context = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
     @wraps(command)
-    def wrapped(**values: Any) -> None:
+    def wrapped(context: typer.Context, **values: Any) -> None:
         chosen = {parameter.name: values.pop(parameter.name) for parameter in common}
-        command(**values, options=CommonOptions(**chosen))
+        command(**values, options=CommonOptions(**chosen).with_reused(typed_options(context)))
 
-    parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own] + common
+    parameters = [context, *(p.replace(kind=Parameter.KEYWORD_ONLY) for p in own), *common]
     wrapped.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapped
@@ -409,7 +422,11 @@ def _parse_tau(text: str | None) -> tuple[float | None, float | None]:
     if text is None:
         return None, None
     image, comma, video = text.partition(",")
+    if not comma:
+        video = image
     try:
-        return float(image), float(video if comma else image)
+        if not image and not video:
+            raise ValueError
+        return float(image) if image else None, float(video) if video else None
     except ValueError as error:
         raise UsageError(f"--tau is one number or two, such as 1,0.4, not {text!r}") from error

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from istar.pipeline import InfinityStarPipeline
+    from istar.take import Take
 
 _STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
@@ -41,7 +42,7 @@ class OutputFile:
 
     @contextmanager
     def writing(
-        self, pipeline: InfinityStarPipeline, request: GenerationRequest
+        self, pipeline: InfinityStarPipeline, made: GenerationRequest | Take
     ) -> Iterator[Writer]:
         """Write it piece by piece; it appears under its name when the block ends well.
 
@@ -49,14 +50,16 @@ class OutputFile:
 
         Args:
             pipeline: the model, kept in the file with the request's settings.
-            request: what makes it, with every prompt so far.
+            made: the request that makes it, with every prompt so far, or the take that it is
+                decoded from.
         """
+        request = made if isinstance(made, GenerationRequest) else made.request
         with ExitStack() as stack:
             writer = Writer(
                 self.target,
                 stack,
                 is_picture=request.mode == "t2i",
-                metadata=pipeline.metadata(request),
+                metadata=pipeline.metadata(made),
                 overwrite=self._overwrite or self.written,
                 after=self.target if self.written else None,
             )

@@ -19,6 +19,7 @@ WORDS: dict[Remedy, str] = {
     "list_models": "see `istar models list`",
     "list_takes": "see `istar takes list`",
     "lower_resolution": "choose a lower --res",
+    "name_model": "name its directory or repository with --model",
     "other_gpu": "compute on another GPU with --device cuda:N",
     "other_model": "choose another --model",
     "other_name": "choose another name",

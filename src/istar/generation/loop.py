@@ -1,8 +1,8 @@
 """The autoregressive loop: it obeys the steps and keeps nothing but the state it is given.
 
-A window is `start`, then `advance` until the state is finished. `advance` is `predict`, guidance,
-sampling and `commit`; to force your own bits, call `predict` and `commit`. Each of them returns a
-new state, so a step that fails or is interrupted has not happened.
+A window is `start`, then `advance` until the state is finished. `advance` is `draw` and `commit`,
+and `draw` is `predict`, guidance and sampling; to force your own bits, call `draw` or `predict`,
+and `commit`. A step makes a new state, so one that fails or is interrupted has not happened.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from istar.errors import GenerationError
 from istar.generation.canvas import Canvas
 from istar.generation.guidance import guide
-from istar.generation.sampling import SamplingConfig, sample_bits
+from istar.generation.sampling import SamplingConfig, probabilities, uniform_numbers
 from istar.generation.schedule import Step, needed_steps
 from istar.generation.state import Branch, GenerationState, Kept
 from istar.transformer.cache import Context
@@ -28,6 +28,30 @@ from istar.video_tokenizer.quantizer import shrink
 
 SEMANTIC_CONTEXT = 800
 DETAIL_CONTEXT = 801
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """The draw of a step's bits.
+
+    Attributes:
+        branches: the logits `(L, d, 2)`, float32, of every branch of guidance.
+        logits: `(L, d, 2)`, float32: all branches' together, from which the bits are drawn.
+        numbers: `(L, d)` in [0, 1): a bit is set where its number is less than its probability.
+        contexts: for every branch the step's own keys and values, where a later step needs them.
+        generator: the state of the generator after it.
+    """
+
+    branches: tuple[Tensor, ...]
+    logits: Tensor
+    numbers: Tensor
+    contexts: tuple[Context, ...] | None
+    generator: Tensor
+
+    @property
+    def bits(self) -> Tensor:
+        """`(L, d)` booleans."""
+        return self.numbers < probabilities(self.logits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,9 +209,36 @@ def advance(
         GenerationError: the logits are not finite.
     """
     step = state.next_step
-    prediction = predict(transformer, state, together=together)
     if step.index in state.given:
+        prediction = predict(transformer, state, together=together)
         return commit(state, state.given[step.index], prediction.contexts)
+    drawing = draw(transformer, state, sampling, together=together)
+    bits = drawing.bits
+    if (kept := state.kept.get(step.index)) is not None:
+        bits = torch.where(kept.drawn.unsqueeze(1), bits.cpu(), kept.bits)
+    return commit(state, bits, drawing.contexts, drawing.generator)
+
+
+def draw(
+    transformer: Transformer,
+    state: GenerationState,
+    sampling: SamplingConfig,
+    *,
+    together: bool = False,
+) -> Drawing:
+    """Draw the next step's bits, without taking it.
+
+    Args:
+        transformer: the network.
+        state: before the step, whose bits are not given.
+        sampling: how logits become bits.
+        together: compute the branches as one batch.
+
+    Raises:
+        GenerationError: the logits are not finite.
+    """
+    step = state.next_step
+    prediction = predict(transformer, state, together=together)
     # 1. Both branches' logits become one.
     logits = joined_logits(prediction.logits, step, sampling)
     if not torch.isfinite(logits).all():
@@ -196,14 +247,17 @@ def advance(
             f"scale {step.scale}); the weights may be damaged",
             remedies=("fp32",),
         )
-    # 2. Every bit is drawn.
+    # 2. Every bit gets its number.
     generator = torch.Generator()
     generator.set_state(state.generator)
-    bits = sample_bits(logits, generator)
-    if (kept := state.kept.get(step.index)) is not None:
-        bits = torch.where(kept.drawn.unsqueeze(1), bits.cpu(), kept.bits)
-    # 3. The bits join the canvas.
-    return commit(state, bits, prediction.contexts, generator.get_state())
+    numbers = uniform_numbers(logits, generator)
+    return Drawing(
+        branches=prediction.logits,
+        logits=logits,
+        numbers=numbers,
+        contexts=prediction.contexts,
+        generator=generator.get_state(),
+    )
 
 
 def joined_logits(branches: Sequence[Tensor], step: Step, sampling: SamplingConfig) -> Tensor:

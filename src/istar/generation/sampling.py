@@ -62,17 +62,22 @@ def _each(tau: Temperature) -> tuple[float, ...]:
     return tau if isinstance(tau, tuple) else (tau,)
 
 
-def sample_bits(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One draw of every bit.
+def uniform_numbers(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """A number in [0, 1) for every bit; a bit is set where it is less than the probability.
 
-    The draws come from a generator on the CPU, so a seed means the same on every device.
+    The numbers come from a generator on the CPU, so a seed means the same on every device.
 
     Args:
         logits: `(…, 2)`, float32, of bit 0 and bit 1.
         generator: on the CPU.
 
     Returns:
-        `(…)` booleans on the logits' device.
+        `(…)`, float32, on the logits' device.
     """
-    draws = logits.new_empty(logits.shape[:-1], device="cpu").uniform_(generator=generator)
-    return draws.to(logits.device) < (logits[..., 1] - logits[..., 0]).sigmoid()
+    numbers = logits.new_empty(logits.shape[:-1], device="cpu").uniform_(generator=generator)
+    return numbers.to(logits.device)
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """The probability `(…)` that a bit is set, of logits `(…, 2)` of bit 0 and bit 1."""
+    return (logits[..., 1] - logits[..., 0]).sigmoid()

@@ -144,6 +144,11 @@ class GenerationState:
         return self.position == len(self.steps)
 
     @property
+    def is_given(self) -> bool:
+        """Every step's bits are given: nothing is computed."""
+        return len(self.given) == len(self.steps)
+
+    @property
     def next_step(self) -> Step:
         """The step to take next."""
         return self.steps[self.position]

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from istar.events import Event
-from istar.generation.loop import commit, joined_logits, predict
-from istar.generation.sampling import sample_bits
+from istar.generation.loop import commit, draw
 from istar.generation.schedule import Step
 from istar.generation.state import JobState
 from istar.job import Job
@@ -158,16 +157,13 @@ def _taken(
     """The job after its next step, whose prediction is put into a list."""
     window = job.state.generation
     assert window is not None
-    step, generator = window.next_step, torch.Generator()
-    generator.set_state(window.generator)
+    step = window.next_step
     with torch.inference_mode():
-        prediction = predict(job.networks.transformer, window)
-        logits = joined_logits(prediction.logits, step, job.plan.sampling(0, job.request))
-        bits = sample_bits(logits, generator)
+        drawing = draw(job.networks.transformer, window, job.plan.sampling(0, job.request))
+        bits = drawing.bits
         kept = bits if forced is None else forced[step.index].to(bits.device)
-        window = commit(window, kept, prediction.contexts, generator.get_state())
-    logits_of_each = tuple(each.cpu() for each in prediction.logits)
-    found.append(TracedStep(step, logits_of_each, bits.cpu()))
+        window = commit(window, kept, drawing.contexts, drawing.generator)
+    found.append(TracedStep(step, tuple(each.cpu() for each in drawing.branches), bits.cpu()))
     return replace(job.state, generation=window), ()
 
 

@@ -16,6 +16,7 @@ from istar.media.clip_reader import (
     read_piece,
 )
 from istar.media.clip_writer import ClipWriter, write_clip
+from istar.media.file_info import FileInfo, probe_file
 from istar.media.picture_writer import encode_png, texts_that_fit, write_picture
 from istar.media.pictures import Picture, cover_and_crop, read_picture, stretch
 
@@ -24,11 +25,13 @@ __all__ = [
     "ClipInfo",
     "ClipReader",
     "ClipWriter",
+    "FileInfo",
     "Picture",
     "cover_and_crop",
     "encode_png",
     "open_clip",
     "probe_clip",
+    "probe_file",
     "read_clip",
     "read_picture",
     "read_piece",

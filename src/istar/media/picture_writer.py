@@ -15,7 +15,12 @@ from torch import Tensor
 from istar.errors import MediaError
 from istar.files import PICTURE_SUFFIXES, PendingFile, check_suffix, writing_failed
 
-_JSON_COMMENT = b"ASCII\0\0\0"
+JSON_COMMENT = b"ASCII\0\0\0"
+"""Stands before the JSON in an EXIF comment, and states its encoding."""
+
+CUT_MARK = "cut"
+"""The name of the text that says that others were cut."""
+
 _EXIF_BYTES = 60_000
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
 
@@ -79,8 +84,9 @@ def encode_png(pixels: Tensor) -> bytes:
 def texts_that_fit(metadata: Mapping[str, str], target: Path) -> dict[str, str]:
     """The texts that a file can hold, cleaned.
 
-    A JPEG holds 60 kB: what is longest in its texts is cut until all fit, and an ellipsis marks
-    the cuts. The texts in a text that is a JSON object are cut one by one.
+    A JPEG holds 60 kB: what is longest in its texts is cut until all fit, an ellipsis marks the
+    cuts, and a text of its own says that there are some. The texts in a text that is a JSON object
+    are cut one by one.
 
     Args:
         metadata: as `write_picture` takes it.
@@ -92,7 +98,8 @@ def texts_that_fit(metadata: Mapping[str, str], target: Path) -> dict[str, str]:
     longest = _EXIF_BYTES
     while longest and len(_exif(texts)) > _EXIF_BYTES:
         longest //= 2
-        texts = {key: _shortened_text(text, longest) for key, text in texts.items()}
+        shortened = {key: _shortened_text(text, longest) for key, text in texts.items()}
+        texts = {**shortened, CUT_MARK: "yes"}
     return texts if longest else {}
 
 
@@ -119,7 +126,7 @@ def _exif(texts: Mapping[str, str]) -> bytes:
     if not texts:
         return b""
     exif = Image.Exif()
-    comment = _JSON_COMMENT + json.dumps(texts).encode("ascii")
+    comment = JSON_COMMENT + json.dumps(texts).encode("ascii")
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
     return exif.tobytes()
 

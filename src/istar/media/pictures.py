@@ -81,7 +81,7 @@ def read_picture(source: Path | BinaryIO) -> Picture:
 
 def _read(file: BinaryIO, name: str) -> Picture:
     notes = []
-    with _opened(file, name) as picture:
+    with opened_picture(file, name) as picture:
         notes += _choose_page(picture, name)
         if picture.width * picture.height > PIXEL_LIMIT:
             raise _too_large(name)
@@ -110,11 +110,16 @@ def refuse_picture(file: BinaryIO, name: str) -> None:
     Raises:
         MediaError: it is one.
     """
-    kind = "HEIC" if _is_heif(file) else None
-    with suppress(MediaError), _opened(file, name) as picture:
-        kind = picture.format if getattr(picture, "n_frames", 1) == 1 else None
-    if kind:
+    if kind := still_kind(file, name):
         raise MediaError(f"{name} is a picture ({kind}), not a video")
+
+
+def still_kind(file: BinaryIO, name: str) -> str | None:
+    """The format of the one picture in `file`, called `name`; None of anything else."""
+    kind = "HEIC" if _is_heif(file) else None
+    with suppress(MediaError), opened_picture(file, name) as picture:
+        kind = picture.format if getattr(picture, "n_frames", 1) == 1 else None
+    return kind
 
 
 @contextmanager
@@ -130,7 +135,7 @@ def as_video(file: BinaryIO, name: str) -> Iterator[BinaryIO]:
         yield file
         return
     with tempfile.TemporaryFile() as copy:
-        with _opened(file, name) as picture:
+        with opened_picture(file, name) as picture:
             count = getattr(picture, "n_frames", 1)
             if count * picture.width * picture.height > _ANIMATION_PIXELS:
                 raise MediaError(f"{name} is too long for an animated WebP; convert it to MP4")
@@ -144,7 +149,7 @@ def as_video(file: BinaryIO, name: str) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
+def opened_picture(file: BinaryIO, name: str) -> Iterator[Image.Image]:
     """The picture in `file`, every failure of Pillow's inside the block made a MediaError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -184,6 +184,11 @@ def check_name(name: str | Path) -> None:
         _hub_name(name)
 
 
+def is_known_name(name: str) -> bool:
+    """Whether a name stands for one model, a published one or the bundled one."""
+    return name in _names() and name != AUTO
+
+
 def similar_name(name: str, names: Sequence[str]) -> str:
     """A hint at a name like the one that was typed; empty if none is like it."""
     by_folded = {one.casefold(): one for one in names}

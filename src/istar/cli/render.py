@@ -1,0 +1,227 @@
+"""`render` and `verify`: what a take holds, and whether its bits are those that it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from istar.cli.console import print_json, print_lines, printable
+from istar.cli.display import StepDisplay
+from istar.cli.inputs import input_file
+from istar.cli.options import (
+    CommonOptions,
+    DeviceOption,
+    DtypeOption,
+    Memory,
+    MemoryOption,
+    YesOption,
+)
+from istar.cli.output import output_file
+from istar.cli.take_model import load_for_take, model_of_file, typed_options
+from istar.models.find import AUTO
+
+if TYPE_CHECKING:
+    from istar.replay import StepCheck
+    from istar.take import ModelIdentity
+
+_ROW = "{:>6} {:>4} {:>5} {:>10} {:>11} {:>19} {:>7}"
+
+TakeArgument = Annotated[Path, typer.Argument(help="A take.")]
+TakeModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="NAME|DIR|REPO",
+        envvar="ISTAR_MODEL",
+        help="The model that made it, where that is neither a published one nor `tiny`.",
+        show_default="the take's own",
+    ),
+]
+
+
+def render(
+    context: typer.Context,
+    take: TakeArgument,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="A file, a directory, or - for stdout; its suffix is its format.",
+            show_default="a numbered name here",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = (
+        False
+    ),
+    model: TakeModelOption = AUTO,
+    device: DeviceOption = "auto",
+) -> None:
+    """Decode a take's picture or video again; of a clip under way what there is of it.
+
+    Nothing is drawn, so this takes little time and memory.
+
+    Example: istar render waves.take -o waves.mp4
+    """
+    from istar.take import Take
+
+    held = Take.load(input_file(take))
+    name = model_of_file(
+        f"'{take}'", held.model.name, model, is_typed="model" in typed_options(context)
+    )
+    options = CommonOptions(output=output, overwrite=overwrite)
+    with output_file(options, held.request) as target:
+        pipeline = load_for_take(held, name, device=device, decodes_only=True)
+        with StepDisplay() as display, target.writing(pipeline, held) as writer:
+            for frames in display.pictures_of(pipeline.rendering(held)):
+                writer.write(frames)
+
+
+def verify(
+    context: typer.Context,
+    take: TakeArgument,
+    model: TakeModelOption = AUTO,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+    memory: MemoryOption = Memory.AUTO,
+    yes: YesOption = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON on stdout, with every step.")
+    ] = False,
+) -> None:
+    """Draw every bit of a take again, and name the first that would be another here.
+
+    Every step looks at the take's own bits before it and uses its random numbers, so steps are
+    compared one by one. The exit code is 0 if all bits are the same, and 1 if not.
+
+    Example: istar verify waves.take --dtype fp32
+    """
+    from istar.take import Take
+
+    held = Take.load(input_file(take))
+    name = model_of_file(
+        f"'{take}'", held.model.name, model, is_typed="model" in typed_options(context)
+    )
+    pipeline = load_for_take(
+        held,
+        name,
+        device=device,
+        dtype=dtype.value if dtype else None,
+        memory=memory.value,
+        yes=yes,
+    )
+    total = sum(len(window.seconds) - len(window.given) for window in held.windows)
+    checks = []
+    with StepDisplay() as display:
+        for check in pipeline.verify(held):
+            checks.append(check)
+            display.show(len(checks), max(total, len(checks)))
+    networks = pipeline.networks
+    report = _Report(
+        file=str(take),
+        made_by=held.model,
+        dtype=networks.precision,
+        device=networks.device.type,
+        checks=tuple(checks),
+    )
+    if as_json:
+        print_json(report.as_json())
+    else:
+        print_lines(report.lines())
+    if report.first is not None:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Report:
+    """How a take compares with what is drawn here.
+
+    Attributes:
+        file: the take's name.
+        made_by: what made it.
+        dtype, device: in what and where its bits were drawn again.
+        checks: of every step that was drawn.
+    """
+
+    file: str
+    made_by: ModelIdentity
+    dtype: str
+    device: str
+    checks: tuple[StepCheck, ...]
+
+    @property
+    def first(self) -> StepCheck | None:
+        """The first step with a bit that would be another."""
+        return next((check for check in self.checks if check.changed), None)
+
+    @property
+    def bits(self) -> int:
+        """How many bits were drawn."""
+        return sum(check.bits for check in self.checks)
+
+    @property
+    def changed(self) -> int:
+        """How many of them would be others."""
+        return sum(check.changed for check in self.checks)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as JSON values; windows, steps, clips and scales count from 0."""
+        steps = [_as_json(check) for check in self.checks]
+        return {
+            "file": self.file,
+            "model": self.made_by.name,
+            "made_in": {"dtype": self.made_by.dtype, "device": self.made_by.device},
+            "verified_in": {"dtype": self.dtype, "device": self.device},
+            "bits": self.bits,
+            "changed": self.changed,
+            "first": _as_json(self.first) if self.first else None,
+            "steps": steps,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For a person, who counts from one."""
+        made = f"{self.made_by.dtype} on {self.made_by.device}"
+        yield printable(f"{self.file}: made in {made}, verified in {self.dtype} on {self.device}")
+        if self.first is None:
+            yield f"all {self.bits:,} drawn bits are as they would be here"
+            return
+        first, step = self.first, self.first.step
+        share = f"{self.changed:,} of {self.bits:,} drawn bits ({self.changed / self.bits:.3%})"
+        yield f"{share} would be others here"
+        yield (
+            f"the first: step {step.index + 1} of window {first.window + 1}, clip {step.clip + 1}, "
+            f"scale {step.grid.height}×{step.grid.width}, by a margin of {first.margin:.2g}"
+        )
+        names = ("window", "clip", "step", "tokens", "bits", "others", "margin")
+        yield _ROW.format(*names)
+        for check in self.checks:
+            if check.changed:
+                yield _ROW.format(
+                    check.window + 1,
+                    check.step.clip + 1,
+                    check.step.index + 1,
+                    "×".join(map(str, check.step.grid)),
+                    f"{check.bits:,}",
+                    f"{check.changed:,} ({check.changed / check.bits:.2%})",
+                    f"{check.margin:.2g}",
+                )
+
+
+def _as_json(check: StepCheck) -> dict[str, Any]:
+    step = check.step
+    return {
+        "window": check.window,
+        "step": step.index,
+        "clip": step.clip,
+        "scale": step.scale,
+        "grid": list(step.grid),
+        "bits": check.bits,
+        "changed": check.changed,
+        "share": check.changed / check.bits if check.bits else 0.0,
+        "margin": check.margin,
+    }

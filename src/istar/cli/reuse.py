@@ -1,0 +1,146 @@
+"""`--from`: the settings of a file that istar wrote, in place of options that were not typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from istar.cli.console import say
+from istar.cli.inputs import input_file
+from istar.errors import MediaError, UsageError
+from istar.file_settings import AskedSampling, FileSettings
+from istar.request import Mode
+
+if TYPE_CHECKING:
+    from istar.models.find import FoundModel
+    from istar.placement import Placement
+    from istar.take import Take
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reused:
+    """What a file says of how it was made, for something new.
+
+    Attributes:
+        name: of the file.
+        settings: what it says.
+        model_settings: a hash of the model's own settings then, of a take.
+    """
+
+    name: str
+    settings: FileSettings
+    model_settings: str | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Reused:
+        """The settings that a file holds.
+
+        Raises:
+            UsageError: the file is not there.
+            MediaError: it cannot be read, istar did not write it, or its settings are not whole.
+            StateError: it is a take that cannot be read.
+        """
+        if is_take(path):
+            from istar.take import Take
+
+            take = Take.load(input_file(path))
+            return cls(
+                name=f"'{path}'",
+                settings=settings_of_take(take),
+                model_settings=take.model.settings,
+            )
+        from istar.media import probe_file
+
+        info, name = probe_file(input_file(path)), f"'{path}'"
+        settings = FileSettings.read(info.texts, name)
+        if settings is None:
+            raise MediaError(f"{name} holds no settings: istar did not write it")
+        if info.is_cut:
+            raise MediaError(
+                f"{name} holds its settings in part only: a JPEG had no room for texts that long"
+            )
+        return cls(name=name, settings=settings)
+
+    def as_typed(self) -> dict[str, Any]:
+        """The common options but the model, by name, that one would type for the same."""
+        then = self.settings
+        options: dict[str, Any] = {
+            "seed": then.seed,
+            "guidance": then.asked.guidance_scale,
+            "negative": then.negative_prompt,
+            "no_suffix": not then.suffix,
+        }
+        if then.aspect is not None:
+            options["aspect"] = f"1:{then.aspect!r}"
+        taus = (then.asked.tau_image, then.asked.tau_video)
+        if any(tau is not None for tau in taus):
+            options["tau"] = ",".join("" if tau is None else repr(tau) for tau in taus)
+        return options
+
+    def prompts(self, mode: Mode) -> tuple[str, ...]:
+        """The file's prompts, for a mode.
+
+        Raises:
+            UsageError: there are several, and the mode takes one.
+        """
+        prompts = self.settings.prompts
+        if mode != "interact" and len(prompts) != 1:
+            raise UsageError(
+                f"{self.name} was made from {len(prompts)} prompts, and {mode} takes one: type it"
+            )
+        return prompts
+
+    def seconds(self, mode: Mode) -> float | None:
+        """The file's length, for a mode."""
+        return None if mode in ("t2i", "interact") else self.settings.seconds or None
+
+    def dtype_on(self, kind: str) -> str | None:
+        """What the file was computed in, if that was on the same kind of device."""
+        return self.settings.dtype if kind == self.settings.device else None
+
+    def model_of_then(self, model: FoundModel, placement: Placement) -> FoundModel:
+        """The model with the sampling of then, once it is said what cannot be as it was.
+
+        Raises:
+            MediaError: the sampling does not fit the model.
+        """
+        then, kind = self.settings, placement.device.type
+        changes = []
+        if then.model != model.spec.name:
+            changes.append(f"by the {then.model} model, not by {model.spec.name}")
+        elif self.model_settings not in (None, model.spec.settings_hash):
+            changes.append(f"with other settings of the {then.model} model than it has now")
+        if (then.dtype, then.device) != (placement.precision, kind):
+            changes.append(
+                f"in {then.dtype} on {then.device}, not in {placement.precision} on {kind}"
+            )
+        if changes:
+            say(
+                f"{self.name} was made {', and '.join(changes)}: the same seed gives other pictures"
+            )
+        return replace(model, spec=then.put_into(model.spec))
+
+
+def is_take(path: Path) -> bool:
+    """Whether a file is a take, by its name."""
+    return path.suffix.lower() == ".take"
+
+
+def settings_of_take(take: Take) -> FileSettings:
+    """What a take says of how it was made."""
+    request, made_by = take.request, take.model
+    return FileSettings(
+        model=made_by.name,
+        revision=made_by.revision,
+        device=made_by.device,
+        dtype=made_by.dtype,
+        mode=request.mode,
+        prompt=request.prompt,
+        seconds=request.seconds or 0,
+        aspect=request.aspect,
+        seed=request.seed,
+        negative_prompt=request.negative_prompt,
+        suffix=request.suffix,
+        asked=AskedSampling.of(request),
+    )
