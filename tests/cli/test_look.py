@@ -1,4 +1,4 @@
-"""`istar info`, and `--from`."""
+"""`istar info`, `render` and `verify`, and `--from`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from asking import request
+from istar import InfinityStarPipeline
 from istar.cli.app import run
-from istar.media import write_clip, write_picture
+from istar.generation.state import Position
+from istar.media import probe_file, read_clip, write_clip, write_picture
 
 Captured = pytest.CaptureFixture[str]
 
@@ -57,23 +60,30 @@ def test_a_picture_is_made_again_from_its_own_settings(suffix: str, capfd: Captu
     assert Path(one).read_bytes() == Path(other).read_bytes()
 
 
+@pytest.fixture
+def model(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISTAR_MODEL", str(checkpoint))
+
+
+@pytest.mark.usefixtures("model")
 def test_videos_are_made_again_from_their_own_settings(capfd: Captured) -> None:
-    tiny = ["--model", "tiny", "--seed", "6"]
-    made(["t2v", "a ring", *tiny, "--seconds", "1", "-o", "a.mp4"], capfd)
-    made(["t2v", "--from", "a.mp4", "-o", "b.mp4"], capfd)
-    assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes()
-    # The input is typed again, and no more.
+    typed = ["--seed", "6", "--seconds", "1"]
     write_picture(torch.full((64, 64, 3), 80, dtype=torch.uint8), Path("c.png"))
-    for command, source in (("i2v", "c.png"), ("extend", "a.mp4")):
-        made([command, source, *tiny, "--seconds", "1", "-o", f"{command}-1.mp4"], capfd)
-        made([command, source, "--from", f"{command}-1.mp4", "-o", f"{command}-2.mp4"], capfd)
-        same = [Path(f"{command}-{number}.mp4").read_bytes() for number in (1, 2)]
-        assert same[0] == same[1]
+    made(["t2v", "a ring", *typed, "-o", "c.mp4"], capfd)
+    # The input is typed again, and no more.
+    for command in (["t2v", "a ring"], ["i2v", "c.png", "a ring"], ["extend", "c.mp4", "a ring"]):
+        *source, _ = command
+        made([*command, *typed, "-o", "a.mp4"], capfd)
+        made([*source, "--from", "a.mp4", "-o", "b.mp4"], capfd)
+        assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes()
+        Path("a.mp4").unlink()
+        Path("b.mp4").unlink()
 
 
+@pytest.mark.usefixtures("model")
 def test_an_interactive_video_is_made_again_prompt_by_prompt(capfd: Captured) -> None:
     Path("story.txt").write_text("a ring moves left\nit moves right\n", encoding="utf-8")
-    made(["interact", "--model", "tiny", "--script", "story.txt", "-o", "a.mp4"], capfd)
+    made(["interact", "--script", "story.txt", "-o", "a.mp4"], capfd)
     made(["interact", "--from", "a.mp4", "-o", "b.mp4"], capfd)
     assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes()
     assert run(["t2v", "--from", "a.mp4"]) == 2
@@ -196,3 +206,120 @@ def test_a_terminal_cannot_be_steered_by_a_file(capfd: Captured) -> None:
     assert "\x1b" not in out
     assert "\x07" not in out
     assert "  prompt    a \\x1b[31mring\\x07 seed 9\n" in out
+
+
+# --- Takes ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def takes(checkpoint: Path) -> Path:
+    """A finished take and one under way, of the same video, and one that has not begun."""
+    pipeline = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
+    asked = request(prompt="a \x1b[1mring", negative_prompt="red", guidance_scale=3)
+    for name, until in (("none", Position(0, 0)), ("part", Position(0, 3)), ("whole", None)):
+        job = pipeline.job(asked)
+        for _ in job.run(until=until):
+            pass
+        job.take().save(f"{name}.take")
+    pipeline.render(job.take()).save("whole.mp4")
+    return checkpoint
+
+
+def test_info_says_how_far_a_take_is(takes: Path, capfd: Captured) -> None:
+    assert run(["info", "whole.take", "part.take", "none.take"]) == 0
+    whole, part, none = capfd.readouterr().out.split("\n\n")
+    size = Path("whole.take").stat().st_size
+    assert whole.splitlines()[0] == f"whole.take: take, 48×32, {size / 1000:.1f} kB"
+    assert "  prompt    a \\x1b[1mring" in whole
+    assert "  made by   istar in fp32 on cpu" in whole
+    assert "  reached   the end" in whole
+    assert "  reached   step 3 of 4, clip 2, scale 1×1 of 4 frames" in part
+    assert "  reached   not begun" in none
+    assert run(["info", "--json", "part.take"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert (found["kind"], found["finished"], found["taken"], found["steps"]) == (
+        "take",
+        False,
+        3,
+        4,
+    )
+    assert (found["clip"], found["scale"], found["grid"]) == (1, 0, [4, 1, 1])
+    assert (found["windows"], found["windows_total"]) == (1, 1)
+    assert found["drawn"] > 0
+    assert found["given"] == found["kept"] == 0
+    assert found["istar"]["asked"] == {"guidance_scale": 3.0}
+
+
+def test_render_decodes_a_take_again(takes: Path, capfd: Captured) -> None:
+    model = ["--model", str(takes)]
+    made(["render", "whole.take", "-o", "again.mp4", *model], capfd)
+    # Settings included.
+    assert Path("again.mp4").read_bytes() == Path("whole.mp4").read_bytes()
+    assert run(["render", "part.take", *model]) == 0
+    assert capfd.readouterr().out == "istar-t2v-0001.mp4\n"
+    assert len(read_clip(Path("istar-t2v-0001.mp4")).frames) == 17
+    assert run(["render", "none.take", *model]) == 1
+    assert "no picture yet" in capfd.readouterr().err
+    assert run(["render", "whole.take", "-o", "a.png", *model]) == 2
+    assert not Path("a.png").exists()
+
+
+def test_a_picture_is_rendered_to_any_format(checkpoint: Path, capfd: Captured) -> None:
+    pipeline = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
+    job = pipeline.job(request("t2i"))
+    for _ in job.run():
+        pass
+    job.take().save("a.take")
+    for name, kind in (("a.png", "PNG"), ("a.jpg", "JPEG"), ("a.webp", "WebP")):
+        made(["render", "a.take", "-o", name, "--model", str(checkpoint)], capfd)
+        assert probe_file(Path(name)).kind == f"{kind} picture"
+
+
+def test_verify_counts_what_would_be_other_bits(capfd: Captured) -> None:
+    pipeline = InfinityStarPipeline.from_pretrained("tiny", device="cpu")
+    job = pipeline.job(request(aspect=1))
+    for _ in job.run(until=Position(0, 12)):
+        pass
+    job.take().save("a.take")
+    assert run(["verify", "a.take"]) == 0
+    first, second = capfd.readouterr().out.splitlines()
+    assert first == "a.take: made in fp32 on cpu, verified in fp32 on cpu"
+    assert second.startswith("all ")
+    assert run(["verify", "a.take", "--dtype", "bf16"]) == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].endswith("verified in bf16 on cpu")
+    assert "drawn bits (" in lines[1]
+    assert lines[2].startswith("the first: step ")
+    assert all(len(line) <= 80 for line in lines)
+    assert run(["verify", "a.take", "--dtype", "bf16", "--json"]) == 1
+    found = json.loads(capfd.readouterr().out)
+    assert [step["step"] for step in found["steps"]] == list(range(12))
+    assert found["changed"] == sum(step["changed"] for step in found["steps"])
+    assert found["first"] == next(step for step in found["steps"] if step["changed"])
+    assert 0 < found["first"]["margin"] < 1
+
+
+def test_a_take_is_of_the_model_that_made_it(takes: Path, capfd: Captured) -> None:
+    for command in ("render", "verify"):
+        assert run([command, "whole.take"]) == 1
+        assert "'whole.take' was made by the model 'random'" in capfd.readouterr().err
+        assert run([command, "whole.take", "--model", "tiny"]) == 1
+        assert "other weights" in capfd.readouterr().err
+
+
+def test_settings_are_reused_from_a_take(
+    takes: Path, capfd: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISTAR_MODEL", str(takes))
+    made(["t2v", "--from", "part.take", "-o", "a.mp4"], capfd)
+    assert Path("a.mp4").read_bytes() == Path("whole.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("command", [["info"], ["render"], ["verify"], ["t2v", "--from"]])
+def test_what_is_no_take_is_refused_in_a_line(command: list[str], capfd: Captured) -> None:
+    Path("a.take").write_bytes(b"hello, this is not one")
+    for name, code in (("a.take", 1), ("b.take", 2)):
+        assert run([*command, name]) == code
+        error = capfd.readouterr().err
+        assert len(error.splitlines()) == 1
+        assert name in error
