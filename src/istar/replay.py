@@ -82,8 +82,7 @@ def replay(networks: Networks, take: Take) -> Iterator[ReplayedStep]:
     state = JobState(generator=take.generator, tail=() if inputs.clip is None else (inputs.clip,))
     for number in range(len(plan.windows)):
         try:
-            with torch.autocast(networks.device.type, enabled=False):
-                state = yield from _replay_window(opening, take, state, number)
+            state = yield from _replay_window(opening, take, state, number)
         except Exception as error:
             if (failure := memory_failure(error, "replaying")) is None:
                 raise
@@ -102,7 +101,10 @@ def _replay_window(
     state = replace(
         state, generator=window.generator, known=(*before, bare), taken=0, windows=before
     )
-    state, _ = opening.open(state)
+    # Whatever other code has set, the networks compute in their own dtypes.
+    own_dtypes = torch.autocast(networks.device.type, enabled=False)
+    with own_dtypes:
+        state, _ = opening.open(state)
     generation = state.generation
     assert generation is not None
     sampling = opening.plan.sampling(number, opening.request)
@@ -112,7 +114,7 @@ def _replay_window(
         step = generation.next_step
         bits = window.bits[step.index]
         is_given = step.index in window.given
-        with torch.inference_mode():
+        with torch.inference_mode(), own_dtypes:
             if is_given:
                 transformer = (
                     networks.transformer_as_it_is if generation.is_given else networks.transformer

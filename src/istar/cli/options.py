@@ -360,7 +360,7 @@ class CommonOptions:
                 on_event=display,
             )
             if self.reused:
-                model = self.reused.model_of_then(model, placement)
+                model = self.reused.model_of_then(model, placement, request)
             inputs = read_inputs(request, model.spec)
             given = inputs.image if inputs.clip is None else inputs.clip
             work = Work.of_request(

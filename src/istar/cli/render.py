@@ -96,8 +96,9 @@ def verify(
 ) -> None:
     """Draw every bit of a take again, and name the first that would be another here.
 
-    Every step looks at the take's own bits before it and uses its random numbers, so steps are
-    compared one by one. The exit code is 0 if all bits are the same, and 1 if not.
+    Every step looks at the take's own bits before it and uses its random
+    numbers, so steps are compared one by one. The exit code is 0 if all bits
+    are the same, and 1 if not.
 
     Example: istar verify waves.take --dtype fp32
     """

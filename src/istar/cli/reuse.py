@@ -10,7 +10,7 @@ from istar.cli.console import say
 from istar.cli.inputs import input_file
 from istar.errors import MediaError, UsageError
 from istar.file_settings import AskedSampling, FileSettings
-from istar.request import Mode
+from istar.request import GenerationRequest, Mode
 
 if TYPE_CHECKING:
     from istar.models.find import FoundModel
@@ -99,8 +99,15 @@ class Reused:
         """What the file was computed in, if that was on the same kind of device."""
         return self.settings.dtype if kind == self.settings.device else None
 
-    def model_of_then(self, model: FoundModel, placement: Placement) -> FoundModel:
+    def model_of_then(
+        self, model: FoundModel, placement: Placement, request: GenerationRequest
+    ) -> FoundModel:
         """The model with the sampling of then, once it is said what cannot be as it was.
+
+        Args:
+            model: that is used now.
+            placement: where it computes, and in which numbers.
+            request: what is made; with another seed it is not expected to be the same.
 
         Raises:
             MediaError: the sampling does not fit the model.
@@ -115,7 +122,7 @@ class Reused:
             changes.append(
                 f"in {then.dtype} on {then.device}, not in {placement.precision} on {kind}"
             )
-        if changes:
+        if changes and request.seed == then.seed:
             say(
                 f"{self.name} was made {', and '.join(changes)}: the same seed gives other pictures"
             )
