@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields, replace
 from enum import Enum
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -17,6 +16,7 @@ import typer
 
 from istar.cli.console import say
 from istar.cli.memory_check import check_memory
+from istar.cli.parsing import parse_aspect, parse_tau
 from istar.cli.reuse import Reused
 from istar.cli.take_model import model_of_file, typed_options
 from istar.errors import UsageError
@@ -290,7 +290,7 @@ class CommonOptions:
             raise UsageError(
                 "there is no prompt: type one, or name a file that has one with --from"
             )
-        tau_image, tau_video = _parse_tau(self.tau)
+        tau_image, tau_video = parse_tau(self.tau)
         seed = self.seed
         if seed is None:
             seed = secrets.randbits(_RANDOM_SEED_BITS)
@@ -300,7 +300,7 @@ class CommonOptions:
             image=image,
             clip=clip,
             seconds=seconds,
-            aspect=_parse_aspect(self.aspect),
+            aspect=parse_aspect(self.aspect),
             seed=seed,
             negative_prompt=self.negative,
             guidance_scale=self.guidance,
@@ -401,32 +401,3 @@ def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
     wrapped.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapped
-
-
-def _parse_aspect(text: str | None) -> float | None:
-    """Height over width of `W:H`."""
-    if text is None:
-        return None
-    width, _, height = text.partition(":")
-    try:
-        ratio = float(height) / float(width)
-    except (ValueError, ZeroDivisionError):
-        ratio = 0.0
-    if not (isfinite(ratio) and ratio > 0 and float(width) > 0):
-        raise UsageError(f"--aspect is width:height, such as 16:9, not {text!r}")
-    return ratio
-
-
-def _parse_tau(text: str | None) -> tuple[float | None, float | None]:
-    """Temperatures of the image and the video clips of `X` or `X,Y`."""
-    if text is None:
-        return None, None
-    image, comma, video = text.partition(",")
-    if not comma:
-        video = image
-    try:
-        if not image and not video:
-            raise ValueError
-        return float(image) if image else None, float(video) if video else None
-    except ValueError as error:
-        raise UsageError(f"--tau is one number or two, such as 1,0.4, not {text!r}") from error
