@@ -11,6 +11,8 @@ import torch
 
 from asking import pictures, request, with_spec
 from istar import GenerationRequest, InfinityStarPipeline, StateError, Take
+from istar.generation import loop
+from istar.generation.loop import Drawing
 from istar.generation.state import Position, TakeWindow
 from istar.replay import StepCheck
 
@@ -202,3 +204,23 @@ def test_a_take_of_other_weights_is_refused(pipeline: InfinityStarPipeline) -> N
     foreign = replace(take, model=replace(take.model, fingerprint="0" * 64))
     with pytest.raises(StateError, match="other weights"):
         list(pipeline.verify(foreign))
+
+
+def test_a_step_for_which_memory_ran_out_is_drawn_again(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu", memory="balanced")
+    take = taken(pipeline, request(seconds=2))
+    left = [None, torch.OutOfMemoryError("CUDA out of memory"), None]
+
+    def draw(*arguments: Any, **options: Any) -> Drawing:
+        failure = left.pop(0) if left else None
+        if failure is not None:
+            raise failure
+        return loop.draw(*arguments, **options)
+
+    monkeypatch.setattr("istar.replay.draw", draw)
+    checks = list(pipeline.verify(take))
+    assert pipeline.networks.plan.name == "low"
+    assert [check.step.index for check in checks] == list(range(len(take.windows[0].seconds)))
+    assert not any(check.changed for check in checks)

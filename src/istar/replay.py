@@ -6,19 +6,21 @@ that it was drawn with, and then takes the take's bits. So one difference does n
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from istar.events import Event
 from istar.generation.loop import Drawing, commit, draw, predict
 from istar.generation.sampling import probabilities
 from istar.generation.schedule import Step
-from istar.generation.state import JobState
+from istar.generation.state import JobState, TakeWindow
+from istar.job import Job
 from istar.networks import Networks
 from istar.opening import Opening
-from istar.placement import memory_failure
 from istar.resume import resumed
 from istar.take import Take
 
@@ -75,64 +77,79 @@ def replay(networks: Networks, take: Take) -> Iterator[ReplayedStep]:
         GenerationError: the logits are not finite.
     """
     request, inputs, plan, _ = resumed(take, networks, continues=False)
-    plan = plan.until(*take.position)
-    opening = Opening(networks=networks, request=request, inputs=inputs, plan=plan)
+    tail = () if inputs.clip is None else (inputs.clip,)
+    state = JobState(generator=take.generator, begun=True, tail=tail)
+    job = Job(networks, request, inputs, plan.until(*take.position), state)
+    opening = Opening(networks=networks, request=request, inputs=inputs, plan=job.plan)
     # While the text encoder is there anyway, the texts of all windows.
-    networks.read_texts(opening.texts_from(JobState(generator=take.generator)))
-    state = JobState(generator=take.generator, tail=() if inputs.clip is None else (inputs.clip,))
-    for number in range(len(plan.windows)):
-        try:
-            state = yield from _replay_window(opening, take, state, number)
-        except Exception as error:
-            if (failure := memory_failure(error, "replaying")) is None:
-                raise
-            raise failure from error
+    networks.read_texts(opening.texts_from(state))
+    for number in range(len(job.plan.windows)):
+        # 1. The window as it was before its first step.
+        _attempted(job, partial(_opened, job, opening, take, number))
+        # 2. Its steps, each drawn anew and then taken as it is.
+        while (generation := job.state.generation) is not None and not generation.finished:
+            drawings: list[Drawing] = []
+            _attempted(job, partial(_taken, job, take.windows[number], drawings))
+            step = generation.next_step
+            for drawing in drawings:
+                yield ReplayedStep(
+                    window=number,
+                    step=step,
+                    drawing=drawing,
+                    bits=take.windows[number].bits[step.index],
+                    drawn=take.windows[number].masks.get(step.index),
+                )
+        # 3. What the next window looks back at.
+        if generation is not None:
+            job.state = opening.continued(job.state, generation.latents)
 
 
-def _replay_window(
-    opening: Opening, take: Take, state: JobState, number: int
-) -> Generator[ReplayedStep, None, JobState]:
-    """One window's steps; returns the state after it."""
-    networks, window = opening.networks, take.windows[number]
-    # 1. The window as it was before its first step: what was given is known, and nothing else.
+def _attempted(job: Job, work: Callable[[], JobState]) -> None:
+    """Let a job do some work; after a failure for want of memory, again."""
+    is_done = False
+
+    def once() -> tuple[JobState, tuple[Event, ...]]:
+        nonlocal is_done
+        state = work()
+        is_done = True
+        return state, ()
+
+    while not is_done:
+        job.attempt(once)
+
+
+def _opened(job: Job, opening: Opening, take: Take, number: int) -> JobState:
+    """The job at a window of which what was given is known, and nothing else."""
+    window, before = take.windows[number], take.windows[:number]
     given = {index: window.bits[index] for index in window.given}
     bare = replace(window, bits=given, masks={}, seconds=())
-    before = take.windows[:number]
-    state = replace(
-        state, generator=window.generator, known=(*before, bare), taken=0, windows=before
+    state, _ = opening.open(
+        replace(
+            job.state, generator=window.generator, known=(*before, bare), taken=0, windows=before
+        )
     )
-    # Whatever other code has set, the networks compute in their own dtypes.
-    own_dtypes = torch.autocast(networks.device.type, enabled=False)
-    with own_dtypes:
-        state, _ = opening.open(state)
-    generation = state.generation
+    return state
+
+
+def _taken(job: Job, window: TakeWindow, drawings: list[Drawing]) -> JobState:
+    """The job after its next step; what is drawn, if the step was not given, joins a list."""
+    generation, networks = job.state.generation, job.networks
     assert generation is not None
-    sampling = opening.plan.sampling(number, opening.request)
-    together = networks.plan.together
-    # 2. Its steps, each drawn anew and then taken as it is.
-    while not generation.finished:
-        step = generation.next_step
-        bits = window.bits[step.index]
-        is_given = step.index in window.given
-        with torch.inference_mode(), own_dtypes:
-            if is_given:
-                transformer = (
-                    networks.transformer_as_it_is if generation.is_given else networks.transformer
-                )
-                contexts = predict(transformer, generation, together=together).contexts
-                generation = commit(generation, bits, contexts)
-                continue
+    index, together = generation.next_step.index, networks.plan.together
+    bits = window.bits[index]
+    with torch.inference_mode():
+        if index in window.given:
+            transformer = (
+                networks.transformer_as_it_is if generation.is_given else networks.transformer
+            )
+            contexts = predict(transformer, generation, together=together).contexts
+            generation = commit(generation, bits, contexts)
+        else:
+            sampling = job.plan.sampling(job.state.window, job.request)
             drawing = draw(networks.transformer, generation, sampling, together=together)
             generation = commit(generation, bits, drawing.contexts, drawing.generator)
-        yield ReplayedStep(
-            window=number,
-            step=step,
-            drawing=drawing,
-            bits=bits,
-            drawn=window.masks.get(step.index),
-        )
-    # 3. What the next window looks back at.
-    return opening.continued(state, generation.latents)
+            drawings.append(drawing)
+    return replace(job.state, generation=generation)
 
 
 def check(replayed: ReplayedStep) -> StepCheck:
