@@ -442,16 +442,16 @@ def test_a_name_taken_meanwhile_gets_a_number(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from istar.pipeline import InfinityStarPipeline
+    from istar.job import Job
 
     named = Path(f"a{suffix}")
-    stream = InfinityStarPipeline.stream
+    run_to_the_end = Job.run
 
-    def slow(*arguments: Any) -> Iterator[Any]:
+    def slow(*arguments: Any, **settings: Any) -> Iterator[Any]:
         named.write_text("another's")
-        yield from stream(*arguments)
+        yield from run_to_the_end(*arguments, **settings)
 
-    monkeypatch.setattr(InfinityStarPipeline, "stream", slow)
+    monkeypatch.setattr(Job, "run", slow)
     assert run([mode, "a cat", "-o", str(named)]) == 0
     assert capfd.readouterr().out == f"a-1{suffix}\n"
     assert named.read_text() == "another's"
