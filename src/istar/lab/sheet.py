@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from istar.lab.score import Outcome
+from istar.media.sheet import PAPER, filled, page, row
 
 MOST_CLIPS = 24
 """Clips of each mode on the sheet."""
@@ -15,7 +16,7 @@ MOST_CLIPS = 24
 _COLUMNS = 4
 _LINE = 2
 _GAP = 6
-_PAPER, _RIGHT, _WRONG = (240, 240, 240), (0, 150, 0), (200, 0, 0)
+_RIGHT, _WRONG = (0, 150, 0), (200, 0, 0)
 _BETWEEN = (90, 90, 90)
 
 
@@ -34,36 +35,24 @@ def contact_sheet(found: Sequence[Outcome]) -> Tensor:
         if len(own) < MOST_CLIPS:
             own.append(_cell(outcome))
     width = _COLUMNS * max(own[0].shape[1] for own in cells.values())
-    line = _filled(_LINE, width, _BETWEEN)
+    line = filled((_LINE, width), _BETWEEN)
     parts = [part for own in cells.values() for part in (line, _rows(own, width))]
     return torch.cat(parts[1:])
 
 
 def _rows(cells: list[Tensor], width: int) -> Tensor:
     """Cells of one size, as many in a row as fit into a width, with paper around them."""
-    height, own, _ = cells[0].shape
-    columns = width // own
-    rows = -(-len(cells) // columns)
-    page = _filled(rows * height, width, _PAPER)
-    for number, cell in enumerate(cells):
-        top, left = number // columns * height, number % columns * own
-        page[top : top + height, left : left + own] = cell
-    return page
+    rows = page(cells, width // cells[0].shape[1])
+    made = filled((rows.shape[0], width), PAPER)
+    made[:, : rows.shape[1]] = rows
+    return made
 
 
 def _cell(outcome: Outcome) -> Tensor:
     """Pictures side by side in a coloured frame with paper around it."""
-    count, height, width, _ = outcome.pictures.shape
     colour = _RIGHT if outcome.record.right["all"] else _WRONG
-    framed = _filled(height + 2 * _LINE, count * (width + _LINE) + _LINE, colour)
-    for number, picture in enumerate(outcome.pictures):
-        left = _LINE + number * (width + _LINE)
-        framed[_LINE:-_LINE, left : left + width] = picture
-    cell = _filled(framed.shape[0] + _GAP, framed.shape[1] + _GAP, _PAPER)
+    framed = row(outcome.pictures, line=_LINE, colour=colour)
+    cell = filled((framed.shape[0] + _GAP, framed.shape[1] + _GAP), PAPER)
     inset = _GAP // 2
     cell[inset:-inset, inset:-inset] = framed
     return cell
-
-
-def _filled(height: int, width: int, colour: tuple[int, int, int]) -> Tensor:
-    return torch.tensor(colour, dtype=torch.uint8).repeat(height, width, 1)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from istar.generation.schedule import LATENT_FRAMES_PER_SECOND
 from istar.lab.world import random_scene
+from istar.media.sheet import a_few, page, row
 from istar.networks import Networks
 from istar.pipeline import InfinityStarPipeline
 from istar.request import GenerationRequest
@@ -61,9 +60,4 @@ def _request_for(clip: PreparedClip, longest: float, seed: int) -> GenerationReq
 
 def _sheet(videos: Sequence[Tensor]) -> Tensor:
     """Videos `(F, H, W, 3)`, a row each, from the first picture to the last."""
-    rows = []
-    for frames in videos:
-        chosen = torch.linspace(0, len(frames) - 1, min(_PICTURES, len(frames))).long()
-        rows.append(frames[chosen].transpose(0, 1).flatten(1, 2))  # H pictures·W 3
-    widest = max(row.shape[1] for row in rows)
-    return torch.cat([F.pad(row, (0, 0, 0, widest - row.shape[1])) for row in rows])
+    return page([row(a_few(frames, _PICTURES)) for frames in videos], columns=1)
