@@ -27,7 +27,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.training.*",
         "istar.bench.*",
     ),
-    ("istar.pipeline", "istar.doctor"),
+    ("istar.pipeline", "istar.deadline", "istar.doctor"),
     ("istar.job", "istar.replay"),
     ("istar.opening", "istar.resume", "istar.take_store"),
     (
@@ -43,12 +43,13 @@ ROWS: tuple[tuple[str, ...], ...] = (
     (
         "istar.generation.loop",
         "istar.generation.state",
+        "istar.generation.variation",
         "istar.checkpoint.quantize",
         "istar.checkpoint.read",
         "istar.checkpoint.write",
         "istar.placement",
     ),
-    ("istar.generation.canvas", "istar.generation.residual"),
+    ("istar.generation.canvas", "istar.generation.preview", "istar.generation.residual"),
     (
         "istar.transformer.*",
         "istar.video_tokenizer.*",
@@ -64,7 +65,12 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("istar.plan", "istar.file_settings", "istar.previews"),
     ("istar.models.*",),
     ("istar.model_spec",),
-    ("istar.generation.guidance", "istar.generation.sampling"),
+    (
+        "istar.generation.guidance",
+        "istar.generation.sampling",
+        "istar.generation.flop",
+        "istar.generation.until",
+    ),
     (
         "istar.transformer.config",
         "istar.video_tokenizer.config",

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
 
+from istar.cli.app import run
 from istar.models.manifest import read_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -18,7 +20,7 @@ def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/python-api.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/python-api.md", "docs/takes.md"])
 def test_python_snippets_run(
     name: str,
     checkpoint: Path,
@@ -33,6 +35,20 @@ def test_python_snippets_run(
     code = code.replace("seconds=5", "seconds=1")
     exec(compile(code, name, "exec"), {"__name__": "snippet"})
     assert (tmp_path / "waves.mp4").is_file()
+
+
+def test_the_examples_of_takes_print_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(ROOT / "docs" / "takes.md", "console"):
+        for example in block.removeprefix("$ ").split("\n$ "):
+            command, *shown = example.splitlines()
+            _, *arguments = shlex.split(command)
+            assert run(arguments) == 0, command
+            printed = capfd.readouterr().out.splitlines()
+            assert shown in ([], printed)
+            assert all((tmp_path / path).is_file() for path in printed)
 
 
 def test_the_manifest_that_is_shown_can_be_read(tmp_path: Path) -> None:

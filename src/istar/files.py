@@ -18,7 +18,7 @@ from istar.errors import MediaError, UsageError
 CLIP_SUFFIXES = (".mp4",)
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
-_SLASHES = tuple(filter(None, (os.sep, os.altsep)))
+SLASHES = tuple(filter(None, (os.sep, os.altsep)))
 
 _LONGEST_NAME = 255
 _NO_DIRECTORIES = (Path("/dev"), Path("/dev/fd"))
@@ -65,7 +65,7 @@ def _output_path(
         target = Path(text).expanduser()
     except RuntimeError as error:
         raise UsageError(f"'{wanted}' names a home directory that is unknown") from error
-    if target.is_dir() or text.endswith(_SLASHES):
+    if target.is_dir() or text.endswith(SLASHES):
         _check_directory(target)
         return next(
             name

@@ -8,16 +8,19 @@ known, and is finished by the same code as any other.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from istar.errors import GenerationError, UsageError
+from istar.errors import DeviceError, GenerationError, UsageError
 from istar.events import ClipReady, Decoding, Event, Loading, Note, Preview, Progress
 from istar.generation.loop import advance
+from istar.generation.preview import preview_latent
+from istar.generation.schedule import Step
 from istar.generation.state import GenerationState, JobState, Position
+from istar.generation.until import Until, stop_step
 from istar.inputs import Inputs, picture_size, read_inputs
 from istar.networks import Networks
 from istar.opening import Opening, begins_with_image
@@ -131,11 +134,35 @@ class Job:
         while not self.finished and not (until and self.state.position >= until):
             events = self.advance()
             yield from events
-            if preview and any(isinstance(one, Progress) and not one.given for one in events):
-                shown = self._preview_after_step()
-                if shown is not None:
-                    yield shown
+            shown = self.preview_after(events) if preview else None
+            if shown is not None:
+                yield shown
                 preview = not isinstance(shown, Note)
+
+    @property
+    def next_step(self) -> Step | None:
+        """The step that `advance` takes; None where it does something else."""
+        generation = self.state.generation
+        if generation is None or self.state.decodes_next or generation.finished:
+            return None
+        return generation.next_step
+
+    @property
+    def first_shown_clip(self) -> int:
+        """The first clip of the first window whose pictures are new ones, to be shown."""
+        return self._opening.first_shown(0)
+
+    def stop(self, until: Until) -> Position:
+        """Where a draft stops: in the first clip whose pictures are new ones, to be shown.
+
+        Args:
+            until: how far in it, see `istar.generation.until.stop_step`.
+
+        Raises:
+            UsageError: a scale that the model does not have, or no share.
+        """
+        steps, clip = self.plan.steps(0), self.first_shown_clip
+        return Position(0, stop_step(self.networks.config, steps, clip, until))
 
     def advance(self) -> tuple[Event, ...]:
         """Do the next thing: begin, begin a window, take a step, or decode a few pictures.
@@ -244,11 +271,8 @@ class Job:
             given=step.index in generation.given,
         )
         # A finished clip that is not shown is decoded no further than the next one looks back.
-        window, decoded = self.plan.windows[self.state.window], self.state.decoded
-        while decoded < len(generation.latents) and not self._opening.shows(
-            decoded, generation, window
-        ):
-            decoded += 1
+        hidden = min(self._opening.first_shown(self.state.window), len(generation.latents))
+        decoded = max(self.state.decoded, hidden)
         state = replace(self.state, generation=generation, current=current, decoded=decoded)
         if state.decodes_next:
             return state, (progress, Decoding(clip=decoded))
@@ -268,7 +292,7 @@ class Job:
         pictures = decoding[1]
         frames = next(pictures)
         # 2. A new video's first picture.
-        if clip == 1 and begins_with_image(generation, window) and not state.shown:
+        if clip == 1 and begins_with_image(generation.steps[0], window) and not state.shown:
             frames = torch.cat((self._first_picture(frames), frames))
         tail = self._tail_with(frames, window=state.window + 1)
         # 3. After its last pictures the clip ends, and after its last clip the window.
@@ -383,43 +407,58 @@ class Job:
     def preview(self) -> Tensor:
         """The clip under way, `(F, H, W, 3)`, uint8, decoded from its canvas so far.
 
-        After a clip's last step its finished pictures. Between two windows there is no clip: no
+        What is finer than the canvas is taken from the frame before, where the two agree. After a
+        clip's last step these are its finished pictures. Between two windows there is no clip: no
         pictures.
 
         Raises:
+            DeviceError: memory ran out; the job is as it was.
             GenerationError: the decoder's output is not a number.
-            torch.OutOfMemoryError: memory ran out; the job is as it was.
         """
+        try:
+            with torch.autocast(self.networks.device.type, enabled=False):
+                return self._preview()
+        except Exception as error:
+            failure = memory_failure(error, "making a preview")
+            if failure is None:
+                raise
+        raise failure
+
+    def _preview(self) -> Tensor:
         state, generation = self.state, self.state.generation
         if generation is None or not generation.position:
             size = picture_size(self.plan.template, self.plan.spec)
             return torch.zeros(0, *size, 3, dtype=torch.uint8)
         latents = generation.latents
-        if not generation.steps[generation.position - 1].ends_clip:
-            latents = (*latents, generation.canvas.total)
+        last = generation.steps[generation.position - 1]
+        if not last.ends_clip:
+            before = state.former if not latents else latents[-1]
+            frame = None if before is None else before[:, :, -1:]
+            latents = (*latents, preview_latent(generation.canvas.total, last.grid, frame))
         clip, window = len(latents) - 1, self.plan.windows[state.window]
         pictures = self._pictures(latents, clip=clip)
         frames = torch.cat(list(pictures))
-        if clip == 1 and begins_with_image(generation, window):
+        if clip == 1 and begins_with_image(generation.steps[0], window):
             return torch.cat((self._first_picture(frames), frames))
         return frames
 
-    def _preview_after_step(self) -> Preview | Note | None:
-        """What there is after some steps; a note where it cannot be decoded."""
+    def preview_after(self, events: Sequence[Event]) -> Preview | Note | None:
+        """What there is after some steps; a note where it cannot be decoded.
+
+        Args:
+            events: those of the `advance` before, which shows something only where it drew bits.
+        """
         generation = self.state.generation
-        assert generation is not None
+        is_drawn = any(isinstance(one, Progress) and not one.given for one in events)
+        if generation is None or not is_drawn:
+            return None
         step = generation.steps[generation.position - 1]
         if not is_previewed(generation.steps, step.index):
             return None
         try:
-            with torch.autocast(self.networks.device.type, enabled=False):
-                frames = self.preview()
-        except Exception as error:
-            is_damaged = isinstance(error, GenerationError)
-            failure = error if is_damaged else memory_failure(error, "making a preview")
-            if failure is None:
-                raise
-            return Note(text=f"{failure}; there are no more previews")
+            frames = self.preview()
+        except (DeviceError, GenerationError) as error:
+            return Note(text=f"{error}; there are no more previews")
         return Preview(
             frames=frames,
             clip=step.clip,

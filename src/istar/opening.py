@@ -11,7 +11,7 @@ from torch import Tensor
 from istar.generation.loop import read_conditions, start
 from istar.generation.residual import bits_of_latent
 from istar.generation.schedule import Step
-from istar.generation.state import Bits, GenerationState, JobState, Kept, TakeWindow
+from istar.generation.state import Bits, JobState, Kept, TakeWindow
 from istar.inputs import Inputs
 from istar.networks import Networks, Texts
 from istar.plan import Plan, Window, interact_of
@@ -90,13 +90,15 @@ class Opening:
             return self.plan.spec.clip_seconds * FRAMES_PER_SECOND + 1
         return window.given_pictures
 
-    def shows(self, clip: int, generation: GenerationState, window: Window) -> bool:
-        """Whether a clip's pictures are new ones, to be shown.
+    def first_shown(self, number: int) -> int:
+        """The first of a window's clips whose pictures are new ones, to be shown.
 
         Given clips are not. Nor is a new video's image clip: the next clip brings its picture.
         """
-        is_hidden = clip == 0 and begins_with_image(generation, window) and window.new_seconds > 0
-        return clip >= self.given_clips(window) and not is_hidden
+        window, first = self.plan.windows[number], self.plan.steps(number)[0]
+        given = self.given_clips(window)
+        is_hidden = not given and begins_with_image(first, window) and window.new_seconds > 0
+        return 1 if is_hidden else given
 
     def given_clips(self, window: Window) -> int:
         """How many of a window's clips show what was there before."""
@@ -192,9 +194,9 @@ class Opening:
         return given
 
 
-def begins_with_image(generation: GenerationState, window: Window) -> bool:
-    """Whether a window starts a video with an image clip."""
-    return generation.steps[0].image and not window.given_seconds
+def begins_with_image(first: Step, window: Window) -> bool:
+    """Whether a window, whose first step is given, starts a video with an image clip."""
+    return first.image and not window.given_seconds
 
 
 def last_pictures(shown: Sequence[Tensor], count: int) -> Tensor:

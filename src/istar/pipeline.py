@@ -13,6 +13,7 @@ import torch
 from istar.errors import CheckpointError, StateError
 from istar.events import ClipReady, Event, GenerationResult, Note
 from istar.file_settings import FileSettings
+from istar.generation.until import DRAFT_SHARE, Until
 from istar.inputs import Inputs
 from istar.job import Job
 from istar.memory_plan import MemoryChoice, MemoryPlan, choose_plans, decoding_plans
@@ -159,6 +160,30 @@ class InfinityStarPipeline:
             >>> pipeline.generate(request).save("lighthouse.png")
         """
         return self._result(request, self.stream(request, inputs), self.metadata(request))
+
+    def draft(
+        self,
+        request: GenerationRequest | Take,
+        inputs: Inputs | None = None,
+        *,
+        until: Until = DRAFT_SHARE,
+    ) -> Take:
+        """Stop after a coarse scale of the first new clip; `finish` continues from there.
+
+        Args:
+            request: what to make, or a take that is continued.
+            inputs: the request's picture or clip, where it was read before.
+            until: a share of that clip's work, or a scale by its width and height in tokens, such
+                as `(32, 18)`.
+
+        Raises:
+            UsageError: a scale that the model does not have, or no share.
+            IstarError: as `job`.
+        """
+        job = self.job(request, inputs)
+        for _ in job.run(until=job.stop(until)):
+            pass
+        return job.take()
 
     def finish(self, take: Take) -> GenerationResult:
         """Continue a take to its end; the result is that of a run that never stopped.

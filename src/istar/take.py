@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from istar.errors import IstarError, MediaError, StateError
+from istar.errors import IstarError, MediaError, StateError, UsageError
 from istar.files import PendingFile, writing_failed
 from istar.generation.schedule import ClipPlan, ContextKind, Schedule, Step
 from istar.generation.state import Position, TakeWindow
+from istar.generation.until import scale_number
+from istar.generation.variation import Part, frames_within, varied
 from istar.model_spec import Precision
 from istar.request import GenerationRequest, Mode
 from istar.tables import decode, encode
@@ -126,6 +128,60 @@ class Take:
     def last_step(self) -> Step | None:
         """The last final step of the last window; None before its first."""
         return self.windows[-1].schedule.steps[self.taken - 1] if self.taken else None
+
+    def varied(
+        self,
+        *,
+        keep: tuple[int, int] | None = None,
+        seed: int,
+        prompt: str | None = None,
+        seconds: tuple[float, float] | None = None,
+        region: tuple[int, int, int, int] | None = None,
+    ) -> Take:
+        """A take of which some tokens stay and the others are drawn anew, before its first step.
+
+        Of a longer video only the first window stays. Pixels near what is drawn anew can change.
+
+        Args:
+            keep: the scale up to which everything stays, by its width and height in tokens.
+            seed: of the new draws.
+            prompt: in place of the take's; of an interactive video, of its first prompt.
+            seconds: from when to when tokens are drawn anew; outside they stay. None: at all times.
+            region: the left, top, width and height in pixels in which tokens are drawn anew;
+                outside they stay. None: everywhere.
+
+        Raises:
+            UsageError: nothing would stay or nothing would be drawn anew; a scale, time or region
+                that the take does not have.
+        """
+        if not self.windows:
+            raise UsageError("the take has no steps that could stay")
+        if keep is None and seconds is None and region is None:
+            raise UsageError("a variation keeps a scale, or what is outside a part")
+        window, mode = self.windows[0], self.request.mode
+        schedule, generator = window.schedule, torch.Generator().manual_seed(seed).get_state()
+        # 1. What is drawn anew.
+        part = None
+        if seconds is not None or region is not None:
+            pictures = 0 if self.clip is None else len(self.clip)
+            if self.clip_file is not None:
+                pictures = self.clip_file.pictures
+            frames = seconds and frames_within(schedule, mode, pictures, seconds)
+            part = Part.of(schedule, frames, region)
+        # 2. What stays.
+        window = varied(
+            window,
+            generator,
+            keep=-1 if keep is None else scale_number(schedule.steps, keep),
+            part=part,
+            input_clips={"i2v": 1, "extend": 2}.get(mode, 0),
+        )
+        # 3. The request, of which later windows are made as ever.
+        request = replace(self.request, seed=seed)
+        if prompt is not None:
+            prompts = (prompt, *request.prompts[1:])
+            request = replace(request, prompt=prompts if mode == "interact" else prompt)
+        return replace(self, request=request, windows=(window,), taken=0, generator=generator)
 
     def save(
         self,

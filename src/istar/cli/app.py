@@ -23,6 +23,7 @@ from istar import __version__
 from istar.cli.bench import bench
 from istar.cli.console import BROKEN_PIPE, fill_closed_streams, say, silence, write_stderr
 from istar.cli.doctor import doctor
+from istar.cli.finish import finish, vary
 from istar.cli.generate import extend, i2v, t2i, t2v
 from istar.cli.interact import interact
 from istar.cli.lab import evaluate
@@ -53,7 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (t2i, t2v, i2v, extend, interact):
+for command in (t2i, t2v, i2v, extend, interact, finish, vary):
     app.command(rich_help_panel=_GENERATION)(command)
 app.add_typer(takes, name="takes", rich_help_panel=_GENERATION)
 for command in (info, render, verify):

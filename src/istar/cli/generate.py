@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from istar.cli.display import StepDisplay
+from istar.cli.drafts import (
+    CountOption,
+    DraftOption,
+    UntilOption,
+    consecutive_seeds,
+    drafts_directory,
+    make_drafts,
+    parse_until,
+)
 from istar.cli.inputs import input_file, read_prompt
 from istar.cli.keep import kept_take
 from istar.cli.options import (
@@ -17,12 +29,69 @@ from istar.cli.options import (
     SecondsOption,
     with_common_options,
 )
-from istar.cli.output import output_file
+from istar.cli.output import OutputFile, output_file
+from istar.errors import UsageError
 from istar.request import GenerationRequest
+
+if TYPE_CHECKING:
+    from istar.cli.previews import PreviewOutput
+    from istar.events import Event
+    from istar.job import Job
+    from istar.pipeline import InfinityStarPipeline
+
+_SECONDS = re.compile(r"([0-9]{1,9}(?:\.[0-9]*)?)s?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(CommonOptions):
+    """The options of the commands that make one request's file, or drafts of it.
+
+    Raises:
+        UsageError: some do not go together.
+    """
+
+    draft: DraftOption = False
+    count: CountOption = None
+    until: UntilOption = None
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            "--deadline",
+            metavar="SECONDS",
+            help="Stop at the last scale that is decoded so many seconds after the model is "
+            "loaded, such as 20s, and leave a take that `istar finish` continues.",
+        ),
+    ] = None
+
+    @property
+    def deadline_seconds(self) -> float | None:
+        """How long the generation may take; None for as long as it takes.
+
+        Raises:
+            UsageError: no number of seconds.
+        """
+        if self.deadline is None:
+            return None
+        found = _SECONDS.fullmatch(self.deadline)
+        if found is None or not float(found[1]):
+            raise UsageError(
+                f"--deadline is a number of seconds, such as 20s, not {self.deadline!r}"
+            )
+        return float(found[1])
+
+    def __post_init__(self) -> None:
+        if self.draft and self.deadline is not None:
+            raise UsageError(
+                "a draft stops at a scale or a share, so --deadline does not go with it"
+            )
+        if self.draft and (self.preview or self.preview_file is not None):
+            raise UsageError("drafts are shown on their sheets, not by --preview")
+        if not self.draft and (self.count, self.until) != (None, None):
+            raise UsageError("-n and --until are for drafts; add --draft")
 
 
 @with_common_options
-def t2i(options: CommonOptions, prompt: PromptArgument = None) -> None:
+def t2i(options: GenerateOptions, prompt: PromptArgument = None) -> None:
     """Make a picture from a prompt.
 
     Example: istar t2i "a lighthouse at dusk" -o lighthouse.png
@@ -32,7 +101,7 @@ def t2i(options: CommonOptions, prompt: PromptArgument = None) -> None:
 
 @with_common_options
 def t2v(
-    options: CommonOptions, prompt: PromptArgument = None, seconds: SecondsOption = None
+    options: GenerateOptions, prompt: PromptArgument = None, seconds: SecondsOption = None
 ) -> None:
     """Make a video from a prompt.
 
@@ -46,7 +115,7 @@ def i2v(
     image: Annotated[
         Path, typer.Argument(help="The first picture: PNG, JPEG, WebP and others; - is stdin.")
     ],
-    options: CommonOptions,
+    options: GenerateOptions,
     prompt: OptionalPromptArgument = None,
     seconds: SecondsOption = None,
 ) -> None:
@@ -65,7 +134,7 @@ def extend(
     clip: Annotated[
         Path, typer.Argument(help="The video to continue, of a second or more; - is stdin.")
     ],
-    options: CommonOptions,
+    options: GenerateOptions,
     prompt: OptionalPromptArgument = None,
     seconds: Annotated[
         float | None,
@@ -87,15 +156,62 @@ def extend(
     )
 
 
-def _generate(options: CommonOptions, request: GenerationRequest) -> None:
-    """Make a request's file."""
+def _generate(options: GenerateOptions, request: GenerationRequest) -> None:
+    """Make a request's file, or drafts of it."""
+    seconds = options.deadline_seconds
+    if options.draft:
+        _draft(options, request)
+        return
     with output_file(options, request) as output:
         previews = options.previews(request, output.target)
         pipeline, inputs = options.load(request)
-        with (
-            kept_take(pipeline.job(request, inputs), options) as job,
-            StepDisplay(previews) as display,
-            output.writing(pipeline, request) as writer,
-        ):
-            for frames in display.pictures_of(job.run(preview=previews.wanted)):
-                writer.write(frames)
+        job = pipeline.job(request, inputs)
+        if seconds is None:
+            events = job.run(preview=previews.wanted)
+        else:
+            from istar.deadline import run_in_time
+
+            events = run_in_time(job, seconds, preview=previews.wanted)
+        make_file(job, events, pipeline, output, options, previews)
+
+
+def make_file(
+    job: Job,
+    events: Iterator[Event],
+    pipeline: InfinityStarPipeline,
+    output: OutputFile,
+    options: CommonOptions,
+    previews: PreviewOutput | None = None,
+) -> None:
+    """Write what a job makes; meanwhile its take is kept.
+
+    Args:
+        job: a job.
+        events: of its run.
+        pipeline: the model.
+        output: the file.
+        options: of the command.
+        previews: where previews go.
+    """
+    with (
+        kept_take(job, options) as keeping,
+        StepDisplay(previews) as display,
+        output.writing(pipeline, job.request) as writer,
+    ):
+        for frames in display.pictures_of(keeping(events)):
+            writer.write(frames)
+
+
+def _draft(options: GenerateOptions, request: GenerationRequest) -> None:
+    until = parse_until(options.until)
+    seeds = consecutive_seeds(request.seed, options.count or 1)
+    with drafts_directory(options.output) as directory:
+        pipeline, inputs = options.load(request)
+        make_drafts(
+            pipeline,
+            [replace(request, seed=seed) for seed in seeds],
+            inputs,
+            directory,
+            until=until,
+            overwrite=options.overwrite,
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,6 @@ from istar.errors import StateError, UsageError
 if TYPE_CHECKING:
     from istar.cli.options import CommonOptions
     from istar.events import Event
-    from istar.generation.state import Position
     from istar.job import Job
 
 KEEP_VARIABLE = "ISTAR_KEEP_TAKES"
@@ -52,7 +51,7 @@ class TakeSettings:
 
 
 class TakeKeeper:
-    """Runs a job, and writes its take now and then.
+    """Writes the take of a job that runs, now and then.
 
     Attributes:
         path: the take's file, once it is there.
@@ -68,13 +67,13 @@ class TakeKeeper:
         # What is known at the start need not be kept.
         self._saved = job.take().position
 
-    def run(self, until: Position | None = None, *, preview: bool = False) -> Iterator[Event]:
-        """The job's events, see `istar.job.Job.run`.
+    def keeping(self, events: Iterator[Event]) -> Iterator[Event]:
+        """The job's events; meanwhile its take is kept.
 
         The take is written after a step, no more often than every few seconds, and so seldom that
         it takes less than a hundredth of the time.
         """
-        for event in self._job.run(until, preview=preview):
+        for event in events:
             yield event
             wait = max(_SECONDS_BETWEEN, self._cost / _SHARE_OF_TIME)
             if time.monotonic() - self._written >= wait:
@@ -115,24 +114,31 @@ class TakeKeeper:
         elif self.path is not None:
             self.path.unlink(missing_ok=True)
 
+    def leave(self, options: CommonOptions) -> None:
+        """Write the take of a run that is not finished, and say how to continue it."""
+        self.write(synced=True)
+        if self.path is not None:
+            command = shlex.join(["istar", "finish", *options.model_words, str(self.path)])
+            say(f"what was made is kept; `{command}` continues it")
+
+
+Keeping = Callable[[Iterator["Event"]], Iterator["Event"]]
+"""Gives a run's events; meanwhile its take may be kept."""
+
 
 @contextmanager
-def kept_take(job: Job, options: CommonOptions) -> Iterator[TakeKeeper | Job]:
-    """Inside, run what is given in place of the job: should it not end well, its take is there.
-
-    Yields:
-        the job's keeper, or the job itself where no take is wanted.
-    """
+def kept_take(job: Job, options: CommonOptions) -> Iterator[Keeping]:
+    """Inside, run a job's events through what is given: should it not end, its take is there."""
     if options.no_take:
-        yield job
+        yield lambda events: events
         return
     keeper = TakeKeeper(job, TakeSettings())
     try:
-        yield keeper
+        yield keeper.keeping
     except BaseException:
-        keeper.write(synced=True)
-        if keeper.path is not None:
-            command = shlex.join(["istar", "finish", *options.model_words, str(keeper.path)])
-            say(f"what was made is kept; `{command}` continues it")
+        keeper.leave(options)
         raise
-    keeper.finish()
+    if job.finished:
+        keeper.finish()
+    else:
+        keeper.leave(options)

@@ -10,7 +10,7 @@ from enum import Enum
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 
 import typer
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from istar.inputs import Inputs
     from istar.pipeline import InfinityStarPipeline
 
-_RANDOM_SEED_BITS = 32
+RANDOM_SEED_BITS = 32
 _DEVICE = re.compile(r"auto|(cpu|cuda)(:\d+)?")
 
 
@@ -71,6 +71,18 @@ def _checked_device(name: str) -> str:
     return name
 
 
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="A file, a directory, or - for stdout. An existing file is kept and a number added to "
+        "the name, unless --overwrite.",
+        show_default="a numbered name here",
+    ),
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
 DeviceOption = Annotated[
     str, typer.Option("--device", metavar="auto|cuda|cpu", callback=_checked_device)
 ]
@@ -116,6 +128,10 @@ ModelOption = Annotated[
         help="A name (`istar models list`), a checkpoint directory, or owner/repo on the Hub.",
     ),
 ]
+NoTakeOption = Annotated[
+    bool,
+    typer.Option("--no-take", help="Keep no take of the run, to continue it or to look at it."),
+]
 YesOption = Annotated[
     bool,
     typer.Option("--yes", "-y", help="Fetch and run a model even if it does not fit this machine."),
@@ -126,20 +142,8 @@ YesOption = Annotated[
 class CommonOptions:
     """The options of every command that makes something, as they were typed."""
 
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="PATH",
-            help="A file, a directory, or - for stdout. An existing file is kept and a number "
-            "added to the name, unless --overwrite.",
-            show_default="a numbered name here",
-        ),
-    ] = None
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = (
-        False
-    )
+    output: OutputOption = None
+    overwrite: OverwriteOption = False
     model: Annotated[
         str,
         typer.Option(
@@ -206,10 +210,7 @@ class CommonOptions:
     no_suffix: Annotated[
         bool, typer.Option("--no-suffix", help="Leave the model's own suffix off the prompt.")
     ] = False
-    no_take: Annotated[
-        bool,
-        typer.Option("--no-take", help="Keep no take of the run, to continue it or to look at it."),
-    ] = False
+    no_take: NoTakeOption = False
     preview: Annotated[
         bool,
         typer.Option(
@@ -235,7 +236,7 @@ class CommonOptions:
     reused: Reused | None = None
     """What `--from` names, read; no option of its own."""
 
-    def with_reused(self, typed: Set[str]) -> CommonOptions:
+    def completed(self, typed: Set[str]) -> CommonOptions:
         """The options with the settings of `--from` for those that were not typed.
 
         Args:
@@ -293,7 +294,7 @@ class CommonOptions:
         tau_image, tau_video = parse_tau(self.tau)
         seed = self.seed
         if seed is None:
-            seed = secrets.randbits(_RANDOM_SEED_BITS)
+            seed = secrets.randbits(RANDOM_SEED_BITS)
         request = GenerationRequest(
             mode=mode,
             prompt=prompt or "",
@@ -380,22 +381,23 @@ class CommonOptions:
 
 
 def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose last parameter, `options`, is typed in as the single common options."""
+    """A command whose parameter `options` is typed in as the single options of its class."""
+    kind = get_type_hints(command)["options"]
     own = [p for p in signature(command, eval_str=True).parameters.values() if p.name != "options"]
-    hints = get_type_hints(CommonOptions, include_extras=True)
+    hints = get_type_hints(kind, include_extras=True)
     common = [
         Parameter(
             field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
         )
-        for field in fields(CommonOptions)
-        if field.name != "reused"
+        for field in fields(kind)
+        if get_origin(hints[field.name]) is Annotated
     ]
     context = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
     @wraps(command)
     def wrapped(context: typer.Context, **values: Any) -> None:
         chosen = {parameter.name: values.pop(parameter.name) for parameter in common}
-        command(**values, options=CommonOptions(**chosen).with_reused(typed_options(context)))
+        command(**values, options=kind(**chosen).completed(typed_options(context)))
 
     parameters = [context, *(p.replace(kind=Parameter.KEYWORD_ONLY) for p in own), *common]
     wrapped.__signature__ = Signature(parameters)  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from istar.pipeline import InfinityStarPipeline
     from istar.take import Take
 
-_STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 class OutputFile:
@@ -135,7 +135,7 @@ def output_file(options: CommonOptions, request: GenerationRequest) -> Iterator[
         MediaError: the directory is missing or not writable.
     """
     suffix = ".png" if request.mode == "t2i" else ".mp4"
-    if options.output not in _STDOUT:
+    if options.output not in STDOUT:
         target = output_path(
             options.output,
             default_stem=f"istar-{request.mode}",

@@ -18,6 +18,7 @@ from istar.cli.options import (
     DtypeOption,
     Memory,
     MemoryOption,
+    OverwriteOption,
     YesOption,
 )
 from istar.cli.output import output_file
@@ -56,9 +57,7 @@ def render(
             show_default="a numbered name here",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = (
-        False
-    ),
+    overwrite: OverwriteOption = False,
     model: TakeModelOption = AUTO,
     device: DeviceOption = "auto",
 ) -> None:

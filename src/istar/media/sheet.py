@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from istar.errors import MediaError
+from istar.media.file_info import probe_file
 
 Colour = tuple[int, int, int]
 
@@ -87,16 +88,15 @@ def with_takes(metadata: Mapping[str, str], takes: Sequence[Path]) -> dict[str, 
 
 
 def takes_on(sheet: Path) -> tuple[Path, ...]:
-    """The takes that a sheet, a PNG, shows: files beside it, in their order.
+    """The takes that a sheet, still or moving, shows: files beside it, in their order.
 
     Raises:
-        MediaError: it is no sheet of takes, or is damaged.
+        MediaError: it is no sheet of takes, or cannot be read.
     """
     try:
-        with Image.open(sheet, formats=("PNG",)) as picture:
-            names = json.loads(getattr(picture, "text", {}).get(_TAKES, "null"))
-    except (OSError, SyntaxError, ValueError, RecursionError) as error:
-        raise MediaError(f"'{sheet}' is no sheet of takes: {error}") from error
+        names = json.loads(probe_file(sheet).texts.get(_TAKES, "null"))
+    except (ValueError, RecursionError) as error:
+        raise MediaError(f"'{sheet}' is no sheet of takes") from error
     if not isinstance(names, list) or not all(isinstance(n, str) and _is_name(n) for n in names):
         raise MediaError(f"'{sheet}' is no sheet of takes")
     return tuple(sheet.parent / name for name in names)

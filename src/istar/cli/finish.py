@@ -1,0 +1,303 @@
+"""`finish` and `vary`: what becomes of takes."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from istar.cli.console import say
+from istar.cli.drafts import (
+    MOST_DRAFTS,
+    DraftOption,
+    UntilOption,
+    consecutive_seeds,
+    drafts_directory,
+    make_drafts,
+    parse_scale,
+    parse_until,
+)
+from istar.cli.generate import make_file
+from istar.cli.inputs import input_file, read_prompt
+from istar.cli.options import (
+    RANDOM_SEED_BITS,
+    CommonOptions,
+    DeviceOption,
+    Memory,
+    MemoryOption,
+    NoTakeOption,
+    NumberType,
+    OutputOption,
+    OverwriteOption,
+    YesOption,
+    with_common_options,
+)
+from istar.cli.output import output_file
+from istar.cli.render import TakeModelOption
+from istar.cli.take_model import load_for_take, model_of_file
+from istar.errors import UsageError
+from istar.files import SLASHES
+from istar.models.find import AUTO
+from istar.plurals import counted
+
+if TYPE_CHECKING:
+    from istar.pipeline import InfinityStarPipeline
+    from istar.take import ModelIdentity, Take
+
+_ON_SHEET = re.compile(r"(.+):([0-9]{1,3})", re.DOTALL)
+_TIMES = re.compile(r"([0-9]{1,6}(?:\.[0-9]*)?)s?-([0-9]{1,6}(?:\.[0-9]*)?)s?")
+_REGION = re.compile(r"([0-9]{1,6}),([0-9]{1,6}),([0-9]{1,6}),([0-9]{1,6})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeOptions:
+    """The options of commands that continue takes, as they were typed."""
+
+    output: OutputOption = None
+    overwrite: OverwriteOption = False
+    model: TakeModelOption = AUTO
+    device: DeviceOption = "auto"
+    dtype: Annotated[
+        NumberType | None,
+        typer.Option(
+            "--dtype",
+            help="Of the transformer. Another one than the take's may end in other pictures.",
+            show_default="the take's",
+        ),
+    ] = None
+    memory: MemoryOption = Memory.AUTO
+    no_take: NoTakeOption = False
+    yes: YesOption = False
+    model_is_typed: bool = False
+    """`--model` is not from the environment; no option of its own."""
+
+    def completed(self, typed: Set[str]) -> TakeOptions:
+        """The options, with what is known of how they came.
+
+        Args:
+            typed: the names of those that were typed.
+        """
+        return replace(self, model_is_typed="model" in typed)
+
+    def common(self, path: Path, take: Take) -> CommonOptions:
+        """The options of a command that makes what a take makes.
+
+        Args:
+            path: the take's file.
+            take: what it holds.
+
+        Raises:
+            CheckpointError: the take's model has to be named.
+        """
+        model = model_of_file(
+            f"'{path}'", take.model.name, self.model, is_typed=self.model_is_typed
+        )
+        return CommonOptions(
+            output=self.output, overwrite=self.overwrite, model=model, no_take=self.no_take
+        )
+
+    def load(self, take: Take, model: str) -> InfinityStarPipeline:
+        """The pipeline of the model that made a take.
+
+        Raises:
+            IstarError: as `load_for_take`.
+        """
+        return load_for_take(
+            take,
+            model,
+            device=self.device,
+            dtype=self.dtype.value if self.dtype else take.model.dtype,
+            memory=self.memory.value,
+            yes=self.yes,
+        )
+
+
+@with_common_options
+def finish(
+    takes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TAKE...",
+            help="Takes, or the number of one on a sheet of drafts: SHEET.png:3.",
+        ),
+    ],
+    options: TakeOptions,
+) -> None:
+    """Continue takes to their end: drafts, or what a deadline cut short.
+
+    The result is what one run would have made. A take that is finished is only decoded.
+
+    Example: istar finish drafts/sheet.png:3 -o waves.mp4
+    """
+    from istar.take import Take
+
+    paths = [take_file(text) for text in takes]
+    _make([(path, Take.load(path)) for path in paths], options)
+
+
+@with_common_options
+def vary(
+    take_name: Annotated[
+        str,
+        typer.Argument(metavar="TAKE", help="A take, or one on a sheet of drafts: SHEET.png:3."),
+    ],
+    options: TakeOptions,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep",
+            metavar="SCALE",
+            help="The scale, by its size in tokens such as 9x5, up to which everything stays.",
+            show_default="no scale",
+        ),
+    ] = None,
+    count: Annotated[
+        int,
+        typer.Option(
+            "-n", "--count", min=1, max=MOST_DRAFTS, help="How many, with consecutive seeds."
+        ),
+    ] = 1,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", metavar="TEXT", help="Another prompt.", show_default="the take's"),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", help="Of the first variation's draws.", show_default="drawn and printed"
+        ),
+    ] = None,
+    frames: Annotated[
+        str | None,
+        typer.Option(
+            "--frames",
+            metavar="FROM-TO",
+            help="Keep everything outside a time, such as 2s-3s.",
+            show_default="all",
+        ),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            "--region",
+            metavar="X,Y,W,H",
+            help="Keep everything outside a region: its left, top, width and height in pixels.",
+            show_default="all",
+        ),
+    ] = None,
+    draft: DraftOption = False,
+    until: UntilOption = None,
+) -> None:
+    """Make variations of a take that keep its layout, or all but a part of it.
+
+    Tokens of the scales up to --keep stay, and of the finer ones those outside --frames and
+    --region; the others are drawn anew. Pixels near what is drawn anew can change. Of a video of
+    several windows only the first stays.
+
+    Example: istar vary waves.take --keep 9x5 -n 4 --prompt "waves at night"
+    """
+    from istar.take import Take
+
+    if until is not None and not draft:
+        raise UsageError("--until is for drafts; add --draft")
+    if keep is None and frames is None and region is None:
+        raise UsageError("say what stays: name a scale with --keep, or use --frames or --region")
+    how_far = parse_until(until)
+    kept = keep and parse_scale(keep)
+    if keep is not None and not kept:
+        raise UsageError(f"--keep is a scale such as 9x5, not {keep!r}")
+    times, place = _parsed_times(frames), _parsed_region(region)
+    path = take_file(take_name)
+    take = Take.load(path)
+    text = read_prompt(prompt)
+    first = secrets.randbits(RANDOM_SEED_BITS) if seed is None else seed
+    starts = [
+        take.varied(keep=kept or None, seed=one, prompt=text, seconds=times, region=place)
+        for one in consecutive_seeds(first, count)
+    ]
+    if seed is None:
+        say(f"seed {first}")
+    if take.total > 1:
+        say("only the first window of the take is kept; the rest of the video is made anew")
+    if draft:
+        with drafts_directory(options.output) as directory:
+            make_drafts(
+                options.load(take, options.common(path, take).model),
+                starts,
+                None,
+                directory,
+                until=how_far,
+                overwrite=options.overwrite,
+            )
+        return
+    _make([(path, start) for start in starts], options)
+
+
+def _make(takes: Sequence[tuple[Path, Take]], options: TakeOptions) -> None:
+    """Continue takes to their end, each to a file of its own.
+
+    Args:
+        takes: each with the file that it came from.
+        options: of the command.
+
+    Raises:
+        UsageError: one file is named for several.
+    """
+    output = options.output
+    is_file = output is not None and not output.endswith(SLASHES) and not Path(output).is_dir()
+    if len(takes) > 1 and is_file:
+        raise UsageError("these are several files: name a directory with --output")
+    commons = [options.common(path, take) for path, take in takes]
+    loaded: tuple[ModelIdentity, InfinityStarPipeline] | None = None
+    for (_, take), common in zip(takes, commons, strict=True):
+        with output_file(common, take.request) as file:
+            if loaded is None or loaded[0] != take.model:
+                loaded = (take.model, options.load(take, common.model))
+            job = loaded[1].job(take)
+            make_file(job, job.run(), loaded[1], file, common)
+
+
+def take_file(text: str) -> Path:
+    """A take's file, named itself or by its number on a sheet of drafts.
+
+    Raises:
+        UsageError: it does not exist, or no take is named.
+        MediaError: there is no such take on the sheet.
+    """
+    found = _ON_SHEET.fullmatch(text)
+    if found is None or os.path.lexists(text):
+        if text.lower().endswith((".png", ".mp4")):
+            raise UsageError(f"'{text}' is no take; name one that a sheet shows, such as {text}:1")
+        return input_file(Path(text))
+    from istar.media.sheet import takes_on
+
+    sheet, number = input_file(Path(found[1])), int(found[2])
+    takes = takes_on(sheet)
+    if not 1 <= number <= len(takes):
+        raise UsageError(f"'{sheet}' shows {counted(len(takes), 'take')}: there is no {number}")
+    return input_file(takes[number - 1])
+
+
+def _parsed_times(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    if (found := _TIMES.fullmatch(text)) is None:
+        raise UsageError(f"--frames is from when to when, such as 2s-3s, not {text!r}")
+    return float(found[1]), float(found[2])
+
+
+def _parsed_region(text: str | None) -> tuple[int, int, int, int] | None:
+    if text is None:
+        return None
+    if (found := _REGION.fullmatch(text)) is None:
+        raise UsageError(
+            f"--region is left, top, width and height in pixels, such as 0,0,640,360, not {text!r}"
+        )
+    left, top, width, height = map(int, found.groups())
+    return left, top, width, height
