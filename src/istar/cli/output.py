@@ -42,16 +42,17 @@ class OutputFile:
 
     @contextmanager
     def writing(
-        self, pipeline: InfinityStarPipeline, made: GenerationRequest | Take
+        self, pipeline: InfinityStarPipeline, made: GenerationRequest | Take, *, kept: int = 0
     ) -> Iterator[Writer]:
         """Write it piece by piece; it appears under its name when the block ends well.
 
-        A clip that was written before is continued; it stays as it was until then.
+        What was written before stays as it was until then.
 
         Args:
             pipeline: the model, kept in the file with the request's settings.
             made: the request that makes it, with every prompt so far, or the take that it is
                 decoded from.
+            kept: of a clip that was written before, so many pictures come first.
         """
         request = made if isinstance(made, GenerationRequest) else made.request
         with ExitStack() as stack:
@@ -61,7 +62,7 @@ class OutputFile:
                 is_picture=request.mode == "t2i",
                 metadata=pipeline.metadata(made),
                 overwrite=self._overwrite or self.written,
-                after=self.target if self.written else None,
+                kept=kept,
             )
             yield writer
         self.target = writer.written
@@ -69,7 +70,11 @@ class OutputFile:
 
 
 class Writer:
-    """Takes finished frames `(F, H, W, 3)`."""
+    """Takes finished frames `(F, H, W, 3)`.
+
+    Attributes:
+        pictures: how many it was given.
+    """
 
     def __init__(
         self,
@@ -79,22 +84,24 @@ class Writer:
         is_picture: bool,
         metadata: dict[str, str],
         overwrite: bool,
-        after: Path | None,
+        kept: int,
     ) -> None:
         from istar.media import ClipWriter
 
+        self.pictures = 0
         self._target = target
         self._stack = stack
         self._is_picture = is_picture
         self._metadata = metadata
         self._overwrite = overwrite
-        self._after = after
+        self._kept = kept
         self._clip: ClipWriter | None = None
 
     def write(self, frames: Tensor) -> None:
         """Append frames; of a picture there is one."""
         from istar.media import ClipWriter, texts_that_fit, write_picture
 
+        self.pictures += len(frames)
         if self._is_picture:
             if texts_that_fit(self._metadata, self._target) != self._metadata:
                 say(f"{self._target}: a JPEG holds 60 kB of text; its longest settings are cut")
@@ -112,7 +119,8 @@ class Writer:
                     self._target,
                     frames.shape[1],
                     frames.shape[2],
-                    after=self._after,
+                    after=self._target if self._kept else None,
+                    kept=self._kept,
                     metadata=self._metadata,
                     overwrite=self._overwrite,
                     numbered=True,

@@ -45,6 +45,8 @@ class ClipWriter:
         after: a file that a `ClipWriter` of this size wrote; its pictures come first, copied and
             not encoded again. It may be `target` itself. Its last part must have several pictures:
             after a single one the encoder's order of decoding does not fit.
+        kept: no more than so many pictures of that file come; another `ClipWriter` had begun the
+            next one.
         metadata: texts to keep in the file; `title` and `comment` show in players.
         overwrite: an existing file may be replaced.
         numbered: beside an existing file it gets a numbered name.
@@ -61,6 +63,7 @@ class ClipWriter:
         width: int,
         *,
         after: Path | None = None,
+        kept: int | None = None,
         metadata: Mapping[str, str] | None = None,
         overwrite: bool = False,
         numbered: bool = False,
@@ -73,6 +76,7 @@ class ClipWriter:
             )
         self._size = (height, width)
         self._after = after
+        self._kept = kept
         self._metadata = clean_texts(metadata or {})
         self._pending = PendingFile(target, overwrite=overwrite, numbered=numbered)
         self._reformatter = VideoReformatter()
@@ -135,10 +139,19 @@ class ClipWriter:
             # In MP4 a picture's parts have lengths; the encoder, and so the muxer, has start codes.
             convert = BitStreamFilterContext("h264_mp4toannexb", stream)
             for packet in container.demux(stream):
+                if not self._keeps(packet):
+                    continue
                 for converted in convert.filter(packet) if packet.size else ():
                     converted.stream = self._stream
                     self._container.mux(converted)
                     self._frames += 1
+
+    def _keeps(self, packet: av.Packet[Any]) -> bool:
+        """Whether a packet of the file that comes first is one of those that are kept."""
+        if self._kept is None or packet.pts is None:
+            return True
+        assert packet.time_base is not None
+        return packet.pts * packet.time_base * FRAMES_PER_SECOND < self._kept
 
     @contextmanager
     def _failures_named(self) -> Iterator[None]:
