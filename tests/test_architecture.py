@@ -35,6 +35,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.events",
         "istar.inputs",
         "istar.take",
+        "istar.take_file",
         "istar.checkpoint.convert",
         "istar.checkpoint.pack",
     ),

@@ -21,7 +21,7 @@ from istar.generation.guidance import GuidanceConfig
 from istar.generation.sampling import SamplingConfig
 from istar.generation.state import Position
 from istar.model_spec import PromptForm
-from istar.take import _digest
+from istar.take_file import digest
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def rewrite(path: Path, change: Change) -> None:
         tensors = {name: file.get_tensor(name).clone() for name in list(file.keys())}
     del header["sha256"]
     change(tensors, header)
-    header["sha256"] = _digest(tensors, header)
+    header["sha256"] = digest(tensors, header)
     save_file(tensors, path, metadata={"take": json.dumps(header)})
 
 
@@ -312,6 +312,51 @@ def test_a_wrong_tensor(saved: Path, change: Change) -> None:
     rewrite(saved, change)
     with pytest.raises(StateError, match="damaged take"):
         Take.load(saved)
+
+
+@pytest.fixture
+def later(pipeline: InfinityStarPipeline, tmp_path: Path) -> Path:
+    """The take of a second that is added to a take, after three of its steps."""
+    first = pipeline.job(request())
+    list(first.run())
+    clip = first.take().save(tmp_path / "first.take")
+    job = pipeline.job(request("extend", clip=clip))
+    list(job.run(until=Position(0, 5)))
+    return job.take().save(tmp_path / "later.take")
+
+
+def test_a_take_that_continues_one_is_read(pipeline: InfinityStarPipeline, later: Path) -> None:
+    before = Take.load(later).before
+    assert before is not None
+    assert same(before, Take.load(later.with_name("first.take")))
+    assert same(Take.load(Take.load(later).save(later, overwrite=True)), Take.load(later))
+
+
+def _deep(header: dict[str, Any], levels: int) -> None:
+    for _ in range(levels):
+        header["before"] = {**header, "before": header["before"]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, _: tensors.pop("before.generator"),
+        lambda tensors, _: tensors.pop("before.bits.0.1"),
+        lambda tensors, _: tensors.update({"before.before.generator": torch.zeros(9)}),
+        lambda tensors, _: tensors.update(clip=torch.zeros(17, 32, 48, 3, dtype=torch.uint8)),
+        lambda _, header: header.pop("before"),
+        lambda _, header: header.update(before=3),
+        lambda _, header: header["before"].update(total=2),
+        lambda _, header: header["before"].update(unknown=2),
+        lambda _, header: header["before"]["windows"][0]["clips"][0].update(repeats=[2**19] * 3),
+        lambda _, header: _deep(header, 3),
+        lambda _, header: _deep(header, 300),
+    ],
+)
+def test_a_wrong_take_before(later: Path, change: Change) -> None:
+    rewrite(later, change)
+    with pytest.raises(StateError, match="damaged take"):
+        Take.load(later)
 
 
 # --- Writing that fails -------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from torch import Tensor
 from asking import pictures, request, with_spec
 from istar import InfinityStarPipeline, StateError, Take
 from istar.generation.state import Position
-from istar.take import TakeSummary, _digest
+from istar.inputs import read_inputs
+from istar.take_file import TakeSummary, digest
 
 VALUES: tuple[Any, ...] = (
     *(None, True, 0, 1, -1, 3, 99, 2**20, 2**31, 2**63, 2**64, 10**400),
@@ -39,7 +40,7 @@ def pipeline(checkpoint: Path) -> InfinityStarPipeline:
 
 @pytest.fixture(scope="module")
 def takes(pipeline: InfinityStarPipeline) -> tuple[Take, ...]:
-    """Of several modes, not begun, under way and finished, one with a mask."""
+    """Of several modes, not begun, under way and finished, one with a mask, one after another."""
     wanted = (
         request("t2i"),
         request(seconds=3),
@@ -57,7 +58,13 @@ def takes(pipeline: InfinityStarPipeline) -> tuple[Take, ...]:
     last = len(window.schedule.steps) - 1
     bits = torch.zeros(len(mask), found[2].detail_bits, dtype=torch.bool)
     masked = replace(window, bits={**window.bits, last: bits}, masks={last: mask})
-    return (*found, replace(found[2], windows=(masked,)))
+    job = pipeline.job(request(seconds=1))
+    list(job.run())
+    after = read_inputs(request(), pipeline.spec)
+    after = replace(after, take=job.take())
+    job = pipeline.job(request("extend", clip=Path("a.take")), after)
+    list(job.run(until=Position(0, 9)))
+    return (*found, replace(found[2], windows=(masked,)), job.take())
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -140,7 +147,7 @@ def mutated_bytes(content: bytes, chance: Random) -> bytes:
 def written(header: dict[str, Any], tensors: dict[str, Tensor]) -> bytes | None:
     """A file's bytes with a hash that fits; None where no file can be made of this."""
     try:
-        header = {**header, "sha256": _digest(tensors, header)}
+        header = {**header, "sha256": digest(tensors, header)}
         return save(tensors, metadata={"take": json.dumps(header)})
     except (ValueError, UnicodeEncodeError):
         return None

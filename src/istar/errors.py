@@ -27,6 +27,7 @@ Remedy = Literal[
     "extend_first",
     "fetch_anyway",
     "fewer_seconds",
+    "finish",
     "fp32",
     "fp8",
     "half_precision",

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from istar.errors import UsageError
-from istar.generation.schedule import Template, nearest_template
+from istar.errors import StateError, UsageError
+from istar.generation.schedule import TEMPLATES, Template, nearest_template
 from istar.media import cover_and_crop, open_clip, read_picture
 from istar.model_spec import ModelSpec
 from istar.request import GenerationRequest
+from istar.take import TAKE_SUFFIX, Take
 from istar.video_tokenizer.config import FRAMES_PER_SECOND, SPATIAL_STRIDE
 
 _FAR_ASPECT = 0.85
@@ -31,12 +32,21 @@ class Inputs:
         image: `(1, H, W, 3)`, uint8: the first picture.
         clip: `(F, H, W, 3)`, uint8, at 16 a second: the clip to continue.
         notes: what was noticed while reading.
+        take: the finished take to continue, in the place of a clip.
     """
 
     template: Template
     image: Tensor | None
     clip: Tensor | None
     notes: tuple[str, ...]
+    take: Take | None = None
+
+    @property
+    def given_pictures(self) -> int:
+        """How many pictures of a video there are to continue."""
+        if self.take is not None:
+            return self.take.pictures
+        return 0 if self.clip is None else len(self.clip)
 
 
 def check_length(pictures: int, request: GenerationRequest, spec: ModelSpec) -> None:
@@ -57,12 +67,17 @@ def check_length(pictures: int, request: GenerationRequest, spec: ModelSpec) -> 
 def read_inputs(request: GenerationRequest, spec: ModelSpec) -> Inputs:
     """Read and fit what a request brings along.
 
-    The template is the one asked for, else the nearest to the input, else the model's own.
+    The template is the one asked for, else the nearest to the input, else the model's own. A clip
+    whose name ends in `.take` is a take.
 
     Raises:
-        UsageError: pixels given directly have the wrong shape or dtype; a clip is too short.
+        UsageError: pixels given directly have the wrong shape or dtype; a clip is too short; a
+            take has another ratio.
         MediaError: a file cannot be read.
+        StateError: a take cannot be read, or is not finished.
     """
+    if isinstance(request.clip, Path) and request.clip.suffix.lower() == TAKE_SUFFIX:
+        return _read_take(request.clip, request, spec)
     if isinstance(request.clip, Path):
         with open_clip(request.clip) as clip:
             template = _template(request, clip.info.height / clip.info.width)
@@ -94,6 +109,32 @@ def read_inputs(request: GenerationRequest, spec: ModelSpec) -> Inputs:
     if request.clip is None:
         return Inputs(template=template, image=pixels, clip=None, notes=notes)
     return Inputs(template=template, image=None, clip=pixels, notes=notes)
+
+
+def _read_take(path: Path, request: GenerationRequest, spec: ModelSpec) -> Inputs:
+    take = Take.load(path)
+    if not take.finished:
+        raise StateError(f"the take '{path}' is not finished", remedies=("finish",))
+    check_length(take.pictures, request, spec)
+    template = template_of(take)
+    if request.aspect is not None and nearest_template(request.aspect) != template:
+        height, width = picture_size(template, spec)
+        raise UsageError(
+            f"the take '{path}' is {width}×{height} and is continued as it is, in no other aspect"
+        )
+    return Inputs(template=template, image=None, clip=None, notes=(), take=take)
+
+
+def template_of(take: Take) -> Template:
+    """The template of a take.
+
+    Raises:
+        StateError: its name is unknown.
+    """
+    template = next((one for one in TEMPLATES if one.name == take.template), None)
+    if template is None:
+        raise StateError(f"the take is of an unknown ratio, {take.template!r:.40}")
+    return template
 
 
 def _template(request: GenerationRequest, own: float) -> Template:

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from istar.errors import DeviceError, GenerationError, UsageError
+from istar.errors import DeviceError, GenerationError, StateError, UsageError
 from istar.events import ClipReady, Decoding, Event, Loading, Note, Preview, Progress
 from istar.generation.loop import advance
 from istar.generation.preview import preview_latent
@@ -27,7 +27,7 @@ from istar.opening import Opening, begins_with_image
 from istar.placement import memory_failure
 from istar.plan import Plan, plan_request
 from istar.previews import is_previewed
-from istar.request import GenerationRequest, check_prompt
+from istar.request import GenerationRequest, check_prompt, check_seed
 from istar.resume import Held, resumed, take_of
 from istar.take import Take
 from istar.transformer.cache import stored
@@ -45,6 +45,7 @@ class Job:
         inputs: the picture or clip it starts from.
         plan: its windows.
         state: where it is.
+        before: the job that makes the pictures of the take that it continues.
 
     Example:
         >>> job = pipeline.job(request)
@@ -61,12 +62,18 @@ class Job:
         inputs: Inputs,
         plan: Plan,
         state: JobState,
+        before: Job | None = None,
     ) -> None:
         self.networks = networks
         self.request = request
         self.inputs = inputs
         self.plan = plan
         self.state = state
+        self.before = before
+        # Another job continues it: its latents are wanted, and its pictures may become bits.
+        self._is_continued = False
+        # Of so many windows no pictures are wanted.
+        self._hidden = 0
         # The network that was reported to be loaded next.
         self._announced = ""
         # What a take holds of the input, once one was made.
@@ -88,15 +95,18 @@ class Job:
         Raises:
             UsageError: the request does not fit its input.
             MediaError: an input cannot be read.
+            StateError: a take that it continues is not finished, or another model made it.
             CheckpointError: the model cannot do it.
         """
         # Before the input is read: a clip may be long.
         networks.spec.check_possible(request.mode, request.seconds)
         inputs = inputs or read_inputs(request, networks.spec)
-        given = 0 if inputs.clip is None else len(inputs.clip)
-        plan = plan_request(request, networks.spec, inputs.template, given_pictures=given)
-        generator = torch.Generator().manual_seed(request.seed).get_state()
-        return cls(networks, request, inputs, plan, JobState(generator=generator))
+        before = cls._continued(networks, inputs.take)
+        plan = plan_request(
+            request, networks.spec, inputs.template, given_pictures=inputs.given_pictures
+        )
+        state = JobState(generator=_generator_of(request.seed))
+        return cls(networks, request, inputs, plan, state, before)
 
     @property
     def finished(self) -> bool:
@@ -107,15 +117,25 @@ class Job:
         # A window that ends amid a clip.
         return state.generation.finished and not state.decodes_next
 
-    def add_prompt(self, prompt: str) -> None:
+    def add_prompt(self, prompt: str, *, seed: int | None = None) -> None:
         """Let an interactive video continue with one more prompt: one full clip.
 
+        Args:
+            prompt: what happens.
+            seed: from here on everything is drawn from it; None to continue with the draws before.
+
         Raises:
-            UsageError: the prompt is empty or unusable, or the mode is not `interact`.
+            UsageError: the prompt is empty or unusable, the mode is not `interact`, or there is a
+                seed and what was asked before is not finished.
         """
         if self.request.mode != "interact":
             raise UsageError(f"{self.request.mode} takes one prompt; interact takes more")
         check_prompt(prompt)
+        if seed is not None:
+            check_seed(seed)
+            if not self.finished:
+                raise UsageError("a seed can be set when the prompts before are finished")
+            self.state = replace(self.state, generator=_generator_of(seed))
         self.request = replace(self.request, prompt=(*self.request.prompts, prompt))
         self.plan = self.plan.with_prompt(prompt)
 
@@ -221,29 +241,59 @@ class Job:
     # The four things that a job does
 
     def _begin(self) -> tuple[JobState, tuple[Event, ...]]:
+        if self.before is not None:
+            self.before.state = self.state.before or self.before.state
+            if not self.before.finished:
+                return self._advance_before(self.before)
         notice, clip = self.networks.spec.notice, self.inputs.clip
-        texts = (*([notice] if notice else []), *self.inputs.notes)
+        texts = (*([notice] if notice and not self._is_continued else []), *self.inputs.notes)
         events: list[Event] = [Note(text=text) for text in texts]
-        events += [Note(text=t, remedies=r) for t, r in self.plan.warnings(self.request)]
+        if not self._is_continued:
+            events += [Note(text=t, remedies=r) for t, r in self.plan.warnings(self.request)]
+        state = replace(self.state, begun=True, before=None)
+        if self.before is not None:
+            state = replace(state, former=self.before.state.former, first=self.before.state.first)
         if clip is not None:
-            events.append(ClipReady(frames=clip, from_input=True))
-        tail = () if clip is None else self._tail_with(clip, window=0)
-        return replace(self.state, begun=True, tail=tail), tuple(events)
+            state = replace(state, tail=self._tail_with(clip, window=0))
+            if not self._hidden:
+                events.append(ClipReady(frames=clip, from_input=True))
+        return state, tuple(events)
+
+    def _advance_before(self, before: Job) -> tuple[JobState, tuple[Event, ...]]:
+        """The next pictures of the take that is continued; no step of it is sampled."""
+        # Its own texts come first, so that a text encoder that does not stay may go.
+        if part := self._load_first():
+            return self.state, (Loading(part=part),)
+        after, events = before._next()
+        state, shown = replace(self.state, before=after), list[Event]()
+        for event in events:
+            if isinstance(event, ClipReady):
+                state = replace(state, tail=self._tail_with(event.frames, window=0))
+                if not self._hidden:
+                    shown.append(replace(event, from_input=True))
+            elif isinstance(event, Note):
+                shown.append(event)
+        return state, tuple(shown)
 
     def _begin_window(self) -> tuple[JobState, tuple[Event, ...]]:
-        # What takes long is reported before it is done.
+        if part := self._load_first():
+            return self.state, (Loading(part=part),)
+        self._announced = ""
+        state, notes = self._opening.open(self.state)
+        return state, tuple(Note(text=text) for text in notes)
+
+    def _load_first(self) -> str:
+        """Read the texts, and say what is loaded next: it takes long, and is reported before."""
         texts = self._opening.texts_from(self.state)
         is_known = self._opening.knows(self.state.window, self.state)
         for is_read in (self.networks.has_read(texts), True):
             part = "" if is_known else self.networks.loads_next(texts=not is_read)
             if part and part != self._announced:
                 self._announced = part
-                return self.state, (Loading(part=part),)
+                return part
             if not is_read:
                 self.networks.read_texts(texts)
-        self._announced = ""
-        state, notes = self._opening.open(self.state)
-        return state, tuple(Note(text=text) for text in notes)
+        return ""
 
     def _take_step(self, generation: GenerationState) -> tuple[JobState, tuple[Event, ...]]:
         step = generation.next_step
@@ -271,11 +321,16 @@ class Job:
             given=step.index in generation.given,
         )
         # A finished clip that is not shown is decoded no further than the next one looks back.
-        hidden = min(self._opening.first_shown(self.state.window), len(generation.latents))
-        decoded = max(self.state.decoded, hidden)
+        is_hidden = self.state.window < self._hidden
+        shown = self._opening.first_shown(self.state.window)
+        if is_hidden:
+            shown = len(generation.latents)
+        decoded = max(self.state.decoded, min(shown, len(generation.latents)))
         state = replace(self.state, generation=generation, current=current, decoded=decoded)
         if state.decodes_next:
             return state, (progress, Decoding(clip=decoded))
+        if is_hidden and generation.finished:
+            state = self._end_window(state, generation)
         return state, (progress,)
 
     def _decode(self, generation: GenerationState) -> tuple[JobState, tuple[Event, ...]]:
@@ -325,13 +380,13 @@ class Job:
             before = (state.former[:, :, 1:],)
         skip += sum(latent.shape[2] for latent in before)
         latents = torch.cat((*before, window_latents[clip]), dim=2)
-        is_read = self._opening.pictures_read(state.window + 1) > 0
+        is_read = self._is_continued or self._opening.pictures_read(state.window + 1) > 0
         return self.networks.pictures(latents, skip=skip, whole=is_read)
 
     def _end_window(self, state: JobState, generation: GenerationState) -> JobState:
         assert state.current is not None
         return replace(
-            self._opening.continued(state, generation.latents),
+            self._opening.continued(state, generation.latents, by_another=self._is_continued),
             windows=(*state.windows, state.current),
             current=None,
             generation=None,
@@ -380,16 +435,38 @@ class Job:
         return take_of(self.networks, self._held, self.request, self.inputs, self.plan, self.state)
 
     @classmethod
-    def from_take(cls, networks: Networks, take: Take) -> Job:
+    def from_take(cls, networks: Networks, take: Take, *, hidden: int = 0) -> Job:
         """A job that continues a take; the steps that are taken are not sampled again.
 
         On the machine that made it, in the same dtype, it ends in the same bits as if it had never
         stopped.
 
+        Args:
+            networks: the loaded model.
+            take: what to continue.
+            hidden: of an interactive video: no pictures are made of so many prompts and of what is
+                before them, which are there already.
+
         Raises:
             StateError: another model or schedule made it, or what it holds does not fit together.
+            UsageError: something is hidden that later windows look at.
         """
-        return cls(networks, *resumed(take, networks))
+        if hidden and take.request.mode != "interact":
+            raise UsageError(f"the pictures of {take.request.mode} cannot be hidden")
+        job = cls(networks, *resumed(take, networks), cls._continued(networks, take.before))
+        job._hidden = hidden
+        return job
+
+    @classmethod
+    def _continued(cls, networks: Networks, take: Take | None) -> Job | None:
+        """The job of a finished take that another continues."""
+        if take is None:
+            return None
+        if not take.finished:
+            raise StateError("the take that is continued is not finished", remedies=("finish",))
+        job = cls.rendering(networks, take)
+        job._is_continued = True
+        return job
 
     @classmethod
     def rendering(cls, networks: Networks, take: Take) -> Job:
@@ -402,7 +479,8 @@ class Job:
             StateError: as `from_take`.
         """
         request, inputs, plan, state = resumed(take, networks, continues=False)
-        return cls(networks, request, inputs, plan.until(*take.position), state)
+        before = cls._continued(networks, take.before)
+        return cls(networks, request, inputs, plan.until(*take.position), state, before)
 
     def preview(self) -> Tensor:
         """The clip under way, `(F, H, W, 3)`, uint8, decoded from its canvas so far.
@@ -466,3 +544,8 @@ class Job:
             scales=1 + max(one.scale for one in generation.steps if one.clip == step.clip),
             final=step.ends_clip,
         )
+
+
+def _generator_of(seed: int) -> Tensor:
+    """The state of a CPU generator with a seed."""
+    return torch.Generator().manual_seed(seed).get_state()

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from istar.generation.loop import read_conditions, start
 from istar.generation.residual import bits_of_latent
-from istar.generation.schedule import Step
+from istar.generation.schedule import Schedule, Step
 from istar.generation.state import Bits, JobState, Kept, TakeWindow
 from istar.inputs import Inputs
 from istar.networks import Networks, Texts
 from istar.plan import Plan, Window, interact_of
 from istar.request import GenerationRequest
 from istar.transformer.cache import Context
-from istar.video_tokenizer.config import FRAMES_PER_SECOND
+from istar.video_tokenizer.config import FRAMES_PER_SECOND, TEMPORAL_STRIDE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,28 +121,39 @@ class Opening:
         """Whether every step of a window is known: nothing is computed for it."""
         return state.final(number) == len(self.plan.steps(number))
 
-    def continued(self, state: JobState, latents: Sequence[Tensor]) -> JobState:
+    def continued(
+        self, state: JobState, latents: Sequence[Tensor], *, by_another: bool = False
+    ) -> JobState:
         """The state with the latents that an interactive video's next window looks back at.
 
         Args:
             state: when all clips of a window are finished.
             latents: `(1, C, T, H, W)` of each.
+            by_another: that window may be of another job, which continues this one.
         """
-        if self.request.mode != "interact":
+        if self.request.mode != "interact" and not by_another:
             return state
-        if state.former is None:
+        window, first = self.plan.windows[state.window], state.first
+        if window.interactive:
+            assert state.former is not None
+            former = torch.cat((state.former, *latents), dim=2)
+        else:
             former = torch.cat(tuple(latents), dim=2)
-            return replace(state, former=former, first=former[:, :, :1])
-        both = torch.cat((state.former, *latents), dim=2)
-        return replace(state, former=both[:, :, -self.plan.spec.clip_frames - 1 :])
+            if first is None and not window.given_seconds:
+                first = former[:, :, :1]
+        # A full clip and the frame before it; fewer do not serve.
+        count = self.plan.spec.clip_frames + 1
+        is_enough = former.shape[2] >= count
+        return replace(state, former=former[:, :, -count:] if is_enough else None, first=first)
 
     def _tokens(self, number: int, state: JobState) -> TakeWindow:
         """What is known of a window before its first step."""
         if number < len(state.known):
             return state.known[number]
-        bits = self._given_bits(self.plan.windows[number], self.plan.steps(number), state)
+        schedule = self.plan.schedules[number]
+        bits = self._given_bits(self.plan.windows[number], schedule, state)
         return TakeWindow(
-            schedule=self.plan.schedules[number],
+            schedule=schedule,
             generator=state.generator,
             bits=bits,
             given=frozenset(bits),
@@ -159,11 +170,11 @@ class Opening:
 
     def _with_former(self, state: JobState) -> JobState:
         """The state with the latents of the clip that an interactive video continues."""
-        if state.former is not None:
-            return state
-        count = self.plan.spec.clip_seconds * FRAMES_PER_SECOND + 1
-        former = self.networks.encode(last_pictures(state.tail, count))
-        return replace(state, former=former, first=former[:, :, :1])
+        former, first = state.former, state.first
+        if former is None:
+            count = self.plan.spec.clip_seconds * FRAMES_PER_SECOND + 1
+            former = self.networks.encode(last_pictures(state.tail, count))
+        return replace(state, former=former, first=former[:, :, :1] if first is None else first)
 
     def _conditions(self, state: JobState) -> tuple[Context, ...]:
         assert state.former is not None
@@ -172,26 +183,68 @@ class Opening:
         grid = scales[interact_of(self.plan.spec).context_scale]
         return read_conditions(self.networks.transformer, state.former, state.first, grid)
 
-    def _given_bits(self, window: Window, steps: tuple[Step, ...], state: JobState) -> Bits:
-        """The bits of every step of the given clips."""
+    def _given_bits(self, window: Window, schedule: Schedule, state: JobState) -> Bits:
+        """The bits of every step of the given clips.
+
+        Clips that are those of the window before keep their bits; of others the pictures are
+        encoded.
+        """
         count = self.given_clips(window)
         if not count:
             return {}
+        given: dict[int, Tensor] = {}
         if window.given_seconds:
+            if (before := self._window_before(state)) is not None:
+                given |= same_clips(before, schedule, count)
             pictures = last_pictures(state.tail, window.given_pictures)
         else:
             assert self.inputs.image is not None
             pictures = self.inputs.image
-        latents = self.networks.encode(pictures)
-        given: dict[int, Tensor] = {}
-        lengths = window.clip_lengths(self.plan.spec)[:count]
-        for clip, latent in enumerate(latents.split(lengths, dim=2)):
-            own = [step for step in steps if step.clip == clip]
-            semantic_bits = self.networks.config.semantic_bits
+        clips = [[step for step in schedule.steps if step.clip == clip] for clip in range(count)]
+        missing = [own for own in clips if own[0].index not in given]
+        if not missing:
+            return given
+        # The clips that are missing come first: all of them, or the single picture.
+        lengths = [own[0].grid.frames for own in missing]
+        latents = self.networks.encode(pictures[: TEMPORAL_STRIDE * (sum(lengths) - 1) + 1])
+        semantic_bits = self.networks.config.semantic_bits
+        for own, latent in zip(missing, latents.split(lengths, dim=2), strict=True):
             with torch.inference_mode():
                 bits = bits_of_latent(latent, own, semantic_bits=semantic_bits)
             given |= {step.index: value.cpu() for step, value in zip(own, bits, strict=True)}
         return given
+
+    def _window_before(self, state: JobState) -> TakeWindow | None:
+        """The tokens of the window before the next one, of the take that is continued too."""
+        if state.windows:
+            return state.windows[-1]
+        take = self.inputs.take
+        return take.windows[-1] if take is not None else None
+
+
+def same_clips(before: TakeWindow, schedule: Schedule, count: int) -> dict[int, Tensor]:
+    """The bits of a schedule's first clips, of those that the window before ended with.
+
+    The model learned to continue a clip as it was made: with all its bits, scale by scale. So bits
+    can be used again where the clip has as many latent frames and the same steps; a video of one
+    pass ends with both of two given clips, any other with the second.
+
+    Args:
+        before: the finished window before.
+        schedule: of the window whose first `count` clips show again what was there before.
+        count: how many; the last of them ends where `before` ends.
+    """
+    own = before.schedule
+    if (own.scales, own.semantic_scales) != (schedule.scales, schedule.semantic_scales):
+        return {}
+    bits: dict[int, Tensor] = {}
+    for back in range(1, min(count, len(own.clips)) + 1):
+        if own.clips[-back] != schedule.clips[count - back]:
+            break
+        theirs = [step for step in own.steps if step.clip == len(own.clips) - back]
+        ours = [step for step in schedule.steps if step.clip == count - back]
+        bits |= {step.index: before.bits[one.index] for step, one in zip(ours, theirs, strict=True)}
+    return bits
 
 
 def begins_with_image(first: Step, window: Window) -> bool:

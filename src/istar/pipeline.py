@@ -209,7 +209,7 @@ class InfinityStarPipeline:
     def rendering(self, take: Take) -> Iterator[Event]:
         """The events of `render`, with the pictures as they are decoded."""
         job = Job.rendering(self.networks, take)
-        if not job.plan.windows and job.inputs.clip is None:
+        if not job.plan.windows and not job.inputs.given_pictures:
             raise StateError("the take holds no picture yet: no step is taken")
         yield from job.run()
         if len(clip := job.preview()):

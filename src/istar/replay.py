@@ -21,7 +21,6 @@ from istar.generation.state import JobState, TakeWindow
 from istar.job import Job
 from istar.networks import Networks
 from istar.opening import Opening
-from istar.resume import resumed
 from istar.take import Take
 
 
@@ -76,13 +75,12 @@ def replay(networks: Networks, take: Take) -> Iterator[ReplayedStep]:
         DeviceError: memory ran out.
         GenerationError: the logits are not finite.
     """
-    request, inputs, plan, _ = resumed(take, networks, continues=False)
-    tail = () if inputs.clip is None else (inputs.clip,)
-    state = JobState(generator=take.generator, begun=True, tail=tail)
-    job = Job(networks, request, inputs, plan.until(*take.position), state)
-    opening = Opening(networks=networks, request=request, inputs=inputs, plan=job.plan)
+    job = Job.rendering(networks, take)
+    while not job.state.begun:
+        job.advance()
+    opening = Opening(networks=networks, request=job.request, inputs=job.inputs, plan=job.plan)
     # While the text encoder is there anyway, the texts of all windows.
-    networks.read_texts(opening.texts_from(state))
+    networks.read_texts(opening.texts_from(replace(job.state, known=(), taken=0)))
     for number in range(len(job.plan.windows)):
         # 1. The window as it was before its first step.
         _attempted(job, partial(_opened, job, opening, take, number))

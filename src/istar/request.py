@@ -35,7 +35,8 @@ class GenerationRequest:
         prompt: what to show. For `interact` one text for every full clip; for `i2v` and
             `extend` it may be empty.
         image: `i2v`: a file, or pixels `(H, W, 3)` uint8.
-        clip: `extend`, `interact`: a file, or frames `(F, H, W, 3)` uint8 at 16 a second.
+        clip: `extend`, `interact`: a file, or frames `(F, H, W, 3)` uint8 at 16 a second. A file
+            whose name ends in `.take` is a finished take, whose tokens are used as they are.
         seconds: `t2v`, `i2v`: the video's length; `extend`: the length to add. A
             multiple of 0.25, at least 0.25 to add and at least 1 for a whole video; None for one
             clip of the model, in the released ones 5.
@@ -83,9 +84,7 @@ class GenerationRequest:
         self._check_inputs()
         if self.seconds is not None:
             check_seconds(self.seconds, least=SECONDS_STEP if self.mode == "extend" else 1)
-        whole = isinstance(self.seed, int) and not isinstance(self.seed, bool)
-        if not whole or not 0 <= self.seed <= LAST_SEED:
-            raise UsageError(f"a seed is a whole number from 0 to {LAST_SEED}, not {self.seed!r}")
+        check_seed(self.seed)
         if not isinstance(self.suffix, bool):
             raise UsageError(f"suffix is true or false, not {self.suffix!r}")
         scale = self.guidance_scale
@@ -211,6 +210,17 @@ def check_seconds(seconds: float, *, least: float) -> None:
         raise UsageError(
             f"seconds must be a multiple of {SECONDS_STEP} (four pictures), not {seconds:g}"
         )
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what is no seed.
+
+    Raises:
+        UsageError: it is no whole number from 0 to 2⁶⁴-1.
+    """
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed <= LAST_SEED:
+        raise UsageError(f"a seed is a whole number from 0 to {LAST_SEED}, not {seed!r}")
 
 
 def is_temperature(value: float) -> bool:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 from torch import Tensor
 
 from istar.errors import IstarError, StateError
-from istar.generation.schedule import TEMPLATES
 from istar.generation.state import JobState
-from istar.inputs import Inputs, picture_size, read_inputs
+from istar.inputs import Inputs, picture_size, read_inputs, template_of
 from istar.networks import Networks
 from istar.plan import Plan, plan_request
 from istar.request import GenerationRequest
-from istar.take import ClipFile, ModelIdentity, Take, pictures_hash
+from istar.take import Take, pictures_hash
+from istar.take_file import ClipFile, ModelIdentity
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
 
@@ -88,6 +88,7 @@ def take_of(
         image=inputs.image,
         clip=held.clip,
         clip_file=held.clip_file,
+        before=inputs.take,
     )
 
 
@@ -115,9 +116,7 @@ def resumed(take: Take, networks: Networks, *, continues: bool = True) -> Resume
         )
     try:
         inputs = _inputs(take, networks, continues=continues)
-        given = 0 if take.clip is None else len(take.clip)
-        if take.clip_file is not None:
-            given = take.clip_file.pictures
+        given = take.given_pictures
         plan = plan_request(take.request, networks.spec, inputs.template, given_pictures=given)
     except StateError:
         raise
@@ -151,9 +150,7 @@ def _inputs(take: Take, networks: Networks, *, continues: bool) -> Inputs:
     Raises:
         StateError: it does not fit.
     """
-    template = next((one for one in TEMPLATES if one.name == take.template), None)
-    if template is None:
-        raise StateError(f"the take is of an unknown ratio, {take.template!r:.40}")
+    template = template_of(take)
     size = picture_size(template, networks.spec)
     for name, pictures in (("image", take.image), ("clip", take.clip)):
         if pictures is not None and tuple(pictures.shape[1:3]) != size:
@@ -174,7 +171,9 @@ def _inputs(take: Take, networks: Networks, *, continues: bool) -> Inputs:
             )
         else:
             clip = whole
-    return Inputs(template=template, image=take.image, clip=clip, notes=tuple(notes))
+    return Inputs(
+        template=template, image=take.image, clip=clip, notes=tuple(notes), take=take.before
+    )
 
 
 def _clip_again(request: GenerationRequest, networks: Networks, file: ClipFile) -> Tensor | None:

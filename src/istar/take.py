@@ -8,70 +8,45 @@ bits where a later step needs them. The file's layout is described in `docs/take
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
-from istar.errors import IstarError, MediaError, StateError, UsageError
+from istar.errors import MediaError, StateError, UsageError
 from istar.files import PendingFile, writing_failed
-from istar.generation.schedule import ClipPlan, ContextKind, Schedule, Step
+from istar.generation.schedule import Step
 from istar.generation.state import Position, TakeWindow
 from istar.generation.until import scale_number
 from istar.generation.variation import Part, frames_within, varied
-from istar.model_spec import Precision
-from istar.request import GenerationRequest, Mode
+from istar.request import GenerationRequest
 from istar.tables import decode, encode
+from istar.take_file import (
+    FORMAT,
+    ClipFile,
+    ModelIdentity,
+    TakeHeader,
+    WindowHeader,
+    damage_named,
+    digest,
+    generator_state,
+    levels,
+    read_file,
+    read_window,
+    window_tensors,
+)
+from istar.video_tokenizer.config import TEMPORAL_STRIDE
 
 TAKE_SUFFIX = ".take"
-FORMAT = "istar-take-1"
 
 _MOST_STEPS = 1_000_000
 _MOST_BITS = 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelIdentity:
-    """Which weights made a take.
-
-    Attributes:
-        name: of the model.
-        fingerprint: a hash of weights, see `istar.networks.Networks.fingerprint`.
-        settings: a hash of the model's settings, see `istar.model_spec.ModelSpec.settings_hash`.
-        dtype: of the transformer.
-        device: the kind of device where it computed.
-        repository: the Hub's `owner/name`, of a published model.
-        revision: the commit of its transformer there.
-    """
-
-    name: str
-    fingerprint: str
-    settings: str
-    dtype: Precision
-    device: str
-    repository: str | None = None
-    revision: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipFile:
-    """The file of a clip that is continued, of which a take holds the last pictures only.
-
-    Attributes:
-        pictures: how many it gave, at 16 a second.
-        sha256: of all of them, as they were fitted.
-    """
-
-    pictures: int
-    sha256: str
+_BEFORE = "before."
+"""How names of tensors of the take that another continues begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +67,7 @@ class Take:
         clip: `(F, H, W, 3)`, uint8: the request's clip likewise; of a file the last pictures, as
             many as are read.
         clip_file: the file that the clip came from.
+        before: the finished take that this one continues, in the place of a clip.
 
     Example:
         >>> take = pipeline.draft(request)
@@ -111,6 +87,7 @@ class Take:
     image: Tensor | None = None
     clip: Tensor | None = None
     clip_file: ClipFile | None = None
+    before: Take | None = None
 
     @property
     def position(self) -> Position:
@@ -163,10 +140,7 @@ class Take:
         # 1. What is drawn anew.
         part = None
         if seconds is not None or region is not None:
-            pictures = 0 if self.clip is None else len(self.clip)
-            if self.clip_file is not None:
-                pictures = self.clip_file.pictures
-            frames = seconds and frames_within(schedule, mode, pictures, seconds)
+            frames = seconds and frames_within(schedule, mode, self.given_pictures, seconds)
             part = Part.of(schedule, frames, region)
         # 2. What stays.
         window = varied(
@@ -182,6 +156,49 @@ class Take:
             prompts = (prompt, *request.prompts[1:])
             request = replace(request, prompt=prompts if mode == "interact" else prompt)
         return replace(self, request=request, windows=(window,), taken=0, generator=generator)
+
+    @property
+    def given_pictures(self) -> int:
+        """How many pictures it continues; 0 of a new video and of one that a picture begins."""
+        if self.before is not None:
+            return self.before.pictures
+        if self.clip_file is not None:
+            return self.clip_file.pictures
+        return 0 if self.clip is None else len(self.clip)
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures its windows make, with those that it continues."""
+        count = self.given_pictures
+        for number, window in enumerate(self.windows):
+            clips = window.schedule.clips
+            if number == 0 and not count:
+                # A video's first latent frame is one picture.
+                count = 1 + TEMPORAL_STRIDE * (sum(clip.frames for clip in clips) - 1)
+            else:
+                count += TEMPORAL_STRIDE * clips[-1].frames
+        return count
+
+    def without_last_prompt(self) -> Take:
+        """The take of an interactive video, as it was before the last prompt was added.
+
+        Raises:
+            UsageError: it is none, or has one prompt.
+        """
+        if self.request.mode != "interact" or len(self.request.prompts) < 2:
+            raise UsageError("the last prompt is the only one, and cannot be taken back")
+        windows = self.windows[: self.total - 1]
+        generator = self.generator
+        if windows:
+            generator = windows[-1].generator_after(self.semantic_bits, self.detail_bits)
+        return replace(
+            self,
+            request=replace(self.request, prompt=self.request.prompts[:-1]),
+            windows=windows,
+            taken=len(windows[-1].seconds) if windows else 0,
+            total=self.total - 1,
+            generator=generator,
+        )
 
     def save(
         self,
@@ -206,16 +223,18 @@ class Take:
             StateError: it cannot be written.
         """
         target = Path(path).expanduser()
-        tensors = _tensors(self)
-        header = encode(_header(self))
-        header["sha256"] = _digest(tensors, header)
         try:
+            tensors = _tensors(self)
+            header = encode(_header(self))
+            header["sha256"] = digest(tensors, header)
             with PendingFile(
                 target, overwrite=overwrite, numbered=numbered, synced=synced
             ) as pending:
                 pending.temporary.write_bytes(save(tensors, metadata={"take": json.dumps(header)}))
         except MediaError as error:
             raise StateError(str(error), remedies=error.remedies) from error
+        except RecursionError as error:
+            raise StateError("the take continues too many takes, one after another") from error
         except (OSError, SafetensorError, ValueError) as error:
             raise StateError(str(writing_failed(target, error))) from error
         return pending.target
@@ -230,166 +249,49 @@ class Take:
             StateError: it is missing, damaged, of another version, or no take.
         """
         source = Path(path).expanduser()
-        metadata, tensors = _read(source)
-        with _damage_named(source):
-            if metadata.pop("sha256", None) != _digest(tensors, metadata):
+        metadata, tensors = read_file(source)
+        with damage_named(source):
+            if metadata.pop("sha256", None) != digest(tensors, metadata):
                 raise StateError("its bytes have changed")
-            return _take(decode(_Header, metadata, name="its header", error=StateError), tensors)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TakeSummary:
-    """What the header of a take's file says, unchecked: for lists.
-
-    Attributes:
-        mode: of the request.
-        prompts: of the request.
-        seed: of the request.
-        model: the name of the model.
-        share: of the request's steps that are final, windows counted alike; 1 when it is finished.
-    """
-
-    mode: Mode
-    prompts: tuple[str, ...]
-    seed: int
-    model: str
-    share: float
-
-    @classmethod
-    def read(cls, path: Path) -> TakeSummary:
-        """That of a file, of which no more than the header is read.
-
-        Raises:
-            StateError: it is missing, of another version, or no take.
-        """
-        metadata, _ = _read(path, with_tensors=False)
-        metadata.pop("sha256", None)
-        with _damage_named(path):
-            header = decode(_Header, metadata, name="its header", error=StateError)
-            request = json.loads(header.request)
-            prompts = request["prompt"]
-            done = float(max(len(header.windows) - 1, 0))
-            if header.windows:
-                last = header.windows[-1]
-                done += len(last.seconds) / sum(sum(clip.repeats) for clip in last.clips)
-            return cls(
-                mode=request["mode"],
-                prompts=(prompts,) if isinstance(prompts, str) else tuple(prompts),
-                seed=request["seed"],
-                model=header.model.name,
-                share=done / header.total,
-            )
+            header = decode(TakeHeader, metadata, name="its header", error=StateError)
+            if sum(window.size for own in levels(header) for window in own.windows) > _MOST_STEPS:
+                raise StateError("it has too many steps")
+            return _take(header, tensors)
 
 
 # --- The file ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class _WindowHeader:
-    """What a header says of a window."""
-
-    clips: tuple[ClipPlan, ...]
-    scales: tuple[tuple[int, int], ...]
-    semantic_scales: int
-    context: ContextKind
-    given: tuple[int, ...]
-    seconds: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Header:
-    """A file's JSON header, without the hash of everything."""
-
-    format: str
-    request: str
-    template: str
-    model: ModelIdentity
-    semantic_bits: int
-    detail_bits: int
-    windows: tuple[_WindowHeader, ...]
-    taken: int
-    total: int
-    clip_file: ClipFile | None = None
-
-
-def _read(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header of a file, and its tensors, as they are.
-
-    Raises:
-        StateError: it is missing, of another version, or no take.
-    """
-    try:
-        # A pipe would be waited for.
-        if path.exists() and not path.is_file():
-            raise ValueError("it is no plain file")
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = json.loads((file.metadata() or {}).get("take", "null"))
-            names = list(file.keys()) if with_tensors else []
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise StateError(f"'{path}' is not a readable take: {error}") from error
-    version = metadata.get("format") if isinstance(metadata, dict) else None
-    if version != FORMAT:
-        other = f" of the version {version!r:.40}" if version else ""
-        raise StateError(f"'{path}' is no take{other} that this istar reads")
-    return metadata, tensors
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """Whatever does not fit in a file, as one error."""
-    try:
-        yield
-    except (
-        IstarError,
-        ArithmeticError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise StateError(f"'{path}' is a damaged take: {error}") from error
-
-
-def _header(take: Take) -> _Header:
-    return _Header(
+def _header(take: Take) -> TakeHeader:
+    return TakeHeader(
         format=FORMAT,
         request=take.request.to_json(),
         template=take.template,
         model=take.model,
         semantic_bits=take.semantic_bits,
         detail_bits=take.detail_bits,
-        windows=tuple(
-            _WindowHeader(
-                clips=window.schedule.clips,
-                scales=window.schedule.scales,
-                semantic_scales=window.schedule.semantic_scales,
-                context=window.schedule.context,
-                given=tuple(sorted(window.given)),
-                seconds=tuple(round(seconds, 6) for seconds in window.seconds),
-            )
-            for window in take.windows
-        ),
+        windows=tuple(map(WindowHeader.of, take.windows)),
         taken=take.taken,
         total=take.total,
         clip_file=take.clip_file,
+        before=None if take.before is None else _header(take.before),
     )
 
 
 def _tensors(take: Take) -> dict[str, Tensor]:
     tensors = {"generator": take.generator}
     for number, window in enumerate(take.windows):
-        tensors[f"generator.{number}"] = window.generator
-        tensors |= {f"bits.{number}.{step}": _packed(bits) for step, bits in window.bits.items()}
-        tensors |= {f"mask.{number}.{step}": _packed(mask) for step, mask in window.masks.items()}
+        tensors |= window_tensors(number, window)
     for name, pictures in (("image", take.image), ("clip", take.clip)):
         if pictures is not None:
             tensors[name] = pictures
+    if take.before is not None:
+        tensors |= {_BEFORE + name: tensor for name, tensor in _tensors(take.before).items()}
     # Cloned: safetensors refuses tensors that share memory.
     return {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
 
 
-def _take(header: _Header, tensors: dict[str, Tensor]) -> Take:
+def _take(header: TakeHeader, tensors: dict[str, Tensor]) -> Take:
     """What a file holds, every tensor accounted for.
 
     Raises:
@@ -398,20 +300,30 @@ def _take(header: _Header, tensors: dict[str, Tensor]) -> Take:
     """
     if not 0 < header.semantic_bits <= header.detail_bits <= _MOST_BITS:
         raise StateError("its tokens have no bits, or too many")
-    for window in header.windows:
-        _check_size(window)
-    if sum(_size(window) for window in header.windows) > _MOST_STEPS:
-        raise StateError("it has too many steps")
+    before = None
+    if header.before is not None:
+        names = [name for name in tensors if name.startswith(_BEFORE)]
+        own = {name.removeprefix(_BEFORE): tensors.pop(name) for name in names}
+        before = _take(header.before, own)
+        if not before.finished:
+            raise StateError("it continues a take that is not finished")
     pictures = {name: tensors.pop(name, None) for name in ("image", "clip")}
     image, clip = pictures.values()
     windows = tuple(
-        _window(header, number, tensors, last=number == len(header.windows) - 1)
-        for number in range(len(header.windows))
+        read_window(
+            window,
+            number,
+            tensors,
+            semantic_bits=header.semantic_bits,
+            detail_bits=header.detail_bits,
+            last=number == len(header.windows) - 1,
+        )
+        for number, window in enumerate(header.windows)
     )
     taken = len(windows[-1].seconds) if windows else 0
     if header.taken != taken or not len(windows) <= header.total:
         raise StateError("it says of itself how far it is, and is not")
-    generator = _generator(tensors.pop("generator"))
+    generator = generator_state(tensors.pop("generator"))
     if tensors:
         raise StateError(f"it holds something unknown, {min(tensors)!r:.80}")
     return Take(
@@ -427,57 +339,11 @@ def _take(header: _Header, tensors: dict[str, Tensor]) -> Take:
         image=image,
         clip=clip,
         clip_file=header.clip_file,
+        before=before,
     )
 
 
-def _check_size(window: _WindowHeader) -> None:
-    """Refuse numbers that no window has, before anything is made of them."""
-    numbers = [size for scale in window.scales for size in scale]
-    numbers += [number for clip in window.clips for number in (clip.frames, *clip.repeats)]
-    if not (window.clips and window.scales and all(0 < number < 2**20 for number in numbers)):
-        raise StateError("a window has no clips, no scales, or sizes that cannot be")
-
-
-def _size(window: _WindowHeader) -> int:
-    """How much there is to a window's steps: each, and what each looks at."""
-    looks = len(window.clips) * len(window.scales) if window.context == "full" else 1
-    return looks * sum(sum(clip.repeats) for clip in window.clips)
-
-
-def _window(header: _Header, number: int, tensors: dict[str, Tensor], *, last: bool) -> TakeWindow:
-    """One window, whose tensors are taken out of `tensors`."""
-    own = header.windows[number]
-    schedule = Schedule(
-        clips=own.clips,
-        scales=own.scales,
-        semantic_scales=own.semantic_scales,
-        context=own.context,
-    )
-    bits: dict[int, Tensor] = {}
-    masks: dict[int, Tensor] = {}
-    for step in schedule.steps:
-        width = header.semantic_bits if step.semantic else header.detail_bits
-        tokens = step.grid.tokens
-        if (packed := tensors.pop(f"bits.{number}.{step.index}", None)) is not None:
-            bits[step.index] = _unpacked(packed, tokens, width)
-        if (packed := tensors.pop(f"mask.{number}.{step.index}", None)) is not None:
-            masks[step.index] = _unpacked(packed, tokens, 1).squeeze(1)
-    final = len(own.seconds)
-    if final > len(schedule.steps) or (not last and final < len(schedule.steps)):
-        raise StateError(f"window {number} is not complete")
-    if missing := {*range(final), *own.given, *masks}.difference(bits):
-        raise StateError(f"the bits of step {min(missing)} of window {number} are missing")
-    return TakeWindow(
-        schedule=schedule,
-        generator=_generator(tensors.pop(f"generator.{number}")),
-        bits=bits,
-        given=frozenset(own.given),
-        masks=masks,
-        seconds=own.seconds,
-    )
-
-
-def _request(header: _Header, image: Tensor | None, clip: Tensor | None) -> GenerationRequest:
+def _request(header: TakeHeader, image: Tensor | None, clip: Tensor | None) -> GenerationRequest:
     """The request, its pixels given where it names no file."""
     for name, pictures, least in (("image", image, 1), ("clip", clip, 1)):
         if pictures is not None and (
@@ -490,52 +356,16 @@ def _request(header: _Header, image: Tensor | None, clip: Tensor | None) -> Gene
     request = GenerationRequest.from_json(
         header.request, image=None if image is None else image[0], clip=clip
     )
-    for name, pictures in (("image", image), ("clip", clip)):
-        if (getattr(request, name) is None) != (pictures is None):
+    for name, held in (("image", image), ("clip", header.before or clip)):
+        if (getattr(request, name) is None) != (held is None):
             raise StateError(f"its {name} is missing")
+    if header.before is not None and clip is not None:
+        raise StateError("it continues both a clip and a take")
     if header.clip_file and not isinstance(request.clip, Path):
         raise StateError("the file of its clip has no name")
     return request
 
 
-def _generator(state: Tensor) -> Tensor:
-    """A generator's state, refused if it is none.
-
-    Raises:
-        RuntimeError: it is none.
-    """
-    generator = torch.Generator()
-    generator.set_state(state)
-    return generator.get_state()
-
-
-def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
-    """The sha256 of all tensors, in order of their names, and of a header."""
-    digest = sha256(json.dumps(header, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
 def pictures_hash(pictures: Tensor) -> str:
     """The sha256 of pictures `(F, H, W, 3)`, uint8."""
     return sha256(pictures.contiguous().numpy().tobytes()).hexdigest()
-
-
-def _packed(bits: Tensor) -> Tensor:
-    """Booleans of any shape as bytes."""
-    return torch.from_numpy(np.packbits(bits.cpu().numpy().ravel()))
-
-
-def _unpacked(packed: Tensor, tokens: int, bits: int) -> Tensor:
-    """Booleans `(tokens, bits)` that `_packed` made bytes.
-
-    Raises:
-        StateError: too few bytes or too many.
-    """
-    count = tokens * bits
-    if packed.dtype != torch.uint8 or packed.shape != (-(-count // 8),):
-        raise StateError(f"{tuple(packed.shape)} {packed.dtype} does not hold {count} bits")
-    unpacked = np.unpackbits(packed.numpy(), count=count).astype(bool)
-    return torch.from_numpy(unpacked).reshape(tokens, bits)

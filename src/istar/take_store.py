@@ -13,7 +13,8 @@ from platformdirs import user_state_path
 from istar.errors import StateError, UsageError
 from istar.files import writing_failed
 from istar.request import GenerationRequest
-from istar.take import TAKE_SUFFIX, Take, TakeSummary
+from istar.take import TAKE_SUFFIX, Take
+from istar.take_file import TakeSummary
 
 
 @dataclass(frozen=True, kw_only=True)

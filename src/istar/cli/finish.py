@@ -48,7 +48,8 @@ from istar.plurals import counted
 
 if TYPE_CHECKING:
     from istar.pipeline import InfinityStarPipeline
-    from istar.take import ModelIdentity, Take
+    from istar.take import Take
+    from istar.take_file import ModelIdentity
 
 _ON_SHEET = re.compile(r"(.+):([0-9]{1,3})", re.DOTALL)
 _TIMES = re.compile(r"([0-9]{1,6}(?:\.[0-9]*)?)s?-([0-9]{1,6}(?:\.[0-9]*)?)s?")

@@ -30,6 +30,8 @@ from istar.cli.options import (
     with_common_options,
 )
 from istar.cli.output import OutputFile, output_file
+from istar.cli.reuse import is_take
+from istar.cli.take_model import read_take
 from istar.errors import UsageError
 from istar.request import GenerationRequest
 
@@ -132,7 +134,8 @@ def i2v(
 @with_common_options
 def extend(
     clip: Annotated[
-        Path, typer.Argument(help="The video to continue, of a second or more; - is stdin.")
+        Path,
+        typer.Argument(help="The video to continue, of a second or more, or a take; - is stdin."),
     ],
     options: GenerateOptions,
     prompt: OptionalPromptArgument = None,
@@ -147,9 +150,14 @@ def extend(
 ) -> None:
     """Add new seconds to the end of a video.
 
+    A finished take is continued by its own tokens, which are exact where a video's pictures have to
+    be encoded again.
+
     Example: istar extend clip.mp4 "the boat sails on" --seconds 10
     """
     source = input_file(clip)
+    if is_take(source):
+        _, options = read_take(source, options)
     _generate(
         options,
         options.request("extend", read_prompt(prompt, source), clip=source, seconds=seconds),

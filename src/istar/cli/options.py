@@ -331,11 +331,17 @@ class CommonOptions:
             on_terminal=self.preview, file=self.preview_file, others=(target, *inputs)
         )
 
-    def load(self, request: GenerationRequest) -> tuple[InfinityStarPipeline, Inputs]:
+    def load(
+        self, request: GenerationRequest, inputs: Inputs | None = None
+    ) -> tuple[InfinityStarPipeline, Inputs]:
         """The pipeline for a request, and the request's input.
 
         The model is chosen once; the input is read once, before anything large is fetched or
         loaded.
+
+        Args:
+            request: what is made.
+            inputs: its input, where that was read before.
 
         Raises:
             IstarError: as `find_model`, `read_inputs` and `InfinityStarPipeline.load`.
@@ -362,11 +368,9 @@ class CommonOptions:
             )
             if self.reused:
                 model = self.reused.model_of_then(model, placement, request)
-            inputs = read_inputs(request, model.spec)
-            given = inputs.image if inputs.clip is None else inputs.clip
-            work = Work.of_request(
-                request, model.spec, inputs.template, pictures=0 if given is None else len(given)
-            )
+            inputs = inputs or read_inputs(request, model.spec)
+            pictures = inputs.given_pictures if inputs.image is None else 1
+            work = Work.of_request(request, model.spec, inputs.template, pictures=pictures)
             anyway = check_memory(model, placement, work, self.memory.value, yes=self.yes)
             pipeline = InfinityStarPipeline.load(
                 model,

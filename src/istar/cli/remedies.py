@@ -12,6 +12,7 @@ WORDS: dict[Remedy, str] = {
     "extend_first": "lengthen the clip first with `istar extend`",
     "fetch_anyway": "fetch it anyway with --yes",
     "fewer_seconds": "choose fewer --seconds",
+    "finish": "finish it first with `istar finish`",
     "fp32": "compute with --dtype fp32",
     "fp8": "compute with --dtype fp8",
     "half_precision": "compute with --dtype bf16",

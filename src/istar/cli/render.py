@@ -27,7 +27,7 @@ from istar.models.find import AUTO
 
 if TYPE_CHECKING:
     from istar.replay import StepCheck
-    from istar.take import ModelIdentity
+    from istar.take_file import ModelIdentity
 
 _ROW = "{:>6} {:>4} {:>5} {:>10} {:>11} {:>19} {:>7}"
 

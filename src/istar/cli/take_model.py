@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
 from istar.cli.memory_check import check_memory
-from istar.errors import CheckpointError, StateError
+from istar.errors import CheckpointError
 from istar.models.find import AUTO, is_known_name
 
 if TYPE_CHECKING:
+    from istar.cli.options import CommonOptions
+    from istar.inputs import Inputs
     from istar.memory_plan import MemoryChoice
     from istar.pipeline import InfinityStarPipeline
     from istar.take import Take
+
+
+_Options = TypeVar("_Options", bound="CommonOptions")
 
 
 def typed_options(context: typer.Context) -> Set[str]:
@@ -51,6 +58,33 @@ def model_of_file(file: str, made_by: str, given: str, *, is_typed: bool) -> str
     )
 
 
+def read_take(path: Path, options: _Options) -> tuple[Take, _Options]:
+    """A take that is continued, and the options with its model where none was named.
+
+    Raises:
+        StateError: it cannot be read.
+        CheckpointError: nothing says which model.
+    """
+    from istar.take import Take
+
+    take, is_named = Take.load(path), options.model != AUTO
+    name = model_of_file(f"'{path}'", take.model.name, options.model, is_typed=is_named)
+    return take, replace(options, model=name)
+
+
+def inputs_of(take: Take) -> Inputs:
+    """A take's input as the take holds it.
+
+    Raises:
+        StateError: the take is of an unknown ratio.
+    """
+    from istar.inputs import Inputs, template_of
+
+    return Inputs(
+        template=template_of(take), image=take.image, clip=take.clip, notes=(), take=take.before
+    )
+
+
 def load_for_take(
     take: Take,
     model: str,
@@ -73,19 +107,15 @@ def load_for_take(
         IstarError: as `find_model` and `InfinityStarPipeline.load`.
     """
     from istar.cli.display import DownloadDisplay
-    from istar.generation.schedule import TEMPLATES
+    from istar.inputs import template_of
     from istar.memory_use import Work
     from istar.models.find import find_model
     from istar.pipeline import InfinityStarPipeline
     from istar.placement import Placement
 
     placement, request = Placement.choose(device, dtype), take.request
-    template = next((one for one in TEMPLATES if one.name == take.template), None)
-    if template is None:
-        raise StateError(f"the take is of an unknown ratio, {take.template!r:.40}")
-    pictures = int(take.image is not None)
-    if take.clip is not None:
-        pictures = take.clip_file.pictures if take.clip_file else len(take.clip)
+    template = template_of(take)
+    pictures = take.given_pictures if take.image is None else 1
     with DownloadDisplay() as display:
         found = find_model(
             model,

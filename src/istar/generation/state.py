@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from istar.generation.canvas import Canvas
@@ -105,6 +106,20 @@ class TakeWindow:
         taken = 0.0 if step in self.given else seconds
         return replace(self, bits={**self.bits, step: bits}, seconds=(*self.seconds, taken))
 
+    def generator_after(self, semantic_bits: int, detail_bits: int) -> Tensor:
+        """The state of the CPU generator after all of its draws.
+
+        Args:
+            semantic_bits, detail_bits: of a token.
+        """
+        generator = torch.Generator()
+        generator.set_state(self.generator)
+        for step in self.schedule.steps:
+            if step.index not in self.given:
+                width = semantic_bits if step.semantic else detail_bits
+                torch.empty(step.grid.tokens, width).uniform_(generator=generator)
+        return generator.get_state()
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationState:
@@ -172,6 +187,8 @@ class JobState:
             again; none where it does not.
         former: interact: `(1, C, clip + 1, H, W)`, latents of the last clip and the frame before.
         first: interact: `(1, C, 1, H, W)`, the latent with which the video began.
+        before: where the job is that makes the pictures of the take that it continues; None before
+            it has begun, and when they are made.
     """
 
     generator: Tensor
@@ -186,6 +203,7 @@ class JobState:
     tail: tuple[Tensor, ...] = ()
     former: Tensor | None = None
     first: Tensor | None = None
+    before: JobState | None = None
 
     def with_contexts(self, moved: Callable[[KeysValues], KeysValues]) -> JobState:
         """The job with its window's keys and values elsewhere, layer by layer."""
