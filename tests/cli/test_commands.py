@@ -374,25 +374,6 @@ def test_a_signal_leaves_no_file(number: signal.Signals, code: int) -> None:
     assert list(Path().iterdir()) == []
 
 
-@pytest.mark.signals
-@pytest.mark.usefixtures("model")
-def test_an_interrupted_session_keeps_what_was_made() -> None:
-    Path("story.txt").write_text("one\n" * 50)
-    command = [*WORDY_ISTAR, "interact", "--script", "story.txt", "-o", "a.mp4"]
-    with started(command) as process:
-        while not Path("a.mp4").exists():
-            await_line(process, b"step ")
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    model = os.environ["ISTAR_MODEL"]
-    command_to_continue = f"istar interact --model {model} a.mp4"
-    said = f"a.mp4 holds what was made before; `{command_to_continue}` continues it"
-    assert said.encode() in err
-    assert len(read_clip(Path("a.mp4")).frames) % 16 == 1
-    assert sorted(path.name for path in Path().iterdir()) == ["a.mp4", "story.txt"]
-
-
 @pytest.mark.usefixtures("model")
 def test_a_stdout_that_takes_nothing() -> None:
     shell = f"{sys.executable} -m istar t2i x -o a.png --overwrite"

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-import shlex
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istar.cli.console import ask, say
-from istar.cli.display import StepDisplay
+from istar.cli.console import ask, print_path, say
 from istar.cli.inputs import input_file, is_stdin, read_stdin
-from istar.cli.options import (
-    CommonOptions,
-    with_common_options,
-)
+from istar.cli.options import CommonOptions, NumberType, with_common_options
 from istar.cli.output import OutputFile, output_file
-from istar.errors import IstarError, UsageError
-from istar.request import check_prompt
+from istar.cli.reuse import is_take
+from istar.cli.session import SESSION_SUFFIX, Session, is_session
+from istar.cli.session_lines import Command, Line, parse_line, parse_seed, say_help
+from istar.cli.take_model import inputs_of, read_take
+from istar.errors import UsageError
+from istar.files import output_path, unfinished
+from istar.models.find import AUTO
+from istar.plurals import counted
+from istar.request import GenerationRequest
 from istar.text_files import read_text
 
 if TYPE_CHECKING:
     from istar.cli.previews import PreviewOutput
     from istar.job import Job
     from istar.pipeline import InfinityStarPipeline
+    from istar.take import Take
 
 
 @with_common_options
@@ -34,8 +41,8 @@ def interact(
     clip: Annotated[
         Path | None,
         typer.Argument(
-            help="The video to continue, of five seconds or more (one clip of the model); "
-            "- is stdin.",
+            help="The video to continue, of five seconds or more (one clip of the model); a take; "
+            "or the directory of a session. - is stdin.",
             show_default="the first prompt starts one",
         ),
     ] = None,
@@ -44,90 +51,205 @@ def interact(
         typer.Option(
             "--script",
             metavar="FILE",
-            help="Prompts, one a line; - is stdin.",
+            help="Prompts and commands, one a line; - is stdin.",
             show_default="those of --from, else asks",
         ),
     ] = None,
 ) -> None:
     """Make a video prompt by prompt, five seconds (one clip of the model) each.
 
-    The file grows with every prompt. An empty line, or the end of the input, ends it.
+    The file grows with every prompt. An empty line, or the end of the input, ends it. /undo,
+    /again, /branch and other commands go back; /help lists them. Takes of it all lie in a
+    directory beside the file: story.session of story.mp4. With it, interact continues where the
+    session was, whatever ended it.
 
     Example: istar interact --script story.txt -o story.mp4
     """
+    if clip is not None and is_session(clip):
+        _reopen(options, clip.expanduser(), script)
+        return
     source = None if clip is None else input_file(clip)
-    if script is not None:
-        prompts = iter(_read_script(script, source))
-    else:
-        prompts = iter(options.reused.prompts("interact")) if options.reused else _ask()
-    first = next(prompts, None)
-    if first is None:
-        raise UsageError("no prompt was given, so there is nothing to make")
-    request = options.request("interact", (first,), clip=source)
+    lines = _lines(script, source, options)
+    is_asked = script is None and options.reused is None
+    start: GenerationRequest | Take | None = None
+    inputs = None
+    if source is not None and is_take(source):
+        take, options = read_take(source, options)
+        if take.request.mode == "interact":
+            _check_settings(options)
+            options = _in_its_dtype(options, take)
+            start, inputs = take, inputs_of(take)
+    if start is None:
+        first, options = _first_prompt(lines, options, is_asked=is_asked)
+        start = options.request("interact", (first,), clip=source)
+    request = start if isinstance(start, GenerationRequest) else start.request
     with output_file(options, request) as output:
         previews = options.previews(request, output.target)
-        pipeline, inputs = options.load(request)
-        job = pipeline.job(request, inputs)
-        _converse(pipeline, job, prompts, output, previews, options.model_words)
+        pipeline, inputs = options.load(request, inputs)
+        job = pipeline.job(start, inputs)
+        with _new_session(options, pipeline, output) as session:
+            if request is not start:
+                session.update(seed=options.seed)
+            _converse(pipeline, job, output, session, previews, lines, is_asked=is_asked)
+
+
+def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> None:
+    """Continue a session where it was.
+
+    Raises:
+        UsageError: an option does not fit what is there.
+        StateError: the session or its take cannot be read.
+    """
+    session = Session.open(directory)
+    _check_settings(options)
+    if options.output is not None:
+        raise UsageError(f"the video of '{directory}' is {session.video}; /save FILE copies it")
+    # Without anybody to ask, what is under way is finished.
+    is_terminal = sys.stdin is not None and sys.stdin.isatty()
+    lines = _lines(script, None, options) if script or is_terminal else iter(())
+    take = session.take()
+    count = counted(len(take.request.prompts), "prompt")
+    say(f"on {session.settings.branch}, after {count}; the last is {take.request.prompts[-1]!r}")
+    options = _in_its_dtype(options, take)
+    if options.model == AUTO:
+        options = replace(options, model=session.settings.model)
+    if options.seed is not None:
+        session.update(seed=options.seed)
+    target = session.video
+    if not session.owns_video():
+        target = output_path(target, default_stem=target.stem, suffix=".mp4", overwrite=False)
+    previews = options.previews(take.request, target)
+    pipeline, _ = options.load(take.request, inputs_of(take))
+    output = OutputFile(target, overwrite=False)
+    _converse(pipeline, take, output, session, previews, lines, is_asked=script is None)
+    print_path(output.target)
 
 
 def _converse(
     pipeline: InfinityStarPipeline,
-    job: Job,
-    prompts: Iterator[str],
+    start: Job | Take,
     output: OutputFile,
+    session: Session,
     previews: PreviewOutput,
-    model: list[str],
+    lines: Iterator[Line],
+    *,
+    is_asked: bool,
 ) -> None:
-    """Run prompt after prompt; the file holds each before the next one is asked for."""
-    try:
-        while True:
-            with (
-                StepDisplay(previews) as display,
-                output.writing(pipeline, job.request) as writer,
-            ):
-                for frames in display.pictures_of(job.run(preview=previews.wanted)):
-                    writer.write(frames)
-            if (prompt := next(prompts, None)) is None:
-                return
-            job.add_prompt(prompt)
-    except (KeyboardInterrupt, SystemExit, IstarError):
-        if output.written and output.stays:
-            target = str(output.target)
-            path = f"./{target}" if target.startswith("-") else target
-            command = shlex.join(["istar", "interact", *model, path])
-            say(f"{output.target} holds what was made before; `{command}` continues it")
-        raise
+    from istar.cli.conversation import Conversation
+
+    Conversation(pipeline, start, output, session, previews).run(lines, is_asked=is_asked)
 
 
-def _ask() -> Iterator[str]:
-    """Prompts as the person types them; asked for on stderr, which a terminal shows."""
+@contextmanager
+def _new_session(
+    options: CommonOptions, pipeline: InfinityStarPipeline, output: OutputFile
+) -> Iterator[Session]:
+    """The directory of a new session: beside the video, or one that is gone afterwards.
+
+    Raises:
+        StateError: it cannot be made.
+    """
+    model = str(Path(options.model).expanduser().absolute())
+    if not Path(model).is_dir():
+        model = pipeline.spec.name if options.model == AUTO else options.model
+    directory = output.target.with_suffix(SESSION_SUFFIX)
+    if output.stays and not options.no_take:
+        yield Session.create(directory, video=output.target, model=model)
+        return
+    temporary = Path(tempfile.mkdtemp(prefix="istar-"))
+    with unfinished(temporary):
+        try:
+            yield Session.create(
+                temporary / directory.name, video=output.target, model=model, stays=False
+            )
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _in_its_dtype(options: CommonOptions, take: Take) -> CommonOptions:
+    """The options with the dtype of a take, where none is named and the device is of its kind."""
+    from istar.placement import Placement
+
+    kind = Placement.choose(options.device).device.type
+    if options.dtype is not None or kind != take.model.device:
+        return options
+    return replace(options, dtype=NumberType(take.model.dtype))
+
+
+def _check_settings(options: CommonOptions) -> None:
+    """Refuse options that a session has settled.
+
+    Raises:
+        UsageError: one of them was typed.
+    """
+    typed = {
+        "--from": options.from_file,
+        "--res": options.res,
+        "--aspect": options.aspect,
+        "--guidance": options.guidance,
+        "--tau": options.tau,
+        "--negative": options.negative or None,
+        "--no-suffix": options.no_suffix or None,
+    }
+    for name, value in typed.items():
+        if value is not None:
+            raise UsageError(f"the video keeps the settings that it has; leave out {name}")
+
+
+def _first_prompt(
+    lines: Iterator[Line], options: CommonOptions, *, is_asked: bool
+) -> tuple[str, CommonOptions]:
+    """The first prompt, and the options with the seed that was set before it.
+
+    Raises:
+        UsageError: there is none, or a command that needs one before it.
+    """
+    for line in lines:
+        match line:
+            case str():
+                return line, options
+            case Command(name="help"):
+                say_help()
+            case Command(name="seed"):
+                options = replace(options, seed=parse_seed(line.argument))
+            case Command():
+                text = f"there is no clip yet for /{line.name}"
+                if not is_asked:
+                    raise UsageError(text)
+                say(text)
+    raise UsageError("no prompt was given, so there is nothing to make")
+
+
+def _lines(script: Path | None, source: Path | None, options: CommonOptions) -> Iterator[Line]:
+    if script is not None:
+        return iter(_read_script(script, source))
+    return iter(options.reused.prompts("interact")) if options.reused else _ask()
+
+
+def _ask() -> Iterator[Line]:
+    """Lines as the person types them; asked for on stderr, which a terminal shows."""
     if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError(
             "there is no terminal to ask for prompts; use --script FILE, or --script - for stdin"
         )
     while True:
-        prompt = ask("istar: what happens next? (an empty line ends) ").strip()
-        if not prompt:
+        text = ask("istar: what happens next? (/help lists commands, an empty line ends) ").strip()
+        if not text:
             return
         try:
-            check_prompt(prompt)
+            line = parse_line(text)
         except UsageError as error:
             say(str(error))
             continue
-        yield prompt
+        yield line
 
 
-def _read_script(path: Path, source: Path | None) -> list[str]:
-    """The prompts of a script, empty lines left out, all checked before the first is used.
+def _read_script(path: Path, source: Path | None) -> list[Line]:
+    """The lines of a script, empty ones left out, all checked before the first is used.
 
     Raises:
         MediaError: it is not there.
-        UsageError: it is not a UTF-8 text, or a line cannot be a prompt.
+        UsageError: it is not a UTF-8 text, or a line can be neither a prompt nor a command.
     """
     text = read_stdin("the script", source) if is_stdin(path) else read_text(input_file(path))
-    lines = [line.strip() for line in text.splitlines()]
-    prompts = [line for line in lines if line]
-    for prompt in prompts:
-        check_prompt(prompt)
-    return prompts
+    return [parse_line(line.strip()) for line in text.splitlines() if line.strip()]

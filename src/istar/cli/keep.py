@@ -55,10 +55,15 @@ class TakeKeeper:
 
     Attributes:
         path: the take's file, once it is there.
+
+    Args:
+        job: what runs.
+        settings: of takes that nobody named.
+        path: a take's file, to be kept up to date; by default a new one among those.
     """
 
-    def __init__(self, job: Job, settings: TakeSettings) -> None:
-        self.path: Path | None = None
+    def __init__(self, job: Job, settings: TakeSettings, path: Path | None = None) -> None:
+        self.path = path
         self._job = job
         self._settings = settings
         self._works = True

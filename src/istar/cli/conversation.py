@@ -1,0 +1,236 @@
+"""An interactive session under way: prompt after prompt, forward and back."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from istar.cli.console import say
+from istar.cli.display import StepDisplay
+from istar.cli.drafts import consecutive_seeds
+from istar.cli.film import Film
+from istar.cli.keep import TakeKeeper, TakeSettings
+from istar.cli.remedies import message
+from istar.cli.session_drafts import draft_prompt
+from istar.cli.session_lines import Command, Line, parse_count, parse_seed, say_help
+from istar.errors import IstarError, MediaError, StateError, UsageError
+from istar.files import PendingFile, output_path, writing_failed
+from istar.plurals import counted
+
+if TYPE_CHECKING:
+    from istar.cli.output import OutputFile
+    from istar.cli.previews import PreviewOutput
+    from istar.cli.session import Session
+    from istar.job import Job
+    from istar.pipeline import InfinityStarPipeline
+    from istar.take import Take
+
+_SEED_BITS = 32
+
+
+class Conversation:
+    """Does what the lines of a session say.
+
+    After every line the session's take and the video hold all that was asked for.
+
+    Args:
+        pipeline: the model.
+        start: what the session begins with: a new job, or its take.
+        output: the video's file.
+        session: the session's directory.
+        previews: where previews go.
+    """
+
+    def __init__(
+        self,
+        pipeline: InfinityStarPipeline,
+        start: Job | Take,
+        output: OutputFile,
+        session: Session,
+        previews: PreviewOutput,
+    ) -> None:
+        from istar.job import Job
+
+        self._pipeline = pipeline
+        self._session = session
+        self._previews = previews
+        self._film = Film(pipeline, output, session)
+        # Drafts of the next prompt: how many are wanted, and those that are there to choose from.
+        self._wanted = 0
+        self._drafts: list[Take] = []
+        # Windows whose pictures the job has handed out, or will not.
+        self._made = 0
+        if isinstance(start, Job):
+            self._job = start
+        else:
+            self._job = self._job_after(start, self._film.holds(start))
+
+    def run(self, lines: Iterable[Line], *, is_asked: bool) -> None:
+        """Finish what is under way, then do what the lines say.
+
+        Args:
+            lines: prompts and commands.
+            is_asked: somebody types them, and hears what cannot be done.
+        """
+        try:
+            self._make()
+            for line in lines:
+                try:
+                    self._do(line)
+                except (UsageError, MediaError, StateError) as error:
+                    if not is_asked:
+                        raise
+                    say(message(error))
+        except (KeyboardInterrupt, SystemExit, IstarError):
+            if self._session.stays:
+                name = str(self._session.directory)
+                path = f"./{name}" if name.startswith("-") else name
+                command = shlex.join(["istar", "interact", path])
+                say(f"the session is kept; `{command}` continues it")
+            raise
+
+    def _do(self, line: Line) -> None:
+        if self._drafts:
+            self._choose(line)
+            return
+        match line:
+            case str() if self._wanted:
+                self._draft(line)
+            case str():
+                self._prompt(line)
+            case Command(name="draft"):
+                self._wanted = parse_count(line.argument)
+            case Command(name="undo"):
+                self._go_to(self._job.take().without_last_prompt())
+            case Command(name="again"):
+                self._again()
+            case Command(name="seed"):
+                self._session.update(seed=parse_seed(line.argument))
+            case Command(name="branch"):
+                self._branch(line.argument)
+            case Command(name="save"):
+                self._save(line.argument)
+            case Command(name="help"):
+                say_help()
+
+    def _prompt(self, prompt: str) -> None:
+        self._job.add_prompt(prompt, seed=self._session.settings.seed)
+        self._session.save(self._job.take())
+        if self._session.settings.seed is not None:
+            self._session.update(seed=None)
+        self._make()
+
+    def _draft(self, prompt: str) -> None:
+        """Draft a prompt with the seed that was set, or one that is drawn, and those after it."""
+        first = self._session.settings.seed
+        if first is None:
+            first = secrets.randbits(_SEED_BITS)
+        sheet = self._session.directory / "drafts.png"
+        seeds = consecutive_seeds(first, self._wanted)
+        self._drafts = draft_prompt(self._job, prompt, seeds, sheet)
+        self._wanted = 0
+        say(f"{sheet} shows {counted(len(seeds), 'draft')}: type the number of one, 0 for none")
+
+    def _choose(self, line: Line) -> None:
+        """Finish one of the drafts.
+
+        Raises:
+            UsageError: the line is not the number of one.
+        """
+        numbers = [str(number) for number in range(len(self._drafts) + 1)]
+        if line not in numbers:
+            raise UsageError(f"type the number of a draft, 1 to {numbers[-1]}, or 0 for none")
+        drafts, self._drafts = self._drafts, []
+        if line != "0":
+            self._session.update(seed=None)
+            self._go_to(drafts[int(str(line)) - 1])
+
+    def _again(self) -> None:
+        """The last prompt with the seed that was set, or one that is drawn and said."""
+        seed, request = self._session.settings.seed, self._job.request
+        if seed is None:
+            seed = secrets.randbits(_SEED_BITS)
+            say(f"seed {seed}")
+        self._session.update(seed=seed)
+        if len(request.prompts) > 1:
+            self._go_to(self._job.take().without_last_prompt())
+            self._prompt(request.prompts[-1])
+            return
+        self._job = self._pipeline.job(replace(request, seed=seed), self._job.inputs)
+        self._made = 0
+        self._session.update(seed=None)
+        self._make()
+
+    def _branch(self, name: str) -> None:
+        now = self._session.settings.branch
+        if not name:
+            names = ", ".join(one for one in self._session.branches if one != now)
+            say(f"on {now}" + (f"; the other branches: {names}" if names else ""))
+        elif name == now:
+            say(f"this is {name} already")
+        elif self._session.has(name):
+            self._session.switch(name)
+            try:
+                take = self._session.take()
+                self._go_to(take)
+            except IstarError:
+                self._session.switch(now)
+                raise
+            say(f"on {name}, after {counted(len(take.request.prompts), 'prompt')}")
+        else:
+            self._session.switch(name)
+            self._session.save(self._job.take())
+            say(f"on {name}; /branch {now} goes back to here")
+
+    def _save(self, name: str) -> None:
+        """Copy the video to a file, by default with a number beside it.
+
+        Raises:
+            UsageError: the file's name does not fit.
+            MediaError: it cannot be written.
+        """
+        target = output_path(
+            name or str(self._film.path),
+            default_stem=self._film.path.stem,
+            suffix=".mp4",
+            overwrite=False,
+        )
+        with PendingFile(target, overwrite=False, numbered=True) as pending:
+            try:
+                shutil.copyfile(self._film.path, pending.temporary)
+            except OSError as error:
+                raise writing_failed(target, error) from error
+        say(f"the video so far is in {pending.target}")
+
+    def _go_to(self, take: Take) -> None:
+        """Continue from another take, and let the video hold what it holds."""
+        self._job = self._job_after(take, self._film.holds(take))
+        self._make()
+
+    def _job_after(self, take: Take, made: int) -> Job:
+        """The job of a take of which the video holds so many windows."""
+        from istar.job import Job
+
+        job = Job.from_take(self._pipeline.networks, take, hidden=made)
+        self._made = made
+        return job
+
+    def _make(self) -> None:
+        """Make all that is asked for; the take is written meanwhile, and then the video."""
+        take = self._job.take()
+        self._session.save(take)
+        # The file may have been taken away, or be as it was before a crash.
+        if (held := self._film.holds(take)) != self._made:
+            self._job = self._job_after(take, held)
+        keeper = TakeKeeper(self._job, TakeSettings(), path=self._session.take_path)
+        try:
+            with StepDisplay(self._previews) as display:
+                events = keeper.keeping(self._job.run(preview=self._previews.wanted))
+                self._film.follow(self._job, display.pictures_of(events))
+        finally:
+            keeper.write(synced=True)
+        self._made = len(self._job.state.windows)

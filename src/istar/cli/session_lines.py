@@ -1,0 +1,98 @@
+"""What a person types in an interactive session: prompts, and commands that begin with a slash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from istar.cli.console import say
+from istar.cli.drafts import MOST_DRAFTS
+from istar.cli.session import check_branch
+from istar.errors import UsageError
+from istar.request import check_prompt, check_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command as it was typed.
+
+    Attributes:
+        name: without its slash.
+        argument: what stands behind it; empty for nothing.
+    """
+
+    name: str
+    argument: str = ""
+
+
+Line = str | Command
+"""A prompt, or a command."""
+
+HELP = {
+    "undo": ("", "drop the last prompt and its clip"),
+    "again": ("", "make the last prompt's clip again, with another seed"),
+    "seed": ("N", "draw from this seed, from the next clip on"),
+    "draft": ("N", "draft the next prompt with N seeds and show them on a sheet, to choose one"),
+    "branch": (
+        "[NAME]",
+        "start a branch here, or go to the one of that name; without a name, list them",
+    ),
+    "save": ("[FILE]", "copy the video as it is now"),
+    "help": ("", "show this"),
+}
+"""Every command's argument, and what it does."""
+
+
+def parse_line(text: str) -> Line:
+    """A line that is not empty.
+
+    Raises:
+        UsageError: a command that does not exist or lacks its argument, or an unusable prompt.
+    """
+    if not text.startswith("/"):
+        check_prompt(text)
+        return text
+    name, _, argument = text[1:].partition(" ")
+    command = Command(name=name, argument=argument.strip())
+    if name not in HELP:
+        raise UsageError(f"there is no command /{name}; /help lists them")
+    usage = HELP[name][0]
+    if bool(command.argument) != bool(usage) and not usage.startswith("["):
+        raise UsageError(f"/{name} takes {usage or 'nothing behind it'}")
+    if name == "seed":
+        parse_seed(command.argument)
+    if name == "draft":
+        parse_count(command.argument)
+    if name == "branch" and command.argument:
+        check_branch(command.argument)
+    return command
+
+
+def parse_seed(text: str) -> int:
+    """A seed as typed.
+
+    Raises:
+        UsageError: it is none.
+    """
+    seed = int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else text
+    check_seed(seed)
+    return int(seed)
+
+
+def parse_count(text: str) -> int:
+    """A number of drafts as typed.
+
+    Raises:
+        UsageError: it is none, or too many.
+    """
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_DRAFTS):
+        raise UsageError(f"/draft takes a number from 1 to {MOST_DRAFTS}, not {text!r}")
+    return int(text)
+
+
+def say_help() -> None:
+    """Say what there is to type."""
+    usages = {name: f"/{name} {usage}".strip() for name, (usage, _) in HELP.items()}
+    width = max(map(len, usages.values()))
+    for name, (_, does) in HELP.items():
+        say(f"{usages[name].ljust(width)}  {does}")
+    say("anything else is a prompt; an empty line ends")

@@ -1,0 +1,350 @@
+"""An interactive session goes forward and back, and is there again after a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from torch import Tensor
+
+from asking import HEIGHT, WIDTH, frames_of, pictures, request
+from istar import InfinityStarPipeline, Take
+from istar.cli.session import Session
+from istar.media import read_clip, read_picture, write_clip
+from media_files import texts_in
+from processes import WORDY_ISTAR, await_line, run_warm, started
+
+SECOND = 16
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small checkpoint with clips of a second."""
+    directory = tmp_path_factory.mktemp("short") / "model"
+    shutil.copytree(checkpoint, directory)
+    manifest = json.loads((directory / "istar.json").read_text())
+    manifest |= {"clip_frames": 4, "max_seconds": 2}
+    (directory / "istar.json").write_text(json.dumps(manifest))
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def own_place(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ISTAR_MODEL", str(model))
+
+
+def interact(*arguments: str, lines: str = "", code: int = 0) -> str:
+    """Run a session whose script is some lines; gives what it said."""
+    options = ("--script", "-") if lines else ()
+    done = run_warm("interact", *arguments, *options, input=lines.encode())
+    assert done.returncode == code, done.stderr
+    return done.stderr.decode()
+
+
+@cache
+def film(*lines: str, seed: int = 1) -> Tensor:
+    """The pictures of a session that never went back."""
+    with TemporaryDirectory() as directory:
+        name = f"{directory}/a.mp4"
+        interact("-o", name, "--seed", str(seed), "--no-take", lines="\n".join(lines))
+        return read_clip(Path(name)).frames
+
+
+def prompts_of(path: str) -> tuple[str, ...]:
+    return Take.load(path).request.prompts
+
+
+def test_a_prompt_that_is_undone_leaves_no_trace() -> None:
+    expected = film("one", "three")
+    interact("-o", "a.mp4", "--seed", "1", lines="one\ntwo\n/undo\nthree\n")
+    found = read_clip(Path("a.mp4"))
+    assert torch.equal(found.frames, expected)
+    assert found.notes == ()
+    assert texts_in(Path("a.mp4"))["title"] == "one / three"
+    assert prompts_of("a.session/main.take") == ("one", "three")
+    interact("a.session", lines="/undo\n")
+    assert torch.equal(read_clip(Path("a.mp4")).frames, expected[: SECOND + 1])
+    assert texts_in(Path("a.mp4"))["title"] == "one"
+
+
+def test_clips_that_stay_are_not_encoded_again() -> None:
+    parts = [film("one"), film("one", "two")]
+    interact("-o", "a.mp4", "--seed", "1", lines="one\ntwo\nthree\n/undo\n")
+    interact("a.session", lines="/again\n/branch b\nfour\n")
+    frames = read_clip(Path("a.mp4")).frames
+    assert torch.equal(parts[1][: SECOND + 1], parts[0])
+    assert torch.equal(frames[: SECOND + 1], parts[0])
+    assert len(frames) == 3 * SECOND + 1
+    assert not torch.equal(frames[SECOND + 1 : 2 * SECOND + 1], parts[1][SECOND + 1 :])
+
+
+def test_a_clip_is_made_again_with_the_seed_that_is_set() -> None:
+    expected = film("one", "/seed 9", "two")
+    said = interact("-o", "a.mp4", "--seed", "1", lines="one\ntwo\n/again\n/seed 9\n/again\n")
+    assert torch.equal(read_clip(Path("a.mp4")).frames, expected)
+    assert said.count("istar: seed ") == 1
+    assert prompts_of("a.session/main.take") == ("one", "two")
+
+
+def test_the_first_clip_is_made_again() -> None:
+    expected = film("one", "two", seed=9)
+    interact("-o", "a.mp4", "--seed", "1", lines="one\n/seed 9\n/again\ntwo\n")
+    assert torch.equal(read_clip(Path("a.mp4")).frames, expected)
+
+
+def test_one_of_several_drafts_is_finished() -> None:
+    expected = film("one", "/seed 10", "two", "three")
+    lines = "one\n/seed 9\n/draft 3\ntwo\n2\nthree\n/draft 2\nfour\n0\n"
+    said = interact("-o", "a.mp4", "--seed", "1", lines=lines)
+    assert "a.session/drafts.png shows 3 drafts: type the number of one, 0 for none" in said
+    assert torch.equal(read_clip(Path("a.mp4")).frames, expected)
+    assert prompts_of("a.session/main.take") == ("one", "two", "three")
+    assert read_picture(Path("a.session/drafts.png")).pixels.shape[2] == 3
+    lines = "/draft 2\nfour\n3\n"
+    said = interact("a.session", lines=lines, code=2)
+    assert "type the number of a draft, 1 to 2, or 0 for none" in said
+
+
+def test_branches_are_gone_to_and_come_back_to() -> None:
+    expected = film("one", "three")
+    said = interact(
+        "-o",
+        "a.mp4",
+        "--seed",
+        "1",
+        lines="one\n/branch other\ntwo\n/branch\n/branch main\nthree\n/branch main\n",
+    )
+    assert "on other; /branch main goes back to here" in said
+    assert "on other; the other branches: main" in said
+    assert "on main, after 1 prompt" in said
+    assert "this is main already" in said
+    assert torch.equal(read_clip(Path("a.mp4")).frames, expected)
+    assert prompts_of("a.session/other.take") == ("one", "two")
+    interact("a.session", lines="/branch other\n/undo\n/branch main\n/save b.mp4\n")
+    assert torch.equal(read_clip(Path("b.mp4")).frames, expected)
+
+
+def test_a_session_is_reopened_where_it_was() -> None:
+    expected = film("one", "two", "three")
+    said = interact("-o", "a.mp4", "--seed", "1", lines="one\ntwo\n")
+    assert "seed" not in said
+    shown = Path("a.mp4").read_bytes()
+    said = interact("a.session")
+    assert "on main, after 2 prompts; the last is 'two'" in said
+    assert Path("a.mp4").read_bytes() == shown
+    interact("a.session", lines="three\n")
+    assert torch.equal(read_clip(Path("a.mp4")).frames, expected)
+    assert sorted(path.name for path in Path().iterdir()) == ["a.mp4", "a.session"]
+
+
+def test_a_video_that_is_gone_is_made_again_and_another_is_left_alone() -> None:
+    expected = film("one", "two")
+    interact("-o", "a.mp4", "--seed", "1", lines="one\n")
+    Path("a.mp4").unlink()
+    interact("a.session", lines="two\n")
+    assert torch.equal(read_clip(Path("a.mp4")).frames, expected)
+    own = write_clip(pictures(3, HEIGHT, WIDTH), Path("a.mp4"), overwrite=True).read_bytes()
+    done = run_warm("interact", "a.session")
+    assert done.stdout == b"a-1.mp4\n"
+    assert Path("a.mp4").read_bytes() == own
+    assert torch.equal(read_clip(Path("a-1.mp4")).frames, expected)
+    assert Session.open(Path("a.session")).video == Path("a-1.mp4")
+
+
+def test_a_crash_just_after_the_video_is_written_is_no_other_video() -> None:
+    interact("-o", "a.mp4", "--seed", "1", lines="one\n")
+    settings = Path("a.session/session.json")
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"is_writing": True}))
+    write_clip(pictures(3, HEIGHT, WIDTH), Path("a.mp4"), overwrite=True)
+    interact("a.session")
+    assert torch.equal(read_clip(Path("a.mp4")).frames, film("one"))
+    assert sorted(path.name for path in Path().iterdir()) == ["a.mp4", "a.session"]
+
+
+def test_a_session_is_continued_in_its_own_dtype() -> None:
+    interact("-o", "a.mp4", "--dtype", "bf16", lines="one\n")
+    assert "continues in" not in interact("a.session", lines="two\n")
+    said = interact("a.session", "--dtype", "fp32", lines="three\n")
+    assert "was made in bf16 and continues in fp32" in said
+
+
+def test_a_session_moves_with_its_video(tmp_path: Path) -> None:
+    expected = film("one", "two")
+    interact("-o", "a.mp4", "--seed", "1", lines="one\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("a.mp4", "a.session"):
+        Path(name).rename(elsewhere / name)
+    interact(str(elsewhere / "a.session"), lines="two\n")
+    assert torch.equal(read_clip(elsewhere / "a.mp4").frames, expected)
+
+
+@pytest.mark.signals
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("when", [b"step 2 of 4", b"step 1 of 2"])
+def test_a_session_is_reopened_after_a_crash(number: signal.Signals, when: bytes) -> None:
+    """In the first clip, or in the second."""
+    expected = film("one", "two", "three")
+    Path("story.txt").write_text("one\ntwo\nthree\n")
+    options = ("--script", "story.txt", "-o", "a.mp4", "--seed", "1")
+    with started([*WORDY_ISTAR, "interact", *options]) as process:
+        await_line(process, when)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    if number == signal.SIGINT:
+        assert b"the session is kept; `istar interact a.session` continues it" in err
+    made = len(prompts_of("a.session/main.take"))
+    interact("a.session", lines="\n".join(("one", "two", "three")[made:]))
+    assert torch.equal(read_clip(Path("a.mp4")).frames, expected)
+
+
+def test_somebody_types() -> None:
+    import pty
+
+    person, terminal = pty.openpty()
+    typed = (
+        "/undo\n/help\none\n/nonsense\n/undo\n/seed x\n/save a.png\n/branch ../a\ntwo\n/undo\n\n"
+    )
+    try:
+        os.write(person, typed.encode())
+        done = run_warm("interact", "--seed", "1", "-o", "a.mp4", terminal=terminal)
+    finally:
+        os.close(terminal)
+        os.close(person)
+    said = done.stderr.decode()
+    assert done.returncode == 0, said
+    for words in (
+        "there is no clip yet for /undo",
+        "istar: /seed N         draw from this seed",
+        "there is no command /nonsense; /help lists them",
+        "the last prompt is the only one",
+        "a seed is a whole number from 0",
+        "its name must end in .mp4",
+        "a branch's name is of letters",
+    ):
+        assert said.count(words) == 1, words
+    assert len(read_clip(Path("a.mp4")).frames) == SECOND + 1
+    assert prompts_of("a.session/main.take") == ("one",)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("one\n/nonsense\n", "there is no command /nonsense"),
+        ("one\n/undo two\n", "/undo takes nothing behind it"),
+        ("one\n/seed\n", "/seed takes N"),
+        ("one\n/draft 0\n", "/draft takes a number from 1 to 99, not '0'"),
+        ("/undo\none\n", "there is no clip yet for /undo"),
+    ],
+)
+def test_a_script_that_cannot_be_followed_makes_nothing(lines: str, words: str) -> None:
+    assert words in interact("-o", "a.mp4", lines=lines, code=2)
+    assert list(Path().iterdir()) == []
+
+
+def test_a_line_of_a_script_that_cannot_be_done_ends_it() -> None:
+    said = interact("-o", "a.mp4", "--seed", "1", lines="one\n/undo\ntwo\n", code=2)
+    assert "error: the last prompt is the only one" in said
+    assert "`istar interact a.session` continues it" in said
+    assert len(read_clip(Path("a.mp4")).frames) == SECOND + 1
+
+
+def test_nothing_is_kept_where_no_takes_are_wanted() -> None:
+    interact("-o", "a.mp4", "--seed", "1", "--no-take", lines="one\n/branch b\ntwo\n/undo\n")
+    assert [path.name for path in Path().iterdir()] == ["a.mp4"]
+    done = run_warm("interact", "--script", "-", "-o", "-", "--seed", "1", input=b"one\n")
+    Path("b.mp4").write_bytes(done.stdout)
+    assert torch.equal(read_clip(Path("b.mp4")).frames, read_clip(Path("a.mp4")).frames)
+    Path("b.mp4").unlink()
+    assert [path.name for path in Path().iterdir()] == ["a.mp4"]
+
+
+def test_a_session_beside_another_gets_a_number() -> None:
+    interact("-o", "a.mp4", lines="one\n")
+    Path("a.mp4").unlink()
+    interact("-o", "a.mp4", lines="one\n")
+    names = sorted(path.name for path in Path().iterdir())
+    assert names == ["a-1.session", "a.mp4", "a.session"]
+
+
+def test_what_a_session_has_settled_is_refused() -> None:
+    interact("-o", "a.mp4", lines="one\n")
+    for options, words in (
+        (("--guidance", "2"), "leave out --guidance"),
+        (("--negative", "x"), "leave out --negative"),
+        (("-o", "b.mp4"), "the video of 'a.session' is a.mp4; /save FILE copies it"),
+    ):
+        assert words in interact("a.session", *options, lines="two\n", code=2)
+    shutil.copytree("a.session", "b.session")
+    for content, words in (
+        ("{}", "is no session that this istar reads"),
+        ("[", "is no readable session"),
+        ('{"format": "istar-session-1"}', "lacks branch"),
+    ):
+        Path("b.session/session.json").write_text(content)
+        assert words in interact("b.session", lines="two\n", code=1)
+    Path("a.session/main.take").write_bytes(b"")
+    assert "not a readable take" in interact("a.session", lines="two\n", code=1)
+
+
+def take_file(model: Path, name: str, **wanted: object) -> Tensor:
+    """Make a take's file; gives its pictures."""
+    pipeline = InfinityStarPipeline.from_pretrained(model, device="cpu")
+    job = pipeline.job(request(**wanted))
+    frames = frames_of(job.run())
+    job.take().save(name)
+    return frames
+
+
+def test_a_take_is_extended(model: Path) -> None:
+    shown = take_file(model, "a.take")
+    frames = take_file(model, "b.take", mode="extend", clip="a.take", seed=2)
+    arguments = ("a red circle", "--seed", "2", "--seconds", "1")
+    done = run_warm("extend", "a.take", *arguments, "-o", "a.mp4")
+    assert done.returncode == 0, done.stderr
+    expected = write_clip(frames, Path("expected.mp4"))
+    assert torch.equal(read_clip(Path("a.mp4")).frames, read_clip(expected).frames)
+    assert len(frames) == len(shown) + SECOND
+
+
+def test_a_take_is_refused_without_its_model(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_file(model, "a.take")
+    monkeypatch.delenv("ISTAR_MODEL")
+    for command in ("extend", "interact"):
+        lines = ["--script", "-"] if command == "interact" else []
+        done = run_warm(command, "a.take", *lines, input=b"one\n")
+        assert done.returncode == 1
+        assert b"made by the model 'random'" in done.stderr
+        assert b"name its directory or repository with --model" in done.stderr
+    done = run_warm("extend", "a.take", "one", "--model", "tiny", "--seed", "1")
+    assert done.returncode == 1
+    assert b"these are other weights" in done.stderr
+
+
+def test_a_session_begins_with_a_take(model: Path) -> None:
+    shown = take_file(model, "a.take")
+    interact("a.take", "-o", "a.mp4", "--seed", "2", lines="one\ntwo\n/undo\n/again\n")
+    Path("a.take").unlink()
+    interact("a.session", lines="two\n")
+    frames = read_clip(Path("a.mp4")).frames
+    assert len(frames) == len(shown) + 2 * SECOND
+    assert prompts_of("a.session/main.take") == ("one", "two")
+
+
+def test_an_interactive_take_gets_more_prompts(model: Path) -> None:
+    expected = film("one", "two", "three", seed=5)
+    interact("-o", "a.mp4", "--seed", "5", lines="one\ntwo\n")
+    interact("a.session/main.take", "-o", "b.mp4", lines="three\n/branch b\n/undo\n/undo\n")
+    assert prompts_of("b.session/main.take") == ("one", "two", "three")
+    assert prompts_of("b.session/b.take") == ("one",)
+    interact("b.session", lines="/branch main\n")
+    assert torch.equal(read_clip(Path("b.mp4")).frames, expected)
+    assert "leave out --tau" in interact("a.session/main.take", "--tau", "1", lines="x", code=2)
