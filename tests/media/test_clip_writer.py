@@ -170,6 +170,23 @@ def test_a_clip_is_continued_and_what_was_there_is_not_encoded_again(tmp_path: P
     assert texts_in(path)["title"] == "1 more"
 
 
+@pytest.mark.parametrize("kept", [16, 33])
+def test_the_last_parts_of_a_clip_are_taken_away(tmp_path: Path, kept: int) -> None:
+    path = write_clip(smooth_clip(16), tmp_path / "clip.mp4")
+    for count in (17, 16):
+        with ClipWriter(path, 64, 96, after=path, overwrite=True) as writer:
+            writer.write(smooth_clip(count, seed=count))
+    shown = read_clip(path).frames
+    assert len(shown) == 49
+    for more in (0, 5):
+        with ClipWriter(path, 64, 96, after=path, kept=kept, overwrite=True) as writer:
+            writer.write(smooth_clip(more, seed=1))
+        clip = read_clip(path)
+        assert clip.notes == ()
+        assert len(clip.frames) == kept + more
+        assert torch.equal(clip.frames[:kept], shown[:kept])
+
+
 def test_a_clip_that_is_not_continued_stays_as_it_was(tmp_path: Path) -> None:
     path = write_clip(grey_clip([1, 2]), tmp_path / "clip.mp4")
     before = path.read_bytes()
