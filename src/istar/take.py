@@ -23,6 +23,7 @@ from torch import Tensor
 
 from istar.errors import IstarError, MediaError, StateError, UsageError
 from istar.files import PendingFile, writing_failed
+from istar.generation.likelihood import Score, total
 from istar.generation.schedule import ClipPlan, ContextKind, Schedule, Step
 from istar.generation.state import Position, TakeWindow
 from istar.generation.until import scale_number
@@ -123,6 +124,11 @@ class Take:
         if len(self.windows) < self.total:
             return False
         return not self.total or self.taken == len(self.windows[-1].schedule.steps)
+
+    @property
+    def score(self) -> Score:
+        """How likely the bits of all its steps are; of windows without scores nothing counts."""
+        return total(one for window in self.windows for one in window.scores)
 
     @property
     def last_step(self) -> Step | None:
@@ -294,6 +300,7 @@ class _WindowHeader:
     context: ContextKind
     given: tuple[int, ...]
     seconds: tuple[float, ...]
+    scores: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,6 +374,7 @@ def _header(take: Take) -> _Header:
                 context=window.schedule.context,
                 given=tuple(sorted(window.given)),
                 seconds=tuple(round(seconds, 6) for seconds in window.seconds),
+                scores=window.scores,
             )
             for window in take.windows
         ),
@@ -465,6 +473,8 @@ def _window(header: _Header, number: int, tensors: dict[str, Tensor], *, last: b
     final = len(own.seconds)
     if final > len(schedule.steps) or (not last and final < len(schedule.steps)):
         raise StateError(f"window {number} is not complete")
+    if len(own.scores) not in (0, final):
+        raise StateError(f"window {number} has scores of other steps than those it has taken")
     if missing := {*range(final), *own.given, *masks}.difference(bits):
         raise StateError(f"the bits of step {min(missing)} of window {number} are missing")
     return TakeWindow(
@@ -474,6 +484,7 @@ def _window(header: _Header, number: int, tensors: dict[str, Tensor], *, last: b
         given=frozenset(own.given),
         masks=masks,
         seconds=own.seconds,
+        scores=tuple(Score(*score) for score in own.scores),
     )
 
 
