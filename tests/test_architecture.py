@@ -28,7 +28,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.bench.*",
     ),
     ("istar.pipeline", "istar.deadline", "istar.doctor"),
-    ("istar.job", "istar.replay"),
+    ("istar.job", "istar.replay", "istar.score"),
     ("istar.opening", "istar.resume", "istar.take_store"),
     (
         "istar.networks",
@@ -50,7 +50,12 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.checkpoint.write",
         "istar.placement",
     ),
-    ("istar.generation.canvas", "istar.generation.preview", "istar.generation.residual"),
+    (
+        "istar.generation.canvas",
+        "istar.generation.likelihood",
+        "istar.generation.preview",
+        "istar.generation.residual",
+    ),
     (
         "istar.transformer.*",
         "istar.video_tokenizer.*",

@@ -309,7 +309,7 @@ class Job:
             )
         assert self.state.current is not None
         current = self.state.current.after(
-            step.index, generation.bits[-1], time.monotonic() - began
+            step.index, generation.bits[-1], time.monotonic() - began, generation.scores[-1]
         )
         before, total = self._steps_before()
         progress = Progress(

@@ -26,6 +26,7 @@ from istar.networks import Networks
 from istar.placement import Placement
 from istar.replay import StepCheck, verify
 from istar.request import SECONDS_STEP, GenerationRequest, Mode, check_mode, check_seconds
+from istar.score import TakeScore, score
 from istar.take import Take
 
 
@@ -224,6 +225,23 @@ class InfinityStarPipeline:
             GenerationError: the network's output is not a number.
         """
         return verify(self.networks, take)
+
+    def score(
+        self, take: Take, on_step: Callable[[int, int], object] = lambda done, total: None
+    ) -> TakeScore:
+        """How likely a take's bits are, by scale and by place, see `istar.score`.
+
+        Args:
+            take: begun or finished.
+            on_step: receives how many of the steps that were drawn are scored, and how many there
+                are.
+
+        Raises:
+            StateError: another model or schedule made the take.
+            DeviceError: memory ran out.
+            GenerationError: the network's output is not a number.
+        """
+        return score(self.networks, take, on_step)
 
     def _result(
         self, request: GenerationRequest, stream: Iterator[Event], metadata: Mapping[str, str]

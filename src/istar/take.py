@@ -19,6 +19,7 @@ from torch import Tensor
 
 from istar.errors import MediaError, StateError, UsageError
 from istar.files import PendingFile, writing_failed
+from istar.generation.likelihood import Score, total
 from istar.generation.schedule import Step
 from istar.generation.state import Position, TakeWindow
 from istar.generation.until import scale_number
@@ -100,6 +101,11 @@ class Take:
         if len(self.windows) < self.total:
             return False
         return not self.total or self.taken == len(self.windows[-1].schedule.steps)
+
+    @property
+    def score(self) -> Score:
+        """How likely the bits of all its steps are; of windows without scores nothing counts."""
+        return total(one for window in self.windows for one in window.scores)
 
     @property
     def last_step(self) -> Step | None:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from istar.errors import IstarError, StateError
+from istar.generation.likelihood import Score
 from istar.generation.schedule import ClipPlan, ContextKind, Schedule
 from istar.generation.state import TakeWindow
 from istar.model_spec import Precision
@@ -74,6 +75,7 @@ class WindowHeader:
     context: ContextKind
     given: tuple[int, ...]
     seconds: tuple[float, ...]
+    scores: tuple[tuple[float, float, float], ...] = ()
 
     @classmethod
     def of(cls, window: TakeWindow) -> WindowHeader:
@@ -85,6 +87,7 @@ class WindowHeader:
             context=window.schedule.context,
             given=tuple(sorted(window.given)),
             seconds=tuple(round(seconds, 6) for seconds in window.seconds),
+            scores=window.scores,
         )
 
     @property
@@ -268,6 +271,8 @@ def read_window(
     final = len(header.seconds)
     if final > len(schedule.steps) or (not last and final < len(schedule.steps)):
         raise StateError(f"window {number} is not complete")
+    if len(header.scores) not in (0, final):
+        raise StateError(f"window {number} has scores of other steps than those it has taken")
     if missing := {*range(final), *header.given, *masks}.difference(bits):
         raise StateError(f"the bits of step {min(missing)} of window {number} are missing")
     return TakeWindow(
@@ -277,6 +282,7 @@ def read_window(
         given=frozenset(header.given),
         masks=masks,
         seconds=header.seconds,
+        scores=tuple(Score(*score) for score in header.scores),
     )
 
 

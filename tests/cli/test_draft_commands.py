@@ -95,6 +95,26 @@ def test_a_picture_is_drafted_without_a_moving_sheet(tmp_path: Path) -> None:
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
 
 
+def test_the_likeliest_drafts_are_kept(tmp_path: Path) -> None:
+    draft = (*T2V, "--draft", "--until", "1x1", "-n", "4")
+    every = [Take.load(name) for name in istar(*draft, "-o", "all")[2:]]
+    likeliest = sorted(every, key=lambda take: -take.score.conditional)[:2]
+    printed = istar(*draft, "--best", "2", "-o", "best")
+    names = [f"{n}-{take.request.seed}.take" for n, take in enumerate(likeliest, 1)]
+    assert printed == [f"best/{name}" for name in ("sheet.png", "sheet.mp4", *names)]
+    assert sorted(path.name for path in Path("best").iterdir()) == sorted(
+        ["sheet.png", "sheet.mp4", *names]
+    )
+    assert [path.name for path in takes_on(Path("best/sheet.png"))] == names
+    # The order is not just that of the seeds, or the test would say little.
+    assert [take.request.seed for take in likeliest] != [5, 6]
+    # What the sheet shows first is the first take's draft.
+    seed = str(likeliest[0].request.seed)
+    alone = istar(*T2V[:-1], seed, "--draft", "--until", "1x1", "-o", "alone")[0]
+    shown, best = (read_picture(Path(name)).pixels for name in (alone, printed[0]))
+    assert torch.equal(shown[24:260], best[24:260, : shown.shape[1]])
+
+
 def test_drafts_stand_beside_others(drafts: Path) -> None:
     before = {path.name: path.read_bytes() for path in drafts.iterdir()}
     made = istar(*T2V, "--draft", "--until", "1x1", "-o", str(drafts))
@@ -145,6 +165,8 @@ def test_a_deadline_leaves_a_take_that_finishes_the_same(tmp_path: Path) -> None
     [
         (["-n", "2"], "add --draft"),
         (["--until", "0.5"], "add --draft"),
+        (["--best", "1"], "add --draft"),
+        (["--draft", "-n", "2", "--best", "3"], "at most -n, 2, not 3"),
         (["--draft", "--deadline", "3s"], "--deadline does not go with it"),
         (["--draft", "-o", "-"], "name a directory with --output"),
         (["--draft", "-o", "file"], "'file' is a file"),

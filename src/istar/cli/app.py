@@ -31,6 +31,7 @@ from istar.cli.look import info
 from istar.cli.models import models
 from istar.cli.remedies import message
 from istar.cli.render import render, verify
+from istar.cli.score import score
 from istar.cli.takes import takes
 from istar.cli.train import prepare, train
 from istar.errors import IstarError
@@ -57,7 +58,7 @@ app = typer.Typer(
 for command in (t2i, t2v, i2v, extend, interact, finish, vary):
     app.command(rich_help_panel=_GENERATION)(command)
 app.add_typer(takes, name="takes", rich_help_panel=_GENERATION)
-for command in (info, render, verify):
+for command in (info, render, verify, score):
     app.command(rich_help_panel=_LOOKING)(command)
 app.add_typer(models, name="models", rich_help_panel=_MODELS)
 app.command(rich_help_panel=_MODELS)(doctor)

@@ -55,6 +55,18 @@ CountOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+BestOption = Annotated[
+    int | None,
+    typer.Option(
+        "--best",
+        metavar="K",
+        min=1,
+        max=MOST_DRAFTS,
+        help="Keep only the K drafts whose bits are the likeliest under the prompt, in that order.",
+        show_default="all",
+        rich_help_panel=_PANEL,
+    ),
+]
 UntilOption = Annotated[
     str | None,
     typer.Option(
@@ -139,6 +151,7 @@ def make_drafts(
     *,
     until: Until,
     overwrite: bool,
+    best: int | None = None,
 ) -> None:
     """Draft one after the other; print the paths of the sheets, then of the takes.
 
@@ -149,11 +162,12 @@ def make_drafts(
         directory: where everything is written.
         until: how far each goes.
         overwrite: existing files may be replaced.
+        best: how many of them to keep, by their scores under the prompt; None: all.
     """
     from istar.media.sheet import ContactSheet
-    from istar.take import TAKE_SUFFIX
 
     takes: list[Path] = []
+    drafts: list[Take] = []
     first, sheet = None, None
     with said_when_stopped(lambda: _kept(takes)), StepDisplay() as display:
         said: set[str] = set()
@@ -162,15 +176,42 @@ def make_drafts(
             first = first or job.request
             for _ in display.pictures_of(_one_of_many(job, until, number, len(starts), said)):
                 pass
-            frames, seed = job.preview(), job.request.seed
+            frames, take = job.preview(), job.take()
             sheet = sheet or ContactSheet(len(starts), *frames.shape[1:3])
-            sheet.add(f"{number}: seed {seed}", frames)
-            target = directory / f"{number}-{seed}{TAKE_SUFFIX}"
-            takes.append(job.take().save(target, overwrite=overwrite, numbered=not overwrite))
+            sheet.add(_label(number, take), frames)
+            takes.append(_save(take, directory, number, overwrite=overwrite))
+            drafts.append(take)
     assert first is not None
     assert sheet is not None
+    if best is not None:
+        # The likeliest get the first numbers, on the sheets and in their names.
+        order = sorted(range(len(drafts)), key=lambda draft: -drafts[draft].score.conditional)
+        order = order[:best]
+        sheet.keep({draft: _label(place, drafts[draft]) for place, draft in enumerate(order, 1)})
+        kept = [
+            takes[draft]
+            if place == draft + 1
+            else _save(drafts[draft], directory, place, overwrite=overwrite)
+            for place, draft in enumerate(order, 1)
+        ]
+        for path in {*takes}.difference(kept):
+            path.unlink(missing_ok=True)
+        takes = kept
     for path in (*_write_sheets(sheet, pipeline, first, takes, directory, overwrite), *takes):
         print_path(path)
+
+
+def _label(number: int, draft: Take) -> str:
+    """What is written above a draft on a sheet."""
+    return f"{number}: seed {draft.request.seed}"
+
+
+def _save(draft: Take, directory: Path, number: int, *, overwrite: bool) -> Path:
+    """Write a draft under its number on the sheet and its seed; the file's name."""
+    from istar.take import TAKE_SUFFIX
+
+    target = directory / f"{number}-{draft.request.seed}{TAKE_SUFFIX}"
+    return draft.save(target, overwrite=overwrite, numbered=not overwrite)
 
 
 def _write_sheets(

@@ -12,6 +12,7 @@ import typer
 
 from istar.cli.display import StepDisplay
 from istar.cli.drafts import (
+    BestOption,
     CountOption,
     DraftOption,
     UntilOption,
@@ -55,6 +56,7 @@ class GenerateOptions(CommonOptions):
     draft: DraftOption = False
     count: CountOption = None
     until: UntilOption = None
+    best: BestOption = None
     deadline: Annotated[
         str | None,
         typer.Option(
@@ -88,8 +90,13 @@ class GenerateOptions(CommonOptions):
             )
         if self.draft and (self.preview or self.preview_file is not None):
             raise UsageError("drafts are shown on their sheets, not by --preview")
-        if not self.draft and (self.count, self.until) != (None, None):
-            raise UsageError("-n and --until are for drafts; add --draft")
+        if not self.draft and (self.count, self.until, self.best) != (None, None, None):
+            raise UsageError("-n, --until and --best are for drafts; add --draft")
+        if self.best is not None and self.best > (self.count or 1):
+            raise UsageError(
+                f"--best keeps some of the drafts: it is at most -n, {self.count or 1}, not "
+                f"{self.best}"
+            )
 
 
 @with_common_options
@@ -222,4 +229,5 @@ def _draft(options: GenerateOptions, request: GenerationRequest) -> None:
             directory,
             until=until,
             overwrite=options.overwrite,
+            best=options.best,
         )

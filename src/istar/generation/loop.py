@@ -17,6 +17,7 @@ from torch import Tensor
 from istar.errors import GenerationError
 from istar.generation.canvas import Canvas
 from istar.generation.guidance import guide
+from istar.generation.likelihood import NOTHING, Score, step_score, token_scores
 from istar.generation.sampling import SamplingConfig, probabilities, uniform_numbers
 from istar.generation.schedule import Step, needed_steps
 from istar.generation.state import Branch, GenerationState, Kept
@@ -103,6 +104,7 @@ def start(
     return GenerationState(
         steps=steps,
         bits=(),
+        scores=(),
         given=known,
         kept=dict(kept or {}),
         needed=needed_steps(steps, known),
@@ -153,6 +155,7 @@ def commit(
     bits: Tensor,
     contexts: tuple[Context, ...] | None,
     generator: Tensor | None = None,
+    score: Score = NOTHING,
 ) -> GenerationState:
     """The state after a step: its bits join the canvas, its keys and values the contexts.
 
@@ -163,6 +166,7 @@ def commit(
         bits: `(t·h·w, d)` of the step.
         contexts: of every branch, as `predict` gives them.
         generator: its state after the draws; None where nothing was drawn.
+        score: of the bits that were drawn.
     """
     step = state.next_step
     canvas = Canvas(state.canvas.total)
@@ -178,6 +182,7 @@ def commit(
     return replace(
         state,
         bits=(*state.bits, bits.cpu()),
+        scores=(*state.scores, score),
         canvas=canvas,
         latents=latents,
         branches=tuple(
@@ -213,10 +218,12 @@ def advance(
         prediction = predict(transformer, state, together=together)
         return commit(state, state.given[step.index], prediction.contexts)
     drawing = draw(transformer, state, sampling, together=together)
-    bits = drawing.bits
+    bits, drawn = drawing.bits, None
     if (kept := state.kept.get(step.index)) is not None:
-        bits = torch.where(kept.drawn.unsqueeze(1), bits.cpu(), kept.bits)
-    return commit(state, bits, drawing.contexts, drawing.generator)
+        drawn = kept.drawn
+        bits = torch.where(drawn.unsqueeze(1), bits.cpu(), kept.bits)
+    score = step_score(token_scores(drawing.branches, drawing.logits, bits, drawn))
+    return commit(state, bits, drawing.contexts, drawing.generator, score)
 
 
 def draw(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from istar.generation.canvas import Canvas
+from istar.generation.likelihood import Score
 from istar.generation.schedule import Schedule, Step
 from istar.transformer.cache import Context, KeysValues
 
@@ -84,6 +85,8 @@ class TakeWindow:
         masks: `(t·h·w)` booleans by step index: of these steps only the tokens marked were, or will
             be, drawn.
         seconds: how long each step took, from the first; 0 for those that were not drawn.
+        scores: how likely the bits are that each step drew, from the first, see
+            `istar.generation.likelihood`; empty where that is not known of all steps.
     """
 
     schedule: Schedule
@@ -92,19 +95,27 @@ class TakeWindow:
     given: frozenset[int] = frozenset()
     masks: Mapping[int, Tensor] = field(default_factory=dict)
     seconds: tuple[float, ...] = ()
+    scores: tuple[Score, ...] = ()
 
-    def after(self, step: int, bits: Tensor, seconds: float) -> TakeWindow:
+    def after(self, step: int, bits: Tensor, seconds: float, score: Score) -> TakeWindow:
         """The window with one more step taken.
 
         Args:
             step: its index.
             bits: `(t·h·w, d)`.
             seconds: how long it took. A step that was taken before keeps its own.
+            score: of the bits that it drew. Likewise.
         """
         if step < len(self.seconds):
             return self
         taken = 0.0 if step in self.given else seconds
-        return replace(self, bits={**self.bits, step: bits}, seconds=(*self.seconds, taken))
+        are_known = len(self.scores) == len(self.seconds)
+        return replace(
+            self,
+            bits={**self.bits, step: bits},
+            seconds=(*self.seconds, taken),
+            scores=(*self.scores, score) if are_known else (),
+        )
 
     def generator_after(self, semantic_bits: int, detail_bits: int) -> Tensor:
         """The state of the CPU generator after all of its draws.
@@ -128,6 +139,7 @@ class GenerationState:
     Attributes:
         steps: the whole schedule.
         bits: `(t·h·w, d)` booleans of every step taken, on the CPU.
+        scores: of every step taken; of those that were given 0.
         given: bits of steps that are not to be sampled, by step index.
         kept: of steps of which only some tokens are, by step index.
         needed: indices of the steps whose keys and values a sampled step needs.
@@ -140,6 +152,7 @@ class GenerationState:
 
     steps: tuple[Step, ...]
     bits: tuple[Tensor, ...]
+    scores: tuple[Score, ...]
     given: Bits
     kept: Mapping[int, Kept]
     needed: frozenset[int]

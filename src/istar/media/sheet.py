@@ -57,6 +57,10 @@ class ContactSheet:
         """Add a clip `(F, H, W, 3)`; of a picture F is 1."""
         self._clips.append((label, _resized(frames, self._size)))
 
+    def keep(self, clips: Mapping[int, str]) -> None:
+        """Show only some of the clips added so far, by their numbers from 0, under other labels."""
+        self._clips = [(label, self._clips[number][1]) for number, label in clips.items()]
+
     def still(self) -> Tensor:
         """One picture `(H, W, 3)` with a few pictures of every clip, from its first to its last."""
         return self._laid_out(lambda frames: row(a_few(frames, _PICTURES), line=_LINE))
