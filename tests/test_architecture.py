@@ -29,6 +29,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ),
     ("istar.pipeline", "istar.deadline", "istar.doctor"),
     ("istar.job", "istar.replay", "istar.score"),
+    ("istar.window_pictures",),
     ("istar.opening", "istar.resume", "istar.take_store"),
     (
         "istar.networks",

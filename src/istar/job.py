@@ -17,13 +17,12 @@ from torch import Tensor
 from istar.errors import DeviceError, GenerationError, StateError, UsageError
 from istar.events import ClipReady, Decoding, Event, Loading, Note, Preview, Progress
 from istar.generation.loop import advance
-from istar.generation.preview import preview_latent
 from istar.generation.schedule import Step
 from istar.generation.state import GenerationState, JobState, Position
 from istar.generation.until import Until, stop_step
-from istar.inputs import Inputs, picture_size, read_inputs
+from istar.inputs import Inputs, read_inputs
 from istar.networks import Networks
-from istar.opening import Opening, begins_with_image
+from istar.opening import Opening
 from istar.placement import memory_failure
 from istar.plan import Plan, plan_request
 from istar.previews import is_previewed
@@ -31,6 +30,7 @@ from istar.request import GenerationRequest, check_prompt, check_seed
 from istar.resume import Held, resumed, take_of
 from istar.take import Take
 from istar.transformer.cache import stored
+from istar.window_pictures import WindowPictures
 
 
 class Job:
@@ -336,19 +336,20 @@ class Job:
     def _decode(self, generation: GenerationState) -> tuple[JobState, tuple[Event, ...]]:
         """The next latent frame's pictures of the clip that is finished."""
         state, clip = self.state, self.state.decoded
-        window = self.plan.windows[state.window]
         latent = generation.latents[clip]
         # 1. What is being decoded holds much; it is dropped where the state is not the one it has
         # come to, after a failure, and begun again.
         decoding, self._decoding = self._decoding, None
         if decoding is None or decoding[0] is not state:
-            pictures = self._pictures(generation.latents, clip=clip, skip=state.shown)
+            pictures = self._pictures.of_clip(
+                generation.latents, state, clip=clip, skip=state.shown
+            )
             decoding = (state, pictures)
         pictures = decoding[1]
         frames = next(pictures)
         # 2. A new video's first picture.
-        if clip == 1 and begins_with_image(generation.steps[0], window) and not state.shown:
-            frames = torch.cat((self._first_picture(frames), frames))
+        if not state.shown:
+            frames = self._pictures.with_first(frames, generation.steps[0], state, clip=clip)
         tail = self._tail_with(frames, window=state.window + 1)
         # 3. After its last pictures the clip ends, and after its last clip the window.
         if state.shown + 1 < latent.shape[2]:
@@ -359,29 +360,6 @@ class Job:
         if generation.finished and not state.decodes_next:
             state = self._end_window(state, generation)
         return state, (ClipReady(frames=frames),)
-
-    def _pictures(
-        self, window_latents: tuple[Tensor, ...], *, clip: int, skip: int = 0
-    ) -> Iterator[Tensor]:
-        """The pictures of one of the window's clips, of a latent frame at a time.
-
-        The decoder's causal convolutions look back at what is before: the window's other clips, or
-        in the interactive mode the clip before.
-
-        Args:
-            window_latents: `(1, C, T, H, W)` of the window's clips.
-            clip: which of them.
-            skip: latent frames of it whose pictures are not wanted.
-        """
-        state = self.state
-        before = window_latents[:clip]
-        if self.plan.windows[state.window].interactive:
-            assert state.former is not None
-            before = (state.former[:, :, 1:],)
-        skip += sum(latent.shape[2] for latent in before)
-        latents = torch.cat((*before, window_latents[clip]), dim=2)
-        is_read = self._is_continued or self._opening.pictures_read(state.window + 1) > 0
-        return self.networks.pictures(latents, skip=skip, whole=is_read)
 
     def _end_window(self, state: JobState, generation: GenerationState) -> JobState:
         assert state.current is not None
@@ -399,12 +377,15 @@ class Job:
             networks=self.networks, request=self.request, inputs=self.inputs, plan=self.plan
         )
 
-    def _first_picture(self, after: Tensor) -> Tensor:
-        """A new video's first picture: the image that it is made from, else a copy of the second.
-
-        The released reference overwrites a video's first picture with the second, too.
-        """
-        return after[:1] if self.inputs.image is None else self.inputs.image
+    @property
+    def _pictures(self) -> WindowPictures:
+        are_read = self._opening.pictures_read(self.state.window + 1) > 0
+        return WindowPictures(
+            networks=self.networks,
+            inputs=self.inputs,
+            plan=self.plan,
+            become_bits=self._is_continued or are_read,
+        )
 
     def _tail_with(self, frames: Tensor, *, window: int) -> tuple[Tensor, ...]:
         """The last pictures after more of them, no more than a window reads.
@@ -485,9 +466,7 @@ class Job:
     def preview(self) -> Tensor:
         """The clip under way, `(F, H, W, 3)`, uint8, decoded from its canvas so far.
 
-        What is finer than the canvas is taken from the frame before, where the two agree. After a
-        clip's last step these are its finished pictures. Between two windows there is no clip: no
-        pictures.
+        See `istar.window_pictures.WindowPictures.under_way`.
 
         Raises:
             DeviceError: memory ran out; the job is as it was.
@@ -495,30 +474,12 @@ class Job:
         """
         try:
             with torch.autocast(self.networks.device.type, enabled=False):
-                return self._preview()
+                return self._pictures.under_way(self.state)
         except Exception as error:
             failure = memory_failure(error, "making a preview")
             if failure is None:
                 raise
         raise failure
-
-    def _preview(self) -> Tensor:
-        state, generation = self.state, self.state.generation
-        if generation is None or not generation.position:
-            size = picture_size(self.plan.template, self.plan.spec)
-            return torch.zeros(0, *size, 3, dtype=torch.uint8)
-        latents = generation.latents
-        last = generation.steps[generation.position - 1]
-        if not last.ends_clip:
-            before = state.former if not latents else latents[-1]
-            frame = None if before is None else before[:, :, -1:]
-            latents = (*latents, preview_latent(generation.canvas.total, last.grid, frame))
-        clip, window = len(latents) - 1, self.plan.windows[state.window]
-        pictures = self._pictures(latents, clip=clip)
-        frames = torch.cat(list(pictures))
-        if clip == 1 and begins_with_image(generation.steps[0], window):
-            return torch.cat((self._first_picture(frames), frames))
-        return frames
 
     def preview_after(self, events: Sequence[Event]) -> Preview | Note | None:
         """What there is after some steps; a note where it cannot be decoded.
