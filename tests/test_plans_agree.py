@@ -269,6 +269,7 @@ def test_everything_that_takes_memory_may_fail_once_in_every_step(
     assert failed.count("attend") >= len(bits) / 2
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("weights", "mode"),
     [
