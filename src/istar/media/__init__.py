@@ -15,10 +15,11 @@ from istar.media.clip_reader import (
     read_clip,
     read_piece,
 )
-from istar.media.clip_writer import ClipWriter, write_clip
+from istar.media.clip_writer import ClipWriter, open_clip_writer, write_clip
 from istar.media.file_info import FileInfo, probe_file
 from istar.media.picture_writer import encode_png, texts_that_fit, write_picture
 from istar.media.pictures import Picture, cover_and_crop, read_picture, stretch
+from istar.media.sound import check_sound
 
 __all__ = [
     "Clip",
@@ -27,9 +28,11 @@ __all__ = [
     "ClipWriter",
     "FileInfo",
     "Picture",
+    "check_sound",
     "cover_and_crop",
     "encode_png",
     "open_clip",
+    "open_clip_writer",
     "probe_clip",
     "probe_file",
     "read_clip",
