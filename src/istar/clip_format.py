@@ -75,7 +75,7 @@ CLIP_FORMATS = {
 NUMBERED_SUFFIX = ".png"
 """Of pictures whose names hold a number, as in `boat/%04d.png`."""
 
-_NUMBERED = ClipFormat(name="numbered pictures")
+_NUMBERED = ClipFormat(name="a directory of pictures")
 
 
 def is_numbered(target: Path) -> bool:
@@ -162,7 +162,7 @@ class ClipEncoding:
                 f"the rate factor (crf) of {known.name} is 1 to {known.worst_crf}, not {self.crf}"
             )
         if self.fps is not None and known is _NUMBERED:
-            raise UsageError(f"'{target}': {known.name} have no speed, so no pictures a second")
+            raise UsageError(f"'{target}': {known.name} has no speed")
         if self.fps is not None and self.fps > known.fastest:
             raise UsageError(
                 f"{known.name} plays {known.fastest} pictures a second at most, not {self.fps:g}"

@@ -15,7 +15,8 @@ _GIF_HEAD = 13  # signature and screen, before the palette that all pictures sha
 _GIF_FLAGS_AT = 10
 _GIF_COMMENT = b"!\xfe"
 _GIF_BLOCK = 255
-_PNG_HEAD = 33  # signature and IHDR
+_PNG_ANIMATION = b"\0\0\0\x08acTL"
+_PNG_ANIMATION_BYTES = 20
 _WEBP_FLAGS_AT = 20
 _WEBP_HAS_EXIF = 0x08
 
@@ -51,7 +52,9 @@ def _add_to_gif(file: BinaryIO, texts: Mapping[str, str]) -> None:
 def _add_to_png(file: BinaryIO, texts: Mapping[str, str]) -> None:
     chunks = png_texts(texts).chunks
     data = b"".join(_png_chunk(kind, content) for kind, content, *_ in chunks)
-    _insert(file, _PNG_HEAD, data)
+    # What tells an animation from a picture stays ahead: readers look for it in the first bytes.
+    marked = file.read(_PIECE_BYTES).index(_PNG_ANIMATION)
+    _insert(file, marked + _PNG_ANIMATION_BYTES, data)
 
 
 def _png_chunk(kind: bytes, content: bytes) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import av
-from av import VideoFrame
+from av import VideoFormat, VideoFrame
 from av.filter import Graph
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
@@ -95,16 +95,20 @@ class ClipEncoder:
 
 
 class _Palettes:
-    """Each picture in 256 colours of its own, its errors spread over the pixels around them."""
+    """Each picture in 256 colours of its own, with an ordered pattern between them.
+
+    A pattern stays where it is. Errors that are spread over the pixels around them flicker, and
+    collect to dots where the palette lacks a colour.
+    """
 
     def __init__(self, height: int, width: int, rate: Fraction) -> None:
         self._graph = Graph()
         source = self._graph.add_buffer(
-            width=width, height=height, format="rgb24", time_base=1 / rate
+            width=width, height=height, format=VideoFormat("rgb24"), time_base=1 / rate
         )
         both = self._graph.add("split")
         chosen = self._graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
-        applied = self._graph.add("paletteuse", "new=1:dither=sierra2_4a")
+        applied = self._graph.add("paletteuse", "new=1:dither=bayer:bayer_scale=5")
         source.link_to(both)
         both.link_to(chosen, 0, 0)
         both.link_to(applied, 1, 0)

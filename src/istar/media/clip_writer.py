@@ -104,6 +104,11 @@ class ClipWriter:
         """The file's name: as given, or after the block a numbered one if that was taken."""
         return self._pending.target
 
+    @property
+    def sound(self) -> Sound | None:
+        """What has been copied of the sound."""
+        return self._sound
+
     def __enter__(self) -> ClipWriter:
         self._block.enter_context(self._file())
         return self
@@ -249,10 +254,8 @@ def open_clip_writer(
         )
     (encoding or ClipEncoding()).check(target)
     if after is not None or sound is not None:
-        raise UsageError(f"'{target}': numbered pictures hold no sound and are not continued")
-    return NumberedPicturesWriter(
-        target, metadata=metadata, overwrite=overwrite, numbered=numbered
-    )
+        raise UsageError(f"'{target}': a directory of pictures holds no sound and is not continued")
+    return NumberedPicturesWriter(target, metadata=metadata, overwrite=overwrite, numbered=numbered)
 
 
 def write_clip(

@@ -81,6 +81,6 @@ def _numbered_paths(source: Path, name: str) -> list[Path]:
                 f"such as '{source / 'a%04d.png'}'"
             )
         numbered = next(iter(series.values()), {})
-    if not numbered:
-        raise MediaError(f"{name} holds no numbered pictures, such as 0001.png")
+    if len(numbered) < 2:
+        raise MediaError(f"{name} does not hold several numbered pictures, such as 0001.png")
     return [path for _, path in sorted(numbered.items())]

@@ -54,9 +54,10 @@ class Sound:
         Args:
             until: seconds from the first picture on.
         """
-        while (packet := self._next) is not None:
+        while self._next is not None:
+            packet, shown = self._next
             tick = packet.time_base
-            start = packet.pts * tick - self._start
+            start = shown * tick - self._start
             if start >= until:
                 break
             self._next = next(self._packets, None)
@@ -64,8 +65,7 @@ class Sound:
             if start + length < -_RUN_UP:
                 continue
             self.end = start + length
-            shift = round(self._start / tick)
-            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            packet.pts = packet.dts = shown - round(self._start / tick)
             packet.stream = self._copy
             yield packet
         self.is_cut = self._next is not None
@@ -108,8 +108,8 @@ def check_sound(source: Path, target: Path) -> None:
         pass
 
 
-def _timed(container: InputContainer, stream: AudioStream) -> Iterator[Packet[Any]]:
-    """The packets that hold something and say when."""
+def _timed(container: InputContainer, stream: AudioStream) -> Iterator[tuple[Packet[Any], int]]:
+    """The packets that hold something, and when they are heard, in ticks."""
     for packet in container.demux(stream):
-        if packet.size and packet.pts is not None and packet.dts is not None:
-            yield packet
+        if packet.size and packet.pts is not None:
+            yield packet, packet.pts
