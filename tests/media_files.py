@@ -124,7 +124,7 @@ def texts_in(path: Path) -> dict[str, str]:
             return {key: text for key, text in found.items() if key not in own}
     with Image.open(path) as picture:
         if path.suffix in (".png", ".apng"):
-            return {key: text for key, text in picture.info.items() if isinstance(text, str)}
+            return {key: str(text) for key, text in picture.text.items()}
         if path.suffix == ".gif":
             return json.loads(picture.info.get("comment", b"{}"))
         comment = picture.getexif().get_ifd(0x8769).get(0x9286, b"ASCII\0\0\0{}")

@@ -43,9 +43,11 @@ def test_they_are_read_in_the_order_of_their_numbers_and_beside_other_files(
 
 def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
     for pattern in ("", "%04d.png"):
-        with pytest.raises(MediaError, match="not hold several numbered pictures, such as 0001.png"):
+        with pytest.raises(
+            MediaError, match=r"not hold several numbered pictures, such as 0001.png"
+        ):
             read_clip(tmp_path / pattern)
-    with pytest.raises(MediaError, match="cannot read .*missing"):
+    with pytest.raises(MediaError, match=r"cannot read .*missing"):
         read_clip(tmp_path / "missing" / "%d.png")
     write_picture(grey_clip([1])[0], tmp_path / "a1.png")
     write_picture(grey_clip([1], height=16)[0], tmp_path / "a2.png")
@@ -91,7 +93,7 @@ def test_only_a_directory_of_such_pictures_is_replaced(tmp_path: Path) -> None:
     write_clip(grey_clip([4]), settled(target, overwrite=True), overwrite=True)
     assert [one.name for one in tmp_path.rglob("*")] == ["boat", "1.png"]
     (tmp_path / "boat" / "mine.txt").write_text("mine")
-    with pytest.raises(MediaError, match="holds more than pictures numbered as '%d.png'"):
+    with pytest.raises(MediaError, match=r"holds more than pictures numbered as '%d.png'"):
         settled(target, overwrite=True)
 
 

@@ -76,9 +76,7 @@ def written(target: Path, source: Path, pictures: int) -> ClipWriter:
         ("a.mkv", "flac", "b.mp4"),
     ],
 )
-def test_the_sound_is_copied_in_time(
-    tmp_path: Path, source: str, codec: str, target: str
-) -> None:
+def test_the_sound_is_copied_in_time(tmp_path: Path, source: str, codec: str, target: str) -> None:
     original = with_tone(tmp_path / source, seconds=1, codec=codec)
     writer = written(tmp_path / target, original, 32)
     assert jump(writer.target) == pytest.approx(jump(original), abs=0.01)

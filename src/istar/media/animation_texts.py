@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,8 +16,9 @@ _GIF_HEAD = 13  # signature and screen, before the palette that all pictures sha
 _GIF_FLAGS_AT = 10
 _GIF_COMMENT = b"!\xfe"
 _GIF_BLOCK = 255
-_PNG_ANIMATION = b"\0\0\0\x08acTL"
-_PNG_ANIMATION_BYTES = 20
+_PNG_SIGNATURE_BYTES = 8
+_PNG_END = 12  # IEND, the last chunk
+_MOST_BYTES = 2**24
 _WEBP_FLAGS_AT = 20
 _WEBP_HAS_EXIF = 0x08
 
@@ -24,9 +26,8 @@ _WEBP_HAS_EXIF = 0x08
 def add_texts(path: Path, texts: Mapping[str, str]) -> None:
     """Put texts into a whole animation of GIF, APNG or WebP.
 
-    Near its start where the format allows it, so that a reader need not go through the pictures:
-    JSON in a GIF's comment, iTXt in APNG, and in WebP, behind the pictures, JSON in the EXIF
-    comment, as in a still one.
+    JSON in a GIF's comment, ahead of the pictures; behind them iTXt in APNG and JSON in the EXIF
+    comment of WebP, as in still ones.
 
     Args:
         path: the file; its suffix says the format.
@@ -52,9 +53,11 @@ def _add_to_gif(file: BinaryIO, texts: Mapping[str, str]) -> None:
 def _add_to_png(file: BinaryIO, texts: Mapping[str, str]) -> None:
     chunks = png_texts(texts).chunks
     data = b"".join(_png_chunk(kind, content) for kind, content, *_ in chunks)
-    # What tells an animation from a picture stays ahead: readers look for it in the first bytes.
-    marked = file.read(_PIECE_BYTES).index(_PNG_ANIMATION)
-    _insert(file, marked + _PNG_ANIMATION_BYTES, data)
+    # Behind the pictures: libav looks for the first of them in the first bytes only.
+    file.seek(-_PNG_END, os.SEEK_END)
+    end = file.read()
+    file.seek(-_PNG_END, os.SEEK_END)
+    file.write(data + end)
 
 
 def _png_chunk(kind: bytes, content: bytes) -> bytes:
@@ -62,9 +65,31 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
     return len(content).to_bytes(4, "big") + checked + zlib.crc32(checked).to_bytes(4, "big")
 
 
+def texts_of_png(file: BinaryIO) -> dict[str, str]:
+    """The texts in the iTXt chunks of a PNG, wherever they are; no pixel is decoded.
+
+    Those that are compressed, damaged or longer than anyone writes are left out.
+    """
+    texts: dict[str, str] = {}
+    at, room = _PNG_SIGNATURE_BYTES, _MOST_BYTES
+    while True:
+        file.seek(at)
+        head = file.read(8)
+        size = int.from_bytes(head[:4], "big")
+        if len(head) < 8 or head[4:] == b"IEND":
+            return texts
+        if head[4:] == b"iTXt" and size <= room:
+            room -= size
+            key, _, rest = file.read(size).partition(b"\0")
+            parts = rest[2:].split(b"\0", 2)
+            if rest[:1] == b"\0" and len(parts) == 3:
+                texts[key.decode("latin-1")] = parts[2].decode("utf-8", "replace")
+        at += size + 12
+
+
 def _add_to_webp(file: BinaryIO, texts: Mapping[str, str]) -> None:
     exif = exif_of(texts).removeprefix(b"Exif\0\0")
-    file.seek(0, 2)
+    file.seek(0, os.SEEK_END)
     file.write(b"EXIF" + len(exif).to_bytes(4, "little") + exif + b"\0" * (len(exif) % 2))
     size = file.tell() - 8
     file.seek(4)

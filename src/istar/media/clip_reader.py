@@ -35,6 +35,7 @@ from istar.media.clip_pixels import FrameConversion
 from istar.media.picture_directory import holds_pictures, pictures_as_video
 from istar.media.pictures import as_video
 from istar.media.sources import open_source, source_name
+from istar.plurals import counted
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
 MAX_CLIP_BYTES = 16 * 2**30
@@ -178,7 +179,9 @@ class ClipReader:
             samples = list(islice(self._samples(size, first=first, sought=sought), pictures))
             if len(samples) == pictures and samples[0].number == first:
                 return torch.stack([sample.pixels for sample in samples])
-        raise MediaError(f"{self._name} does not have {pictures} pictures from {begin:g} s on")
+        raise MediaError(
+            f"{self._name} does not have {counted(pictures, 'picture')} from {begin:g} s on"
+        )
 
     @cached_property
     def _survey(self) -> Survey:

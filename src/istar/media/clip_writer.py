@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -234,11 +234,12 @@ def open_clip_writer(
     *,
     encoding: ClipEncoding | None = None,
     after: Path | None = None,
+    kept: int | None = None,
     sound: Path | None = None,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
     numbered: bool = False,
-) -> ClipWriter | NumberedPicturesWriter:
+) -> AbstractContextManager[ClipWriter | NumberedPicturesWriter]:
     """The writer for a name, as `ClipWriter` describes it: `boat/%04d.png` is for pictures."""
     if not is_numbered(target):
         return ClipWriter(
@@ -247,6 +248,7 @@ def open_clip_writer(
             width,
             encoding=encoding,
             after=after,
+            kept=kept,
             sound=sound,
             metadata=metadata,
             overwrite=overwrite,

@@ -49,6 +49,11 @@ class NumberedPicturesWriter:
         """The directory: as given, or after the block a numbered one if that was taken."""
         return self._pending.target
 
+    @property
+    def sound(self) -> None:
+        """Pictures have none."""
+        return None
+
     def __enter__(self) -> NumberedPicturesWriter:
         self._pending.__enter__()
         return self
