@@ -117,12 +117,15 @@ def spoil_packet(path: Path, index: int, filler: bytes = b"\xff") -> None:
 
 def texts_in(path: Path) -> dict[str, str]:
     """The texts that istar has written into a file."""
-    if path.suffix == ".mp4":
+    if path.suffix in (".mp4", ".webm"):
         with av.open(str(path), metadata_errors="replace") as container:
             own = {"major_brand", "minor_version", "compatible_brands", "encoder"}
-            return {key: text for key, text in container.metadata.items() if key not in own}
+            found = {key.lower(): text for key, text in container.metadata.items()}
+            return {key: text for key, text in found.items() if key not in own}
     with Image.open(path) as picture:
-        if path.suffix == ".png":
+        if path.suffix in (".png", ".apng"):
             return {key: str(text) for key, text in picture.text.items()}
+        if path.suffix == ".gif":
+            return json.loads(picture.info.get("comment", b"{}"))
         comment = picture.getexif().get_ifd(0x8769).get(0x9286, b"ASCII\0\0\0{}")
         return json.loads(comment.removeprefix(b"ASCII\0\0\0"))

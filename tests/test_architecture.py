@@ -90,7 +90,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.checkpoint.encoder_files",
         "istar.files",
     ),
-    ("istar.text_files",),
+    ("istar.text_files", "istar.clip_format"),
     ("istar.errors", "istar.byte_size", "istar.plurals", "istar.host_memory"),
 )
 """Top to bottom. A module imports from rows below its own, or from its own package."""
@@ -99,7 +99,6 @@ FENCES = {
     "huggingface_hub": "istar.models",
     "transformers": "istar.text_encoder",
     "torchao": "istar.transformer.eight_bit",
-    "imageio": "istar.media",
     "av": "istar.media",
     "PIL": "istar.media",
     "pillow_heif": "istar.media",

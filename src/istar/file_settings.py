@@ -81,6 +81,7 @@ class FileSettings:
         start: those of the start of an interactive video that begins without a clip.
         suffix: the model's own suffix was added to the prompt.
         asked: what the request itself said of guidance and temperatures.
+        fps: pictures a second when the clip is played, where that is not as many as were made.
     """
 
     version: str | None = None
@@ -99,10 +100,17 @@ class FileSettings:
     start: UsedSampling | None = None
     suffix: bool
     asked: AskedSampling = field(default_factory=AskedSampling)
+    fps: float | None = None
 
     @classmethod
     def of(
-        cls, request: GenerationRequest, spec: ModelSpec, *, device: str, dtype: Precision
+        cls,
+        request: GenerationRequest,
+        spec: ModelSpec,
+        *,
+        device: str,
+        dtype: Precision,
+        fps: float | None = None,
     ) -> FileSettings:
         """The settings of what a model makes from a request.
 
@@ -111,6 +119,7 @@ class FileSettings:
             spec: the model.
             device: the kind of device where the transformer computes.
             dtype: in what.
+            fps: see the attributes.
         """
         own, start = spec.sampling, None
         if request.mode == "interact" and spec.interact:
@@ -135,6 +144,7 @@ class FileSettings:
             start=start,
             suffix=request.suffix,
             asked=AskedSampling.of(request),
+            fps=fps,
         )
 
     @classmethod

@@ -13,9 +13,10 @@ from itertools import count
 from pathlib import Path
 from types import TracebackType
 
+from istar.clip_format import CLIP_FORMATS, clip_format, is_numbered, number_in
 from istar.errors import MediaError, UsageError
 
-CLIP_SUFFIXES = (".mp4",)
+CLIP_SUFFIXES = tuple(CLIP_FORMATS)
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 SLASHES = tuple(filter(None, (os.sep, os.altsep)))
@@ -33,7 +34,8 @@ def output_path(
 
     None and directories get `{default_stem}-0001{suffix}`, counted up to a free name. A name
     without a suffix gets `suffix`. A name that is taken gets a number, `video-1.mp4`, unless
-    `overwrite`.
+    `overwrite`. Numbered pictures, `boat/%04d.png`, have their directory for themselves, which gets
+    the number.
 
     Args:
         wanted: a file, or a directory, as which a text with a slash at its end is taken; `~` is
@@ -45,7 +47,8 @@ def output_path(
 
     Raises:
         UsageError: the suffix belongs to another kind of file, or the path cannot be a file's.
-        MediaError: the directory is missing or not writable, or the target is no plain file.
+        MediaError: the directory is missing or not writable, the target is no plain file, or a
+            directory to be replaced holds more than numbered pictures.
     """
     try:
         return _output_path(wanted, default_stem, suffix, overwrite)
@@ -74,15 +77,44 @@ def _output_path(
         )
     if target.parent in _NO_DIRECTORIES or target.parts[1:2] == ("proc",):
         raise MediaError(f"'{target}' is not a place for a file; choose another name")
+    if suffix in CLIP_SUFFIXES and is_numbered(target):
+        return _directory_of_numbered(target, overwrite) / target.name
     _check_plain(target)
     if not target.suffix:
         target = target.with_name(target.name + suffix)
-    check_suffix(target, CLIP_SUFFIXES if suffix in CLIP_SUFFIXES else PICTURE_SUFFIXES)
+    if suffix in CLIP_SUFFIXES:
+        clip_format(target)
+    else:
+        check_suffix(target, PICTURE_SUFFIXES)
     _check_plain(target)
     _check_directory(target.parent)
     if os.path.lexists(target) and not overwrite:
         return next(name for name in _numbered(target) if not os.path.lexists(name))
     return target
+
+
+def _directory_of_numbered(target: Path, overwrite: bool) -> Path:
+    """The directory that numbered pictures will get for themselves."""
+    directory = target.parent
+    if directory.name in ("", "..") or directory.is_mount():
+        raise UsageError(
+            f"'{target}': numbered pictures get a directory of their own; "
+            f"name it, such as frames/{target.name}"
+        )
+    _check_directory(directory.parent)
+    if not os.path.lexists(directory):
+        return directory
+    if not directory.is_dir():
+        raise MediaError(f"'{directory}' is a file, not a directory; choose another directory")
+    names = [path.name for path in directory.iterdir()]
+    if not names or (overwrite and all(number_in(name, target) is not None for name in names)):
+        return directory
+    if overwrite:
+        raise MediaError(
+            f"'{directory}' holds more than pictures numbered as '{target.name}' and is not "
+            "replaced; choose another directory"
+        )
+    return next(name for name in _numbered(directory) if not os.path.lexists(name))
 
 
 def check_suffix(target: Path, suffixes: tuple[str, ...]) -> None:
@@ -290,38 +322,54 @@ class PendingDirectory(_Pending):
     A context manager. Inside, fill the directory `temporary`. A clean exit syncs its files and
     renames it; any exception, `KeyboardInterrupt` included, removes it. A directory that is
     replaced stays until then; without `overwrite` one that came meanwhile stays, and this one gets
-    a numbered name. Only one process at a time may write a target: what it finds half
-    written was left by a process that was killed, and is removed.
+    a numbered name. Unless `numbered`, only one process at a time may write a target: what it finds
+    half written was left by a process that was killed, and is removed.
+
+    Args:
+        target: the name to be had.
+        overwrite: it may replace a directory.
+        numbered: a name that is taken at the start gets a number too, rather than be refused; an
+            empty directory's is not taken.
 
     Attributes:
         target: its name in the end.
         temporary: where to write.
 
     Raises:
-        MediaError: the target exists and `overwrite` is not set, or the system refuses.
+        MediaError: the target exists and neither is set, or the system refuses.
     """
 
-    def __init__(self, target: Path, *, overwrite: bool) -> None:
+    def __init__(self, target: Path, *, overwrite: bool, numbered: bool = False) -> None:
         self.target = target
         self._work = working_directory(target)
+        if numbered:
+            self._work = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")
         self.temporary = self._work / "new"
         self._former = self._work / "former"
         self._overwrite = overwrite
+        self._numbered = numbered
 
     def __enter__(self) -> PendingDirectory:
-        if not self._overwrite and os.path.lexists(self.target):
+        refused = not self._overwrite and not self._numbered
+        if refused and os.path.lexists(self.target):
             raise MediaError(f"'{self.target}' exists", remedies=("other_name", "overwrite"))
         try:
             self._discard()
+            if self._numbered:
+                _unfinished.add(self._work)
             self.temporary.mkdir(parents=True)
         except OSError as error:
             raise writing_failed(self.target, error) from error
         return self
 
     def _publish(self) -> None:
+        _unfinished.discard(self._work)  # it may hold what is replaced
         for path in self.temporary.rglob("*"):
             if path.is_file():
                 _sync(path)
+        if self._numbered:
+            with suppress(OSError):
+                self.target.rmdir()
         if self.target.exists() and self._overwrite:
             self.target.rename(self._former)
         names = _numbered(self.target)
@@ -335,6 +383,7 @@ class PendingDirectory(_Pending):
         if self._former.exists() and not self.target.exists():
             self._former.rename(self.target)
         shutil.rmtree(self._work, ignore_errors=True)
+        _unfinished.discard(self._work)
 
 
 def existing_parent(path: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from istar.errors import StateError, UsageError
 from istar.generation.schedule import TEMPLATES, Template, nearest_template
-from istar.media import cover_and_crop, open_clip, read_picture
+from istar.media import SOUND_LEFT_OUT, cover_and_crop, open_clip, read_picture
 from istar.model_spec import ModelSpec
 from istar.request import GenerationRequest
 from istar.take import TAKE_SUFFIX, Take
@@ -47,6 +47,11 @@ class Inputs:
         if self.take is not None:
             return self.take.pictures
         return 0 if self.clip is None else len(self.clip)
+
+    def with_sound_kept(self) -> Inputs:
+        """The same without the remark that the clip's sound is left out."""
+        notes = tuple(note for note in self.notes if not note.endswith(SOUND_LEFT_OUT))
+        return replace(self, notes=notes)
 
 
 def check_length(pictures: int, request: GenerationRequest, spec: ModelSpec) -> None:

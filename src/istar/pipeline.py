@@ -255,17 +255,21 @@ class InfinityStarPipeline:
             metadata=metadata,
         )
 
-    def metadata(self, made: GenerationRequest | Take) -> dict[str, str]:
+    def metadata(
+        self, made: GenerationRequest | Take, *, fps: float | None = None
+    ) -> dict[str, str]:
         """What a file holds of how it was made, see `istar.file_settings`.
 
         Args:
             made: the request that this model makes it from, or the take that it is decoded from.
+            fps: pictures a second when it is played, where that is not as many as were made.
         """
         if isinstance(made, Take):
             request, device, dtype = made.request, made.model.device, made.model.dtype
         else:
             request, device, dtype = made, self.networks.device.type, self.networks.precision
-        return FileSettings.of(request, self.spec, device=device, dtype=dtype).texts()
+        made_with = FileSettings.of(request, self.spec, device=device, dtype=dtype, fps=fps)
+        return made_with.texts()
 
     def stream(
         self,

@@ -24,6 +24,7 @@ from istar.cli.bench import bench
 from istar.cli.console import BROKEN_PIPE, fill_closed_streams, say, silence, write_stderr
 from istar.cli.doctor import doctor
 from istar.cli.finish import finish, vary
+from istar.cli.frame import frame
 from istar.cli.generate import extend, i2v, t2i, t2v
 from istar.cli.interact import interact
 from istar.cli.lab import evaluate
@@ -58,7 +59,7 @@ app = typer.Typer(
 for command in (t2i, t2v, i2v, extend, interact, finish, vary):
     app.command(rich_help_panel=_GENERATION)(command)
 app.add_typer(takes, name="takes", rich_help_panel=_GENERATION)
-for command in (info, render, verify, score):
+for command in (info, frame, render, verify, score):
     app.command(rich_help_panel=_LOOKING)(command)
 app.add_typer(models, name="models", rich_help_panel=_MODELS)
 app.command(rich_help_panel=_MODELS)(doctor)

@@ -21,7 +21,8 @@ from istar.cli.drafts import (
     make_drafts,
     parse_until,
 )
-from istar.cli.inputs import input_file, read_prompt
+from istar.cli.encoding import Audio, ClipOutput, EncodingOptions
+from istar.cli.inputs import STDIN, input_clip, input_file, read_prompt
 from istar.cli.keep import kept_take
 from istar.cli.options import (
     CommonOptions,
@@ -110,13 +111,17 @@ def t2i(options: GenerateOptions, prompt: PromptArgument = None) -> None:
 
 @with_common_options
 def t2v(
-    options: GenerateOptions, prompt: PromptArgument = None, seconds: SecondsOption = None
+    options: GenerateOptions,
+    encoding: EncodingOptions,
+    prompt: PromptArgument = None,
+    seconds: SecondsOption = None,
 ) -> None:
     """Make a video from a prompt.
 
     Example: istar t2v "waves roll onto a beach" --seconds 5
     """
-    _generate(options, options.request("t2v", read_prompt(prompt), seconds=seconds))
+    request = options.request("t2v", read_prompt(prompt), seconds=seconds)
+    _generate(options, request, ClipOutput(encoding=encoding.settled()))
 
 
 @with_common_options
@@ -125,6 +130,7 @@ def i2v(
         Path, typer.Argument(help="The first picture: PNG, JPEG, WebP and others; - is stdin.")
     ],
     options: GenerateOptions,
+    encoding: EncodingOptions,
     prompt: OptionalPromptArgument = None,
     seconds: SecondsOption = None,
 ) -> None:
@@ -133,18 +139,21 @@ def i2v(
     Example: istar i2v boat.jpg "the boat leaves the harbour"
     """
     source = input_file(image)
-    _generate(
-        options, options.request("i2v", read_prompt(prompt, source), image=source, seconds=seconds)
-    )
+    request = options.request("i2v", read_prompt(prompt, source), image=source, seconds=seconds)
+    _generate(options, request, ClipOutput(encoding=encoding.settled()))
 
 
 @with_common_options
 def extend(
     clip: Annotated[
         Path,
-        typer.Argument(help="The video to continue, of a second or more, or a take; - is stdin."),
+        typer.Argument(
+            help="The video to continue, of a second or more: MP4, MOV, MKV, WebM, GIF and others, "
+            "a directory of numbered pictures, or a take; - is stdin."
+        ),
     ],
     options: GenerateOptions,
+    encoding: EncodingOptions,
     prompt: OptionalPromptArgument = None,
     seconds: Annotated[
         float | None,
@@ -154,6 +163,14 @@ def extend(
             show_default="5, or one clip of the model",
         ),
     ] = None,
+    audio: Annotated[
+        Audio,
+        typer.Option(
+            "--audio",
+            help="The video's sound: copy keeps it, in MP4 and WebM; it is cut where the pictures "
+            "end, and silence follows where it ends.",
+        ),
+    ] = Audio.DROP,
 ) -> None:
     """Add new seconds to the end of a video.
 
@@ -162,24 +179,35 @@ def extend(
 
     Example: istar extend clip.mp4 "the boat sails on" --seconds 10
     """
-    source = input_file(clip)
+    source = input_clip(clip)
     if is_take(source):
         _, options = read_take(source, options)
-    _generate(
-        options,
-        options.request("extend", read_prompt(prompt, source), clip=source, seconds=seconds),
-    )
+    settled = encoding.settled()
+    keeps_sound = audio is Audio.COPY
+    if keeps_sound and source == STDIN:
+        raise UsageError("stdin is read once, for the pictures; name a file for --audio copy")
+    if keeps_sound and settled.fps is not None:
+        raise UsageError("--fps changes the pictures' times and not the sound's; leave one out")
+    request = options.request("extend", read_prompt(prompt, source), clip=source, seconds=seconds)
+    sound = source if keeps_sound else None
+    _generate(options, request, ClipOutput(encoding=settled, sound=sound))
 
 
-def _generate(options: GenerateOptions, request: GenerationRequest) -> None:
+def _generate(
+    options: GenerateOptions, request: GenerationRequest, written_as: ClipOutput | None = None
+) -> None:
     """Make a request's file, or drafts of it."""
     seconds = options.deadline_seconds
     if options.draft:
+        if written_as not in (None, ClipOutput()):
+            raise UsageError("a draft writes no video, so how it is encoded does not go with it")
         _draft(options, request)
         return
-    with output_file(options, request) as output:
+    with output_file(options, request, written_as) as output:
         previews = options.previews(request, output.target)
         pipeline, inputs = options.load(request)
+        if written_as and written_as.sound:
+            inputs = inputs.with_sound_kept()
         job = pipeline.job(request, inputs)
         if seconds is None:
             events = job.run(preview=previews.wanted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from istar.clip_format import is_numbered
 from istar.errors import UsageError
 from istar.text_files import read_text
 
@@ -42,6 +43,17 @@ def read_stdin(what: str, source: Path | None = None) -> str:
     if sys.stdin is None:
         raise UsageError(f"{what} should come from stdin, and stdin is closed")
     return read_text(sys.stdin.buffer, f"{what} from stdin", limit=_STDIN_BYTES)
+
+
+def input_clip(path: Path) -> Path:
+    """A video to read: a file as `input_file`, or a directory of numbered pictures.
+
+    Raises:
+        UsageError: it does not exist or is empty.
+    """
+    if path.is_dir() or (is_numbered(path) and not path.exists()):
+        return path
+    return input_file(path)
 
 
 def input_file(path: Path) -> Path:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import ask, print_path, say
-from istar.cli.inputs import input_file, is_stdin, read_stdin
+from istar.cli.encoding import ClipOutput
+from istar.cli.inputs import input_clip, input_file, is_stdin, read_stdin
 from istar.cli.options import CommonOptions, NumberType, with_common_options
 from istar.cli.output import OutputFile, output_file
 from istar.cli.reuse import is_take
@@ -68,7 +69,7 @@ def interact(
     if clip is not None and is_session(clip):
         _reopen(options, clip.expanduser(), script)
         return
-    source = None if clip is None else input_file(clip)
+    source = None if clip is None else input_clip(clip)
     lines = _lines(script, source, options)
     is_asked = script is None and options.reused is None
     start: GenerationRequest | Take | None = None
@@ -83,7 +84,7 @@ def interact(
         first, options = _first_prompt(lines, options, is_asked=is_asked)
         start = options.request("interact", (first,), clip=source)
     request = start if isinstance(start, GenerationRequest) else start.request
-    with output_file(options, request) as output:
+    with output_file(options, request, ClipOutput(grows=True)) as output:
         previews = options.previews(request, output.target)
         pipeline, inputs = options.load(request, inputs)
         job = pipeline.job(start, inputs)
@@ -120,7 +121,7 @@ def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> Non
         target = output_path(target, default_stem=target.stem, suffix=".mp4", overwrite=False)
     previews = options.previews(take.request, target)
     pipeline, _ = options.load(take.request, inputs_of(take))
-    output = OutputFile(target, overwrite=False)
+    output = OutputFile(target, written_as=ClipOutput(grows=True), overwrite=False)
     _converse(pipeline, take, output, session, previews, lines, is_asked=script is None)
     print_path(output.target)
 

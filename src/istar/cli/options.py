@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Set
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -385,25 +385,43 @@ class CommonOptions:
 
 
 def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose parameter `options` is typed in as the single options of its class."""
-    kind = get_type_hints(command)["options"]
-    own = [p for p in signature(command, eval_str=True).parameters.values() if p.name != "options"]
-    hints = get_type_hints(kind, include_extras=True)
-    common = [
-        Parameter(
-            field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
-        )
-        for field in fields(kind)
-        if get_origin(hints[field.name]) is Annotated
-    ]
+    """A command whose parameters of groups of options are typed in as the single ones.
+
+    They are `options`, the common ones, and `encoding` where it writes a clip.
+    """
+    typed = signature(command, eval_str=True).parameters.values()
+    groups = {
+        p.name: p.annotation
+        for p in typed
+        if isinstance(p.annotation, type) and is_dataclass(p.annotation)
+    }
+    own = [p for p in typed if p.name not in groups]
+    common = [p for group in groups.values() for p in _parameters(group)]
     context = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
     @wraps(command)
     def wrapped(context: typer.Context, **values: Any) -> None:
-        chosen = {parameter.name: values.pop(parameter.name) for parameter in common}
-        command(**values, options=kind(**chosen).completed(typed_options(context)))
+        for name, group in groups.items():
+            chosen = {
+                parameter.name: values.pop(parameter.name) for parameter in _parameters(group)
+            }
+            values[name] = group(**chosen)
+        values["options"] = values["options"].completed(typed_options(context))
+        command(**values)
 
     parameters = [context, *(p.replace(kind=Parameter.KEYWORD_ONLY) for p in own), *common]
     wrapped.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapped
+
+
+def _parameters(group: type) -> list[Parameter]:
+    """The options in a group, as a command's parameters."""
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        Parameter(
+            field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(group)
+        if get_origin(hints[field.name]) is Annotated
+    ]

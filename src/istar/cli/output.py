@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from istar.cli.console import print_file, print_path, say
+from istar.cli.encoding import ClipOutput
 from istar.cli.options import CommonOptions
+from istar.clip_format import clip_format
 from istar.errors import IstarError, UsageError
 from istar.files import output_path, unfinished
 from istar.request import GenerationRequest
@@ -19,6 +21,7 @@ from istar.request import GenerationRequest
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from istar.media import ClipWriter, NumberedPicturesWriter
     from istar.pipeline import InfinityStarPipeline
     from istar.take import Take
 
@@ -34,8 +37,11 @@ class OutputFile:
         written: something is in it.
     """
 
-    def __init__(self, target: Path, *, overwrite: bool, stays: bool = True) -> None:
+    def __init__(
+        self, target: Path, *, written_as: ClipOutput, overwrite: bool, stays: bool = True
+    ) -> None:
         self.target = target
+        self._written_as = written_as
         self.stays = stays
         self.written = False
         self._overwrite = overwrite
@@ -60,11 +66,13 @@ class OutputFile:
                 self.target,
                 stack,
                 is_picture=request.mode == "t2i",
-                metadata=pipeline.metadata(made),
+                written_as=self._written_as,
+                metadata=pipeline.metadata(made, fps=self._written_as.encoding.fps),
                 overwrite=self._overwrite or self.written,
                 kept=kept,
             )
             yield writer
+        writer.say_sound()
         self.target = writer.written
         self.written = True
 
@@ -82,24 +90,24 @@ class Writer:
         stack: ExitStack,
         *,
         is_picture: bool,
+        written_as: ClipOutput,
         metadata: dict[str, str],
         overwrite: bool,
         kept: int,
     ) -> None:
-        from istar.media import ClipWriter
-
         self.pictures = 0
         self._target = target
         self._stack = stack
         self._is_picture = is_picture
+        self._written_as = written_as
         self._metadata = metadata
         self._overwrite = overwrite
         self._kept = kept
-        self._clip: ClipWriter | None = None
+        self._clip: ClipWriter | NumberedPicturesWriter | None = None
 
     def write(self, frames: Tensor) -> None:
         """Append frames; of a picture there is one."""
-        from istar.media import ClipWriter, texts_that_fit, write_picture
+        from istar.media import open_clip_writer, texts_that_fit, write_picture
 
         self.pictures += len(frames)
         if self._is_picture:
@@ -115,18 +123,32 @@ class Writer:
             return
         if self._clip is None:
             self._clip = self._stack.enter_context(
-                ClipWriter(
+                open_clip_writer(
                     self._target,
                     frames.shape[1],
                     frames.shape[2],
                     after=self._target if self._kept else None,
                     kept=self._kept,
+                    encoding=self._written_as.encoding,
+                    sound=self._written_as.sound,
                     metadata=self._metadata,
                     overwrite=self._overwrite,
                     numbered=True,
                 )
             )
         self._clip.write(frames)
+
+    def say_sound(self) -> None:
+        """Say what became of the sound that was to be kept."""
+        sound = self._clip.sound if self._clip else None
+        if sound is not None:
+            end = f"{float(sound.end):.3g} s"
+            fate = (
+                f"cut at {end}, where the pictures end"
+                if sound.is_cut
+                else f"kept; after {end} it is silent"
+            )
+            say(f"the sound of {sound.name} is {fate}")
 
     @property
     def written(self) -> Path:
@@ -135,13 +157,22 @@ class Writer:
 
 
 @contextmanager
-def output_file(options: CommonOptions, request: GenerationRequest) -> Iterator[OutputFile]:
+def output_file(
+    options: CommonOptions, request: GenerationRequest, written_as: ClipOutput | None = None
+) -> Iterator[OutputFile]:
     """The file to write, its name settled and refused early; its path printed at the end.
 
+    Args:
+        options: as typed.
+        request: what is made.
+        written_as: how, if it is a clip.
+
     Raises:
-        UsageError: stdout is a terminal and the bytes should go there; the suffix does not fit.
-        MediaError: the directory is missing or not writable.
+        UsageError: stdout is a terminal and the bytes should go there; the suffix does not fit, or
+            its format does not know what is asked for.
+        MediaError: the directory is missing or not writable, or the sound cannot be kept.
     """
+    written_as = written_as or ClipOutput()
     suffix = ".png" if request.mode == "t2i" else ".mp4"
     if options.output not in STDOUT:
         target = output_path(
@@ -150,20 +181,41 @@ def output_file(options: CommonOptions, request: GenerationRequest) -> Iterator[
             suffix=suffix,
             overwrite=options.overwrite,
         )
-        output = OutputFile(target, overwrite=options.overwrite)
+        if request.mode != "t2i":
+            _check_clip(target, written_as)
+        output = OutputFile(target, written_as=written_as, overwrite=options.overwrite)
         yield output
         print_path(output.target)
         return
     if sys.stdout.isatty():
         raise UsageError("stdout is a terminal; send it to a file, or name one with --output")
     directory = Path(tempfile.mkdtemp(prefix="istar-"))
-    output = OutputFile(directory / f"output{suffix}", overwrite=True, stays=False)
+    output = OutputFile(
+        directory / f"output{suffix}", written_as=written_as, overwrite=True, stays=False
+    )
     with ExitStack() as block:
         block.enter_context(unfinished(directory))
         block.callback(shutil.rmtree, directory, ignore_errors=True)
+        if request.mode != "t2i":
+            _check_clip(output.target, written_as)
         yield output
         try:
             print_file(output.target)
         except IstarError as error:
             block.pop_all()
             raise IstarError(f"{error}; the file is kept as {output.target}") from error
+
+
+def _check_clip(target: Path, written_as: ClipOutput) -> None:
+    """Refuse what the format of a clip does not know, before anything is loaded."""
+    written_as.encoding.check(target)
+    kind = clip_format(target)
+    if written_as.grows and not kind.continues:
+        raise UsageError(
+            f"'{target}': pictures are added after every prompt, which {kind.name} does not allow; "
+            "choose .mp4 or .webm"
+        )
+    if written_as.sound is not None:
+        from istar.media import check_sound
+
+        check_sound(written_as.sound, target)

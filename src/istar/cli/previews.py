@@ -78,7 +78,7 @@ def _preview_path(wanted: str, others: tuple[Path | None, ...]) -> Path:
     """The file for previews, as typed; one that is there will be replaced."""
     suffix = Path(wanted).suffix.lower()
     if suffix not in (*PICTURE_SUFFIXES, *CLIP_SUFFIXES):
-        names = ", ".join((*PICTURE_SUFFIXES, *CLIP_SUFFIXES))
+        names = ", ".join(dict.fromkeys((*PICTURE_SUFFIXES, *CLIP_SUFFIXES)))
         raise UsageError(f"--preview-file is a file's name that ends in one of {names}")
     file = output_path(wanted, default_stem="preview", suffix=suffix, overwrite=True)
     if any(other and os.path.realpath(other) == os.path.realpath(file) for other in others):
@@ -100,7 +100,7 @@ def _write(frames: Tensor, file: Path) -> None:
     """Replace the file by the clip, or by the clip's middle picture."""
     from istar.media import write_clip, write_picture
 
-    if file.suffix.lower() in CLIP_SUFFIXES:
-        write_clip(frames, file, overwrite=True)
-    else:
+    if file.suffix.lower() in PICTURE_SUFFIXES:
         write_picture(frames[len(frames) // 2], file, overwrite=True)
+    else:
+        write_clip(frames, file, overwrite=True)

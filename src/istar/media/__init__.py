@@ -6,6 +6,7 @@ Pixels are torch uint8 tensors in RGB: `(H, W, 3)` for a picture, `(F, H, W, 3)`
 
 from __future__ import annotations
 
+from istar.media.clip_container import SOUND_LEFT_OUT
 from istar.media.clip_reader import (
     Clip,
     ClipInfo,
@@ -15,21 +16,27 @@ from istar.media.clip_reader import (
     read_clip,
     read_piece,
 )
-from istar.media.clip_writer import ClipWriter, write_clip
+from istar.media.clip_writer import ClipWriter, open_clip_writer, write_clip
 from istar.media.file_info import FileInfo, probe_file
+from istar.media.numbered_pictures import NumberedPicturesWriter
 from istar.media.picture_writer import encode_png, texts_that_fit, write_picture
 from istar.media.pictures import Picture, cover_and_crop, read_picture, stretch
+from istar.media.sound import check_sound
 
 __all__ = [
+    "SOUND_LEFT_OUT",
     "Clip",
     "ClipInfo",
     "ClipReader",
     "ClipWriter",
     "FileInfo",
+    "NumberedPicturesWriter",
     "Picture",
+    "check_sound",
     "cover_and_crop",
     "encode_png",
     "open_clip",
+    "open_clip_writer",
     "probe_clip",
     "probe_file",
     "read_clip",

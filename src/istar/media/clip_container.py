@@ -27,6 +27,9 @@ _CONTAINERS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,obu,ogg,flv,asf,"
     "gif,apng,nut,mxf,dv,wtv,yuv4mpegpipe"
 )
+SOUND_LEFT_OUT = "its sound is left out"
+"""The end of the remark on a video that has sound."""
+
 _READ_BYTES = 2**18
 _HEAD_BYTES = 2**12
 _DEFAULT_RATE = Fraction(25)
@@ -270,7 +273,7 @@ def survey_clip(file: BinaryIO, name: str) -> Survey:
         if not _is_steady(starts, stream.time_base or Fraction(0)):
             notes.append("its frame rate varies; it is sampled by time")
         if container.streams.audio:
-            notes.append("its sound is left out")
+            notes.append(SOUND_LEFT_OUT)
         if stream.metadata.get("alpha_mode") == "1" and _alpha_decoder(stream) is None:
             notes.append("its transparency is left out")
         if timeline.is_joined:

@@ -32,8 +32,10 @@ from istar.media.clip_container import (
     times_may_jump,
 )
 from istar.media.clip_pixels import FrameConversion
+from istar.media.picture_directory import holds_pictures, pictures_as_video
 from istar.media.pictures import as_video
 from istar.media.sources import open_source, source_name
+from istar.plurals import counted
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
 MAX_CLIP_BYTES = 16 * 2**30
@@ -85,9 +87,10 @@ class _Sample(NamedTuple):
 class ClipReader:
     """A video that is open, as `open_clip` gives it."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: BinaryIO, name: str, notes: tuple[str, ...] = ()) -> None:
         self._file = file
         self._name = name
+        self._notes = notes
 
     @cached_property
     def info(self) -> ClipInfo:
@@ -102,7 +105,10 @@ class ClipReader:
             width=conversion.width,
             height=conversion.height,
             seconds=float(survey.end - survey.start),
-            notes=tuple(f"{self._name}: {note}" for note in conversion.notes + survey.notes),
+            notes=(
+                *self._notes,
+                *(f"{self._name}: {note}" for note in conversion.notes + survey.notes),
+            ),
         )
 
     @property
@@ -142,6 +148,15 @@ class ClipReader:
         said = (f"{self._name}: {broken} of its pictures are damaged",) if broken else ()
         return Clip(frames=torch.stack([item.pixels for item in samples]), notes=info.notes + said)
 
+    def read_last(self) -> Tensor:
+        """The last picture that `read` gives, `(H, W, 3)`, uint8, RGB, without the others.
+
+        Raises:
+            MediaError: as `info` does, or it cannot be decoded.
+        """
+        pictures = max(1, round(self.info.seconds * FRAMES_PER_SECOND))
+        return self.read_piece(begin=(pictures - 1) / FRAMES_PER_SECOND, pictures=1)[0]
+
     def read_piece(
         self, *, begin: float, pictures: int, size: tuple[int, int] | None = None
     ) -> Tensor:
@@ -164,7 +179,9 @@ class ClipReader:
             samples = list(islice(self._samples(size, first=first, sought=sought), pictures))
             if len(samples) == pictures and samples[0].number == first:
                 return torch.stack([sample.pixels for sample in samples])
-        raise MediaError(f"{self._name} does not have {pictures} pictures from {begin:g} s on")
+        raise MediaError(
+            f"{self._name} does not have {counted(pictures, 'picture')} from {begin:g} s on"
+        )
 
     @cached_property
     def _survey(self) -> Survey:
@@ -204,7 +221,8 @@ def open_clip(source: Path | BinaryIO) -> Iterator[ClipReader]:
     """A video to look into and to read; the source is opened once, and a pipe is copied once.
 
     Args:
-        source: a local file, or an open binary file read from its start.
+        source: a local file, an open binary file read from its start, or a directory of numbered
+            pictures, see `pictures_as_video`.
 
     Raises:
         MediaError: missing, empty or no file.
@@ -214,6 +232,10 @@ def open_clip(source: Path | BinaryIO) -> Iterator[ClipReader]:
         ...     clip.info.seconds, clip.read(size=(480, 848)).frames.shape
     """
     name = source_name(source)
+    if isinstance(source, Path) and holds_pictures(source):
+        with pictures_as_video(source, name) as (video, notes):
+            yield ClipReader(video, name, notes)
+        return
     with open_source(source) as file, as_video(file, name) as video:
         yield ClipReader(video, name)
 

@@ -1,59 +1,62 @@
-"""Writing clips: H.264 in MP4, frame by frame, whole or not at all."""
+"""Writing clips frame by frame, whole or not at all: MP4, WebM and animations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from fractions import Fraction
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import av
 import torch
 from av.bitstream import BitStreamFilterContext
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.packet import Packet
+from av.video.stream import VideoStream
 from torch import Tensor
 
-from istar.errors import MediaError
-from istar.files import CLIP_SUFFIXES, PendingFile, check_suffix, writing_failed
-from istar.media.clip_pixels import ACCURATE_CONVERSION
+from istar.clip_format import ClipEncoding, clip_format, is_numbered
+from istar.errors import MediaError, UsageError
+from istar.files import PendingFile, writing_failed
+from istar.media.animation_texts import add_texts
+from istar.media.clip_encoders import ENCODERS
+from istar.media.numbered_pictures import NumberedPicturesWriter
 from istar.media.picture_writer import clean_texts
+from istar.media.sound import Sound, open_sound
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
-_X264_OPTIONS = {
-    "crf": "16",
-    "preset": "medium",
-    # x264's AVX-512 macroblock tree handles eight blocks at a time and, at a width that is no
-    # multiple of 128, lets the memory behind a row into the choice of the bits; its plain C, which
-    # this option asks for, does not, and is the same on every processor.
-    "x264-params": "cpu-independent=1",
-}
-_X264_THREADS = 4  # the bytes depend on the number, so it cannot follow the machine
-_BT709 = 1  # ITU-T H.273: primaries, transfer and matrix alike
 _PLAIN_KEYS = frozenset({"title", "comment", "artist", "description", "copyright", "date"})
 
 
 class ClipWriter:
-    """Writes a clip while it is made: H.264 (4:2:0, BT.709, limited range) in MP4 at 16 fps.
+    """Writes a clip while it is made, in the format that its name ends in.
+
+    H.264 in MP4, VP9 in WebM (both 4:2:0, BT.709, limited range), GIF with a palette for every
+    picture, animated WebP, APNG; at 16 pictures a second unless `encoding` says otherwise. Of an
+    animated WebP what is encoded stays in memory until the end; of the others a few pictures do.
 
     A context manager. The file appears under its name when the block ends cleanly; on any
     exception, `KeyboardInterrupt` included, nothing remains. Equal frames give equal bytes.
 
     Args:
-        target: ends in `.mp4`.
-        height, width: of every frame; even.
-        after: a file that a `ClipWriter` of this size wrote; its pictures come first, copied and
-            not encoded again. It may be `target` itself. Its last part must have several pictures:
-            after a single one the encoder's order of decoding does not fit.
+        target: ends in one of `istar.files.CLIP_SUFFIXES`.
+        height, width: of every frame; even for MP4 and WebM.
+        encoding: how it is encoded, and how fast it plays.
+        after: a file that a `ClipWriter` of this size, format and speed wrote; its pictures come
+            first, copied and not encoded again. It may be `target` itself. MP4 and WebM only. Its
+            last part must have several pictures: after a single one the encoder's order of
+            decoding does not fit.
         kept: no more than so many pictures of that file come; another `ClipWriter` had begun the
             next one.
+        sound: a video whose sound is copied beside the pictures, from its first picture on; what
+            is longer than they are is cut. MP4 and WebM only.
         metadata: texts to keep in the file; `title` and `comment` show in players.
         overwrite: an existing file may be replaced.
         numbered: beside an existing file it gets a numbered name.
 
     Raises:
-        UsageError: another suffix.
-        MediaError: an odd size, wrong frames, no frames, `target` exists, or writing failed.
+        UsageError: another suffix, or what its format does not know.
+        MediaError: an odd size, wrong frames, no frames, `target` exists, a sound that does not
+            fit, or writing failed.
     """
 
     def __init__(
@@ -62,24 +65,37 @@ class ClipWriter:
         height: int,
         width: int,
         *,
+        encoding: ClipEncoding | None = None,
         after: Path | None = None,
         kept: int | None = None,
+        sound: Path | None = None,
         metadata: Mapping[str, str] | None = None,
         overwrite: bool = False,
         numbered: bool = False,
     ) -> None:
-        check_suffix(target, CLIP_SUFFIXES)
-        if height < 2 or width < 2 or height % 2 or width % 2:
+        encoding = encoding or ClipEncoding()
+        encoding.check(target)
+        kind = clip_format(target)
+        if is_numbered(target):
+            raise UsageError(f"'{target}' stands for numbered pictures, not for a file")
+        if after is not None and not kind.continues:
+            raise UsageError(f"{kind.name} cannot be continued; choose MP4 or WebM")
+        if height < 2 or width < 2 or (kind.even and (height % 2 or width % 2)):
             raise MediaError(
-                f"a clip of {width}×{height} cannot be written: H.264 needs even sizes; "
+                f"a clip of {width}×{height} cannot be written: {kind.name} needs even sizes; "
                 "crop or scale it first"
             )
         self._size = (height, width)
+        self._encoding = encoding
+        self._encoder = ENCODERS[target.suffix.lower()]
+        self._rate = encoding.rate(FRAMES_PER_SECOND)
         self._after = after
         self._kept = kept
+        self._sound_source = sound
+        self._sound: Sound | None = None
         self._metadata = clean_texts(metadata or {})
         self._pending = PendingFile(target, overwrite=overwrite, numbered=numbered)
-        self._reformatter = VideoReformatter()
+        self._convert = self._encoder.conversion(height, width, self._rate)
         self._frames = 0
         self._block = ExitStack()
 
@@ -87,6 +103,11 @@ class ClipWriter:
     def target(self) -> Path:
         """The file's name: as given, or after the block a numbered one if that was taken."""
         return self._pending.target
+
+    @property
+    def sound(self) -> Sound | None:
+        """What has been copied of the sound."""
+        return self._sound
 
     def __enter__(self) -> ClipWriter:
         self._block.enter_context(self._file())
@@ -97,7 +118,10 @@ class ClipWriter:
 
     @contextmanager
     def _file(self) -> Iterator[None]:
-        with self._pending:
+        with ExitStack() as block:
+            block.enter_context(self._pending)
+            if self._sound_source is not None:
+                self._sound = block.enter_context(open_sound(self._sound_source, self.target))
             with self._failures_named():
                 self._open()
             try:
@@ -108,40 +132,51 @@ class ClipWriter:
                 if not self._frames:
                     raise MediaError(f"'{self.target}' would be empty: it was given no frames")
                 with self._failures_named():
+                    self._encode(None)
                     self._container.mux(self._stream.encode(None))
+                    self._mux_sound()
                     self._container.close()
+                    self._add_texts()
             finally:
                 with suppress(av.FFmpegError, OSError):
                     self._container.close()
 
     def _open(self) -> None:
-        movflags = "+faststart"
-        if not self._metadata.keys() <= _PLAIN_KEYS:
-            movflags += "+use_metadata_tags"
+        encoder, options = self._encoder, dict(self._encoder.container_options)
+        if encoder.container == "mp4" and not self._metadata.keys() <= _PLAIN_KEYS:
+            options["movflags"] += "+use_metadata_tags"
         # An absolute path behind `file:` is never taken for another protocol.
         url = f"file:{self._pending.temporary.absolute()}"
-        self._container = av.open(url, "w", format="mp4", options={"movflags": movflags})
-        self._container.metadata.update(self._metadata)
-        self._stream = self._container.add_stream(
-            "libx264", rate=FRAMES_PER_SECOND, options=dict(_X264_OPTIONS)
+        self._container = av.open(url, "w", format=encoder.container, options=options)
+        stream = self._container.add_stream(
+            encoder.codec, rate=self._rate, options=encoder.options(self._encoding)
         )
-        self._stream.height, self._stream.width = self._size
-        self._stream.pix_fmt = "yuv420p"
-        codec = self._stream.codec_context
-        codec.thread_count = _X264_THREADS
-        codec.color_primaries = codec.color_trc = codec.colorspace = _BT709
-        codec.color_range = ColorRange.MPEG
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = self._size
+        encoder.prepare(stream)
+        self._stream = stream
+        if encoder.is_video:
+            self._container.metadata.update(self._metadata)
+        if self._sound is not None:
+            self._sound.add_to(self._container)
+
+    def _add_texts(self) -> None:
+        if not self._encoder.is_video:
+            add_texts(self._pending.temporary, self._metadata)
 
     def _copy(self, source: Path) -> None:
         """Take the packets of another file; the next picture follows its last."""
         with av.open(f"file:{source.absolute()}") as container:
             stream = container.streams.video[0]
-            # In MP4 a picture's parts have lengths; the encoder, and so the muxer, has start codes.
-            convert = BitStreamFilterContext("h264_mp4toannexb", stream)
+            name = self._encoder.start_codes
+            start_codes = BitStreamFilterContext(name, stream) if name else None
             for packet in container.demux(stream):
-                if not self._keeps(packet):
+                if not packet.size or not self._keeps(packet):
                     continue
-                for converted in convert.filter(packet) if packet.size else ():
+                packets: list[Packet[Any]] = [packet]
+                if start_codes:
+                    packets = list(start_codes.filter(packet))
+                for converted in packets:
                     converted.stream = self._stream
                     self._container.mux(converted)
                     self._frames += 1
@@ -174,37 +209,83 @@ class ClipWriter:
             )
         with self._failures_named():
             for pixels in frames.detach().cpu().contiguous().numpy():
-                frame = self._reformatter.reformat(
-                    av.VideoFrame.from_ndarray(pixels, format="rgb24"),
-                    format="yuv420p",
-                    dst_colorspace=Colorspace.ITU709,
-                    dst_color_range=ColorRange.MPEG,
-                    interpolation=ACCURATE_CONVERSION,
-                )
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 frame.pts = self._frames
-                frame.time_base = Fraction(1, FRAMES_PER_SECOND)
+                frame.time_base = 1 / self._rate
                 self._frames += 1
-                self._container.mux(self._stream.encode(frame))
+                self._encode(frame)
+            self._mux_sound()
+
+    def _encode(self, frame: av.VideoFrame | None) -> None:
+        for converted in self._convert(frame):
+            self._container.mux(self._stream.encode(converted))
+
+    def _mux_sound(self) -> None:
+        """Put in the sound of the pictures so far."""
+        if self._sound is not None:
+            for packet in self._sound.packets(until=self._frames / self._rate):
+                self._container.mux(packet)
+
+
+def open_clip_writer(
+    target: Path,
+    height: int,
+    width: int,
+    *,
+    encoding: ClipEncoding | None = None,
+    after: Path | None = None,
+    kept: int | None = None,
+    sound: Path | None = None,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    numbered: bool = False,
+) -> AbstractContextManager[ClipWriter | NumberedPicturesWriter]:
+    """The writer for a name, as `ClipWriter` describes it: `boat/%04d.png` is for pictures."""
+    if not is_numbered(target):
+        return ClipWriter(
+            target,
+            height,
+            width,
+            encoding=encoding,
+            after=after,
+            kept=kept,
+            sound=sound,
+            metadata=metadata,
+            overwrite=overwrite,
+            numbered=numbered,
+        )
+    (encoding or ClipEncoding()).check(target)
+    if after is not None or sound is not None:
+        raise UsageError(f"'{target}': a directory of pictures holds no sound and is not continued")
+    return NumberedPicturesWriter(target, metadata=metadata, overwrite=overwrite, numbered=numbered)
 
 
 def write_clip(
     frames: Tensor,
     target: Path,
     *,
+    encoding: ClipEncoding | None = None,
     overwrite: bool = False,
     numbered: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a whole clip `(F, H, W, 3)` uint8 RGB at 16 fps, as `ClipWriter` does.
+    """Write a whole clip `(F, H, W, 3)` uint8 RGB, as `open_clip_writer` does.
 
     Returns:
-        The file's name: `target`, or a numbered one if `target` was taken while writing.
+        The file's name: `target`, or a numbered one if `target` was taken while writing; of
+        numbered pictures their directory.
     """
     if frames.ndim != 4:
         raise MediaError(f"a clip must be (F, H, W, 3), not {tuple(frames.shape)}")
     height, width = frames.shape[1:3]
-    with ClipWriter(
-        target, height, width, metadata=metadata, overwrite=overwrite, numbered=numbered
+    with open_clip_writer(
+        target,
+        height,
+        width,
+        encoding=encoding,
+        metadata=metadata,
+        overwrite=overwrite,
+        numbered=numbered,
     ) as writer:
         writer.write(frames)
     return writer.target

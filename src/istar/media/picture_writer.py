@@ -55,23 +55,37 @@ def write_picture(
         raise MediaError(
             f"a picture must be (H, W, 3) uint8, not {tuple(pixels.shape)} {pixels.dtype}"
         )
-    picture = Image.fromarray(pixels.detach().cpu().contiguous().numpy())
-    texts, suffix = texts_that_fit(metadata or {}, target), target.suffix.lower()
+    texts = texts_that_fit(metadata or {}, target)
     with PendingFile(target, overwrite=overwrite, numbered=numbered) as pending:
         try:
-            if suffix == ".png":
-                chunks = PngImagePlugin.PngInfo()
-                for key, text in texts.items():
-                    chunks.add_itxt(key, text)
-                picture.save(pending.temporary, "PNG", pnginfo=chunks)
-            elif suffix == ".webp":
-                picture.save(pending.temporary, "WEBP", quality=95, exif=_exif(texts))
-            else:
-                exif = _exif(texts)
-                picture.save(pending.temporary, "JPEG", quality=95, subsampling=0, exif=exif)
+            save_picture(pixels, pending.temporary, texts)
         except (OSError, ValueError) as error:
             raise writing_failed(target, error) from error
     return pending.target
+
+
+def save_picture(pixels: Tensor, path: Path, texts: Mapping[str, str]) -> None:
+    """Write a picture `(H, W, 3)` uint8 RGB right to its file, as `write_picture` does.
+
+    Raises:
+        OSError, ValueError: the system or Pillow refuses.
+    """
+    picture = Image.fromarray(pixels.detach().cpu().contiguous().numpy())
+    suffix = path.suffix.lower()
+    if suffix == ".png":
+        picture.save(path, "PNG", pnginfo=png_texts(texts))
+    elif suffix == ".webp":
+        picture.save(path, "WEBP", quality=95, exif=exif_of(texts))
+    else:
+        picture.save(path, "JPEG", quality=95, subsampling=0, exif=exif_of(texts))
+
+
+def png_texts(texts: Mapping[str, str]) -> PngImagePlugin.PngInfo:
+    """The chunks that hold texts in a PNG."""
+    chunks = PngImagePlugin.PngInfo()
+    for key, text in texts.items():
+        chunks.add_itxt(key, text)
+    return chunks
 
 
 def encode_png(pixels: Tensor) -> bytes:
@@ -96,7 +110,7 @@ def texts_that_fit(metadata: Mapping[str, str], target: Path) -> dict[str, str]:
     if target.suffix.lower() not in _JPEG_SUFFIXES:
         return texts
     longest = _EXIF_BYTES
-    while longest and len(_exif(texts)) > _EXIF_BYTES:
+    while longest and len(exif_of(texts)) > _EXIF_BYTES:
         longest //= 2
         shortened = {key: _shortened_text(text, longest) for key, text in texts.items()}
         texts = {**shortened, CUT_MARK: "yes"}
@@ -122,7 +136,8 @@ def _shortened(value: Any, longest: int) -> Any:
     return _shortened_text(value, longest) if isinstance(value, str) else value
 
 
-def _exif(texts: Mapping[str, str]) -> bytes:
+def exif_of(texts: Mapping[str, str]) -> bytes:
+    """An EXIF block whose comment holds texts as JSON; nothing without texts."""
     if not texts:
         return b""
     exif = Image.Exif()

@@ -23,6 +23,9 @@ from istar.media.sources import open_source, source_name
 PIXEL_LIMIT = 100_000_000
 """Larger pictures are refused before they are decoded."""
 
+ANIMATION_PIXELS = 10 * PIXEL_LIMIT
+"""Animations that must be converted to be read are refused if they have more."""
+
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _HEAD_BYTES = 256
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
@@ -33,7 +36,6 @@ _PLAIN_TRANSFERS = (1, 2, 6, 13)  # BT.709, unsaid, BT.601, sRGB
 _HDR_TRANSFERS = (16, 18)  # PQ, HLG
 _SUBFILE_KIND = 254  # TIFF's NewSubfileType; its lowest bit marks a small copy
 _MOST_PAGES = 1000
-_ANIMATION_PIXELS = 10 * PIXEL_LIMIT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,7 @@ def as_video(file: BinaryIO, name: str) -> Iterator[BinaryIO]:
     with tempfile.TemporaryFile() as copy:
         with opened_picture(file, name) as picture:
             count = getattr(picture, "n_frames", 1)
-            if count * picture.width * picture.height > _ANIMATION_PIXELS:
+            if count * picture.width * picture.height > ANIMATION_PIXELS:
                 raise MediaError(f"{name} is too long for an animated WebP; convert it to MP4")
             milliseconds = []
             for number in range(count):

@@ -1,0 +1,72 @@
+"""How a command writes its clip: rate factor, preset, speed, and the sound beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from istar.clip_format import ClipEncoding, Preset
+
+
+class Audio(str, Enum):
+    """What becomes of the sound of a video that is continued."""
+
+    DROP = "drop"
+    COPY = "copy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingOptions:
+    """The options of every command that writes a clip, as they were typed."""
+
+    crf: Annotated[
+        int | None,
+        typer.Option(
+            "--crf",
+            help="Rate factor of MP4 (1 to 51) and WebM (1 to 63): less is better and larger.",
+            show_default="16 for MP4, 20 for WebM",
+        ),
+    ] = None
+    preset: Annotated[
+        Preset | None,
+        typer.Option(
+            "--preset",
+            help="How long the encoder of MP4 or WebM looks for a smaller file.",
+            show_default="medium",
+        ),
+    ] = None
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            "--fps",
+            help="Pictures a second when it is played; the pictures are the same.",
+            show_default="16, as they are made",
+        ),
+    ] = None
+
+    def settled(self) -> ClipEncoding:
+        """The same, checked.
+
+        Raises:
+            UsageError: a speed that no clip has.
+        """
+        return ClipEncoding(crf=self.crf, preset=self.preset, fps=self.fps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipOutput:
+    """How a clip is written.
+
+    Attributes:
+        encoding: what its encoder is asked for.
+        sound: the video whose sound is copied beside it.
+        grows: it is continued again and again.
+    """
+
+    encoding: ClipEncoding = field(default_factory=ClipEncoding)
+    sound: Path | None = None
+    grows: bool = False
