@@ -195,7 +195,8 @@ class Take:
             raise UsageError("the last prompt is the only one, and cannot be taken back")
         windows = self.windows[: self.total - 1]
         generator = self.generator
-        if windows:
+        # After a finished window the last prompt may have begun with a seed of its own.
+        if windows and len(windows[-1].seconds) == len(windows[-1].schedule.steps):
             generator = windows[-1].generator_after(self.semantic_bits, self.detail_bits)
         return replace(
             self,
