@@ -233,7 +233,7 @@ def test_info_says_how_far_a_take_is(takes: Path, capfd: Captured) -> None:
     assert "  prompt    a \\x1b[1mring" in whole
     assert "  made by   istar in fp32 on cpu" in whole
     assert "  reached   the end" in whole
-    assert "  reached   step 3 of 4, clip 2, scale 1×1 of 4 frames" in part
+    assert "  reached   step 3 of 4, clip 2, scale 1x1 of 4 frames" in part
     assert "  reached   not begun" in none
     assert run(["info", "--json", "part.take"]) == 0
     found = json.loads(capfd.readouterr().out)
@@ -243,11 +243,30 @@ def test_info_says_how_far_a_take_is(takes: Path, capfd: Captured) -> None:
         3,
         4,
     )
-    assert (found["clip"], found["scale"], found["grid"]) == (1, 0, [4, 1, 1])
+    assert (found["clip"], found["scale"]) == (1, 0)
+    assert found["grid"] == {"frames": 4, "height": 1, "width": 1}
     assert (found["windows"], found["windows_total"]) == (1, 1)
     assert found["drawn"] > 0
     assert found["given"] == found["kept"] == 0
     assert found["istar"]["asked"] == {"guidance_scale": 3.0}
+
+
+def test_a_scale_is_called_as_it_is_typed(checkpoint: Path, capfd: Captured) -> None:
+    pipeline = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
+    job = pipeline.job(request())
+    for _ in job.run(until=Position(0, 2)):
+        pass
+    job.take().save("a.take")
+    assert run(["info", "a.take"]) == 0
+    assert "reached   step 2 of 4, clip 1, scale 3x2 of 1 frame" in capfd.readouterr().out
+    assert run(["info", "--json", "a.take"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["grid"] == {"frames": 1, "height": 2, "width": 3}
+    assert run(["verify", "a.take", "--json", "--model", str(checkpoint)]) == 0
+    steps = json.loads(capfd.readouterr().out)["steps"]
+    assert steps[1]["grid"] == found["grid"]
+    assert run(["score", "a.take", "--model", str(checkpoint)]) == 0
+    assert [line.split()[2] for line in capfd.readouterr().out.splitlines()[3:-1]] == ["1x1", "3x2"]
 
 
 def test_render_decodes_a_take_again(takes: Path, capfd: Captured) -> None:

@@ -23,6 +23,7 @@ from istar.errors import IstarError
 from istar.file_settings import FileSettings, UsedSampling
 from istar.generation.sampling import Temperature
 from istar.generation.schedule import Grid
+from istar.generation.until import scale_name
 from istar.plurals import counted
 from istar.video_tokenizer.config import SPATIAL_STRIDE
 
@@ -128,7 +129,7 @@ class _Found:
                 "file": os.fsdecode(path),
                 "kind": "take",
                 "bytes": size,
-                **asdict(progress),
+                **progress.as_json(),
                 "model": asdict(take.model),
                 "istar": settings.as_json(),
             },
@@ -154,7 +155,7 @@ class _Progress:
         steps: how many it has.
         clip: that of the last step taken, from 0; None before the first.
         scale: likewise.
-        grid: frames, height and width of that step's tokens.
+        grid: of that step's tokens.
         drawn: bits that were drawn.
         given: bits that were given by the input, or kept as whole steps.
         kept: bits that were kept beside others of their step.
@@ -212,6 +213,11 @@ class _Progress:
         """In pixels, if it is known."""
         return (f"{self.width}×{self.height}",) if self.width else ()
 
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        grid = None if self.grid is None else self.grid._asdict()
+        return {**asdict(self), "grid": grid}
+
     def rows(self) -> Iterator[tuple[str, str]]:
         """Labels and values, for a person, who counts from one."""
         parts = [f"step {self.taken} of {self.steps}"]
@@ -219,7 +225,8 @@ class _Progress:
             assert self.clip is not None
             frames, height, width = self.grid
             parts.append(
-                f"clip {self.clip + 1}, scale {height}×{width} of {counted(frames, 'frame')}"
+                f"clip {self.clip + 1}, scale {scale_name(width, height)} "
+                f"of {counted(frames, 'frame')}"
             )
         if self.windows_total > 1:
             parts.append(f"window {self.windows} of {self.windows_total}")
