@@ -123,8 +123,17 @@ class TakeHeader:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What a summary says of a request; its pixels, where it has some, are not read."""
+
+    mode: Mode
+    prompt: str | tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TakeSummary:
-    """What the header of a take's file says, unchecked: for lists.
+    """What the header of a take's file says, for lists; whether it is so is not checked.
 
     Attributes:
         mode: of the request.
@@ -152,15 +161,20 @@ class TakeSummary:
         with damage_named(path):
             header = decode(TakeHeader, metadata, name="its header", error=StateError)
             request = json.loads(header.request)
-            prompts = request["prompt"]
+            asked = decode(
+                _Asked,
+                {name: request[name] for name in ("mode", "prompt", "seed")},
+                name="its request",
+                error=StateError,
+            )
             done = float(max(len(header.windows) - 1, 0))
             if header.windows:
                 last = header.windows[-1]
                 done += len(last.seconds) / sum(sum(clip.repeats) for clip in last.clips)
             return cls(
-                mode=request["mode"],
-                prompts=(prompts,) if isinstance(prompts, str) else tuple(prompts),
-                seed=request["seed"],
+                mode=asked.mode,
+                prompts=(asked.prompt,) if isinstance(asked.prompt, str) else asked.prompt,
+                seed=asked.seed,
                 model=header.model.name,
                 share=done / header.total,
             )

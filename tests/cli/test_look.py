@@ -266,7 +266,7 @@ def test_a_scale_is_called_as_it_is_typed(checkpoint: Path, capfd: Captured) -> 
     steps = json.loads(capfd.readouterr().out)["steps"]
     assert steps[1]["grid"] == found["grid"]
     assert run(["score", "a.take", "--model", str(checkpoint)]) == 0
-    assert [line.split()[2] for line in capfd.readouterr().out.splitlines()[3:-1]] == ["1x1", "3x2"]
+    assert [line.split()[2] for line in capfd.readouterr().out.splitlines()[4:-1]] == ["1x1", "3x2"]
 
 
 def test_render_decodes_a_take_again(takes: Path, capfd: Captured) -> None:
