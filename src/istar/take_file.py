@@ -202,7 +202,9 @@ def read_file(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, Any],
             metadata = json.loads((file.metadata() or {}).get("take", "null"))
             names = list(file.keys()) if with_tensors else []
             tensors = {name: file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+    except SafetensorError as error:
+        raise StateError(f"'{path}' is no take, or it was cut short") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise StateError(f"'{path}' is not a readable take: {error}") from error
     version = metadata.get("format") if isinstance(metadata, dict) else None
     if version != FORMAT:

@@ -182,6 +182,21 @@ def test_info_names_what_made_a_file(capfd: Captured) -> None:
         assert row in rows
 
 
+def test_info_of_a_sheet_names_its_takes(checkpoint: Path, capfd: Captured) -> None:
+    typed = ["--draft", "-n", "2", "--seed", "7", "--seconds", "1", "-o", "drafts"]
+    made(["t2v", "a ring", "--model", str(checkpoint), *typed], capfd)
+    for name, kind in (("sheet.png", "PNG picture"), ("sheet.mp4", "MP4 video")):
+        assert run(["info", f"drafts/{name}"]) == 0
+        first, *rows = capfd.readouterr().out.splitlines()
+        assert first.startswith(f"drafts/{name}: sheet of 2 takes, {kind}, ")
+        assert [row.split() for row in rows[-2:]] == [
+            ["take", "1:", "1-7.take"],
+            ["take", "2:", "2-8.take"],
+        ]
+        assert run(["info", "--json", f"drafts/{name}"]) == 0
+        assert json.loads(capfd.readouterr().out)["takes"] == ["1-7.take", "2-8.take"]
+
+
 def test_info_of_files_of_others_is_a_line_each(capfd: Captured) -> None:
     Image.new("RGB", (5, 4)).save("a.bmp")
     write_clip(torch.zeros(16, 32, 48, 3, dtype=torch.uint8), Path("a.mp4"))
@@ -342,3 +357,4 @@ def test_what_is_no_take_is_refused_in_a_line(command: list[str], capfd: Capture
         error = capfd.readouterr().err
         assert len(error.splitlines()) == 1
         assert name in error
+        assert "header" not in error

@@ -86,15 +86,19 @@ class _Found:
             IstarError: it is not there, damaged, or neither.
         """
         from istar.media import probe_file
+        from istar.media.sheet import take_names
 
         info = probe_file(input_file(path))
         settings = FileSettings.read(info.texts, f"'{path}'")
-        parts = [info.kind, f"{info.width}×{info.height}"]
+        takes = take_names(info.texts)
+        what = info.kind if takes is None else f"sheet of {counted(len(takes), 'take')}, {info.kind}"
+        parts = [what, f"{info.width}×{info.height}"]
         if info.seconds:
             parts.append(f"{round(info.seconds, 2):g} s")
         if info.frames > 1:
             parts.append(counted(info.frames, "picture"))
         rows = [] if settings is None else list(_described(settings))
+        rows += [("take", f"{number}: {name}") for number, name in enumerate(takes or (), 1)]
         if info.is_cut:
             rows.append(("note", "the longest of these are cut: a JPEG has no room for more"))
         table = asdict(info)
@@ -105,6 +109,7 @@ class _Found:
             table={
                 "file": os.fsdecode(path),
                 **table,
+                **({} if takes is None else {"takes": takes}),
                 "istar": None if settings is None else settings.as_json(),
             },
         )
