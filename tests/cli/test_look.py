@@ -349,6 +349,39 @@ def test_settings_are_reused_from_a_take(
     assert Path("a.mp4").read_bytes() == Path("whole.mp4").read_bytes()
 
 
+def test_what_a_request_does_not_give_is_written_and_said(
+    takes: Path, capfd: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISTAR_MODEL", str(takes))
+    job = InfinityStarPipeline.from_pretrained(takes, device="cpu").job(
+        request("interact", prompt=("one",), seed=7)
+    )
+    list(job.run())
+    job.add_prompt("two", seed=9)
+    list(job.run())
+    job.take().save("seeds.take")
+    made(["render", "seeds.take", "-o", "seeds.mp4"], capfd)
+    made(["vary", "whole.take", "--keep", "1x1", "--seed", "5", "-o", "varied.mp4"], capfd)
+    for name, command, row, reason in (
+        ("varied.mp4", "t2v", "varied some tokens are another take's", "as a variation of a take"),
+        ("seeds.mp4", "interact", "seeds 7 9 (one a prompt)", "other seeds for later prompts"),
+        ("seeds.take", "interact", "seeds 7 9 (one a prompt)", "other seeds for later prompts"),
+    ):
+        assert run(["info", name]) == 0
+        assert row in [" ".join(line.split()) for line in capfd.readouterr().out.splitlines()]
+        said = made([command, "--from", name, "-o", "a.mp4", "--overwrite"], capfd)
+        assert f"'{name}' was made " in said
+        assert f"{reason}: the same seed gives other pictures" in said
+    assert (
+        settings_of("varied.mp4", capfd)["varied"],
+        settings_of("seeds.mp4", capfd)["seeds"],
+    ) == (
+        True,
+        [7, 9],
+    )
+    assert settings_of("a.mp4", capfd)["varied"] is False
+
+
 @pytest.mark.parametrize("command", [["info"], ["render"], ["verify"], ["t2v", "--from"]])
 def test_what_is_no_take_is_refused_in_a_line(command: list[str], capfd: Captured) -> None:
     Path("a.take").write_bytes(b"hello, this is not one")

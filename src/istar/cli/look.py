@@ -91,7 +91,9 @@ class _Found:
         info = probe_file(input_file(path))
         settings = FileSettings.read(info.texts, f"'{path}'")
         takes = take_names(info.texts)
-        what = info.kind if takes is None else f"sheet of {counted(len(takes), 'take')}, {info.kind}"
+        what = (
+            info.kind if takes is None else f"sheet of {counted(len(takes), 'take')}, {info.kind}"
+        )
         parts = [what, f"{info.width}×{info.height}"]
         if info.seconds:
             parts.append(f"{round(info.seconds, 2):g} s")
@@ -255,6 +257,10 @@ def _described(settings: FileSettings) -> Iterator[tuple[str, str]]:
         yield "negative", settings.negative_prompt
     yield "mode", settings.mode
     yield "seed", str(settings.seed)
+    if settings.seeds is not None:
+        yield "seeds", f"{' '.join(map(str, settings.seeds))} (one a prompt)"
+    if settings.varied:
+        yield "varied", "some tokens are another take's"
     revision = f", revision {settings.revision}" if settings.revision else ""
     yield "model", f"{settings.model}{revision}"
     if settings.seconds:
