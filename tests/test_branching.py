@@ -318,6 +318,16 @@ def test_without_its_last_prompt_a_take_is_as_it_was(
     assert torch.equal(torch.cat((shown, frames_of(again.run()))), pipeline.generate(wanted).frames)
 
 
+def test_a_take_within_its_first_window_loses_its_last_prompt(
+    pipeline: InfinityStarPipeline,
+) -> None:
+    job = pipeline.job(request("interact", prompt=("one", "two")))
+    list(job.run(until=Position(0, 3)))
+    again = pipeline.job(job.take().without_last_prompt())
+    wanted = request("interact", prompt=("one",))
+    assert torch.equal(frames_of(again.run()), pipeline.generate(wanted).frames)
+
+
 @pytest.mark.parametrize("mode", ["t2v", "interact"])
 def test_the_only_prompt_stays(pipeline: InfinityStarPipeline, mode: str) -> None:
     prompt = ("one",) if mode == "interact" else "one"

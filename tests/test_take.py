@@ -204,7 +204,7 @@ def test_pictures_of_another_size_are_refused(
 @pytest.mark.parametrize("keep", [0, 7, 1000, -1])
 def test_a_cut_file(saved: Path, keep: int) -> None:
     saved.write_bytes(saved.read_bytes()[:keep])
-    with pytest.raises(StateError, match="not a readable take"):
+    with pytest.raises(StateError, match="is no take, or it was cut short"):
         Take.load(saved)
 
 
@@ -216,7 +216,7 @@ def test_files_that_are_no_takes(tmp_path: Path) -> None:
         with pytest.raises(StateError, match="not a readable take: it is no plain file"):
             Take.load(path)
     (tmp_path / "text").write_text("a job well done\n" * 100)
-    with pytest.raises(StateError, match="not a readable take"):
+    with pytest.raises(StateError, match="is no take, or it was cut short"):
         Take.load(tmp_path / "text")
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save
 
 from asking import request
 from istar import InfinityStarPipeline, Take, UsageError
@@ -48,6 +51,32 @@ def test_takes_are_listed_with_the_newest_first(takes: tuple[Take, Take]) -> Non
     assert found[0].summary == expected
     assert [take.finished for take in found] == [False, True, False]
     assert found[2].summary is None
+
+
+def test_what_is_no_take_is_listed_as_such(takes: tuple[Take, Take]) -> None:
+    path = store_take(takes[0])
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["take"])
+        tensors = {name: file.get_tensor(name).clone() for name in list(file.keys())}
+    for wrong in (
+        {"prompt": [1, 2]},
+        {"prompt": None},
+        {"prompt": {"a": 1}},
+        {"seed": "7"},
+        {"mode": [1]},
+        {"mode": "t2x"},
+    ):
+        asked = json.dumps(json.loads(header["request"]) | wrong)
+        path.write_bytes(save(tensors, metadata={"take": json.dumps(header | {"request": asked})}))
+        (found,) = stored_takes()
+        assert found.summary is None, wrong
+
+
+def test_a_directory_in_the_store_is_no_take(takes: tuple[Take, Take]) -> None:
+    paths = [store_take(take) for take in takes]
+    (takes_directory() / "old.take").mkdir()
+    assert prune_takes(1, keep=paths[1]) == (paths[0],)
+    assert remove_takes([take.name for take in stored_takes()]) == (paths[1],)
 
 
 def test_takes_of_one_second_have_names_of_their_own(takes: tuple[Take, Take]) -> None:

@@ -82,6 +82,8 @@ class FileSettings:
         suffix: the model's own suffix was added to the prompt.
         asked: what the request itself said of guidance and temperatures.
         fps: pictures a second when the clip is played, where that is not as many as were made.
+        varied: some tokens are another take's, which the rest of this does not give.
+        seeds: in `interact` that of every prompt, where one is not `seed`.
     """
 
     version: str | None = None
@@ -101,6 +103,8 @@ class FileSettings:
     suffix: bool
     asked: AskedSampling = field(default_factory=AskedSampling)
     fps: float | None = None
+    varied: bool = False
+    seeds: tuple[int, ...] | None = None
 
     @classmethod
     def of(

@@ -6,6 +6,7 @@ Data flows one way: request → schedule → text → loop → transformer → b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -194,7 +195,8 @@ class InfinityStarPipeline:
             DeviceError: memory ran out.
             GenerationError: the network's output is not a number.
         """
-        return self._result(take.request, self.stream(take), self.metadata(take.request))
+        job = self.job(take)
+        return self._result(take.request, job.run(), self.metadata(job.take()))
 
     def render(self, take: Take) -> GenerationResult:
         """Decode what a take holds; of a clip under way what its steps so far give.
@@ -261,15 +263,17 @@ class InfinityStarPipeline:
         """What a file holds of how it was made, see `istar.file_settings`.
 
         Args:
-            made: the request that this model makes it from, or the take that it is decoded from.
+            made: the request that this model makes it from, or the take that holds it.
             fps: pictures a second when it is played, where that is not as many as were made.
         """
         if isinstance(made, Take):
             request, device, dtype = made.request, made.model.device, made.model.dtype
         else:
             request, device, dtype = made, self.networks.device.type, self.networks.precision
-        made_with = FileSettings.of(request, self.spec, device=device, dtype=dtype, fps=fps)
-        return made_with.texts()
+        settings = FileSettings.of(request, self.spec, device=device, dtype=dtype, fps=fps)
+        if isinstance(made, Take):
+            settings = replace(settings, varied=made.is_varied, seeds=made.seeds)
+        return settings.texts()
 
     def stream(
         self,

@@ -46,6 +46,8 @@ TAKE_SUFFIX = ".take"
 
 _MOST_STEPS = 1_000_000
 _MOST_BITS = 1024
+_INPUT_CLIPS = {"i2v": 1, "extend": 2}
+"""How many clips of the first window show the input, by mode."""
 _BEFORE = "before."
 """How names of tensors of the take that another continues begin."""
 
@@ -108,6 +110,25 @@ class Take:
         return total(one for window in self.windows for one in window.scores)
 
     @property
+    def is_varied(self) -> bool:
+        """Some of its tokens are another take's, which the request alone does not give."""
+        if not self.windows:
+            return False
+        window, clips = self.windows[0], _INPUT_CLIPS.get(self.request.mode, 0)
+        steps = window.schedule.steps
+        return bool(window.masks) or any(steps[index].clip >= clips for index in window.given)
+
+    @property
+    def seeds(self) -> tuple[int, ...] | None:
+        """Of an interactive video the seed of every prompt, where one is not the request's."""
+        if self.request.mode != "interact":
+            return None
+        states = [window.generator for window in self.windows]
+        states += [self.generator] * (self.total - len(states))
+        seeds = tuple(_seed(state) for state in states)
+        return None if set(seeds) <= {self.request.seed} else seeds
+
+    @property
     def last_step(self) -> Step | None:
         """The last final step of the last window; None before its first."""
         return self.windows[-1].schedule.steps[self.taken - 1] if self.taken else None
@@ -154,7 +175,7 @@ class Take:
             generator,
             keep=-1 if keep is None else scale_number(schedule.steps, keep),
             part=part,
-            input_clips={"i2v": 1, "extend": 2}.get(mode, 0),
+            input_clips=_INPUT_CLIPS.get(mode, 0),
         )
         # 3. The request, of which later windows are made as ever.
         request = replace(self.request, seed=seed)
@@ -195,7 +216,8 @@ class Take:
             raise UsageError("the last prompt is the only one, and cannot be taken back")
         windows = self.windows[: self.total - 1]
         generator = self.generator
-        if windows:
+        # After a finished window the last prompt may have begun with a seed of its own.
+        if windows and len(windows[-1].seconds) == len(windows[-1].schedule.steps):
             generator = windows[-1].generator_after(self.semantic_bits, self.detail_bits)
         return replace(
             self,
@@ -370,6 +392,13 @@ def _request(header: TakeHeader, image: Tensor | None, clip: Tensor | None) -> G
     if header.clip_file and not isinstance(request.clip, Path):
         raise StateError("the file of its clip has no name")
     return request
+
+
+def _seed(state: Tensor) -> int:
+    """The seed from which a CPU generator came to a state."""
+    generator = torch.Generator()
+    generator.set_state(state)
+    return generator.initial_seed()
 
 
 def pictures_hash(pictures: Tensor) -> str:

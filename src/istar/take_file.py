@@ -123,8 +123,17 @@ class TakeHeader:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What a summary says of a request; its pixels, where it has some, are not read."""
+
+    mode: Mode
+    prompt: str | tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TakeSummary:
-    """What the header of a take's file says, unchecked: for lists.
+    """What the header of a take's file says, for lists; whether it is so is not checked.
 
     Attributes:
         mode: of the request.
@@ -152,15 +161,20 @@ class TakeSummary:
         with damage_named(path):
             header = decode(TakeHeader, metadata, name="its header", error=StateError)
             request = json.loads(header.request)
-            prompts = request["prompt"]
+            asked = decode(
+                _Asked,
+                {name: request[name] for name in ("mode", "prompt", "seed")},
+                name="its request",
+                error=StateError,
+            )
             done = float(max(len(header.windows) - 1, 0))
             if header.windows:
                 last = header.windows[-1]
                 done += len(last.seconds) / sum(sum(clip.repeats) for clip in last.clips)
             return cls(
-                mode=request["mode"],
-                prompts=(prompts,) if isinstance(prompts, str) else tuple(prompts),
-                seed=request["seed"],
+                mode=asked.mode,
+                prompts=(asked.prompt,) if isinstance(asked.prompt, str) else asked.prompt,
+                seed=asked.seed,
                 model=header.model.name,
                 share=done / header.total,
             )
@@ -188,7 +202,9 @@ def read_file(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, Any],
             metadata = json.loads((file.metadata() or {}).get("take", "null"))
             names = list(file.keys()) if with_tensors else []
             tensors = {name: file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+    except SafetensorError as error:
+        raise StateError(f"'{path}' is no take, or it was cut short") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise StateError(f"'{path}' is not a readable take: {error}") from error
     version = metadata.get("format") if isinstance(metadata, dict) else None
     if version != FORMAT:

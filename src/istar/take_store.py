@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from stat import S_ISREG
 
 from platformdirs import user_state_path
 
@@ -135,7 +136,9 @@ def _files() -> Iterator[tuple[Path, int, float]]:
         # One that another process removes meanwhile is not here.
         with suppress(FileNotFoundError):
             status = path.stat()
-            yield path, status.st_size, status.st_mtime
+            # A directory of such a name is no take, and would not be removed as one.
+            if S_ISREG(status.st_mode):
+                yield path, status.st_size, status.st_mtime
 
 
 def _summary(path: Path) -> TakeSummary | None:

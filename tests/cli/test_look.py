@@ -182,6 +182,21 @@ def test_info_names_what_made_a_file(capfd: Captured) -> None:
         assert row in rows
 
 
+def test_info_of_a_sheet_names_its_takes(checkpoint: Path, capfd: Captured) -> None:
+    typed = ["--draft", "-n", "2", "--seed", "7", "--seconds", "1", "-o", "drafts"]
+    made(["t2v", "a ring", "--model", str(checkpoint), *typed], capfd)
+    for name, kind in (("sheet.png", "PNG picture"), ("sheet.mp4", "MP4 video")):
+        assert run(["info", f"drafts/{name}"]) == 0
+        first, *rows = capfd.readouterr().out.splitlines()
+        assert first.startswith(f"drafts/{name}: sheet of 2 takes, {kind}, ")
+        assert [row.split() for row in rows[-2:]] == [
+            ["take", "1:", "1-7.take"],
+            ["take", "2:", "2-8.take"],
+        ]
+        assert run(["info", "--json", f"drafts/{name}"]) == 0
+        assert json.loads(capfd.readouterr().out)["takes"] == ["1-7.take", "2-8.take"]
+
+
 def test_info_of_files_of_others_is_a_line_each(capfd: Captured) -> None:
     Image.new("RGB", (5, 4)).save("a.bmp")
     write_clip(torch.zeros(16, 32, 48, 3, dtype=torch.uint8), Path("a.mp4"))
@@ -233,7 +248,7 @@ def test_info_says_how_far_a_take_is(takes: Path, capfd: Captured) -> None:
     assert "  prompt    a \\x1b[1mring" in whole
     assert "  made by   istar in fp32 on cpu" in whole
     assert "  reached   the end" in whole
-    assert "  reached   step 3 of 4, clip 2, scale 1×1 of 4 frames" in part
+    assert "  reached   step 3 of 4, clip 2, scale 1x1 of 4 frames" in part
     assert "  reached   not begun" in none
     assert run(["info", "--json", "part.take"]) == 0
     found = json.loads(capfd.readouterr().out)
@@ -243,11 +258,30 @@ def test_info_says_how_far_a_take_is(takes: Path, capfd: Captured) -> None:
         3,
         4,
     )
-    assert (found["clip"], found["scale"], found["grid"]) == (1, 0, [4, 1, 1])
+    assert (found["clip"], found["scale"]) == (1, 0)
+    assert found["grid"] == {"frames": 4, "height": 1, "width": 1}
     assert (found["windows"], found["windows_total"]) == (1, 1)
     assert found["drawn"] > 0
     assert found["given"] == found["kept"] == 0
     assert found["istar"]["asked"] == {"guidance_scale": 3.0}
+
+
+def test_a_scale_is_called_as_it_is_typed(checkpoint: Path, capfd: Captured) -> None:
+    pipeline = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
+    job = pipeline.job(request())
+    for _ in job.run(until=Position(0, 2)):
+        pass
+    job.take().save("a.take")
+    assert run(["info", "a.take"]) == 0
+    assert "reached   step 2 of 4, clip 1, scale 3x2 of 1 frame" in capfd.readouterr().out
+    assert run(["info", "--json", "a.take"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["grid"] == {"frames": 1, "height": 2, "width": 3}
+    assert run(["verify", "a.take", "--json", "--model", str(checkpoint)]) == 0
+    steps = json.loads(capfd.readouterr().out)["steps"]
+    assert steps[1]["grid"] == found["grid"]
+    assert run(["score", "a.take", "--model", str(checkpoint)]) == 0
+    assert [line.split()[2] for line in capfd.readouterr().out.splitlines()[4:-1]] == ["1x1", "3x2"]
 
 
 def test_render_decodes_a_take_again(takes: Path, capfd: Captured) -> None:
@@ -315,6 +349,39 @@ def test_settings_are_reused_from_a_take(
     assert Path("a.mp4").read_bytes() == Path("whole.mp4").read_bytes()
 
 
+def test_what_a_request_does_not_give_is_written_and_said(
+    takes: Path, capfd: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISTAR_MODEL", str(takes))
+    job = InfinityStarPipeline.from_pretrained(takes, device="cpu").job(
+        request("interact", prompt=("one",), seed=7)
+    )
+    list(job.run())
+    job.add_prompt("two", seed=9)
+    list(job.run())
+    job.take().save("seeds.take")
+    made(["render", "seeds.take", "-o", "seeds.mp4"], capfd)
+    made(["vary", "whole.take", "--keep", "1x1", "--seed", "5", "-o", "varied.mp4"], capfd)
+    for name, command, row, reason in (
+        ("varied.mp4", "t2v", "varied some tokens are another take's", "as a variation of a take"),
+        ("seeds.mp4", "interact", "seeds 7 9 (one a prompt)", "other seeds for later prompts"),
+        ("seeds.take", "interact", "seeds 7 9 (one a prompt)", "other seeds for later prompts"),
+    ):
+        assert run(["info", name]) == 0
+        assert row in [" ".join(line.split()) for line in capfd.readouterr().out.splitlines()]
+        said = made([command, "--from", name, "-o", "a.mp4", "--overwrite"], capfd)
+        assert f"'{name}' was made " in said
+        assert f"{reason}: the same seed gives other pictures" in said
+    assert (
+        settings_of("varied.mp4", capfd)["varied"],
+        settings_of("seeds.mp4", capfd)["seeds"],
+    ) == (
+        True,
+        [7, 9],
+    )
+    assert settings_of("a.mp4", capfd)["varied"] is False
+
+
 @pytest.mark.parametrize("command", [["info"], ["render"], ["verify"], ["t2v", "--from"]])
 def test_what_is_no_take_is_refused_in_a_line(command: list[str], capfd: Captured) -> None:
     Path("a.take").write_bytes(b"hello, this is not one")
@@ -323,3 +390,4 @@ def test_what_is_no_take_is_refused_in_a_line(command: list[str], capfd: Capture
         error = capfd.readouterr().err
         assert len(error.splitlines()) == 1
         assert name in error
+        assert "header" not in error

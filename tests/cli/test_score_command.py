@@ -32,7 +32,7 @@ def test_a_take_is_scored(made: Path, tmp_path: Path, capfd: Captured) -> None:
     first, whole, _, titles, *rows, every, last = capfd.readouterr().out.splitlines()
     assert first == f"{made}: 7,424 drawn bits"
     assert titles.split()[:4] == ["window", "clip", "scale", "bits"]
-    assert [row.split()[2] for row in rows] == ["1×1", "2×2", "3×3", "5×5"]
+    assert [row.split()[2] for row in rows] == ["1x1", "2x2", "3x3", "5x5"]
     assert last == str(picture)
     shown = read_picture(picture).pixels
     # A picture, and below it two lines of as large ones.

@@ -292,7 +292,7 @@ def test_what_a_session_has_settled_is_refused() -> None:
         Path("b.session/session.json").write_text(content)
         assert words in interact("b.session", lines="two\n", code=1)
     Path("a.session/main.take").write_bytes(b"")
-    assert "not a readable take" in interact("a.session", lines="two\n", code=1)
+    assert "is no take, or it was cut short" in interact("a.session", lines="two\n", code=1)
 
 
 def take_file(model: Path, name: str, **wanted: object) -> Tensor:

@@ -12,8 +12,12 @@ from random import Random
 import pytest
 import torch
 
-from istar import InfinityStarPipeline, Take
+from asking import request
+from istar import InfinityStarPipeline, Job, StateError, Take
+from istar.cli.keep import TakeKeeper, TakeSettings
+from istar.generation.state import Position
 from istar.media import read_clip
+from istar.take_store import store_take
 from processes import WORDY_ISTAR, await_line, run_warm, started, started_warm
 
 PROMPT = "a red circle moves right on a blue background"
@@ -80,6 +84,48 @@ def test_a_store_that_cannot_be_written_ends_nothing(store: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert done.stderr.count(b"no take of this run is kept: ") == 1
     assert (tmp_path / "a.mp4").exists()
+
+
+@pytest.fixture
+def job(pipeline: InfinityStarPipeline) -> Job:
+    return pipeline.job(request("t2i"))
+
+
+def test_the_size_of_all_takes_is_kept_and_what_goes_is_named(
+    store: Path, job: Job, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ISTAR_TAKES_SIZE", "1kB")
+    old = store_take(job.take())
+    keeper = TakeKeeper(job, TakeSettings())
+    for wanted in (1, 2):
+        others = [old] if wanted == 1 else [store_take(job.take()) for _ in range(wanted)]
+        list(job.run(until=Position(0, wanted)))
+        keeper.write()
+        assert takes_of(store) == [keeper.path]
+        what = f"take {others[0].stem}" if wanted == 1 else f"{wanted} takes"
+        assert capfd.readouterr().err == (
+            f"istar: removed the older {what}: ISTAR_TAKES_SIZE is 1.0 kB\n"
+        )
+
+
+def test_a_take_is_written_where_others_cannot_be_removed(
+    store: Path, job: Job, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path) -> None:
+        raise StateError(f"cannot remove '{path}'")
+
+    monkeypatch.setattr("istar.take_store._remove", refuse)
+    monkeypatch.setenv("ISTAR_TAKES_SIZE", "1kB")
+    old = store_take(job.take())
+    keeper = TakeKeeper(job, TakeSettings())
+    for taken in (1, 2):
+        list(job.run(until=Position(0, taken)))
+        keeper.write()
+        assert keeper.path is not None
+        assert Take.load(keeper.path).taken == taken
+    assert capfd.readouterr().err == (
+        f"istar: the takes here are more than ISTAR_TAKES_SIZE allows: cannot remove '{old}'\n"
+    )
 
 
 def test_a_result_that_cannot_be_written_is_not_lost(

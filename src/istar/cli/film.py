@@ -90,7 +90,7 @@ class Film:
         """Write pictures behind so many windows; then the session knows what the file holds."""
         known = self._session.settings.held
         kept = known.pictures[number - 1] if known is not None and number else 0
-        with self._output.writing(self._pipeline, job.request, kept=kept) as writer:
+        with self._output.writing(self._pipeline, job.take(), kept=kept) as writer:
             yield writer
             # Between here and the record below a crash leaves a file that is not as it says.
             self._session.update(is_writing=True)

@@ -239,7 +239,7 @@ def make_file(
     with (
         kept_take(job, options) as keeping,
         StepDisplay(previews) as display,
-        output.writing(pipeline, job.request) as writer,
+        output.writing(pipeline, job.take()) as writer,
     ):
         for frames in display.pictures_of(keeping(events)):
             writer.write(frames)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from istar.byte_size import bytes_of
+from istar.byte_size import bytes_of, readable_size
 from istar.cli.console import say
 from istar.errors import StateError, UsageError
 
@@ -66,6 +66,7 @@ class TakeKeeper:
         self.path = path
         self._job = job
         self._settings = settings
+        self._prunes = False
         self._works = True
         self._written = time.monotonic()
         self._cost = 0.0
@@ -95,22 +96,40 @@ class TakeKeeper:
         take = self._job.take()
         if not self._works or take.position == self._saved:
             return
-        from istar.take_store import prune_takes, store_take
+        from istar.take_store import store_take
 
         began = time.monotonic()
         try:
             if self.path is None:
                 self.path = store_take(take, synced=synced)
-                prune_takes(self._settings.limit, keep=self.path)
+                self._prunes = True
             else:
                 take.save(self.path, overwrite=True, synced=synced)
         except StateError as error:
             self._works = False
             say(f"no take of this run is kept: {error}")
             return
+        if self._prunes:
+            self._prune(self.path)
         self._saved = take.position
         self._written = time.monotonic()
         self._cost = self._written - began
+
+    def _prune(self, written: Path) -> None:
+        """Remove the oldest takes of the store where it has grown past its size, and say so."""
+        from istar.take_store import prune_takes
+
+        try:
+            removed = prune_takes(self._settings.limit, keep=written)
+        except StateError as error:
+            # This run's own take is written all the same.
+            say(f"the takes here are more than {SIZE_VARIABLE} allows: {error}")
+            self._prunes = False
+            return
+        if removed:
+            what = f"take {removed[0].stem}" if len(removed) == 1 else f"{len(removed)} takes"
+            limit = readable_size(self._settings.limit)
+            say(f"removed the older {what}: {SIZE_VARIABLE} is {limit}")
 
     def finish(self) -> None:
         """What becomes of the take when its picture or video is there."""

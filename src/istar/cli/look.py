@@ -23,6 +23,7 @@ from istar.errors import IstarError
 from istar.file_settings import FileSettings, UsedSampling
 from istar.generation.sampling import Temperature
 from istar.generation.schedule import Grid
+from istar.generation.until import scale_name
 from istar.plurals import counted
 from istar.video_tokenizer.config import SPATIAL_STRIDE
 
@@ -85,15 +86,21 @@ class _Found:
             IstarError: it is not there, damaged, or neither.
         """
         from istar.media import probe_file
+        from istar.media.sheet import take_names
 
         info = probe_file(input_file(path))
         settings = FileSettings.read(info.texts, f"'{path}'")
-        parts = [info.kind, f"{info.width}×{info.height}"]
+        takes = take_names(info.texts)
+        what = (
+            info.kind if takes is None else f"sheet of {counted(len(takes), 'take')}, {info.kind}"
+        )
+        parts = [what, f"{info.width}×{info.height}"]
         if info.seconds:
             parts.append(f"{round(info.seconds, 2):g} s")
         if info.frames > 1:
             parts.append(counted(info.frames, "picture"))
         rows = [] if settings is None else list(_described(settings))
+        rows += [("take", f"{number}: {name}") for number, name in enumerate(takes or (), 1)]
         if info.is_cut:
             rows.append(("note", "the longest of these are cut: a JPEG has no room for more"))
         table = asdict(info)
@@ -104,6 +111,7 @@ class _Found:
             table={
                 "file": os.fsdecode(path),
                 **table,
+                **({} if takes is None else {"takes": takes}),
                 "istar": None if settings is None else settings.as_json(),
             },
         )
@@ -128,7 +136,7 @@ class _Found:
                 "file": os.fsdecode(path),
                 "kind": "take",
                 "bytes": size,
-                **asdict(progress),
+                **progress.as_json(),
                 "model": asdict(take.model),
                 "istar": settings.as_json(),
             },
@@ -154,7 +162,7 @@ class _Progress:
         steps: how many it has.
         clip: that of the last step taken, from 0; None before the first.
         scale: likewise.
-        grid: frames, height and width of that step's tokens.
+        grid: of that step's tokens.
         drawn: bits that were drawn.
         given: bits that were given by the input, or kept as whole steps.
         kept: bits that were kept beside others of their step.
@@ -212,6 +220,11 @@ class _Progress:
         """In pixels, if it is known."""
         return (f"{self.width}×{self.height}",) if self.width else ()
 
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        grid = None if self.grid is None else self.grid._asdict()
+        return {**asdict(self), "grid": grid}
+
     def rows(self) -> Iterator[tuple[str, str]]:
         """Labels and values, for a person, who counts from one."""
         parts = [f"step {self.taken} of {self.steps}"]
@@ -219,7 +232,8 @@ class _Progress:
             assert self.clip is not None
             frames, height, width = self.grid
             parts.append(
-                f"clip {self.clip + 1}, scale {height}×{width} of {counted(frames, 'frame')}"
+                f"clip {self.clip + 1}, scale {scale_name(width, height)} "
+                f"of {counted(frames, 'frame')}"
             )
         if self.windows_total > 1:
             parts.append(f"window {self.windows} of {self.windows_total}")
@@ -243,6 +257,10 @@ def _described(settings: FileSettings) -> Iterator[tuple[str, str]]:
         yield "negative", settings.negative_prompt
     yield "mode", settings.mode
     yield "seed", str(settings.seed)
+    if settings.seeds is not None:
+        yield "seeds", f"{' '.join(map(str, settings.seeds))} (one a prompt)"
+    if settings.varied:
+        yield "varied", "some tokens are another take's"
     revision = f", revision {settings.revision}" if settings.revision else ""
     yield "model", f"{settings.model}{revision}"
     if settings.seconds:

@@ -23,13 +23,15 @@ from istar.cli.options import (
 )
 from istar.cli.output import output_file
 from istar.cli.take_model import load_for_take, model_of_file, typed_options
+from istar.generation.until import scale_name
 from istar.models.find import AUTO
 
 if TYPE_CHECKING:
+    from istar.generation.schedule import Step
     from istar.replay import StepCheck
     from istar.take_file import ModelIdentity
 
-_ROW = "{:>6} {:>4} {:>5} {:>10} {:>11} {:>19} {:>7}"
+_ROW = "{:>6} {:>4} {:>5} {:>8} {:>6} {:>11} {:>19} {:>7}"
 
 TakeArgument = Annotated[Path, typer.Argument(help="A take.")]
 TakeModelOption = Annotated[
@@ -195,9 +197,9 @@ class _Report:
         yield f"{share} would be others here"
         yield (
             f"the first: step {step.index + 1} of window {first.window + 1}, clip {step.clip + 1}, "
-            f"scale {step.grid.height}×{step.grid.width}, by a margin of {first.margin:.2g}"
+            f"scale {_scale(step)}, by a margin of {first.margin:.2g}"
         )
-        names = ("window", "clip", "step", "tokens", "bits", "others", "margin")
+        names = ("window", "clip", "step", "scale", "frames", "bits", "others", "margin")
         yield _ROW.format(*names)
         for check in self.checks:
             if check.changed:
@@ -205,11 +207,16 @@ class _Report:
                     check.window + 1,
                     check.step.clip + 1,
                     check.step.index + 1,
-                    "×".join(map(str, check.step.grid)),
+                    _scale(check.step),
+                    check.step.grid.frames,
                     f"{check.bits:,}",
                     f"{check.changed:,} ({check.changed / check.bits:.2%})",
                     f"{check.margin:.2g}",
                 )
+
+
+def _scale(step: Step) -> str:
+    return scale_name(step.grid.width, step.grid.height)
 
 
 def _as_json(check: StepCheck) -> dict[str, Any]:
@@ -219,7 +226,7 @@ def _as_json(check: StepCheck) -> dict[str, Any]:
         "step": step.index,
         "clip": step.clip,
         "scale": step.scale,
-        "grid": list(step.grid),
+        "grid": step.grid._asdict(),
         "bits": check.bits,
         "changed": check.changed,
         "share": check.changed / check.bits if check.bits else 0.0,

@@ -122,6 +122,10 @@ class Reused:
             changes.append(
                 f"in {then.dtype} on {then.device}, not in {placement.precision} on {kind}"
             )
+        if then.varied:
+            changes.append("as a variation of a take")
+        if then.seeds is not None:
+            changes.append("with other seeds for later prompts")
         if changes and request.seed == then.seed:
             say(
                 f"{self.name} was made {', and '.join(changes)}: the same seed gives other pictures"
@@ -150,4 +154,6 @@ def settings_of_take(take: Take) -> FileSettings:
         negative_prompt=request.negative_prompt,
         suffix=request.suffix,
         asked=AskedSampling.of(request),
+        varied=take.is_varied,
+        seeds=take.seeds,
     )

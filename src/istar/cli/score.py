@@ -15,6 +15,7 @@ from istar.cli.options import DeviceOption, DtypeOption, Memory, MemoryOption, Y
 from istar.cli.render import TakeArgument, TakeModelOption
 from istar.cli.take_model import load_for_take, model_of_file, typed_options
 from istar.files import output_path
+from istar.generation.until import scale_name
 from istar.models.find import AUTO
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _described(take: Path, found: TakeScore) -> Iterator[str]:
     yield "in nats a bit:"
     yield _ROW.format("window", "clip", "scale", "bits", "as drawn", "under prompt", "explained")
     for one in found.scales:
-        place = (one.window + 1, one.clip + 1, f"{one.grid.height}×{one.grid.width}")
+        place = (one.window + 1, one.clip + 1, scale_name(one.grid.width, one.grid.height))
         yield _ROW.format(*place, f"{one.bits:,}", *_per_bit(one.score, one.bits))
     yield _ROW.format("all", "", "", f"{found.bits:,}", *_per_bit(whole, found.bits))
 

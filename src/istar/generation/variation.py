@@ -59,7 +59,7 @@ class Part:
         left, top, across, down = region
         outside = left + across > width or top + down > height
         if min(left, top) < 0 or min(across, down) < 1 or outside:
-            raise UsageError(f"a region lies inside the pictures, which are {width}x{height}")
+            raise UsageError(f"a region lies inside the pictures, which are {width}×{height}")
         return cls(
             frames=frames,
             left=left / width,

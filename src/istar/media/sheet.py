@@ -97,13 +97,21 @@ def takes_on(sheet: Path) -> tuple[Path, ...]:
     Raises:
         MediaError: it is no sheet of takes, or cannot be read.
     """
-    try:
-        names = json.loads(probe_file(sheet).texts.get(_TAKES, "null"))
-    except (ValueError, RecursionError) as error:
-        raise MediaError(f"'{sheet}' is no sheet of takes") from error
-    if not isinstance(names, list) or not all(isinstance(n, str) and _is_name(n) for n in names):
+    names = take_names(probe_file(sheet).texts)
+    if names is None:
         raise MediaError(f"'{sheet}' is no sheet of takes")
     return tuple(sheet.parent / name for name in names)
+
+
+def take_names(texts: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The names of the takes that a sheet shows, in the texts of its file; None of other files."""
+    try:
+        names = json.loads(texts.get(_TAKES, "null"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(names, list) or not all(isinstance(n, str) and _is_name(n) for n in names):
+        return None
+    return tuple(names)
 
 
 def _is_name(text: str) -> bool:
