@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from asking import HEIGHT, WIDTH, frames_of, pictures, request
 from istar import InfinityStarPipeline, Take
-from istar.cli.session import Session
+from istar.cli.session import Session, WrittenFile
 from istar.media import read_clip, read_picture, write_clip
 from media_files import texts_in
 from processes import WORDY_ISTAR, await_line, run_warm, started
@@ -159,14 +160,49 @@ def test_a_video_that_is_gone_is_made_again_and_another_is_left_alone() -> None:
     assert Session.open(Path("a.session")).video == Path("a-1.mp4")
 
 
+def changed_settings(**changes: object) -> None:
+    path = Path("a.session/session.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def test_a_crash_just_after_the_video_is_written_is_no_other_video() -> None:
     interact("-o", "a.mp4", "--seed", "1", lines="one\n")
-    settings = Path("a.session/session.json")
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"is_writing": True}))
     write_clip(pictures(3, HEIGHT, WIDTH), Path("a.mp4"), overwrite=True)
+    changed_settings(next_file=asdict(WrittenFile.of(Path("a.mp4"))))
     interact("a.session")
     assert torch.equal(read_clip(Path("a.mp4")).frames, film("one"))
     assert sorted(path.name for path in Path().iterdir()) == ["a.mp4", "a.session"]
+
+
+@pytest.mark.parametrize("name", ["../b.mp4", "{here}/b.mp4", "c/b.mp4", "..", ""])
+def test_a_session_names_no_video_elsewhere(name: str) -> None:
+    interact("-o", "a.mp4", "--seed", "1", lines="one\n")
+    changed_settings(video=name.format(here=Path.cwd()))
+    assert "names a video elsewhere" in interact("a.session", code=1)
+
+
+def test_another_video_beside_a_session_is_not_replaced() -> None:
+    """Whatever the session says of it: it knows neither its size nor its time."""
+    interact("-o", "a.mp4", "--seed", "1", lines="one\n")
+    other = write_clip(pictures(3, HEIGHT, WIDTH), Path("b.mp4"))
+    before = other.read_bytes()
+    changed_settings(video="b.mp4", next_file={"bytes_here": len(before), "modified": 1})
+    interact("a.session")
+    assert other.read_bytes() == before
+    assert torch.equal(read_clip(Path("b-1.mp4")).frames, film("one"))
+
+
+def test_a_session_does_not_decide_which_directory_is_loaded(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interact("-o", "a.mp4", "--seed", "1", "--model", str(model), lines="one\n")
+    assert str(model) not in Path("a.session/session.json").read_text()
+    monkeypatch.delenv("ISTAR_MODEL")
+    said = interact("a.session", lines="two\n", code=1)
+    assert "made by the model 'random'" in said
+    assert "name its directory or repository with --model" in said
+    interact("a.session", "--model", str(model), lines="two\n")
+    assert torch.equal(read_clip(Path("a.mp4")).frames, film("one", "two"))
 
 
 def test_a_session_is_continued_in_its_own_dtype() -> None:
@@ -200,7 +236,8 @@ def test_a_session_is_reopened_after_a_crash(number: signal.Signals, when: bytes
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
     if number == signal.SIGINT:
-        assert b"the session is kept; `istar interact a.session` continues it" in err
+        command = f"istar interact a.session --model {os.environ['ISTAR_MODEL']}"
+        assert f"the session is kept; `{command}` continues it" in err.decode()
     made = len(prompts_of("a.session/main.take"))
     interact("a.session", lines="\n".join(("one", "two", "three")[made:]))
     assert torch.equal(read_clip(Path("a.mp4")).frames, expected)
@@ -253,7 +290,7 @@ def test_a_script_that_cannot_be_followed_makes_nothing(lines: str, words: str) 
 def test_a_line_of_a_script_that_cannot_be_done_ends_it() -> None:
     said = interact("-o", "a.mp4", "--seed", "1", lines="one\n/undo\ntwo\n", code=2)
     assert "error: the last prompt is the only one" in said
-    assert "`istar interact a.session` continues it" in said
+    assert "`istar interact a.session --model " in said
     assert len(read_clip(Path("a.mp4")).frames) == SECOND + 1
 
 

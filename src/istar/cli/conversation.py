@@ -89,7 +89,7 @@ class Conversation:
             if self._session.stays:
                 name = str(self._session.directory)
                 path = f"./{name}" if name.startswith("-") else name
-                command = shlex.join(["istar", "interact", path])
+                command = shlex.join(["istar", "interact", path, *self._session.model_words])
                 say(f"the session is kept; `{command}` continues it")
             raise
 

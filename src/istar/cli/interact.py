@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,6 @@ from istar.cli.session_lines import Command, Line, parse_line, parse_seed, say_h
 from istar.cli.take_model import inputs_of, read_take
 from istar.errors import UsageError
 from istar.files import output_path, unfinished
-from istar.models.find import AUTO
 from istar.plurals import counted
 from istar.request import GenerationRequest
 from istar.text_files import read_text
@@ -73,7 +72,7 @@ def interact(
     lines = _lines(script, source, options)
     is_asked = script is None and options.reused is None
     start: GenerationRequest | Take | None = None
-    inputs = None
+    inputs, model_words = None, options.model_words
     if source is not None and is_take(source):
         take, options = read_take(source, options)
         if take.request.mode == "interact":
@@ -88,7 +87,7 @@ def interact(
         previews = options.previews(request, output.target)
         pipeline, inputs = options.load(request, inputs)
         job = pipeline.job(start, inputs)
-        with _new_session(options, pipeline, output) as session:
+        with _new_session(options, model_words, output) as session:
             if request is not start:
                 session.update(seed=options.seed)
             _converse(pipeline, job, output, session, previews, lines, is_asked=is_asked)
@@ -101,19 +100,17 @@ def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> Non
         UsageError: an option does not fit what is there.
         StateError: the session or its take cannot be read.
     """
-    session = Session.open(directory)
+    session = Session.open(directory, model_words=options.model_words)
     _check_settings(options)
     if options.output is not None:
         raise UsageError(f"the video of '{directory}' is {session.video}; /save FILE copies it")
     # Without anybody to ask, what is under way is finished.
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     lines = _lines(script, None, options) if script or is_terminal else iter(())
-    take = session.take()
+    take, options = read_take(session.take_path, options)
     count = counted(len(take.request.prompts), "prompt")
     say(f"on {session.settings.branch}, after {count}; the last is {take.request.prompts[-1]!r}")
     options = _in_its_dtype(options, take)
-    if options.model == AUTO:
-        options = replace(options, model=session.settings.model)
     if options.seed is not None:
         session.update(seed=options.seed)
     target = session.video
@@ -143,26 +140,21 @@ def _converse(
 
 @contextmanager
 def _new_session(
-    options: CommonOptions, pipeline: InfinityStarPipeline, output: OutputFile
+    options: CommonOptions, model_words: Sequence[str], output: OutputFile
 ) -> Iterator[Session]:
     """The directory of a new session: beside the video, or one that is gone afterwards.
 
     Raises:
         StateError: it cannot be made.
     """
-    model = str(Path(options.model).expanduser().absolute())
-    if not Path(model).is_dir():
-        model = pipeline.spec.name if options.model == AUTO else options.model
     directory = output.target.with_suffix(SESSION_SUFFIX)
     if output.stays and not options.no_take:
-        yield Session.create(directory, video=output.target, model=model)
+        yield Session.create(directory, video=output.target, model_words=model_words)
         return
     temporary = Path(tempfile.mkdtemp(prefix="istar-"))
     with unfinished(temporary):
         try:
-            yield Session.create(
-                temporary / directory.name, video=output.target, model=model, stays=False
-            )
+            yield Session.create(temporary / directory.name, video=output.target, stays=False)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
