@@ -17,7 +17,7 @@ from torch import Tensor
 
 from asking import HEIGHT, WIDTH, frames_of, pictures, request
 from istar import InfinityStarPipeline, Take
-from istar.cli.session import Session, WrittenFile
+from istar.cli.session import Session, WrittenFile, held_alone
 from istar.media import read_clip, read_picture, write_clip
 from media_files import texts_in
 from processes import WORDY_ISTAR, await_line, run_warm, started
@@ -241,6 +241,42 @@ def test_a_session_is_reopened_after_a_crash(number: signal.Signals, when: bytes
     made = len(prompts_of("a.session/main.take"))
     interact("a.session", lines="\n".join(("one", "two", "three")[made:]))
     assert torch.equal(read_clip(Path("a.mp4")).frames, expected)
+
+
+@pytest.mark.signals
+@pytest.mark.parametrize("prompts", [("one",), ("one", "two")])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_the_former_clip_stays_until_it_is_made_again(
+    number: signal.Signals, prompts: tuple[str, ...]
+) -> None:
+    interact("-o", "a.mp4", "--seed", "1", lines="\n".join(prompts))
+    video, take = Path("a.mp4").read_bytes(), Path("a.session/main.take").read_bytes()
+    Path("story.txt").write_text("/again\n")
+    with started([*WORDY_ISTAR, "interact", "a.session", "--script", "story.txt"]) as process:
+        await_line(process, b"step 1 of")
+        process.send_signal(number)
+        process.communicate(timeout=30)
+    assert Path("a.session/main.take").read_bytes() == take
+    interact("a.session")
+    assert Path("a.mp4").read_bytes() == video
+    assert Session.open(Path("a.session")).settings.seed is None
+
+
+@pytest.mark.signals
+def test_a_session_is_continued_by_one_process_at_a_time() -> None:
+    Path("story.txt").write_text("one\n")
+    options = ("--script", "story.txt", "-o", "a.mp4", "--seed", "1")
+    with started([*WORDY_ISTAR, "interact", *options]) as process:
+        await_line(process, b"step 1 of")
+        process.send_signal(signal.SIGSTOP)
+        said = interact("a.session", lines="two\n", code=1)
+        assert said == "istar: error: 'a.session' is in use: another process continues it\n"
+        process.kill()
+        process.wait(timeout=30)
+    interact("a.session", lines="two\n")
+    assert torch.equal(read_clip(Path("a.mp4")).frames, film("one", "two"))
+    with held_alone(Path("a.session")):
+        assert "is in use" in interact("a.session", lines="two\n", code=1)
 
 
 def test_somebody_types() -> None:

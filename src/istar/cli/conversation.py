@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from istar.cli.output import OutputFile
     from istar.cli.previews import PreviewOutput
     from istar.cli.session import Session
+    from istar.events import Event
     from istar.job import Job
     from istar.pipeline import InfinityStarPipeline
     from istar.take import Take
@@ -155,15 +156,22 @@ class Conversation:
         if seed is None:
             seed = secrets.randbits(_SEED_BITS)
             say(f"seed {seed}")
-        self._session.update(seed=seed)
-        if len(request.prompts) > 1:
-            self._go_to(self._job.take().without_last_prompt())
-            self._prompt(request.prompts[-1])
-            return
-        self._job = self._pipeline.job(replace(request, seed=seed), self._job.inputs)
-        self._made = 0
+        former, made = self._job, self._made
+        try:
+            if len(request.prompts) > 1:
+                take = former.take().without_last_prompt()
+                self._job = self._job_after(take, len(take.windows))
+                for _ in self._job.run():
+                    pass
+                self._job.add_prompt(request.prompts[-1], seed=seed)
+            else:
+                self._job = self._pipeline.job(replace(request, seed=seed), former.inputs)
+                self._made = 0
+            self._make(replaces=True)
+        except IstarError:
+            self._job, self._made = former, made
+            raise
         self._session.update(seed=None)
-        self._make()
 
     def _branch(self, name: str) -> None:
         now = self._session.settings.branch
@@ -219,18 +227,31 @@ class Conversation:
         self._made = made
         return job
 
-    def _make(self) -> None:
-        """Make all that is asked for; the take is written meanwhile, and then the video."""
+    def _make(self, *, replaces: bool = False) -> None:
+        """Make all that is asked for.
+
+        Args:
+            replaces: the clip that is made takes the place of another one, of which the take and
+                the video stay until it is there; otherwise the take is written meanwhile.
+        """
         take = self._job.take()
-        self._session.save(take)
+        if not replaces:
+            self._session.save(take)
         # The file may have been taken away, or be as it was before a crash.
         if (held := self._film.holds(take)) != self._made:
             self._job = self._job_after(take, held)
-        keeper = TakeKeeper(self._job, TakeSettings(), path=self._session.take_path)
-        try:
-            with StepDisplay(self._previews) as display:
-                events = keeper.keeping(self._job.run(preview=self._previews.wanted))
-                self._film.follow(self._job, display.pictures_of(events))
-        finally:
-            keeper.write(synced=True)
+        events = self._job.run(preview=self._previews.wanted)
+        if replaces:
+            self._follow(events)
+            self._session.save(self._job.take())
+        else:
+            keeper = TakeKeeper(self._job, TakeSettings(), path=self._session.take_path)
+            try:
+                self._follow(keeper.keeping(events))
+            finally:
+                keeper.write(synced=True)
         self._made = len(self._job.state.windows)
+
+    def _follow(self, events: Iterator[Event]) -> None:
+        with StepDisplay(self._previews) as display:
+            self._film.follow(self._job, display.pictures_of(events))

@@ -19,7 +19,7 @@ from istar.cli.inputs import input_clip, input_file, is_stdin, read_stdin
 from istar.cli.options import CommonOptions, NumberType, with_common_options
 from istar.cli.output import OutputFile, output_file
 from istar.cli.reuse import is_take
-from istar.cli.session import SESSION_SUFFIX, Session, is_session
+from istar.cli.session import SESSION_SUFFIX, Session, held_alone, is_session
 from istar.cli.session_lines import Command, Line, parse_line, parse_seed, say_help
 from istar.cli.take_model import inputs_of, read_take
 from istar.errors import UsageError
@@ -66,7 +66,8 @@ def interact(
     Example: istar interact --script story.txt -o story.mp4
     """
     if clip is not None and is_session(clip):
-        _reopen(options, clip.expanduser(), script)
+        with held_alone(clip.expanduser()):
+            _reopen(options, clip.expanduser(), script)
         return
     source = None if clip is None else input_clip(clip)
     lines = _lines(script, source, options)
@@ -149,7 +150,9 @@ def _new_session(
     """
     directory = output.target.with_suffix(SESSION_SUFFIX)
     if output.stays and not options.no_take:
-        yield Session.create(directory, video=output.target, model_words=model_words)
+        session = Session.create(directory, video=output.target, model_words=model_words)
+        with held_alone(session.directory):
+            yield session
         return
     temporary = Path(tempfile.mkdtemp(prefix="istar-"))
     with unfinished(temporary):

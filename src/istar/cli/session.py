@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from istar.errors import StateError, UsageError
 from istar.files import replace_text, writing_failed
@@ -23,6 +26,7 @@ FIRST_BRANCH = "main"
 
 _FORMAT = "istar-session-1"
 _SETTINGS = "session.json"
+_LOCK = "session.lock"
 _TAKE_SUFFIX = ".take"
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -232,6 +236,26 @@ class Session:
 
     def _path(self, branch: str) -> Path:
         return self.directory / f"{branch}{_TAKE_SUFFIX}"
+
+
+@contextmanager
+def held_alone(directory: Path) -> Iterator[None]:
+    """Inside, no other process continues a session; the system frees it when this one dies.
+
+    Raises:
+        StateError: another one does already, or the directory cannot be written.
+    """
+    try:
+        lock = FileLock(directory / _LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise StateError(f"'{directory}' is in use: another process continues it") from None
+    except OSError as error:
+        raise StateError(str(writing_failed(directory, error))) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_session(path: Path) -> bool:
