@@ -111,7 +111,10 @@ def test_one_of_several_drafts_is_finished() -> None:
     assert read_picture(Path("a.session/drafts.png")).pixels.shape[2] == 3
     lines = "/draft 2\nfour\n3\n"
     said = interact("a.session", lines=lines, code=2)
-    assert "type the number of a draft, 1 to 2, or 0 for none" in said
+    assert "line 3: the number of a draft is missing, 1 to 2, or 0 for none" in said
+    lines = "/undo\n/undo\n/undo\n"
+    assert "line 3: the last prompt is the only one" in interact("a.session", lines=lines, code=2)
+    assert prompts_of("a.session/main.take") == ("one", "two", "three")
 
 
 def test_branches_are_gone_to_and_come_back_to() -> None:
@@ -308,6 +311,52 @@ def test_somebody_types() -> None:
     assert prompts_of("a.session/main.take") == ("one",)
 
 
+def test_a_person_hears_where_the_session_is() -> None:
+    import pty
+
+    person, terminal = pty.openpty()
+    typed = (
+        "one\n/seed 9\n/draft 2\ntwo\n\n/draft 2\ntwo\n/undo\n2\n/branch b\n/undo\n/branch main\n\n"
+    )
+    try:
+        os.write(person, typed.encode())
+        done = run_warm("interact", "--seed", "1", "-o", "a.mp4", terminal=terminal)
+    finally:
+        os.close(terminal)
+        os.close(person)
+    said = done.stderr.decode()
+    assert done.returncode == 0, said
+    at = 0
+    for words in (
+        "the next clip is drawn from seed 9",
+        "the next prompt gets 2 drafts",
+        "which draft, 1 to 2? (an empty line: none of them)",
+        "none of the drafts is used: on main, after 1 prompt; the last is 'one'",
+        "what happens next?",
+        "type the number of a draft, 1 to 2, or 0 for none",
+        "draft 2 is finished: on main, after 2 prompts; the last is 'two'",
+        "on b; /branch main goes back to here",
+        "on b, after 1 prompt; the last is 'one'",
+        "on main, after 2 prompts; the last is 'two'",
+    ):
+        assert words in said[at:], words
+        at = said.index(words, at)
+    assert prompts_of("a.session/main.take") == ("one", "two")
+
+
+@pytest.mark.signals
+def test_a_session_that_cannot_be_written_is_not_called_kept() -> None:
+    Path("story.txt").write_text("one\n")
+    options = ("--script", "story.txt", "-o", "a.mp4", "--seed", "1")
+    with started([*WORDY_ISTAR, "interact", *options]) as process:
+        await_line(process, b"step 1 of")
+        shutil.rmtree("a.session")
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"'a.session/main.take' is not up to date: cannot write" in err
+    assert b"kept" not in err
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
@@ -315,7 +364,12 @@ def test_somebody_types() -> None:
         ("one\n/undo two\n", "/undo takes nothing behind it"),
         ("one\n/seed\n", "/seed takes N"),
         ("one\n/draft 0\n", "/draft takes a number from 1 to 99, not '0'"),
-        ("/undo\none\n", "there is no clip yet for /undo"),
+        ("/undo\none\n", "line 1: there is no clip yet for /undo"),
+        ("one\n\n/nothing\n", "line 3: there is no command /nothing"),
+        ("one\n\n/undo\n", "line 3: the last prompt is the only one"),
+        ("one\ntwo\n/branch b\n/undo\n/branch main\n/undo\n/undo\n", "line 7: the last prompt"),
+        ("one\n/draft 2\ntwo\n0\n/undo\n", "line 5: the last prompt is the only one"),
+        ("one\n/draft 2\ntwo\nthree\n", "line 4: the number of a draft is missing, 1 to 2"),
     ],
 )
 def test_a_script_that_cannot_be_followed_makes_nothing(lines: str, words: str) -> None:
@@ -324,8 +378,9 @@ def test_a_script_that_cannot_be_followed_makes_nothing(lines: str, words: str) 
 
 
 def test_a_line_of_a_script_that_cannot_be_done_ends_it() -> None:
-    said = interact("-o", "a.mp4", "--seed", "1", lines="one\n/undo\ntwo\n", code=2)
-    assert "error: the last prompt is the only one" in said
+    lines = "one\n/save nowhere/b.mp4\ntwo\n"
+    said = interact("-o", "a.mp4", "--seed", "1", lines=lines, code=1)
+    assert "error: line 2: the directory 'nowhere' does not exist" in said
     assert "`istar interact a.session --model " in said
     assert len(read_clip(Path("a.mp4")).frames) == SECOND + 1
 

@@ -106,7 +106,9 @@ class TakeKeeper:
                 take.save(self.path, overwrite=True, synced=synced)
         except StateError as error:
             self._works = False
-            say(f"no take of this run is kept: {error}")
+            is_there = self.path is not None
+            what = f"'{self.path}' is not up to date" if is_there else "no take of this run is kept"
+            say(f"{what}: {error}")
             return
         self._saved = take.position
         self._written = time.monotonic()
