@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from asking import HEIGHT, WIDTH, frames_of, pictures, request
 from istar import InfinityStarPipeline, Take
-from istar.cli.session import Session
+from istar.cli.session import Session, WrittenFile, held_alone
 from istar.media import read_clip, read_picture, write_clip
 from media_files import texts_in
 from processes import WORDY_ISTAR, await_line, run_warm, started
@@ -110,7 +111,10 @@ def test_one_of_several_drafts_is_finished() -> None:
     assert read_picture(Path("a.session/drafts.png")).pixels.shape[2] == 3
     lines = "/draft 2\nfour\n3\n"
     said = interact("a.session", lines=lines, code=2)
-    assert "type the number of a draft, 1 to 2, or 0 for none" in said
+    assert "line 3: the number of a draft is missing, 1 to 2, or 0 for none" in said
+    lines = "/undo\n/undo\n/undo\n"
+    assert "line 3: the last prompt is the only one" in interact("a.session", lines=lines, code=2)
+    assert prompts_of("a.session/main.take") == ("one", "two", "three")
 
 
 def test_branches_are_gone_to_and_come_back_to() -> None:
@@ -159,14 +163,49 @@ def test_a_video_that_is_gone_is_made_again_and_another_is_left_alone() -> None:
     assert Session.open(Path("a.session")).video == Path("a-1.mp4")
 
 
+def changed_settings(**changes: object) -> None:
+    path = Path("a.session/session.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def test_a_crash_just_after_the_video_is_written_is_no_other_video() -> None:
     interact("-o", "a.mp4", "--seed", "1", lines="one\n")
-    settings = Path("a.session/session.json")
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"is_writing": True}))
     write_clip(pictures(3, HEIGHT, WIDTH), Path("a.mp4"), overwrite=True)
+    changed_settings(next_file=asdict(WrittenFile.of(Path("a.mp4"))))
     interact("a.session")
     assert torch.equal(read_clip(Path("a.mp4")).frames, film("one"))
     assert sorted(path.name for path in Path().iterdir()) == ["a.mp4", "a.session"]
+
+
+@pytest.mark.parametrize("name", ["../b.mp4", "{here}/b.mp4", "c/b.mp4", "..", ""])
+def test_a_session_names_no_video_elsewhere(name: str) -> None:
+    interact("-o", "a.mp4", "--seed", "1", lines="one\n")
+    changed_settings(video=name.format(here=Path.cwd()))
+    assert "names a video elsewhere" in interact("a.session", code=1)
+
+
+def test_another_video_beside_a_session_is_not_replaced() -> None:
+    """Whatever the session says of it: it knows neither its size nor its time."""
+    interact("-o", "a.mp4", "--seed", "1", lines="one\n")
+    other = write_clip(pictures(3, HEIGHT, WIDTH), Path("b.mp4"))
+    before = other.read_bytes()
+    changed_settings(video="b.mp4", next_file={"bytes_here": len(before), "modified": 1})
+    interact("a.session")
+    assert other.read_bytes() == before
+    assert torch.equal(read_clip(Path("b-1.mp4")).frames, film("one"))
+
+
+def test_a_session_does_not_decide_which_directory_is_loaded(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interact("-o", "a.mp4", "--seed", "1", "--model", str(model), lines="one\n")
+    assert str(model) not in Path("a.session/session.json").read_text()
+    monkeypatch.delenv("ISTAR_MODEL")
+    said = interact("a.session", lines="two\n", code=1)
+    assert "made by the model 'random'" in said
+    assert "name its directory or repository with --model" in said
+    interact("a.session", "--model", str(model), lines="two\n")
+    assert torch.equal(read_clip(Path("a.mp4")).frames, film("one", "two"))
 
 
 def test_a_session_is_continued_in_its_own_dtype() -> None:
@@ -200,10 +239,47 @@ def test_a_session_is_reopened_after_a_crash(number: signal.Signals, when: bytes
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
     if number == signal.SIGINT:
-        assert b"the session is kept; `istar interact a.session` continues it" in err
+        command = f"istar interact a.session --model {os.environ['ISTAR_MODEL']}"
+        assert f"the session is kept; `{command}` continues it" in err.decode()
     made = len(prompts_of("a.session/main.take"))
     interact("a.session", lines="\n".join(("one", "two", "three")[made:]))
     assert torch.equal(read_clip(Path("a.mp4")).frames, expected)
+
+
+@pytest.mark.signals
+@pytest.mark.parametrize("prompts", [("one",), ("one", "two")])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_the_former_clip_stays_until_it_is_made_again(
+    number: signal.Signals, prompts: tuple[str, ...]
+) -> None:
+    interact("-o", "a.mp4", "--seed", "1", lines="\n".join(prompts))
+    video, take = Path("a.mp4").read_bytes(), Path("a.session/main.take").read_bytes()
+    Path("story.txt").write_text("/again\n")
+    with started([*WORDY_ISTAR, "interact", "a.session", "--script", "story.txt"]) as process:
+        await_line(process, b"step 1 of")
+        process.send_signal(number)
+        process.communicate(timeout=30)
+    assert Path("a.session/main.take").read_bytes() == take
+    interact("a.session")
+    assert Path("a.mp4").read_bytes() == video
+    assert Session.open(Path("a.session")).settings.seed is None
+
+
+@pytest.mark.signals
+def test_a_session_is_continued_by_one_process_at_a_time() -> None:
+    Path("story.txt").write_text("one\n")
+    options = ("--script", "story.txt", "-o", "a.mp4", "--seed", "1")
+    with started([*WORDY_ISTAR, "interact", *options]) as process:
+        await_line(process, b"step 1 of")
+        process.send_signal(signal.SIGSTOP)
+        said = interact("a.session", lines="two\n", code=1)
+        assert said == "istar: error: 'a.session' is in use: another process continues it\n"
+        process.kill()
+        process.wait(timeout=30)
+    interact("a.session", lines="two\n")
+    assert torch.equal(read_clip(Path("a.mp4")).frames, film("one", "two"))
+    with held_alone(Path("a.session")):
+        assert "is in use" in interact("a.session", lines="two\n", code=1)
 
 
 def test_somebody_types() -> None:
@@ -235,6 +311,52 @@ def test_somebody_types() -> None:
     assert prompts_of("a.session/main.take") == ("one",)
 
 
+def test_a_person_hears_where_the_session_is() -> None:
+    import pty
+
+    person, terminal = pty.openpty()
+    typed = (
+        "one\n/seed 9\n/draft 2\ntwo\n\n/draft 2\ntwo\n/undo\n2\n/branch b\n/undo\n/branch main\n\n"
+    )
+    try:
+        os.write(person, typed.encode())
+        done = run_warm("interact", "--seed", "1", "-o", "a.mp4", terminal=terminal)
+    finally:
+        os.close(terminal)
+        os.close(person)
+    said = done.stderr.decode()
+    assert done.returncode == 0, said
+    at = 0
+    for words in (
+        "the next clip is drawn from seed 9",
+        "the next prompt gets 2 drafts",
+        "which draft, 1 to 2? (an empty line: none of them)",
+        "none of the drafts is used: on main, after 1 prompt; the last is 'one'",
+        "what happens next?",
+        "type the number of a draft, 1 to 2, or 0 for none",
+        "draft 2 is finished: on main, after 2 prompts; the last is 'two'",
+        "on b; /branch main goes back to here",
+        "on b, after 1 prompt; the last is 'one'",
+        "on main, after 2 prompts; the last is 'two'",
+    ):
+        assert words in said[at:], words
+        at = said.index(words, at)
+    assert prompts_of("a.session/main.take") == ("one", "two")
+
+
+@pytest.mark.signals
+def test_a_session_that_cannot_be_written_is_not_called_kept() -> None:
+    Path("story.txt").write_text("one\n")
+    options = ("--script", "story.txt", "-o", "a.mp4", "--seed", "1")
+    with started([*WORDY_ISTAR, "interact", *options]) as process:
+        await_line(process, b"step 1 of")
+        shutil.rmtree("a.session")
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"'a.session/main.take' is not up to date: cannot write" in err
+    assert b"kept" not in err
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
@@ -242,7 +364,12 @@ def test_somebody_types() -> None:
         ("one\n/undo two\n", "/undo takes nothing behind it"),
         ("one\n/seed\n", "/seed takes N"),
         ("one\n/draft 0\n", "/draft takes a number from 1 to 99, not '0'"),
-        ("/undo\none\n", "there is no clip yet for /undo"),
+        ("/undo\none\n", "line 1: there is no clip yet for /undo"),
+        ("one\n\n/nothing\n", "line 3: there is no command /nothing"),
+        ("one\n\n/undo\n", "line 3: the last prompt is the only one"),
+        ("one\ntwo\n/branch b\n/undo\n/branch main\n/undo\n/undo\n", "line 7: the last prompt"),
+        ("one\n/draft 2\ntwo\n0\n/undo\n", "line 5: the last prompt is the only one"),
+        ("one\n/draft 2\ntwo\nthree\n", "line 4: the number of a draft is missing, 1 to 2"),
     ],
 )
 def test_a_script_that_cannot_be_followed_makes_nothing(lines: str, words: str) -> None:
@@ -251,9 +378,10 @@ def test_a_script_that_cannot_be_followed_makes_nothing(lines: str, words: str) 
 
 
 def test_a_line_of_a_script_that_cannot_be_done_ends_it() -> None:
-    said = interact("-o", "a.mp4", "--seed", "1", lines="one\n/undo\ntwo\n", code=2)
-    assert "error: the last prompt is the only one" in said
-    assert "`istar interact a.session` continues it" in said
+    lines = "one\n/save nowhere/b.mp4\ntwo\n"
+    said = interact("-o", "a.mp4", "--seed", "1", lines=lines, code=1)
+    assert "error: line 2: the directory 'nowhere' does not exist" in said
+    assert "`istar interact a.session --model " in said
     assert len(read_clip(Path("a.mp4")).frames) == SECOND + 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,16 @@ from istar.cli.film import Film
 from istar.cli.keep import TakeKeeper, TakeSettings
 from istar.cli.remedies import message
 from istar.cli.session_drafts import draft_prompt
-from istar.cli.session_lines import Command, Line, parse_count, parse_seed, say_help
+from istar.cli.session_lines import (
+    Command,
+    Line,
+    TypedLines,
+    parse_count,
+    parse_seed,
+    place_words,
+    say_help,
+)
+from istar.cli.session_script import ScriptLines
 from istar.errors import IstarError, MediaError, StateError, UsageError
 from istar.files import PendingFile, output_path, writing_failed
 from istar.plurals import counted
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
     from istar.cli.output import OutputFile
     from istar.cli.previews import PreviewOutput
     from istar.cli.session import Session
+    from istar.events import Event
     from istar.job import Job
     from istar.pipeline import InfinityStarPipeline
     from istar.take import Take
@@ -69,12 +79,11 @@ class Conversation:
         else:
             self._job = self._job_after(start, self._film.holds(start))
 
-    def run(self, lines: Iterable[Line], *, is_asked: bool) -> None:
+    def run(self, lines: Iterator[Line]) -> None:
         """Finish what is under way, then do what the lines say.
 
         Args:
-            lines: prompts and commands.
-            is_asked: somebody types them, and hears what cannot be done.
+            lines: prompts and commands; somebody who types them hears what cannot be done.
         """
         try:
             self._make()
@@ -82,14 +91,18 @@ class Conversation:
                 try:
                     self._do(line)
                 except (UsageError, MediaError, StateError) as error:
-                    if not is_asked:
+                    if isinstance(lines, ScriptLines):
+                        raise lines.named(error) from error
+                    if not isinstance(lines, TypedLines):
                         raise
                     say(message(error))
+                if isinstance(lines, TypedLines):
+                    lines.drafts = len(self._drafts)
         except (KeyboardInterrupt, SystemExit, IstarError):
-            if self._session.stays:
+            if self._session.stays and self._session.take_path.is_file():
                 name = str(self._session.directory)
                 path = f"./{name}" if name.startswith("-") else name
-                command = shlex.join(["istar", "interact", path])
+                command = shlex.join(["istar", "interact", path, *self._session.model_words])
                 say(f"the session is kept; `{command}` continues it")
             raise
 
@@ -104,12 +117,15 @@ class Conversation:
                 self._prompt(line)
             case Command(name="draft"):
                 self._wanted = parse_count(line.argument)
+                say(f"the next prompt gets {counted(self._wanted, 'draft')}")
             case Command(name="undo"):
                 self._go_to(self._job.take().without_last_prompt())
+                say(self._place())
             case Command(name="again"):
                 self._again()
             case Command(name="seed"):
                 self._session.update(seed=parse_seed(line.argument))
+                say(f"the next clip is drawn from seed {self._session.settings.seed}")
             case Command(name="branch"):
                 self._branch(line.argument)
             case Command(name="save"):
@@ -145,9 +161,16 @@ class Conversation:
         if line not in numbers:
             raise UsageError(f"type the number of a draft, 1 to {numbers[-1]}, or 0 for none")
         drafts, self._drafts = self._drafts, []
-        if line != "0":
-            self._session.update(seed=None)
-            self._go_to(drafts[int(str(line)) - 1])
+        if line == "0":
+            say(f"none of the drafts is used: {self._place()}")
+            return
+        self._session.update(seed=None)
+        self._go_to(drafts[int(str(line)) - 1])
+        say(f"draft {line} is finished: {self._place()}")
+
+    def _place(self) -> str:
+        """Where the session is, in words."""
+        return place_words(self._session.settings.branch, self._job.request.prompts)
 
     def _again(self) -> None:
         """The last prompt with the seed that was set, or one that is drawn and said."""
@@ -155,15 +178,22 @@ class Conversation:
         if seed is None:
             seed = secrets.randbits(_SEED_BITS)
             say(f"seed {seed}")
-        self._session.update(seed=seed)
-        if len(request.prompts) > 1:
-            self._go_to(self._job.take().without_last_prompt())
-            self._prompt(request.prompts[-1])
-            return
-        self._job = self._pipeline.job(replace(request, seed=seed), self._job.inputs)
-        self._made = 0
+        former, made = self._job, self._made
+        try:
+            if len(request.prompts) > 1:
+                take = former.take().without_last_prompt()
+                self._job = self._job_after(take, len(take.windows))
+                for _ in self._job.run():
+                    pass
+                self._job.add_prompt(request.prompts[-1], seed=seed)
+            else:
+                self._job = self._pipeline.job(replace(request, seed=seed), former.inputs)
+                self._made = 0
+            self._make(replaces=True)
+        except IstarError:
+            self._job, self._made = former, made
+            raise
         self._session.update(seed=None)
-        self._make()
 
     def _branch(self, name: str) -> None:
         now = self._session.settings.branch
@@ -180,7 +210,7 @@ class Conversation:
             except IstarError:
                 self._session.switch(now)
                 raise
-            say(f"on {name}, after {counted(len(take.request.prompts), 'prompt')}")
+            say(self._place())
         else:
             self._session.switch(name)
             self._session.save(self._job.take())
@@ -219,18 +249,31 @@ class Conversation:
         self._made = made
         return job
 
-    def _make(self) -> None:
-        """Make all that is asked for; the take is written meanwhile, and then the video."""
+    def _make(self, *, replaces: bool = False) -> None:
+        """Make all that is asked for.
+
+        Args:
+            replaces: the clip that is made takes the place of another one, of which the take and
+                the video stay until it is there; otherwise the take is written meanwhile.
+        """
         take = self._job.take()
-        self._session.save(take)
+        if not replaces:
+            self._session.save(take)
         # The file may have been taken away, or be as it was before a crash.
         if (held := self._film.holds(take)) != self._made:
             self._job = self._job_after(take, held)
-        keeper = TakeKeeper(self._job, TakeSettings(), path=self._session.take_path)
-        try:
-            with StepDisplay(self._previews) as display:
-                events = keeper.keeping(self._job.run(preview=self._previews.wanted))
-                self._film.follow(self._job, display.pictures_of(events))
-        finally:
-            keeper.write(synced=True)
+        events = self._job.run(preview=self._previews.wanted)
+        if replaces:
+            self._follow(events)
+            self._session.save(self._job.take())
+        else:
+            keeper = TakeKeeper(self._job, TakeSettings(), path=self._session.take_path)
+            try:
+                self._follow(keeper.keeping(events))
+            finally:
+                keeper.write(synced=True)
         self._made = len(self._job.state.windows)
+
+    def _follow(self, events: Iterator[Event]) -> None:
+        with StepDisplay(self._previews) as display:
+            self._film.follow(self._job, display.pictures_of(events))

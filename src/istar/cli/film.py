@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from istar.cli.output import OutputFile, Writer
-from istar.cli.session import HeldVideo, Session
+from istar.cli.session import HeldVideo, Session, WrittenFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,9 +92,9 @@ class Film:
         kept = known.pictures[number - 1] if known is not None and number else 0
         with self._output.writing(self._pipeline, job.take(), kept=kept) as writer:
             yield writer
-            # Between here and the record below a crash leaves a file that is not as it says.
-            self._session.update(is_writing=True)
-        written, ends = self.path.stat(), known.pictures[:number] if known is not None else ()
+            # Between here and the record below a crash leaves this file under the video's name.
+            self._session.update(next_file=WrittenFile.of(writer.finish()))
+        ends = known.pictures[:number] if known is not None else ()
         windows = job.state.windows[: number + 1]
         if writer.pictures:
             ends = (*ends, kept + writer.pictures)
@@ -103,10 +103,9 @@ class Film:
             held=HeldVideo(
                 windows=tuple(map(window_hash, windows)),
                 pictures=ends,
-                bytes_here=written.st_size,
-                modified=written.st_mtime_ns,
+                file=WrittenFile.of(self.path),
             ),
-            is_writing=False,
+            next_file=None,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +13,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istar.cli.console import ask, print_path, say
+from istar.cli.console import print_path, say
 from istar.cli.encoding import ClipOutput
 from istar.cli.inputs import input_clip, input_file, is_stdin, read_stdin
 from istar.cli.options import CommonOptions, NumberType, with_common_options
 from istar.cli.output import OutputFile, output_file
 from istar.cli.reuse import is_take
-from istar.cli.session import SESSION_SUFFIX, Session, is_session
-from istar.cli.session_lines import Command, Line, parse_line, parse_seed, say_help
+from istar.cli.session import FIRST_BRANCH, SESSION_SUFFIX, Session, held_alone, is_session
+from istar.cli.session_lines import (
+    Command,
+    Line,
+    TypedLines,
+    parse_seed,
+    place_words,
+    say_help,
+)
+from istar.cli.session_script import ScriptLines
 from istar.cli.take_model import inputs_of, read_take
 from istar.errors import UsageError
 from istar.files import output_path, unfinished
-from istar.models.find import AUTO
-from istar.plurals import counted
 from istar.request import GenerationRequest
 from istar.text_files import read_text
 
@@ -67,31 +73,34 @@ def interact(
     Example: istar interact --script story.txt -o story.mp4
     """
     if clip is not None and is_session(clip):
-        _reopen(options, clip.expanduser(), script)
+        with held_alone(clip.expanduser()):
+            _reopen(options, clip.expanduser(), script)
         return
     source = None if clip is None else input_clip(clip)
     lines = _lines(script, source, options)
-    is_asked = script is None and options.reused is None
     start: GenerationRequest | Take | None = None
-    inputs = None
+    inputs, model_words, prompts = None, options.model_words, 0
     if source is not None and is_take(source):
         take, options = read_take(source, options)
         if take.request.mode == "interact":
+            prompts = len(take.request.prompts)
             _check_settings(options)
             options = _in_its_dtype(options, take)
             start, inputs = take, inputs_of(take)
+    if isinstance(lines, ScriptLines):
+        lines.check(FIRST_BRANCH, prompts)
     if start is None:
-        first, options = _first_prompt(lines, options, is_asked=is_asked)
+        first, options = _first_prompt(lines, options)
         start = options.request("interact", (first,), clip=source)
     request = start if isinstance(start, GenerationRequest) else start.request
     with output_file(options, request, ClipOutput(grows=True)) as output:
         previews = options.previews(request, output.target)
         pipeline, inputs = options.load(request, inputs)
         job = pipeline.job(start, inputs)
-        with _new_session(options, pipeline, output) as session:
+        with _new_session(options, model_words, output) as session:
             if request is not start:
                 session.update(seed=options.seed)
-            _converse(pipeline, job, output, session, previews, lines, is_asked=is_asked)
+            _converse(pipeline, job, output, session, previews, lines)
 
 
 def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> None:
@@ -101,19 +110,19 @@ def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> Non
         UsageError: an option does not fit what is there.
         StateError: the session or its take cannot be read.
     """
-    session = Session.open(directory)
+    session = Session.open(directory, model_words=options.model_words)
     _check_settings(options)
     if options.output is not None:
         raise UsageError(f"the video of '{directory}' is {session.video}; /save FILE copies it")
     # Without anybody to ask, what is under way is finished.
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     lines = _lines(script, None, options) if script or is_terminal else iter(())
-    take = session.take()
-    count = counted(len(take.request.prompts), "prompt")
-    say(f"on {session.settings.branch}, after {count}; the last is {take.request.prompts[-1]!r}")
+    take, options = read_take(session.take_path, options)
+    branch, prompts = session.settings.branch, take.request.prompts
+    if isinstance(lines, ScriptLines):
+        lines.check(branch, len(prompts), session.branches)
+    say(place_words(branch, prompts))
     options = _in_its_dtype(options, take)
-    if options.model == AUTO:
-        options = replace(options, model=session.settings.model)
     if options.seed is not None:
         session.update(seed=options.seed)
     target = session.video
@@ -122,7 +131,7 @@ def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> Non
     previews = options.previews(take.request, target)
     pipeline, _ = options.load(take.request, inputs_of(take))
     output = OutputFile(target, written_as=ClipOutput(grows=True), overwrite=False)
-    _converse(pipeline, take, output, session, previews, lines, is_asked=script is None)
+    _converse(pipeline, take, output, session, previews, lines)
     print_path(output.target)
 
 
@@ -133,36 +142,31 @@ def _converse(
     session: Session,
     previews: PreviewOutput,
     lines: Iterator[Line],
-    *,
-    is_asked: bool,
 ) -> None:
     from istar.cli.conversation import Conversation
 
-    Conversation(pipeline, start, output, session, previews).run(lines, is_asked=is_asked)
+    Conversation(pipeline, start, output, session, previews).run(lines)
 
 
 @contextmanager
 def _new_session(
-    options: CommonOptions, pipeline: InfinityStarPipeline, output: OutputFile
+    options: CommonOptions, model_words: Sequence[str], output: OutputFile
 ) -> Iterator[Session]:
     """The directory of a new session: beside the video, or one that is gone afterwards.
 
     Raises:
         StateError: it cannot be made.
     """
-    model = str(Path(options.model).expanduser().absolute())
-    if not Path(model).is_dir():
-        model = pipeline.spec.name if options.model == AUTO else options.model
     directory = output.target.with_suffix(SESSION_SUFFIX)
     if output.stays and not options.no_take:
-        yield Session.create(directory, video=output.target, model=model)
+        session = Session.create(directory, video=output.target, model_words=model_words)
+        with held_alone(session.directory):
+            yield session
         return
     temporary = Path(tempfile.mkdtemp(prefix="istar-"))
     with unfinished(temporary):
         try:
-            yield Session.create(
-                temporary / directory.name, video=output.target, model=model, stays=False
-            )
+            yield Session.create(temporary / directory.name, video=output.target, stays=False)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -197,9 +201,7 @@ def _check_settings(options: CommonOptions) -> None:
             raise UsageError(f"the video keeps the settings that it has; leave out {name}")
 
 
-def _first_prompt(
-    lines: Iterator[Line], options: CommonOptions, *, is_asked: bool
-) -> tuple[str, CommonOptions]:
+def _first_prompt(lines: Iterator[Line], options: CommonOptions) -> tuple[str, CommonOptions]:
     """The first prompt, and the options with the seed that was set before it.
 
     Raises:
@@ -213,9 +215,10 @@ def _first_prompt(
                 say_help()
             case Command(name="seed"):
                 options = replace(options, seed=parse_seed(line.argument))
+                say(f"the first clip is drawn from seed {options.seed}")
             case Command():
                 text = f"there is no clip yet for /{line.name}"
-                if not is_asked:
+                if not isinstance(lines, TypedLines):
                     raise UsageError(text)
                 say(text)
     raise UsageError("no prompt was given, so there is nothing to make")
@@ -223,34 +226,16 @@ def _first_prompt(
 
 def _lines(script: Path | None, source: Path | None, options: CommonOptions) -> Iterator[Line]:
     if script is not None:
-        return iter(_read_script(script, source))
-    return iter(options.reused.prompts("interact")) if options.reused else _ask()
+        return _read_script(script, source)
+    return iter(options.reused.prompts("interact")) if options.reused else TypedLines()
 
 
-def _ask() -> Iterator[Line]:
-    """Lines as the person types them; asked for on stderr, which a terminal shows."""
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError(
-            "there is no terminal to ask for prompts; use --script FILE, or --script - for stdin"
-        )
-    while True:
-        text = ask("istar: what happens next? (/help lists commands, an empty line ends) ").strip()
-        if not text:
-            return
-        try:
-            line = parse_line(text)
-        except UsageError as error:
-            say(str(error))
-            continue
-        yield line
-
-
-def _read_script(path: Path, source: Path | None) -> list[Line]:
-    """The lines of a script, empty ones left out, all checked before the first is used.
+def _read_script(path: Path, source: Path | None) -> ScriptLines:
+    """The lines of a script.
 
     Raises:
         MediaError: it is not there.
         UsageError: it is not a UTF-8 text, or a line can be neither a prompt nor a command.
     """
     text = read_stdin("the script", source) if is_stdin(path) else read_text(input_file(path))
-    return [parse_line(line.strip()) for line in text.splitlines() if line.strip()]
+    return ScriptLines(text)

@@ -107,7 +107,9 @@ class TakeKeeper:
                 take.save(self.path, overwrite=True, synced=synced)
         except StateError as error:
             self._works = False
-            say(f"no take of this run is kept: {error}")
+            is_there = self.path is not None
+            what = f"'{self.path}' is not up to date" if is_there else "no take of this run is kept"
+            say(f"{what}: {error}")
             return
         if self._prunes:
             self._prune(self.path)

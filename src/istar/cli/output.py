@@ -150,6 +150,11 @@ class Writer:
             )
             say(f"the sound of {sound.name} is {fate}")
 
+    def finish(self) -> Path:
+        """Make the clip whole; gives the file that gets its name when the block ends."""
+        assert self._clip is not None
+        return self._clip.finish()
+
     @property
     def written(self) -> Path:
         """The name of the file, final once its block has ended."""

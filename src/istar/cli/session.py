@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from istar.errors import StateError, UsageError
 from istar.files import replace_text, writing_failed
@@ -22,25 +26,43 @@ FIRST_BRANCH = "main"
 
 _FORMAT = "istar-session-1"
 _SETTINGS = "session.json"
+_LOCK = "session.lock"
 _TAKE_SUFFIX = ".take"
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldVideo:
-    """What the video's file holds, and how to know it again.
+class WrittenFile:
+    """How to know a file again that was written here.
 
     Attributes:
-        windows: a hash of every window whose clip is in it, in order.
-        pictures: how many there are up to the end of each.
         bytes_here: its size.
         modified: when it was written, in nanoseconds since 1970.
     """
 
-    windows: tuple[str, ...]
-    pictures: tuple[int, ...]
     bytes_here: int
     modified: int
+
+    @classmethod
+    def of(cls, path: Path) -> WrittenFile:
+        """A file as it is now."""
+        found = path.stat()
+        return cls(bytes_here=found.st_size, modified=found.st_mtime_ns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldVideo:
+    """What the video's file holds.
+
+    Attributes:
+        windows: a hash of every window whose clip is in it, in order.
+        pictures: how many there are up to the end of each.
+        file: how to know it again.
+    """
+
+    windows: tuple[str, ...]
+    pictures: tuple[int, ...]
+    file: WrittenFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,19 +73,17 @@ class SessionSettings:
         format: its version.
         branch: the branch that the next prompt goes to.
         video: the video's file, seen from the directory that the session lies in.
-        model: how the model is named.
         seed: of the next clip; None to draw on.
         held: what the video holds; None before it is there.
-        is_writing: the video is about to be another one.
+        next_file: what the video's file is about to be; None where it is what it should be.
     """
 
     format: str
     branch: str
     video: str
-    model: str
     seed: int | None = None
     held: HeldVideo | None = None
-    is_writing: bool = False
+    next_file: WrittenFile | None = None
 
 
 class Session:
@@ -73,15 +93,31 @@ class Session:
         directory: where.
         settings: as they are in the file.
         stays: it outlasts the command.
+        model_words: what names the model in a command that continues it.
     """
 
-    def __init__(self, directory: Path, settings: SessionSettings, *, stays: bool = True) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: SessionSettings,
+        *,
+        stays: bool = True,
+        model_words: Sequence[str] = (),
+    ) -> None:
         self.directory = directory
         self.settings = settings
         self.stays = stays
+        self.model_words = model_words
 
     @classmethod
-    def create(cls, directory: Path, *, video: Path, model: str, stays: bool = True) -> Session:
+    def create(
+        cls,
+        directory: Path,
+        *,
+        video: Path,
+        stays: bool = True,
+        model_words: Sequence[str] = (),
+    ) -> Session:
         """A new session, in a directory with a number if the name is taken.
 
         Raises:
@@ -96,13 +132,13 @@ class Session:
                 directory = next(names)
             except OSError as error:
                 raise StateError(str(writing_failed(directory, error))) from error
-        settings = SessionSettings(format=_FORMAT, branch=FIRST_BRANCH, video="", model=model)
-        session = cls(directory, settings, stays=stays)
+        settings = SessionSettings(format=_FORMAT, branch=FIRST_BRANCH, video="")
+        session = cls(directory, settings, stays=stays, model_words=model_words)
         session.update(video=session.seen_from_here(video))
         return session
 
     @classmethod
-    def open(cls, directory: Path) -> Session:
+    def open(cls, directory: Path, *, model_words: Sequence[str] = ()) -> Session:
         """A session that was made before.
 
         Raises:
@@ -120,9 +156,11 @@ class Session:
         held = settings.held
         if held is not None and len(held.windows) != len(held.pictures):
             raise StateError(f"'{path}' does not say what the video holds")
+        if not _is_beside(settings.video):
+            raise StateError(f"'{path}' names a video elsewhere, {settings.video!r:.80}")
         if not _BRANCH.fullmatch(settings.branch):
             raise StateError(f"'{path}' names a branch that cannot be, {settings.branch!r:.80}")
-        return cls(directory, settings)
+        return cls(directory, settings, model_words=model_words)
 
     def update(self, **changes: Any) -> None:
         """Change settings, in the file too.
@@ -145,14 +183,15 @@ class Session:
     def has_video(self) -> bool:
         """Whether the video's file is there, as it was written."""
         held = self.settings.held
-        if held is None or not self.video.is_file():
-            return False
-        found = self.video.stat()
-        return (found.st_size, found.st_mtime_ns) == (held.bytes_here, held.modified)
+        return held is not None and self._is_there(held.file)
 
     def owns_video(self) -> bool:
         """Whether the video's file may be replaced: the session wrote it."""
-        return self.has_video() or (self.settings.is_writing and self.video.is_file())
+        coming = self.settings.next_file
+        return self.has_video() or (coming is not None and self._is_there(coming))
+
+    def _is_there(self, file: WrittenFile) -> bool:
+        return self.video.is_file() and WrittenFile.of(self.video) == file
 
     def seen_from_here(self, video: Path) -> str:
         """How a video's file is named in the settings, so that both may be moved together."""
@@ -199,9 +238,34 @@ class Session:
         return self.directory / f"{branch}{_TAKE_SUFFIX}"
 
 
+@contextmanager
+def held_alone(directory: Path) -> Iterator[None]:
+    """Inside, no other process continues a session; the system frees it when this one dies.
+
+    Raises:
+        StateError: another one does already, or the directory cannot be written.
+    """
+    try:
+        lock = FileLock(directory / _LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise StateError(f"'{directory}' is in use: another process continues it") from None
+    except OSError as error:
+        raise StateError(str(writing_failed(directory, error))) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def is_session(path: Path) -> bool:
     """Whether a path is that of a session's directory."""
     return (path.expanduser() / _SETTINGS).is_file()
+
+
+def _is_beside(video: str) -> bool:
+    """Whether a session of somebody else's names its video by a plain file name."""
+    return Path(video).name == video and video not in ("", "..") and not set(video) & {"\\", "\0"}
 
 
 def check_branch(name: str) -> None:

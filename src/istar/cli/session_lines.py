@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from istar.cli.console import say
+from istar.cli.console import ask, say
 from istar.cli.drafts import MOST_DRAFTS
 from istar.cli.session import check_branch
 from istar.errors import UsageError
+from istar.plurals import counted
 from istar.request import check_prompt, check_seed
 
 
@@ -40,6 +43,47 @@ HELP = {
     "help": ("", "show this"),
 }
 """Every command's argument, and what it does."""
+
+
+class TypedLines(Iterator[Line]):
+    """Lines as the person types them; asked for on stderr, which a terminal shows.
+
+    Attributes:
+        drafts: of so many one is to be chosen; 0 where a prompt or a command is wanted.
+
+    Raises:
+        UsageError: there is nobody to ask.
+    """
+
+    def __init__(self) -> None:
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise UsageError(
+                "there is no terminal to ask for prompts; use --script FILE, or --script - for "
+                "stdin"
+            )
+        self.drafts = 0
+
+    def __next__(self) -> Line:
+        while True:
+            text = ask(f"istar: {self._question()} ").strip()
+            if not text and self.drafts:
+                return "0"
+            if not text:
+                raise StopIteration
+            try:
+                return parse_line(text)
+            except UsageError as error:
+                say(str(error))
+
+    def _question(self) -> str:
+        if self.drafts:
+            return f"which draft, 1 to {self.drafts}? (an empty line: none of them)"
+        return "what happens next? (/help lists commands, an empty line ends)"
+
+
+def place_words(branch: str, prompts: Sequence[str]) -> str:
+    """Where a session is."""
+    return f"on {branch}, after {counted(len(prompts), 'prompt')}; the last is {prompts[-1]!r}"
 
 
 def parse_line(text: str) -> Line:

@@ -97,6 +97,7 @@ class ClipWriter:
         self._pending = PendingFile(target, overwrite=overwrite, numbered=numbered)
         self._convert = self._encoder.conversion(height, width, self._rate)
         self._frames = 0
+        self._is_whole = False
         self._block = ExitStack()
 
     @property
@@ -129,17 +130,31 @@ class ClipWriter:
                     with self._failures_named():
                         self._copy(self._after)
                 yield
-                if not self._frames:
-                    raise MediaError(f"'{self.target}' would be empty: it was given no frames")
-                with self._failures_named():
-                    self._encode(None)
-                    self._container.mux(self._stream.encode(None))
-                    self._mux_sound()
-                    self._container.close()
-                    self._add_texts()
+                self.finish()
             finally:
                 with suppress(av.FFmpegError, OSError):
                     self._container.close()
+
+    def finish(self) -> Path:
+        """Make the file whole before the block ends; nothing can be written to it any more.
+
+        Returns:
+            where it lies until the block ends: only its name changes then.
+
+        Raises:
+            MediaError: it was given no frames, or writing failed.
+        """
+        if not self._frames:
+            raise MediaError(f"'{self.target}' would be empty: it was given no frames")
+        if not self._is_whole:
+            with self._failures_named():
+                self._encode(None)
+                self._container.mux(self._stream.encode(None))
+                self._mux_sound()
+                self._container.close()
+                self._add_texts()
+            self._is_whole = True
+        return self._pending.temporary
 
     def _open(self) -> None:
         encoder, options = self._encoder, dict(self._encoder.container_options)

@@ -1,0 +1,93 @@
+"""A script of an interactive session: checked whole before its first line is used."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TypeVar
+
+from istar.cli.session_lines import Command, Line, parse_line
+from istar.errors import IstarError, UsageError
+
+_Error = TypeVar("_Error", bound=IstarError)
+
+
+class ScriptLines(Iterator[Line]):
+    """The lines of a script, empty ones left out.
+
+    Attributes:
+        number: of the line that was given last, counted from 1 with the empty ones.
+
+    Args:
+        text: of the script.
+
+    Raises:
+        UsageError: a line can be neither a prompt nor a command.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.number = 0
+        self._lines: list[tuple[int, Line]] = []
+        for number, line in enumerate(text.splitlines(), 1):
+            self.number = number
+            if line.strip():
+                try:
+                    self._lines.append((number, parse_line(line.strip())))
+                except UsageError as error:
+                    raise self.named(error) from error
+        self._left = iter(self._lines)
+
+    def __next__(self) -> Line:
+        self.number, line = next(self._left)
+        return line
+
+    def named(self, error: _Error) -> _Error:
+        """An error of the line that was given last, with its number."""
+        return type(error)(f"line {self.number}: {error}", remedies=error.remedies)
+
+    def check(self, branch: str, prompts: int, others: Collection[str] = ()) -> None:
+        """Refuse a script with a line that cannot be done where it stands.
+
+        Args:
+            branch: where it begins.
+            prompts: how many there are by then.
+            others: branches that exist; how many prompts they have is not known.
+
+        Raises:
+            UsageError: there is one.
+        """
+        counts: dict[str, int | None] = {**dict.fromkeys(others), branch: prompts}
+        wanted = drafts = 0
+        for number, line in self._lines:
+            self.number = number
+            known = counts[branch]
+            # 1. The number of a draft.
+            if drafts:
+                if line not in [str(number) for number in range(drafts + 1)]:
+                    text = f"the number of a draft is missing, 1 to {drafts}, or 0 for none"
+                    raise self.named(UsageError(text))
+                if line != "0" and known is not None:
+                    counts[branch] = known + 1
+                drafts = 0
+                continue
+            # 2. A prompt.
+            if isinstance(line, str):
+                drafts, wanted = wanted, 0
+                if not drafts and known is not None:
+                    counts[branch] = known + 1
+                continue
+            # 3. A command.
+            self._check_command(line, known)
+            if line.name == "draft":
+                wanted = int(line.argument)
+            elif line.name == "undo" and known is not None:
+                counts[branch] = known - 1
+            elif line.name == "branch" and line.argument:
+                branch = line.argument
+                counts.setdefault(branch, known)
+
+    def _check_command(self, command: Command, prompts: int | None) -> None:
+        if prompts == 0 and command.name not in ("help", "seed"):
+            raise self.named(UsageError(f"there is no clip yet for /{command.name}"))
+        if prompts == 1 and command.name == "undo":
+            text = "the last prompt is the only one, and cannot be taken back"
+            raise self.named(UsageError(text))
