@@ -13,7 +13,7 @@ from istar.cli.console import say
 from istar.cli.display import StepDisplay
 from istar.cli.drafts import consecutive_seeds
 from istar.cli.film import Film
-from istar.cli.keep import TakeKeeper, TakeSettings
+from istar.cli.keep import TakeKeeper
 from istar.cli.remedies import message
 from istar.cli.session_drafts import draft_prompt
 from istar.cli.session_lines import Command, Line, parse_count, parse_seed, say_help
@@ -226,7 +226,7 @@ class Conversation:
         # The file may have been taken away, or be as it was before a crash.
         if (held := self._film.holds(take)) != self._made:
             self._job = self._job_after(take, held)
-        keeper = TakeKeeper(self._job, TakeSettings(), path=self._session.take_path)
+        keeper = TakeKeeper(self._job, None, path=self._session.take_path)
         try:
             with StepDisplay(self._previews) as display:
                 events = keeper.keeping(self._job.run(preview=self._previews.wanted))

@@ -49,6 +49,13 @@ class TakeSettings:
         self.finished = keep == "all"
         self.limit = limit
 
+    def remove_finished(self, take: Path) -> None:
+        """Remove the file of a finished take, where it lies in the store and none is kept there."""
+        from istar.take_store import is_stored
+
+        if not self.finished and is_stored(take):
+            take.unlink(missing_ok=True)
+
 
 class TakeKeeper:
     """Writes the take of a job that runs, now and then.
@@ -58,11 +65,11 @@ class TakeKeeper:
 
     Args:
         job: what runs.
-        settings: of takes that nobody named.
-        path: a take's file, to be kept up to date; by default a new one among those.
+        settings: of the store, for a take that lies in it or will; None for one of elsewhere.
+        path: a take's file, to be kept up to date; by default a new one in the store.
     """
 
-    def __init__(self, job: Job, settings: TakeSettings, path: Path | None = None) -> None:
+    def __init__(self, job: Job, settings: TakeSettings | None, path: Path | None = None) -> None:
         self.path = path
         self._job = job
         self._settings = settings
@@ -101,9 +108,10 @@ class TakeKeeper:
         try:
             if self.path is None:
                 self.path = store_take(take, synced=synced)
-                prune_takes(self._settings.limit, keep=self.path)
             else:
                 take.save(self.path, overwrite=True, synced=synced)
+            if self._settings:
+                prune_takes(self._settings.limit, keep=self.path)
         except StateError as error:
             self._works = False
             say(f"no take of this run is kept: {error}")
@@ -114,7 +122,7 @@ class TakeKeeper:
 
     def finish(self) -> None:
         """What becomes of the take when its picture or video is there."""
-        if self._settings.finished:
+        if self._settings is None or self._settings.finished:
             self.write()
         elif self.path is not None:
             self.path.unlink(missing_ok=True)
@@ -131,13 +139,37 @@ Keeping = Callable[[Iterator["Event"]], Iterator["Event"]]
 """Gives a run's events; meanwhile its take may be kept."""
 
 
+def take_settings(options: CommonOptions) -> TakeSettings | None:
+    """What becomes of the takes of a command; None where none is kept.
+
+    Raises:
+        UsageError: as `TakeSettings`.
+    """
+    return None if options.no_take else TakeSettings()
+
+
 @contextmanager
-def kept_take(job: Job, options: CommonOptions) -> Iterator[Keeping]:
-    """Inside, run a job's events through what is given: should it not end, its take is there."""
-    if options.no_take:
+def kept_take(
+    job: Job,
+    options: CommonOptions,
+    settings: TakeSettings | None,
+    continued: Path | None = None,
+) -> Iterator[Keeping]:
+    """Inside, run a job's events through what is given: should it not end, its take is there.
+
+    Args:
+        job: what runs.
+        options: of the command.
+        settings: see `take_settings`.
+        continued: the file of the take that the job continues; one in the store is kept up to date.
+    """
+    if settings is None:
         yield lambda events: events
         return
-    keeper = TakeKeeper(job, TakeSettings())
+    from istar.take_store import is_stored
+
+    path = continued if continued is not None and is_stored(continued) else None
+    keeper = TakeKeeper(job, settings, path)
     try:
         yield keeper.keeping
     except BaseException:
