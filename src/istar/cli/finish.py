@@ -142,7 +142,8 @@ def finish(
         list[str],
         typer.Argument(
             metavar="TAKE...",
-            help="Takes, or the number of one on a sheet of drafts: SHEET.png:3.",
+            help="Takes, names that `istar takes list` shows, or the number of one on a sheet of "
+            "drafts: SHEET.png:3.",
         ),
     ],
     options: TakeOptions,
@@ -168,7 +169,11 @@ def finish(
 def vary(
     take_name: Annotated[
         str,
-        typer.Argument(metavar="TAKE", help="A take, or one on a sheet of drafts: SHEET.png:3."),
+        typer.Argument(
+            metavar="TAKE",
+            help="A take, its name in `istar takes list`, or one on a sheet of drafts: "
+            "SHEET.png:3.",
+        ),
     ],
     options: TakeOptions,
     keep: Annotated[

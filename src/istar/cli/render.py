@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 _ROW = "{:>6} {:>4} {:>5} {:>10} {:>11} {:>19} {:>7}"
 
-TakeArgument = Annotated[Path, typer.Argument(help="A take.")]
+TakeArgument = Annotated[
+    Path, typer.Argument(help="A take, or a name that `istar takes list` shows.")
+]
 TakeModelOption = Annotated[
     str,
     typer.Option(
