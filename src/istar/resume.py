@@ -10,6 +10,7 @@ from torch import Tensor
 from istar.errors import IstarError, StateError
 from istar.generation.state import JobState
 from istar.inputs import Inputs, picture_size, read_inputs, template_of
+from istar.model_spec import ModelSpec
 from istar.networks import Networks
 from istar.plan import Plan, plan_request
 from istar.request import GenerationRequest
@@ -90,6 +91,26 @@ def take_of(
         clip_file=held.clip_file,
         before=inputs.take,
     )
+
+
+def check_maker(take: Take, spec: ModelSpec) -> None:
+    """Refuse a model of which its name and source already say that it did not make a take.
+
+    Whether its weights are those is known only when they are loaded, see `resumed`.
+
+    Raises:
+        StateError: another model made it.
+    """
+    made_by, source = take.model, spec.source
+    # Of a model that was not published, the same weights may have another name.
+    if source is None:
+        return
+    places = ((None, None), (source.repo, source.transformer_revision))
+    if made_by.name != spec.name or (made_by.repository, made_by.revision) not in places:
+        raise StateError(
+            f"the take was made by the {made_by.name} model, and {spec.name} is another",
+            remedies=("other_model",),
+        )
 
 
 def resumed(take: Take, networks: Networks, *, continues: bool = True) -> Resumed:

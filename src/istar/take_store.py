@@ -50,6 +50,16 @@ def takes_directory() -> Path:
     return user_state_path("istar", appauthor=False) / "takes"
 
 
+def is_stored(path: Path) -> bool:
+    """Whether a file lies in the store."""
+    return path.resolve().parent == takes_directory().resolve()
+
+
+def stored_path(name: str) -> Path | None:
+    """The file of a take by its name in the store; None where there is none."""
+    return next((path for path, _, _ in _files() if path.stem == name), None)
+
+
 def stored_takes() -> tuple[StoredTake, ...]:
     """All takes, those written last first."""
     found = [

@@ -83,6 +83,23 @@ def test_several_takes_are_finished_into_a_directory(drafts: Path) -> None:
     made = istar("finish", *takes)
     assert made == ["istar-t2v-0001.mp4", "istar-t2v-0002.mp4"]
     assert Path(made[0]).read_bytes() == Path(made[1]).read_bytes()
+    # A directory that is not there is made.
+    names = ("istar-t2v-0001.mp4", "istar-t2v-0002.mp4")
+    for output, *files in (("new/", *takes), ("deep/new", *takes), ("one/", takes[0])):
+        made = istar("finish", *files, "-o", output)
+        assert made == [str(Path(output) / name) for name in names[: len(files)]]
+
+
+@pytest.mark.parametrize(("output", "code"), [("~nobody-here/x/", 2), ("file", 1), ("-", 2)])
+def test_several_takes_need_a_directory(output: str, code: int, drafts: Path) -> None:
+    Path("file").touch()
+    refused("finish", str(drafts / "1-5.take"), f"{drafts}/sheet.png:2", "-o", output, code=code)
+    assert [path.name for path in Path.cwd().iterdir()] == ["file"]
+
+
+def test_variations_are_made_into_a_new_directory(drafts: Path) -> None:
+    made = istar("vary", str(drafts / "1-5.take"), "--keep", "2x2", "-n", "2", "-o", "others/")
+    assert made == ["others/istar-t2v-0001.mp4", "others/istar-t2v-0002.mp4"]
 
 
 def test_a_picture_is_drafted_without_a_moving_sheet(tmp_path: Path) -> None:
@@ -289,3 +306,82 @@ def test_what_is_no_scale_and_no_share(text: str) -> None:
     assert parse_scale(text) is None
     with pytest.raises(UsageError):
         parse_until(text)
+
+
+def test_a_stored_take_is_continued_in_its_own_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    istar(*T2V, "--deadline", "0.001s", "-o", "a.mp4")
+    (take,) = Path("state/istar/takes").glob("*.take")
+    copy = Path("copy.take")
+    copy.write_bytes(take.read_bytes())
+    # By its name, as the list shows it; in time again.
+    istar("finish", take.stem, "--deadline", "0.001s", "-o", "short.mp4")
+    assert list(take.parent.iterdir()) == [take]
+    assert not Take.load(take).finished
+    istar("finish", take.stem, "-o", "b.mp4", "--preview-file", "shown.png")
+    assert list(take.parent.iterdir()) == [take]
+    assert Take.load(take).finished
+    assert read_picture(Path("shown.png")).pixels.shape == (80, 80, 3)
+    # A finished one is only decoded, and goes where only unfinished ones are kept.
+    monkeypatch.setenv("ISTAR_KEEP_TAKES", "unfinished")
+    istar("finish", take.stem, "-o", "c.mp4")
+    assert Path("b.mp4").read_bytes() == Path("c.mp4").read_bytes()
+    assert list(take.parent.iterdir()) == []
+    # An unfinished one goes, too; one that lies elsewhere stays as it is.
+    take.write_bytes(copy.read_bytes())
+    istar("finish", str(take), str(copy), "-o", "d")
+    assert list(take.parent.iterdir()) == []
+    assert not Take.load(copy).finished
+
+
+def no_model(*arguments: object, **options: object) -> None:
+    raise AssertionError("a model is loaded")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "said"),
+    [
+        (["t2v", "x", "--model", "tiny"], "ISTAR_KEEP_TAKES", "is all or unfinished"),
+        (["finish", "{drafts}/1-5.take"], "ISTAR_TAKES_SIZE", "is a size such as"),
+        (
+            ["t2v", "x", "--model", "tiny", "--draft", "--until", "50x50"],
+            "",
+            "the scales are 1x1, 2x2, 3x3, 5x5",
+        ),
+        (
+            ["vary", "{drafts}/1-5.take", "--keep", "1x1", "--draft", "--until", "50x50"],
+            "",
+            "the scales are 1x1, 2x2, 3x3, 5x5",
+        ),
+        (["finish", "{drafts}/1-5.take", "--model", "480p"], "", "and 480p is another"),
+        (["extend", "whole.take", "--model", "480p"], "", "and 480p is another"),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_model_is_fetched(
+    arguments: list[str],
+    variable: str,
+    said: str,
+    drafts: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("istar.pipeline.InfinityStarPipeline.load", no_model)
+    if "whole.take" in arguments:
+        monkeypatch.setattr(Take, "finished", True)
+        Path("whole.take").write_bytes((drafts / "1-5.take").read_bytes())
+        monkeypatch.setattr("istar.inputs.check_length", lambda *_: None)
+    if variable:
+        monkeypatch.setenv(variable, "much")
+    assert run([one.format(drafts=drafts) for one in arguments]) in (1, 2)
+    assert said in capfd.readouterr().err
+
+
+def test_a_finished_take_is_decoded_without_the_transformer(
+    drafts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    istar("finish", str(drafts / "1-5.take"), "-o", "a.mp4")
+    (take,) = Path("state/istar/takes").glob("*.take")
+    monkeypatch.setattr("istar.network_files.NetworkFiles.load_blocks", no_model)
+    assert run(["finish", take.stem, "-o", "b.mp4"]) == 0
+    assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes()

@@ -14,9 +14,12 @@ import torch
 
 from asking import request
 from istar import InfinityStarPipeline, Job, StateError, Take
+from istar.cli.app import run
 from istar.cli.keep import TakeKeeper, TakeSettings
+from istar.errors import MediaError
 from istar.generation.state import Position
 from istar.media import read_clip
+from istar.media.sheet import takes_on
 from istar.take_store import store_take
 from processes import WORDY_ISTAR, await_line, run_warm, started, started_warm
 
@@ -163,8 +166,33 @@ def test_takes_are_listed_and_removed(store: Path, tmp_path: Path) -> None:
         done = run_warm("takes", *wrong)
         assert done.returncode == 2
         assert b"see `istar takes list`" in done.stderr
+    # Other commands know it by that name, too.
+    for command in (
+        ("render", path.stem, "-o", str(tmp_path / "b.mp4")),
+        ("verify", path.stem),
+        ("score", path.stem),
+        ("vary", path.stem, "--keep", "3x3", "--no-take", "-o", str(tmp_path / "c.mp4")),
+        ("extend", path.stem, "--seconds", "1", "--no-take", "-o", str(tmp_path / "d.mp4")),
+    ):
+        done = run_warm(*command)
+        assert done.returncode == 0, done.stderr
     assert run_warm("takes", "rm", path.stem).stdout.decode() == f"{path}\n"
     assert takes_of(store) == []
+
+
+def test_drafts_whose_sheet_cannot_be_written_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: object, **options: object) -> Path:
+        raise MediaError("the disk is full")
+
+    monkeypatch.setattr("istar.media.write_picture", full)
+    code = run([*MAKE, "--draft", "--until", "1x1", "-n", "2", "-o", str(tmp_path / "d")])
+    assert code == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert f"2 takes kept, the last as {tmp_path}/d/2-2.take" in err
+    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["1-1.take", "2-2.take"]
 
 
 # --- Ended by signals ---------------------------------------------------------------------------
@@ -214,6 +242,24 @@ def test_interrupted_and_finished_equals_undisturbed(
         assert [file.name for file in tmp_path.iterdir()] == ["state"]
     pipeline.finish(take).save(target, overwrite=True)
     assert torch.equal(read_clip(target).frames, undisturbed)
+
+
+@pytest.mark.signals
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_drafts_are_kept(tmp_path: Path, sent: signal.Signals) -> None:
+    directory = tmp_path / "d"
+    draft = (*MAKE, "--draft", "--until", "1", "-n", "2", "-o", str(directory))
+    with started_warm(*draft) as process:
+        await_line(process, f"step {STEPS + 3} of".encode())
+        process.send_signal(sent)
+        code, err = process.ended()
+    assert code == ENDED[sent], err
+    said = f"2 takes kept, the last as {directory}/2-2.take, and {directory}/sheet.png shows 1"
+    assert said in err.decode()
+    assert takes_on(directory / "sheet.png") == (directory / "1-1.take",)
+    first, second = (Take.load(directory / name) for name in ("1-1.take", "2-2.take"))
+    assert 2 < second.taken < first.taken
+    assert {path.suffix for path in directory.iterdir()} == {".png", ".mp4", ".take"}
 
 
 @pytest.mark.signals

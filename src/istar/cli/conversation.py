@@ -13,7 +13,7 @@ from istar.cli.console import say
 from istar.cli.display import StepDisplay
 from istar.cli.drafts import consecutive_seeds
 from istar.cli.film import Film
-from istar.cli.keep import TakeKeeper, TakeSettings
+from istar.cli.keep import TakeKeeper
 from istar.cli.remedies import message
 from istar.cli.session_drafts import draft_prompt
 from istar.cli.session_lines import (
@@ -267,7 +267,7 @@ class Conversation:
             self._follow(events)
             self._session.save(self._job.take())
         else:
-            keeper = TakeKeeper(self._job, TakeSettings(), path=self._session.take_path)
+            keeper = TakeKeeper(self._job, None, path=self._session.take_path)
             try:
                 self._follow(keeper.keeping(events))
             finally:

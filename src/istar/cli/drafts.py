@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istar.cli.console import print_path, said_when_stopped
+from istar.cli.console import print_path, say
 from istar.cli.display import StepDisplay
-from istar.cli.output import STDOUT
-from istar.errors import MediaError, UsageError
-from istar.files import writing_failed
+from istar.cli.output import STDOUT, output_directory
+from istar.errors import IstarError, UsageError
 from istar.generation.until import DRAFT_SHARE, Until
 from istar.plurals import counted
 from istar.request import LAST_SEED, GenerationRequest
@@ -127,20 +126,8 @@ def drafts_directory(output: str | None) -> Iterator[Path]:
     if output == "":
         raise UsageError("the output path is empty")
     names = (Path(f"istar-drafts-{number:04}") for number in count(1))
-    directory = Path(output).expanduser() if output else next(n for n in names if not n.exists())
-    if directory.exists() and not directory.is_dir():
-        raise MediaError(f"'{directory}' is a file; drafts are written into a directory")
-    is_new = not directory.exists()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise writing_failed(directory, error) from error
-    try:
+    with output_directory(output or next(n for n in names if not n.exists())) as directory:
         yield directory
-    finally:
-        if is_new:
-            with suppress(OSError):
-                directory.rmdir()
 
 
 def make_drafts(
@@ -164,92 +151,141 @@ def make_drafts(
         overwrite: existing files may be replaced.
         best: how many of them to keep, by their scores under the prompt; None: all.
     """
-    from istar.media.sheet import ContactSheet
-
-    takes: list[Path] = []
-    drafts: list[Take] = []
-    first, sheet = None, None
-    with said_when_stopped(lambda: _kept(takes)), StepDisplay() as display:
+    drafts = _Drafts(pipeline, directory, count=len(starts), overwrite=overwrite)
+    with drafts.left_when_stopped(), StepDisplay() as display:
         said: set[str] = set()
         for number, start in enumerate(starts, 1):
-            job = pipeline.job(start, inputs)
-            first = first or job.request
+            job = drafts.begin(start, inputs)
             for _ in display.pictures_of(_one_of_many(job, until, number, len(starts), said)):
                 pass
-            frames, take = job.preview(), job.take()
-            sheet = sheet or ContactSheet(len(starts), *frames.shape[1:3])
-            sheet.add(_label(number, take), frames)
-            takes.append(_save(take, directory, number, overwrite=overwrite))
-            drafts.append(take)
-    assert first is not None
-    assert sheet is not None
-    if best is not None:
-        # The likeliest get the first numbers, on the sheets and in their names.
+            drafts.end()
+        if best is not None:
+            drafts.keep_best(best)
+        sheets = drafts.write_sheets()
+    for path in (*sheets, *drafts.paths):
+        print_path(path)
+
+
+class _Drafts:
+    """Drafts and what is written of them.
+
+    Attributes:
+        paths: the takes' files.
+    """
+
+    def __init__(
+        self, pipeline: InfinityStarPipeline, directory: Path, *, count: int, overwrite: bool
+    ) -> None:
+        self.paths: list[Path] = []
+        self._pipeline = pipeline
+        self._directory = directory
+        self._count = count
+        self._overwrite = overwrite
+        self._takes: list[Take] = []
+        self._job: Job | None = None
+        self._sheet: ContactSheet | None = None
+        self._writes_sheets = False
+
+    def begin(self, start: GenerationRequest | Take, inputs: Inputs | None) -> Job:
+        """The job of the next draft."""
+        self._job = self._pipeline.job(start, inputs)
+        return self._job
+
+    def end(self) -> None:
+        """Show the draft under way on the sheet, and keep its take."""
+        from istar.media.sheet import ContactSheet
+
+        assert self._job is not None
+        frames, take = self._job.preview(), self._job.take()
+        path = self._save(take, len(self.paths) + 1)
+        sheet = self._sheet = self._sheet or ContactSheet(self._count, *frames.shape[1:3])
+        sheet.add(_label(len(self.paths) + 1, take), frames)
+        self.paths.append(path)
+        self._takes.append(take)
+        self._job = None
+
+    def keep_best(self, count: int) -> None:
+        """Keep the likeliest; they get the first numbers, on the sheets and in their names."""
+        assert self._sheet is not None
+        drafts = self._takes
         order = sorted(range(len(drafts)), key=lambda draft: -drafts[draft].score.conditional)
-        order = order[:best]
-        sheet.keep({draft: _label(place, drafts[draft]) for place, draft in enumerate(order, 1)})
+        order = order[:count]
         kept = [
-            takes[draft]
-            if place == draft + 1
-            else _save(drafts[draft], directory, place, overwrite=overwrite)
+            self.paths[draft] if place == draft + 1 else self._save(drafts[draft], place)
             for place, draft in enumerate(order, 1)
         ]
-        for path in {*takes}.difference(kept):
+        labels = {draft: _label(place, drafts[draft]) for place, draft in enumerate(order, 1)}
+        self._sheet.keep(labels)
+        others = {*self.paths}.difference(kept)
+        self.paths, self._takes = kept, [drafts[draft] for draft in order]
+        for path in others:
             path.unlink(missing_ok=True)
-        takes = kept
-    for path in (*_write_sheets(sheet, pipeline, first, takes, directory, overwrite), *takes):
-        print_path(path)
+
+    def write_sheets(self) -> list[Path]:
+        """Write the still sheet and, of videos, the moving one; they name the takes."""
+        from istar.media import write_clip, write_picture
+        from istar.media.sheet import with_takes
+
+        assert self._sheet is not None
+        self._writes_sheets = True
+        request = self._takes[0].request
+        metadata = with_takes(self._pipeline.metadata(request), self.paths)
+        still = write_picture(
+            self._sheet.still(),
+            self._directory / "sheet.png",
+            overwrite=self._overwrite,
+            numbered=True,
+            metadata=metadata,
+        )
+        if request.mode == "t2i":
+            return [still]
+        moving = write_clip(
+            self._sheet.moving(),
+            still.with_suffix(".mp4"),
+            overwrite=self._overwrite,
+            numbered=True,
+            metadata=metadata,
+        )
+        return [still, moving]
+
+    @contextmanager
+    def left_when_stopped(self) -> Iterator[None]:
+        """Whatever ends the work inside, leave what there is, and say so."""
+        try:
+            yield
+        except BaseException:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        """Write the sheets of the drafts that are done, and the take of the one under way.
+
+        What cannot be written is passed over: the error that ends the command says why.
+        """
+        kept, sheets = [*self.paths], list[Path]()
+        if self._job is not None:
+            take = self._job.take()
+            if take.taken:
+                with suppress(IstarError):
+                    kept.append(self._save(take, len(self.paths) + 1))
+        if self.paths and not self._writes_sheets:
+            with suppress(IstarError):
+                sheets = self.write_sheets()
+        if kept:
+            shown = f", and {sheets[0]} shows {len(self.paths)}" if sheets else ""
+            say(f"{counted(len(kept), 'take')} kept, the last as {kept[-1]}{shown}")
+
+    def _save(self, take: Take, number: int) -> Path:
+        """Write a draft under its number on the sheet and its seed; the file's name."""
+        from istar.take import TAKE_SUFFIX
+
+        target = self._directory / f"{number}-{take.request.seed}{TAKE_SUFFIX}"
+        return take.save(target, overwrite=self._overwrite, numbered=not self._overwrite)
 
 
 def _label(number: int, draft: Take) -> str:
     """What is written above a draft on a sheet."""
     return f"{number}: seed {draft.request.seed}"
-
-
-def _save(draft: Take, directory: Path, number: int, *, overwrite: bool) -> Path:
-    """Write a draft under its number on the sheet and its seed; the file's name."""
-    from istar.take import TAKE_SUFFIX
-
-    target = directory / f"{number}-{draft.request.seed}{TAKE_SUFFIX}"
-    return draft.save(target, overwrite=overwrite, numbered=not overwrite)
-
-
-def _write_sheets(
-    sheet: ContactSheet,
-    pipeline: InfinityStarPipeline,
-    request: GenerationRequest,
-    takes: Sequence[Path],
-    directory: Path,
-    overwrite: bool,
-) -> list[Path]:
-    """Write the still sheet and, of videos, the moving one; each holds the names of the takes."""
-    from istar.media import write_clip, write_picture
-    from istar.media.sheet import with_takes
-
-    metadata = with_takes(pipeline.metadata(request), takes)
-    still = write_picture(
-        sheet.still(),
-        directory / "sheet.png",
-        overwrite=overwrite,
-        numbered=True,
-        metadata=metadata,
-    )
-    if request.mode == "t2i":
-        return [still]
-    moving = write_clip(
-        sheet.moving(),
-        still.with_suffix(".mp4"),
-        overwrite=overwrite,
-        numbered=True,
-        metadata=metadata,
-    )
-    return [still, moving]
-
-
-def _kept(takes: Sequence[Path]) -> str:
-    if not takes:
-        return ""
-    return f"{counted(len(takes), 'take')} kept, the last as {takes[-1]}"
 
 
 def _one_of_many(

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 from collections.abc import Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,8 +24,9 @@ from istar.cli.drafts import (
     parse_scale,
     parse_until,
 )
-from istar.cli.generate import make_file
-from istar.cli.inputs import input_file, read_prompt
+from istar.cli.generate import DeadlineOption, events_of, make_file, parse_deadline
+from istar.cli.inputs import input_file, read_prompt, take_input
+from istar.cli.keep import TakeSettings
 from istar.cli.options import (
     RANDOM_SEED_BITS,
     CommonOptions,
@@ -35,11 +37,13 @@ from istar.cli.options import (
     NumberType,
     OutputOption,
     OverwriteOption,
+    PreviewFileOption,
+    PreviewOption,
     YesOption,
     with_common_options,
 )
-from istar.cli.output import output_file
-from istar.cli.render import TakeModelOption
+from istar.cli.output import STDOUT, output_directory, output_file
+from istar.cli.render import TakeModelOption, write_rendered
 from istar.cli.take_model import load_for_take, model_of_file
 from istar.errors import UsageError
 from istar.files import SLASHES
@@ -74,6 +78,8 @@ class TakeOptions:
     ] = None
     memory: MemoryOption = Memory.AUTO
     no_take: NoTakeOption = False
+    preview: PreviewOption = False
+    preview_file: PreviewFileOption = None
     yes: YesOption = False
     model_is_typed: bool = False
     """`--model` is not from the environment; no option of its own."""
@@ -100,11 +106,21 @@ class TakeOptions:
             f"'{path}'", take.model.name, self.model, is_typed=self.model_is_typed
         )
         return CommonOptions(
-            output=self.output, overwrite=self.overwrite, model=model, no_take=self.no_take
+            output=self.output,
+            overwrite=self.overwrite,
+            model=model,
+            no_take=self.no_take,
+            preview=self.preview,
+            preview_file=self.preview_file,
         )
 
-    def load(self, take: Take, model: str) -> InfinityStarPipeline:
+    def load(self, take: Take, model: str, *, decodes_only: bool = False) -> InfinityStarPipeline:
         """The pipeline of the model that made a take.
+
+        Args:
+            take: what it is for.
+            model: its name.
+            decodes_only: nothing is drawn.
 
         Raises:
             IstarError: as `load_for_take`.
@@ -116,6 +132,7 @@ class TakeOptions:
             dtype=self.dtype.value if self.dtype else take.model.dtype,
             memory=self.memory.value,
             yes=self.yes,
+            decodes_only=decodes_only,
         )
 
 
@@ -125,10 +142,12 @@ def finish(
         list[str],
         typer.Argument(
             metavar="TAKE...",
-            help="Takes, or the number of one on a sheet of drafts: SHEET.png:3.",
+            help="Takes, names that `istar takes list` shows, or the number of one on a sheet of "
+            "drafts: SHEET.png:3.",
         ),
     ],
     options: TakeOptions,
+    deadline: DeadlineOption = None,
 ) -> None:
     """Continue takes to their end: drafts, or what a deadline cut short.
 
@@ -138,15 +157,23 @@ def finish(
     """
     from istar.take import Take
 
+    seconds = parse_deadline(deadline)
+    if seconds is not None and len(takes) > 1:
+        raise UsageError("--deadline is for one take")
     paths = [take_file(text) for text in takes]
-    _make([(path, Take.load(path)) for path in paths], options)
+    starts = [(path, Take.load(path)) for path in paths]
+    _make(starts, options, continues=True, seconds=seconds)
 
 
 @with_common_options
 def vary(
     take_name: Annotated[
         str,
-        typer.Argument(metavar="TAKE", help="A take, or one on a sheet of drafts: SHEET.png:3."),
+        typer.Argument(
+            metavar="TAKE",
+            help="A take, its name in `istar takes list`, or one on a sheet of drafts: "
+            "SHEET.png:3.",
+        ),
     ],
     options: TakeOptions,
     keep: Annotated[
@@ -203,8 +230,11 @@ def vary(
 
     Example: istar vary waves.take --keep 9x5 -n 4 --prompt "waves at night"
     """
+    from istar.generation.until import check_until
     from istar.take import Take
 
+    if draft and (options.preview or options.preview_file is not None):
+        raise UsageError("drafts are shown on their sheets, not by --preview")
     if until is not None and not draft:
         raise UsageError("--until is for drafts; add --draft")
     if keep is None and frames is None and region is None:
@@ -222,6 +252,8 @@ def vary(
         take.varied(keep=kept or None, seed=one, prompt=text, seconds=times, region=place)
         for one in consecutive_seeds(first, count)
     ]
+    if draft:
+        check_until(starts[0].windows[0].schedule.steps, how_far)
     if seed is None:
         say(f"seed {first}")
     if take.total > 1:
@@ -240,28 +272,75 @@ def vary(
     _make([(path, start) for start in starts], options)
 
 
-def _make(takes: Sequence[tuple[Path, Take]], options: TakeOptions) -> None:
+def _make(
+    takes: Sequence[tuple[Path, Take]],
+    options: TakeOptions,
+    *,
+    continues: bool = False,
+    seconds: float | None = None,
+) -> None:
     """Continue takes to their end, each to a file of its own.
 
     Args:
         takes: each with the file that it came from.
         options: of the command.
+        continues: they are what those files hold, and no variations of it.
+        seconds: how long each may take.
 
     Raises:
         UsageError: one file is named for several.
     """
-    output = options.output
-    is_file = output is not None and not output.endswith(SLASHES) and not Path(output).is_dir()
-    if len(takes) > 1 and is_file:
-        raise UsageError("these are several files: name a directory with --output")
     commons = [options.common(path, take) for path, take in takes]
+    settings = None if options.no_take else TakeSettings()
     loaded: tuple[ModelIdentity, InfinityStarPipeline] | None = None
-    for (_, take), common in zip(takes, commons, strict=True):
-        with output_file(common, take.request) as file:
-            if loaded is None or loaded[0] != take.model:
-                loaded = (take.model, options.load(take, common.model))
-            job = loaded[1].job(take)
-            make_file(job, job.run(), loaded[1], file, common)
+    draws = not all(take.finished for _, take in takes)
+    with _directory(options.output, files=len(takes)):
+        for (path, take), common in zip(takes, commons, strict=True):
+            with output_file(common, take.request) as file:
+                previews = common.previews(take.request, file.target)
+                if loaded is None or loaded[0] != take.model:
+                    pipeline = options.load(take, common.model, decodes_only=not draws)
+                    loaded = (take.model, pipeline)
+                pipeline = loaded[1]
+                if take.finished:
+                    write_rendered(pipeline, take, file)
+                    if continues and settings is not None:
+                        settings.remove_finished(path)
+                    continue
+                job = pipeline.job(take)
+                make_file(
+                    job,
+                    events_of(job, previews, seconds),
+                    pipeline,
+                    file,
+                    common,
+                    settings,
+                    previews=previews,
+                    continued=path if continues else None,
+                )
+
+
+def _directory(output: str | None, *, files: int) -> AbstractContextManager[object]:
+    """Inside, the directory that an output names is there.
+
+    Args:
+        output: as typed. What ends in a slash names a directory; what has no suffix does so where
+            several files are written.
+        files: how many are written.
+
+    Raises:
+        UsageError: one file is named for several.
+        MediaError: it cannot be made.
+    """
+    if not output:
+        return nullcontext()
+    if output.endswith(SLASHES):
+        return output_directory(output)
+    if files == 1 or Path(output).is_dir():
+        return nullcontext()
+    if Path(output).suffix or output in STDOUT:
+        raise UsageError("these are several files: name a directory with --output")
+    return output_directory(output)
 
 
 def take_file(text: str) -> Path:
@@ -275,7 +354,7 @@ def take_file(text: str) -> Path:
     if found is None or os.path.lexists(text):
         if text.lower().endswith((".png", ".mp4")):
             raise UsageError(f"'{text}' is no take; name one that a sheet shows, such as {text}:1")
-        return input_file(Path(text))
+        return take_input(Path(text))
     from istar.media.sheet import takes_on
 
     sheet, number = input_file(Path(found[1])), int(found[2])

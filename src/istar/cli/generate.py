@@ -23,7 +23,7 @@ from istar.cli.drafts import (
 )
 from istar.cli.encoding import Audio, ClipOutput, EncodingOptions
 from istar.cli.inputs import STDIN, input_clip, input_file, read_prompt
-from istar.cli.keep import kept_take
+from istar.cli.keep import TakeSettings, kept_take, take_settings
 from istar.cli.options import (
     CommonOptions,
     OptionalPromptArgument,
@@ -46,6 +46,31 @@ if TYPE_CHECKING:
 _SECONDS = re.compile(r"([0-9]{1,9}(?:\.[0-9]*)?)s?")
 
 
+DeadlineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--deadline",
+        metavar="SECONDS",
+        help="Stop at the last scale that is decoded so many seconds after the model is "
+        "loaded, such as 20s, and leave a take that `istar finish` continues.",
+    ),
+]
+
+
+def parse_deadline(text: str | None) -> float | None:
+    """How many seconds a generation may take, as typed; None for as long as it takes.
+
+    Raises:
+        UsageError: no number of seconds.
+    """
+    if text is None:
+        return None
+    found = _SECONDS.fullmatch(text)
+    if found is None or not float(found[1]):
+        raise UsageError(f"--deadline is a number of seconds, such as 20s, not {text!r}")
+    return float(found[1])
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(CommonOptions):
     """The options of the commands that make one request's file, or drafts of it.
@@ -58,31 +83,7 @@ class GenerateOptions(CommonOptions):
     count: CountOption = None
     until: UntilOption = None
     best: BestOption = None
-    deadline: Annotated[
-        str | None,
-        typer.Option(
-            "--deadline",
-            metavar="SECONDS",
-            help="Stop at the last scale that is decoded so many seconds after the model is "
-            "loaded, such as 20s, and leave a take that `istar finish` continues.",
-        ),
-    ] = None
-
-    @property
-    def deadline_seconds(self) -> float | None:
-        """How long the generation may take; None for as long as it takes.
-
-        Raises:
-            UsageError: no number of seconds.
-        """
-        if self.deadline is None:
-            return None
-        found = _SECONDS.fullmatch(self.deadline)
-        if found is None or not float(found[1]):
-            raise UsageError(
-                f"--deadline is a number of seconds, such as 20s, not {self.deadline!r}"
-            )
-        return float(found[1])
+    deadline: DeadlineOption = None
 
     def __post_init__(self) -> None:
         if self.draft and self.deadline is not None:
@@ -197,25 +198,30 @@ def _generate(
     options: GenerateOptions, request: GenerationRequest, written_as: ClipOutput | None = None
 ) -> None:
     """Make a request's file, or drafts of it."""
-    seconds = options.deadline_seconds
+    seconds = parse_deadline(options.deadline)
     if options.draft:
         if written_as not in (None, ClipOutput()):
             raise UsageError("a draft writes no video, so how it is encoded does not go with it")
         _draft(options, request)
         return
+    settings = take_settings(options)
     with output_file(options, request, written_as) as output:
         previews = options.previews(request, output.target)
         pipeline, inputs = options.load(request)
         if written_as and written_as.sound:
             inputs = inputs.with_sound_kept()
         job = pipeline.job(request, inputs)
-        if seconds is None:
-            events = job.run(preview=previews.wanted)
-        else:
-            from istar.deadline import run_in_time
+        events = events_of(job, previews, seconds)
+        make_file(job, events, pipeline, output, options, settings, previews=previews)
 
-            events = run_in_time(job, seconds, preview=previews.wanted)
-        make_file(job, events, pipeline, output, options, previews)
+
+def events_of(job: Job, previews: PreviewOutput, seconds: float | None) -> Iterator[Event]:
+    """A job's events, to its end or for so many seconds."""
+    if seconds is None:
+        return job.run(preview=previews.wanted)
+    from istar.deadline import run_in_time
+
+    return run_in_time(job, seconds, preview=previews.wanted)
 
 
 def make_file(
@@ -224,7 +230,10 @@ def make_file(
     pipeline: InfinityStarPipeline,
     output: OutputFile,
     options: CommonOptions,
+    settings: TakeSettings | None,
+    *,
     previews: PreviewOutput | None = None,
+    continued: Path | None = None,
 ) -> None:
     """Write what a job makes; meanwhile its take is kept.
 
@@ -234,10 +243,12 @@ def make_file(
         pipeline: the model.
         output: the file.
         options: of the command.
+        settings: what becomes of the take.
         previews: where previews go.
+        continued: the file of the take that the job continues, see `kept_take`.
     """
     with (
-        kept_take(job, options) as keeping,
+        kept_take(job, options, settings, continued) as keeping,
         StepDisplay(previews) as display,
         output.writing(pipeline, job.take()) as writer,
     ):
@@ -246,10 +257,14 @@ def make_file(
 
 
 def _draft(options: GenerateOptions, request: GenerationRequest) -> None:
+    from istar.generation.until import check_until
+
     until = parse_until(options.until)
     seeds = consecutive_seeds(request.seed, options.count or 1)
     with drafts_directory(options.output) as directory:
-        pipeline, inputs = options.load(request)
+        pipeline, inputs = options.load(
+            request, check=lambda plan: check_until(plan.steps(0), until)
+        )
         make_drafts(
             pipeline,
             [replace(request, seed=seed) for seed in seeds],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -46,14 +47,14 @@ def read_stdin(what: str, source: Path | None = None) -> str:
 
 
 def input_clip(path: Path) -> Path:
-    """A video to read: a file as `input_file`, or a directory of numbered pictures.
+    """A video to read: a file or a take as `take_input`, or a directory of numbered pictures.
 
     Raises:
         UsageError: it does not exist or is empty.
     """
     if path.is_dir() or (is_numbered(path) and not path.exists()):
         return path
-    return input_file(path)
+    return take_input(path)
 
 
 def input_file(path: Path) -> Path:
@@ -76,3 +77,17 @@ def input_file(path: Path) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{path} cannot be read: {reason}") from error
     return path
+
+
+def take_input(path: Path) -> Path:
+    """A file to read, or where there is none of that name the take that the store has under it.
+
+    Raises:
+        UsageError: as `input_file`.
+    """
+    is_name = path.name == str(path) and not is_stdin(path)
+    if is_name and not os.path.lexists(path):
+        from istar.take_store import stored_path
+
+        path = stored_path(path.name) or path
+    return input_file(path)

@@ -49,6 +49,13 @@ class TakeSettings:
         self.finished = keep == "all"
         self.limit = limit
 
+    def remove_finished(self, take: Path) -> None:
+        """Remove the file of a finished take, where it lies in the store and none is kept there."""
+        from istar.take_store import is_stored
+
+        if not self.finished and is_stored(take):
+            take.unlink(missing_ok=True)
+
 
 class TakeKeeper:
     """Writes the take of a job that runs, now and then.
@@ -58,15 +65,15 @@ class TakeKeeper:
 
     Args:
         job: what runs.
-        settings: of takes that nobody named.
-        path: a take's file, to be kept up to date; by default a new one among those.
+        settings: of the store, for a take that lies in it or will; None for one of elsewhere.
+        path: a take's file, to be kept up to date; by default a new one in the store.
     """
 
-    def __init__(self, job: Job, settings: TakeSettings, path: Path | None = None) -> None:
+    def __init__(self, job: Job, settings: TakeSettings | None, path: Path | None = None) -> None:
         self.path = path
         self._job = job
         self._settings = settings
-        self._prunes = False
+        self._prunes = True
         self._works = True
         self._written = time.monotonic()
         self._cost = 0.0
@@ -102,7 +109,6 @@ class TakeKeeper:
         try:
             if self.path is None:
                 self.path = store_take(take, synced=synced)
-                self._prunes = True
             else:
                 take.save(self.path, overwrite=True, synced=synced)
         except StateError as error:
@@ -111,18 +117,18 @@ class TakeKeeper:
             what = f"'{self.path}' is not up to date" if is_there else "no take of this run is kept"
             say(f"{what}: {error}")
             return
-        if self._prunes:
-            self._prune(self.path)
+        if self._prunes and self._settings is not None:
+            self._prune(self._settings.limit, self.path)
         self._saved = take.position
         self._written = time.monotonic()
         self._cost = self._written - began
 
-    def _prune(self, written: Path) -> None:
+    def _prune(self, allowed: int, written: Path) -> None:
         """Remove the oldest takes of the store where it has grown past its size, and say so."""
         from istar.take_store import prune_takes
 
         try:
-            removed = prune_takes(self._settings.limit, keep=written)
+            removed = prune_takes(allowed, keep=written)
         except StateError as error:
             # This run's own take is written all the same.
             say(f"the takes here are more than {SIZE_VARIABLE} allows: {error}")
@@ -130,12 +136,12 @@ class TakeKeeper:
             return
         if removed:
             what = f"take {removed[0].stem}" if len(removed) == 1 else f"{len(removed)} takes"
-            limit = readable_size(self._settings.limit)
+            limit = readable_size(allowed)
             say(f"removed the older {what}: {SIZE_VARIABLE} is {limit}")
 
     def finish(self) -> None:
         """What becomes of the take when its picture or video is there."""
-        if self._settings.finished:
+        if self._settings is None or self._settings.finished:
             self.write()
         elif self.path is not None:
             self.path.unlink(missing_ok=True)
@@ -152,13 +158,37 @@ Keeping = Callable[[Iterator["Event"]], Iterator["Event"]]
 """Gives a run's events; meanwhile its take may be kept."""
 
 
+def take_settings(options: CommonOptions) -> TakeSettings | None:
+    """What becomes of the takes of a command; None where none is kept.
+
+    Raises:
+        UsageError: as `TakeSettings`.
+    """
+    return None if options.no_take else TakeSettings()
+
+
 @contextmanager
-def kept_take(job: Job, options: CommonOptions) -> Iterator[Keeping]:
-    """Inside, run a job's events through what is given: should it not end, its take is there."""
-    if options.no_take:
+def kept_take(
+    job: Job,
+    options: CommonOptions,
+    settings: TakeSettings | None,
+    continued: Path | None = None,
+) -> Iterator[Keeping]:
+    """Inside, run a job's events through what is given: should it not end, its take is there.
+
+    Args:
+        job: what runs.
+        options: of the command.
+        settings: see `take_settings`.
+        continued: the file of the take that the job continues; one in the store is kept up to date.
+    """
+    if settings is None:
         yield lambda events: events
         return
-    keeper = TakeKeeper(job, TakeSettings())
+    from istar.take_store import is_stored
+
+    path = continued if continued is not None and is_stored(continued) else None
+    keeper = TakeKeeper(job, settings, path)
     try:
         yield keeper.keeping
     except BaseException:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from istar.cli.previews import PreviewOutput
     from istar.inputs import Inputs
     from istar.pipeline import InfinityStarPipeline
+    from istar.plan import Plan
 
 RANDOM_SEED_BITS = 32
 _DEVICE = re.compile(r"auto|(cpu|cuda)(:\d+)?")
@@ -132,6 +133,24 @@ NoTakeOption = Annotated[
     bool,
     typer.Option("--no-take", help="Keep no take of the run, to continue it or to look at it."),
 ]
+PreviewOption = Annotated[
+    bool,
+    typer.Option(
+        "--preview",
+        help="Show previews in the terminal: the first picture, then the clip after some of "
+        "its scales. Each costs a decode.",
+    ),
+]
+PreviewFileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preview-file",
+        metavar="FILE",
+        help="Write previews to a file, which each one replaces: a picture (.png, .jpg, "
+        ".webp), or the clip (.mp4).",
+        show_default="none",
+    ),
+]
 YesOption = Annotated[
     bool,
     typer.Option("--yes", "-y", help="Fetch and run a model even if it does not fit this machine."),
@@ -211,24 +230,8 @@ class CommonOptions:
         bool, typer.Option("--no-suffix", help="Leave the model's own suffix off the prompt.")
     ] = False
     no_take: NoTakeOption = False
-    preview: Annotated[
-        bool,
-        typer.Option(
-            "--preview",
-            help="Show previews in the terminal: the first picture, then the clip after some of "
-            "its scales. Each costs a decode.",
-        ),
-    ] = False
-    preview_file: Annotated[
-        str | None,
-        typer.Option(
-            "--preview-file",
-            metavar="FILE",
-            help="Write previews to a file, which each one replaces: a picture (.png, .jpg, "
-            ".webp), or the clip (.mp4).",
-            show_default="none",
-        ),
-    ] = None
+    preview: PreviewOption = False
+    preview_file: PreviewFileOption = None
     yes: YesOption = False
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say what is predicted to lie where.")
@@ -332,7 +335,11 @@ class CommonOptions:
         )
 
     def load(
-        self, request: GenerationRequest, inputs: Inputs | None = None
+        self,
+        request: GenerationRequest,
+        inputs: Inputs | None = None,
+        *,
+        check: Callable[[Plan], None] = lambda plan: None,
     ) -> tuple[InfinityStarPipeline, Inputs]:
         """The pipeline for a request, and the request's input.
 
@@ -342,9 +349,11 @@ class CommonOptions:
         Args:
             request: what is made.
             inputs: its input, where that was read before.
+            check: receives the request's plan before anything large is fetched or loaded, and may
+                refuse it.
 
         Raises:
-            IstarError: as `find_model`, `read_inputs` and `InfinityStarPipeline.load`.
+            IstarError: as `check`, `find_model`, `read_inputs` and `InfinityStarPipeline.load`.
         """
         from istar.cli.display import DownloadDisplay
         from istar.inputs import read_inputs
@@ -352,6 +361,8 @@ class CommonOptions:
         from istar.models.find import find_model
         from istar.pipeline import InfinityStarPipeline
         from istar.placement import Placement
+        from istar.plan import plan_request
+        from istar.resume import check_maker
 
         dtype = self.dtype.value if self.dtype else None
         if dtype is None and self.reused:
@@ -369,7 +380,11 @@ class CommonOptions:
             if self.reused:
                 model = self.reused.model_of_then(model, placement, request)
             inputs = inputs or read_inputs(request, model.spec)
-            pictures = inputs.given_pictures if inputs.image is None else 1
+            if inputs.take is not None:
+                check_maker(inputs.take, model.spec)
+            given = inputs.given_pictures
+            check(plan_request(request, model.spec, inputs.template, given_pictures=given))
+            pictures = given if inputs.image is None else 1
             work = Work.of_request(request, model.spec, inputs.template, pictures=pictures)
             anyway = check_memory(model, placement, work, self.memory.value, yes=self.yes)
             pipeline = InfinityStarPipeline.load(

@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,8 @@ from istar.cli.console import print_file, print_path, say
 from istar.cli.encoding import ClipOutput
 from istar.cli.options import CommonOptions
 from istar.clip_format import clip_format
-from istar.errors import IstarError, UsageError
-from istar.files import output_path, unfinished
+from istar.errors import IstarError, MediaError, UsageError
+from istar.files import output_path, unfinished, writing_failed
 from istar.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -159,6 +159,36 @@ class Writer:
     def written(self) -> Path:
         """The name of the file, final once its block has ended."""
         return self._clip.target if self._clip else self._target
+
+
+@contextmanager
+def output_directory(name: str | Path) -> Iterator[Path]:
+    """Inside, a directory is there; one that was made for it goes again if it stays empty.
+
+    Args:
+        name: of the directory, as typed.
+
+    Raises:
+        UsageError: it names a home directory that is unknown.
+        MediaError: it cannot be made.
+    """
+    try:
+        directory = Path(name).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"'{name}' names a home directory that is unknown") from error
+    if directory.exists() and not directory.is_dir():
+        raise MediaError(f"'{directory}' is a file, and several are written into a directory")
+    is_new = not directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise writing_failed(directory, error) from error
+    try:
+        yield directory
+    finally:
+        if is_new:
+            with suppress(OSError):
+                directory.rmdir()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import typer
 
 from istar.cli.console import print_json, print_lines, printable
 from istar.cli.display import StepDisplay
-from istar.cli.inputs import input_file
+from istar.cli.inputs import take_input
 from istar.cli.options import (
     CommonOptions,
     DeviceOption,
@@ -21,19 +21,23 @@ from istar.cli.options import (
     OverwriteOption,
     YesOption,
 )
-from istar.cli.output import output_file
+from istar.cli.output import OutputFile, output_file
 from istar.cli.take_model import load_for_take, model_of_file, typed_options
 from istar.generation.until import scale_name
 from istar.models.find import AUTO
 
 if TYPE_CHECKING:
     from istar.generation.schedule import Step
+    from istar.pipeline import InfinityStarPipeline
     from istar.replay import StepCheck
+    from istar.take import Take
     from istar.take_file import ModelIdentity
 
 _ROW = "{:>6} {:>4} {:>5} {:>8} {:>6} {:>11} {:>19} {:>7}"
 
-TakeArgument = Annotated[Path, typer.Argument(help="A take.")]
+TakeArgument = Annotated[
+    Path, typer.Argument(help="A take, or a name that `istar takes list` shows.")
+]
 TakeModelOption = Annotated[
     str,
     typer.Option(
@@ -71,16 +75,27 @@ def render(
     """
     from istar.take import Take
 
-    held = Take.load(input_file(take))
+    held = Take.load(take_input(take))
     name = model_of_file(
         f"'{take}'", held.model.name, model, is_typed="model" in typed_options(context)
     )
     options = CommonOptions(output=output, overwrite=overwrite)
     with output_file(options, held.request) as target:
         pipeline = load_for_take(held, name, device=device, decodes_only=True)
-        with StepDisplay() as display, target.writing(pipeline, held) as writer:
-            for frames in display.pictures_of(pipeline.rendering(held)):
-                writer.write(frames)
+        write_rendered(pipeline, held, target)
+
+
+def write_rendered(pipeline: InfinityStarPipeline, take: Take, output: OutputFile) -> None:
+    """Write what a take holds, decoded.
+
+    Args:
+        pipeline: the model.
+        take: what is decoded.
+        output: the file.
+    """
+    with StepDisplay() as display, output.writing(pipeline, take) as writer:
+        for frames in display.pictures_of(pipeline.rendering(take)):
+            writer.write(frames)
 
 
 def verify(
@@ -105,7 +120,7 @@ def verify(
     """
     from istar.take import Take
 
-    held = Take.load(input_file(take))
+    held = Take.load(take_input(take))
     name = model_of_file(
         f"'{take}'", held.model.name, model, is_typed="model" in typed_options(context)
     )

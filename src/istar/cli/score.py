@@ -10,7 +10,7 @@ import typer
 
 from istar.cli.console import print_json, print_lines, print_path, printable
 from istar.cli.display import StepDisplay
-from istar.cli.inputs import input_file
+from istar.cli.inputs import take_input
 from istar.cli.options import DeviceOption, DtypeOption, Memory, MemoryOption, YesOption
 from istar.cli.render import TakeArgument, TakeModelOption
 from istar.cli.take_model import load_for_take, model_of_file, typed_options
@@ -61,7 +61,7 @@ def score(
     """
     from istar.take import Take
 
-    held = Take.load(input_file(take))
+    held = Take.load(take_input(take))
     target = None
     if heatmap is not None:
         target = output_path(

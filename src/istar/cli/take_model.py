@@ -112,6 +112,7 @@ def load_for_take(
     from istar.models.find import find_model
     from istar.pipeline import InfinityStarPipeline
     from istar.placement import Placement
+    from istar.resume import check_maker
 
     placement, request = Placement.choose(device, dtype), take.request
     template = template_of(take)
@@ -124,6 +125,7 @@ def load_for_take(
             dtype=take.model.dtype if decodes_only else placement.precision,
             on_event=display,
         )
+        check_maker(take, found.spec)
         work = Work.of_request(request, found.spec, template, pictures=pictures)
         anyway = decodes_only or check_memory(found, placement, work, memory, yes=yes)
         return InfinityStarPipeline.load(

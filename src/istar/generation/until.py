@@ -28,17 +28,28 @@ def stop_step(config: TransformerConfig, steps: Sequence[Step], clip: int, until
     Raises:
         UsageError: a scale that the schedule does not have, or no share.
     """
+    check_until(steps, until)
     own = [step for step in steps if step.clip == clip]
     if isinstance(until, tuple):
         scale = scale_number(steps, until)
         return next(step.index for step in reversed(own) if step.scale == scale) + 1
-    if not 0 < until <= 1:
-        raise UsageError(f"a share of a clip's work is above 0 and at most 1, not {until:g}")
     costs = [step_flop(config, step, steps) for step in own]
     room, taken = until * sum(costs), 0
     while taken < len(costs) and sum(costs[: taken + 1]) <= room:
         taken += 1
     return own[max(taken, 1) - 1].index + 1
+
+
+def check_until(steps: Sequence[Step], until: Until) -> None:
+    """Refuse a scale that a schedule does not have, and what is no share.
+
+    Raises:
+        UsageError: it is one of these.
+    """
+    if isinstance(until, tuple):
+        scale_number(steps, until)
+    elif not 0 < until <= 1:
+        raise UsageError(f"a share of a clip's work is above 0 and at most 1, not {until:g}")
 
 
 def scale_number(steps: Sequence[Step], size: tuple[int, int]) -> int:
