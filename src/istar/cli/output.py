@@ -152,7 +152,9 @@ class Writer:
 
     def finish(self) -> Path:
         """Make the clip whole; gives the file that gets its name when the block ends."""
-        assert self._clip is not None
+        from istar.media import ClipWriter
+
+        assert isinstance(self._clip, ClipWriter)
         return self._clip.finish()
 
     @property
