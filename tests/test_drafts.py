@@ -131,7 +131,7 @@ def test_a_region_of_some_time_is_drawn_anew(pipeline: InfinityStarPipeline) -> 
         ({"keep": (2, 2)}, "no scale of 2x2; the scales are 1x1, 3x2"),
         ({"keep": (3, 2)}, "come to 1x1 only"),
         ({"seconds": (7, 8)}, "no whole quarter"),
-        ({"region": (0, 0, 49, 32)}, "48x32"),
+        ({"region": (0, 0, 49, 32)}, "48×32"),
         ({"keep": (1, 1), "prompt": ""}, "prompt is empty"),
         ({"keep": (1, 1), "seed": -1}, "seed"),
     ],

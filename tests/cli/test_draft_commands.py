@@ -227,7 +227,7 @@ def test_drafts_that_cannot_be(
         (["vary", "{drafts}/1-5.take", "--frames", "2s-3s"], "no whole quarter of a second"),
         (["vary", "{drafts}/1-5.take", "--region", "1,2,3"], "--region is left, top, width"),
         (["vary", "{drafts}/1-5.take", "--region", "1,2,3,4"], "nothing would be drawn anew"),
-        (["vary", "{drafts}/1-5.take", "--region", "0,0,90,90"], "80x80"),
+        (["vary", "{drafts}/1-5.take", "--region", "0,0,90,90"], "80×80"),
     ],
 )
 def test_takes_that_cannot_be_continued(

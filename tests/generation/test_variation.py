@@ -145,7 +145,7 @@ def test_what_would_be_no_variation(taken: int, keep: int, part: Part | None, sa
     "region", [(0, 0, 129, 64), (0, 0, 128, 65), (-1, 0, 9, 9), (0, 0, 0, 9), (120, 0, 9, 9)]
 )
 def test_a_region_lies_inside_the_pictures(region: tuple[int, int, int, int]) -> None:
-    with pytest.raises(UsageError, match="128x64"):
+    with pytest.raises(UsageError, match="128×64"):
         Part.of(SCHEDULE, region=region)
 
 

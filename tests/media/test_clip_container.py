@@ -107,7 +107,7 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path: Path) -> None:
                 read(tmp_path / name)
             assert "\n" not in str(caught.value)
             assert name in str(caught.value)
-    with pytest.raises(MediaError, match="Is a directory"):
+    with pytest.raises(MediaError, match="does not hold several numbered pictures"):
         read_clip(tmp_path)
     with pytest.raises(MediaError, match="device"):
         read_clip(Path("/dev/zero"))
