@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,21 @@ def request(mode: str = "t2v", **changes: object) -> GenerationRequest:
         "aspect": 9 / 16,
     } | changes
     return GenerationRequest(mode=mode, **settings)  # type: ignore[arg-type]
+
+
+ALL_MODES: dict[str, dict[str, Any]] = {
+    "a picture": {"mode": "t2i"},
+    "two windows": {"mode": "t2v", "seconds": 3},
+    "from a picture": {"mode": "i2v", "image": pictures(1)[0]},
+    "a clip continued": {"mode": "extend", "clip": pictures(17), "seconds": 2},
+    "prompt by prompt": {"mode": "interact", "prompt": ("one", "two", "three")},
+    "a clip, prompt by prompt": {
+        "mode": "interact",
+        "prompt": ("one", "two"),
+        "clip": pictures(17),
+    },
+}
+"""What `request` takes, for a model with clips of a second and passes of two."""
 
 
 def with_spec(pipeline: InfinityStarPipeline, spec: ModelSpec) -> InfinityStarPipeline:

@@ -83,6 +83,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.video_tokenizer.config",
         "istar.generation.schedule",
         "istar.request",
+        "istar.output_names",
     ),
     (
         "istar.tables",

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from istar.errors import MediaError, UsageError
-from istar.files import PendingFile, output_path
+from istar.files import PendingFile
 from istar.media import ClipWriter, read_clip, read_picture, write_clip, write_picture
+from istar.output_names import output_path
 from media_files import grey_clip, smooth_clip, texts_in
 
 KINDS = ["clip.mp4", "picture.png", "picture.jpg", "picture.webp"]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from asking import frames_of, pictures, request, with_spec
+from asking import ALL_MODES, frames_of, pictures, request, with_spec
 from istar import ClipReady, InfinityStarPipeline, StateError
 from istar.generation.state import Position
 from istar.memory_use import Work
@@ -25,23 +24,9 @@ def pipeline(checkpoint: Path) -> InfinityStarPipeline:
     return with_spec(whole, replace(spec, clip_frames=4, max_seconds=2))
 
 
-REQUESTS: dict[str, dict[str, Any]] = {
-    "a picture": {"mode": "t2i"},
-    "two windows": {"mode": "t2v", "seconds": 3},
-    "from a picture": {"mode": "i2v", "image": pictures(1)[0]},
-    "a clip continued": {"mode": "extend", "clip": pictures(17), "seconds": 2},
-    "prompt by prompt": {"mode": "interact", "prompt": ("one", "two", "three")},
-    "a clip, prompt by prompt": {
-        "mode": "interact",
-        "prompt": ("one", "two"),
-        "clip": pictures(17),
-    },
-}
-
-
-@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("name", ALL_MODES)
 def test_what_is_decoded_again_is_what_was_made(pipeline: InfinityStarPipeline, name: str) -> None:
-    job = pipeline.job(request(**REQUESTS[name]))
+    job = pipeline.job(request(**ALL_MODES[name]))
     made = frames_of(job.run())
     rendered = pipeline.render(job.take())
     assert torch.equal(rendered.frames, made)

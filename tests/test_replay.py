@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from asking import pictures, request, with_spec
+from asking import ALL_MODES, request, with_spec
 from istar import GenerationRequest, InfinityStarPipeline, StateError, Take
 from istar.generation import loop
 from istar.generation.loop import Drawing
@@ -39,19 +39,10 @@ def changed(pipeline: InfinityStarPipeline, take: Take) -> list[StepCheck]:
 
 
 REQUESTS: dict[str, dict[str, Any]] = {
-    "a picture": {"mode": "t2i"},
+    **ALL_MODES,
     "one window": {"mode": "t2v"},
-    "two windows": {"mode": "t2v", "seconds": 3},
     "unguided": {"mode": "t2v", "guidance_scale": 1},
     "a negative prompt": {"mode": "t2v", "negative_prompt": "blue"},
-    "from a picture": {"mode": "i2v", "image": pictures(1)[0]},
-    "a clip continued": {"mode": "extend", "clip": pictures(17), "seconds": 2},
-    "prompt by prompt": {"mode": "interact", "prompt": ("one", "two", "three")},
-    "a clip, prompt by prompt": {
-        "mode": "interact",
-        "prompt": ("one", "two"),
-        "clip": pictures(17),
-    },
 }
 
 

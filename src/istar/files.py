@@ -1,4 +1,4 @@
-"""Files to be written: their names, and writing them whole or not at all."""
+"""Files and directories that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,135 +13,24 @@ from itertools import count
 from pathlib import Path
 from types import TracebackType
 
-from istar.clip_format import CLIP_FORMATS, clip_format, is_numbered, number_in
-from istar.errors import MediaError, UsageError
-
-CLIP_SUFFIXES = tuple(CLIP_FORMATS)
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-
-SLASHES = tuple(filter(None, (os.sep, os.altsep)))
+from istar.errors import MediaError
 
 _LONGEST_NAME = 255
-_NO_DIRECTORIES = (Path("/dev"), Path("/dev/fd"))
 _unfinished: set[Path] = set()
 """Temporary files and directories of this process."""
 
 
-def output_path(
-    wanted: str | Path | None, *, default_stem: str, suffix: str, overwrite: bool
-) -> Path:
-    """The name an output will get.
-
-    None and directories get `{default_stem}-0001{suffix}`, counted up to a free name. A name
-    without a suffix gets `suffix`. A name that is taken gets a number, `video-1.mp4`, unless
-    `overwrite`. Numbered pictures, `boat/%04d.png`, have their directory for themselves, which gets
-    the number.
-
-    Args:
-        wanted: a file, or a directory, as which a text with a slash at its end is taken; `~` is
-            expanded.
-        default_stem: how default names begin.
-        suffix: `.mp4` for clips, `.png` for pictures; any suffix of the same kind may be asked
-            for.
-        overwrite: an existing file may be replaced.
+def check_plain(target: Path) -> None:
+    """Refuse a name that something else than a plain file has.
 
     Raises:
-        UsageError: the suffix belongs to another kind of file, or the path cannot be a file's.
-        MediaError: the directory is missing or not writable, the target is no plain file, or a
-            directory to be replaced holds more than numbered pictures.
+        MediaError: it has.
     """
-    try:
-        return _output_path(wanted, default_stem, suffix, overwrite)
-    except OSError as error:
-        raise writing_failed(Path(wanted or ""), error) from error
-
-
-def _output_path(
-    wanted: str | Path | None, default_stem: str, suffix: str, overwrite: bool
-) -> Path:
-    if wanted == "":
-        raise UsageError("the output path is empty")
-    text = str(wanted or "")
-    if "\0" in text:
-        raise UsageError("an output path cannot hold a NUL character")
-    try:
-        target = Path(text).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"'{wanted}' names a home directory that is unknown") from error
-    if target.is_dir() or text.endswith(SLASHES):
-        _check_directory(target)
-        return next(
-            name
-            for number in count(1)
-            if not os.path.lexists(name := target / f"{default_stem}-{number:04}{suffix}")
-        )
-    if target.parent in _NO_DIRECTORIES or target.parts[1:2] == ("proc",):
-        raise MediaError(f"'{target}' is not a place for a file; choose another name")
-    if suffix in CLIP_SUFFIXES and is_numbered(target):
-        return _directory_of_numbered(target, overwrite) / target.name
-    _check_plain(target)
-    if not target.suffix:
-        target = target.with_name(target.name + suffix)
-    if suffix in CLIP_SUFFIXES:
-        clip_format(target)
-    else:
-        check_suffix(target, PICTURE_SUFFIXES)
-    _check_plain(target)
-    _check_directory(target.parent)
-    if os.path.lexists(target) and not overwrite:
-        return next(name for name in _numbered(target) if not os.path.lexists(name))
-    return target
-
-
-def _directory_of_numbered(target: Path, overwrite: bool) -> Path:
-    """The directory that numbered pictures will get for themselves."""
-    directory = target.parent
-    if directory.name in ("", "..") or directory.is_mount():
-        raise UsageError(
-            f"'{target}': numbered pictures get a directory of their own; "
-            f"name it, such as frames/{target.name}"
-        )
-    _check_directory(directory.parent)
-    if not os.path.lexists(directory):
-        return directory
-    if not directory.is_dir():
-        raise MediaError(f"'{directory}' is a file, not a directory; choose another directory")
-    names = [path.name for path in directory.iterdir()]
-    if not names or (overwrite and all(number_in(name, target) is not None for name in names)):
-        return directory
-    if overwrite:
-        raise MediaError(
-            f"'{directory}' holds more than pictures numbered as '{target.name}' and is not "
-            "replaced; choose another directory"
-        )
-    return next(name for name in _numbered(directory) if not os.path.lexists(name))
-
-
-def check_suffix(target: Path, suffixes: tuple[str, ...]) -> None:
-    """Refuse a name whose suffix is not one of `suffixes`.
-
-    Raises:
-        UsageError: the suffix is another.
-    """
-    if target.suffix.lower() not in suffixes:
-        raise UsageError(f"cannot write '{target}': its name must end in {' or '.join(suffixes)}")
-
-
-def _check_directory(directory: Path) -> None:
-    if directory.exists() and not directory.is_dir():
-        raise MediaError(f"'{directory}' is a file, not a directory; choose another directory")
-    if not directory.exists():
-        raise MediaError(f"the directory '{directory}' does not exist; make it first")
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise MediaError(f"the directory '{directory}' is not writable; choose another")
-
-
-def _check_plain(target: Path) -> None:
     if target.exists() and not target.is_file():
         raise MediaError(f"'{target}' exists and is not a plain file; choose another name")
 
 
-def _numbered(target: Path) -> Iterator[Path]:
+def numbered_names(target: Path) -> Iterator[Path]:
     """Names beside a target that is taken; a long one makes room for its number."""
     for number in count(1):
         end = f"-{number}{target.suffix}"
@@ -272,7 +161,7 @@ class PendingFile(_Pending):
             raise MediaError(f"'{self.target}' exists", remedies=("other_name", "overwrite"))
         try:
             if not self._numbered:
-                _check_plain(self.target)
+                check_plain(self.target)
             _unfinished.add(self.temporary)
             _create(self.temporary)
         except OSError as error:
@@ -296,7 +185,7 @@ class PendingFile(_Pending):
             _sync_directory(self.target.parent)
 
     def _take_free_name(self) -> None:
-        names = _numbered(self.target)
+        names = numbered_names(self.target)
         while True:
             try:
                 self._link()
@@ -372,7 +261,7 @@ class PendingDirectory(_Pending):
                 self.target.rmdir()
         if self.target.exists() and self._overwrite:
             self.target.rename(self._former)
-        names = _numbered(self.target)
+        names = numbered_names(self.target)
         while os.path.lexists(self.target):
             self.target = next(names)
         self.temporary.rename(self.target)

@@ -53,7 +53,7 @@ class StepCheck:
         bits: how many were drawn.
         changed: how many of them would be others.
         margin: of these the largest distance between the random number and the probability that
-            the bit is set, which it was compared with; 0 if there are none.
+            the bit is set, which it was compared with; 0 if none of them would.
     """
 
     window: int

@@ -282,21 +282,27 @@ def test_a_session_is_continued_by_one_process_at_a_time() -> None:
         assert "is in use" in interact("a.session", lines="two\n", code=1)
 
 
-def test_somebody_types() -> None:
+def typed_at_a_terminal(lines: str) -> str:
+    """What a new session says to a person who types lines."""
     import pty
 
     person, terminal = pty.openpty()
-    typed = (
-        "/undo\n/help\none\n/nonsense\n/undo\n/seed x\n/save a.png\n/branch ../a\ntwo\n/undo\n\n"
-    )
     try:
-        os.write(person, typed.encode())
+        os.write(person, lines.encode())
         done = run_warm("interact", "--seed", "1", "-o", "a.mp4", terminal=terminal)
     finally:
         os.close(terminal)
         os.close(person)
     said = done.stderr.decode()
     assert done.returncode == 0, said
+    return said
+
+
+def test_somebody_types() -> None:
+    typed = (
+        "/undo\n/help\none\n/nonsense\n/undo\n/seed x\n/save a.png\n/branch ../a\ntwo\n/undo\n\n"
+    )
+    said = typed_at_a_terminal(typed)
     for words in (
         "there is no clip yet for /undo",
         "istar: /seed N         draw from this seed",
@@ -312,20 +318,10 @@ def test_somebody_types() -> None:
 
 
 def test_a_person_hears_where_the_session_is() -> None:
-    import pty
-
-    person, terminal = pty.openpty()
     typed = (
         "one\n/seed 9\n/draft 2\ntwo\n\n/draft 2\ntwo\n/undo\n2\n/branch b\n/undo\n/branch main\n\n"
     )
-    try:
-        os.write(person, typed.encode())
-        done = run_warm("interact", "--seed", "1", "-o", "a.mp4", terminal=terminal)
-    finally:
-        os.close(terminal)
-        os.close(person)
-    said = done.stderr.decode()
-    assert done.returncode == 0, said
+    said = typed_at_a_terminal(typed)
     at = 0
     for words in (
         "the next clip is drawn from seed 9",

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from asking import request
-from istar import InfinityStarPipeline, Job, StateError, Take
+from istar import GenerationRequest, InfinityStarPipeline, Job, StateError, Take
 from istar.cli.app import run
 from istar.cli.keep import TakeKeeper, TakeSettings
 from istar.errors import MediaError
@@ -24,6 +24,7 @@ from istar.take_store import store_take
 from processes import WORDY_ISTAR, await_line, run_warm, started, started_warm
 
 PROMPT = "a red circle moves right on a blue background"
+GENERATED = GenerationRequest(mode="t2v", prompt=PROMPT, seconds=1, seed=1)
 MAKE = ("t2v", PROMPT, "--model", "tiny", "--seed", "1", "--seconds", "1")
 
 
@@ -51,6 +52,29 @@ def test_a_run_leaves_its_take(store: Path, tmp_path: Path, pipeline: InfinitySt
     result = pipeline.finish(Take.load(path))
     result.save(tmp_path / "b.mp4")
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("command", ["extend", "finish", "verify", "render"])
+def test_a_takes_model_counts_more_than_that_of_the_environment(
+    store: Path, tmp_path: Path, pipeline: InfinityStarPipeline, command: str
+) -> None:
+    take = pipeline.draft(GENERATED).save(tmp_path / "a.take")
+    if command == "extend":
+        take = tmp_path / "whole.take"
+        job = pipeline.job(GENERATED)
+        list(job.run())
+        job.take().save(take)
+    options = () if command == "verify" else ("-o", str(tmp_path / "a.mp4"))
+    more = ("--seconds", "0.25") if command == "extend" else ()
+    done = run_warm(
+        *(command, str(take), *options, *more),
+        environment={**os.environ, "ISTAR_MODEL": str(tmp_path / "nowhere")},
+    )
+    assert done.returncode == 0, done.stderr
+    # What is typed counts more than the take.
+    done = run_warm(command, str(take), *options, *more, "--model", str(tmp_path / "nowhere"))
+    assert done.returncode == 2
+    assert b"nowhere" in done.stderr
 
 
 @pytest.mark.parametrize(

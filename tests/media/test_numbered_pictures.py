@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from istar.errors import MediaError, UsageError
-from istar.files import output_path
 from istar.media import open_clip_writer, read_clip, read_piece, write_clip, write_picture
+from istar.output_names import output_path
 from media_files import grey_clip, levels_of, smooth_clip
 
 

@@ -27,7 +27,8 @@ from istar.cli.session_lines import (
 )
 from istar.cli.session_script import ScriptLines
 from istar.errors import IstarError, MediaError, StateError, UsageError
-from istar.files import PendingFile, output_path, writing_failed
+from istar.files import PendingFile, writing_failed
+from istar.output_names import output_path
 from istar.plurals import counted
 
 if TYPE_CHECKING:

@@ -97,7 +97,7 @@ def parse_until(text: str | None) -> Until:
 
 
 def parse_scale(text: str) -> tuple[int, int] | None:
-    """Width and height of a scale, as typed; None if it is none."""
+    """Width and height of a scale, as typed; None of another text."""
     found = _SCALE.fullmatch(text)
     return found and (int(found[1]), int(found[2]))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,27 +27,22 @@ from istar.cli.drafts import (
 from istar.cli.generate import DeadlineOption, events_of, make_file, parse_deadline
 from istar.cli.inputs import input_file, read_prompt, take_input
 from istar.cli.keep import TakeSettings
+from istar.cli.option_groups import with_option_groups
 from istar.cli.options import (
     RANDOM_SEED_BITS,
     CommonOptions,
-    DeviceOption,
-    Memory,
-    MemoryOption,
     NoTakeOption,
     NumberType,
     OutputOption,
     OverwriteOption,
     PreviewFileOption,
     PreviewOption,
-    YesOption,
-    with_common_options,
 )
 from istar.cli.output import STDOUT, output_directory, output_file
-from istar.cli.render import TakeModelOption, write_rendered
-from istar.cli.take_model import load_for_take, model_of_file
+from istar.cli.render import write_rendered
+from istar.cli.take_options import TakeOptions
 from istar.errors import UsageError
-from istar.files import SLASHES
-from istar.models.find import AUTO
+from istar.output_names import SLASHES
 from istar.plurals import counted
 
 if TYPE_CHECKING:
@@ -61,13 +56,11 @@ _REGION = re.compile(r"([0-9]{1,6}),([0-9]{1,6}),([0-9]{1,6}),([0-9]{1,6})")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TakeOptions:
-    """The options of commands that continue takes, as they were typed."""
+class ContinueOptions(TakeOptions):
+    """The options of the commands that continue takes, as they were typed."""
 
     output: OutputOption = None
     overwrite: OverwriteOption = False
-    model: TakeModelOption = AUTO
-    device: DeviceOption = "auto"
     dtype: Annotated[
         NumberType | None,
         typer.Option(
@@ -76,21 +69,9 @@ class TakeOptions:
             show_default="the take's",
         ),
     ] = None
-    memory: MemoryOption = Memory.AUTO
     no_take: NoTakeOption = False
     preview: PreviewOption = False
     preview_file: PreviewFileOption = None
-    yes: YesOption = False
-    model_is_typed: bool = False
-    """`--model` is not from the environment; no option of its own."""
-
-    def completed(self, typed: Set[str]) -> TakeOptions:
-        """The options, with what is known of how they came.
-
-        Args:
-            typed: the names of those that were typed.
-        """
-        return replace(self, model_is_typed="model" in typed)
 
     def common(self, path: Path, take: Take) -> CommonOptions:
         """The options of a command that makes what a take makes.
@@ -102,41 +83,21 @@ class TakeOptions:
         Raises:
             CheckpointError: the take's model has to be named.
         """
-        model = model_of_file(
-            f"'{path}'", take.model.name, self.model, is_typed=self.model_is_typed
-        )
         return CommonOptions(
             output=self.output,
             overwrite=self.overwrite,
-            model=model,
+            model=self.model_of(path, take),
             no_take=self.no_take,
             preview=self.preview,
             preview_file=self.preview_file,
         )
 
-    def load(self, take: Take, model: str, *, decodes_only: bool = False) -> InfinityStarPipeline:
-        """The pipeline of the model that made a take.
-
-        Args:
-            take: what it is for.
-            model: its name.
-            decodes_only: nothing is drawn.
-
-        Raises:
-            IstarError: as `load_for_take`.
-        """
-        return load_for_take(
-            take,
-            model,
-            device=self.device,
-            dtype=self.dtype.value if self.dtype else take.model.dtype,
-            memory=self.memory.value,
-            yes=self.yes,
-            decodes_only=decodes_only,
-        )
+    def dtype_for(self, take: Take) -> str:
+        """The transformer's: unless another was typed, that in which the take was made."""
+        return self.dtype.value if self.dtype else take.model.dtype
 
 
-@with_common_options
+@with_option_groups
 def finish(
     takes: Annotated[
         list[str],
@@ -146,7 +107,7 @@ def finish(
             "drafts: SHEET.png:3.",
         ),
     ],
-    options: TakeOptions,
+    options: ContinueOptions,
     deadline: DeadlineOption = None,
 ) -> None:
     """Continue takes to their end: drafts, or what a deadline cut short.
@@ -165,7 +126,7 @@ def finish(
     _make(starts, options, continues=True, seconds=seconds)
 
 
-@with_common_options
+@with_option_groups
 def vary(
     take_name: Annotated[
         str,
@@ -175,7 +136,7 @@ def vary(
             "SHEET.png:3.",
         ),
     ],
-    options: TakeOptions,
+    options: ContinueOptions,
     keep: Annotated[
         str | None,
         typer.Option(
@@ -274,7 +235,7 @@ def vary(
 
 def _make(
     takes: Sequence[tuple[Path, Take]],
-    options: TakeOptions,
+    options: ContinueOptions,
     *,
     continues: bool = False,
     seconds: float | None = None,

@@ -11,7 +11,7 @@ import typer
 from istar.cli.console import print_path, printable, say
 from istar.cli.inputs import input_clip
 from istar.errors import UsageError
-from istar.files import output_path
+from istar.output_names import output_path
 
 _MOMENTS = ("first", "last")
 _TEXTS = ("title", "comment")  # where istar writes how a file was made

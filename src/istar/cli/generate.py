@@ -24,16 +24,15 @@ from istar.cli.drafts import (
 from istar.cli.encoding import Audio, ClipOutput, EncodingOptions
 from istar.cli.inputs import STDIN, input_clip, input_file, read_prompt
 from istar.cli.keep import TakeSettings, kept_take, take_settings
+from istar.cli.option_groups import with_option_groups
 from istar.cli.options import (
     CommonOptions,
     OptionalPromptArgument,
     PromptArgument,
     SecondsOption,
-    with_common_options,
 )
 from istar.cli.output import OutputFile, output_file
 from istar.cli.reuse import is_take
-from istar.cli.take_model import read_take
 from istar.errors import UsageError
 from istar.request import GenerationRequest
 
@@ -101,7 +100,7 @@ class GenerateOptions(CommonOptions):
             )
 
 
-@with_common_options
+@with_option_groups
 def t2i(options: GenerateOptions, prompt: PromptArgument = None) -> None:
     """Make a picture from a prompt.
 
@@ -110,7 +109,7 @@ def t2i(options: GenerateOptions, prompt: PromptArgument = None) -> None:
     _generate(options, options.request("t2i", read_prompt(prompt)))
 
 
-@with_common_options
+@with_option_groups
 def t2v(
     options: GenerateOptions,
     encoding: EncodingOptions,
@@ -125,7 +124,7 @@ def t2v(
     _generate(options, request, ClipOutput(encoding=encoding.settled()))
 
 
-@with_common_options
+@with_option_groups
 def i2v(
     image: Annotated[
         Path, typer.Argument(help="The first picture: PNG, JPEG, WebP and others; - is stdin.")
@@ -144,7 +143,7 @@ def i2v(
     _generate(options, request, ClipOutput(encoding=encoding.settled()))
 
 
-@with_common_options
+@with_option_groups
 def extend(
     clip: Annotated[
         Path,
@@ -182,7 +181,7 @@ def extend(
     """
     source = input_clip(clip)
     if is_take(source):
-        _, options = read_take(source, options)
+        _, options = options.read_take(source)
     settled = encoding.settled()
     keeps_sound = audio is Audio.COPY
     if keeps_sound and source == STDIN:

@@ -80,7 +80,7 @@ def input_file(path: Path) -> Path:
 
 
 def take_input(path: Path) -> Path:
-    """A file to read, or where there is none of that name the take that the store has under it.
+    """A file to read, or where no file has that name the take that the store has under it.
 
     Raises:
         UsageError: as `input_file`.

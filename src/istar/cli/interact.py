@@ -16,7 +16,8 @@ import typer
 from istar.cli.console import print_path, say
 from istar.cli.encoding import ClipOutput
 from istar.cli.inputs import input_clip, input_file, is_stdin, read_stdin
-from istar.cli.options import CommonOptions, NumberType, with_common_options
+from istar.cli.option_groups import with_option_groups
+from istar.cli.options import CommonOptions, NumberType
 from istar.cli.output import OutputFile, output_file
 from istar.cli.reuse import is_take
 from istar.cli.session import FIRST_BRANCH, SESSION_SUFFIX, Session, held_alone, is_session
@@ -29,9 +30,10 @@ from istar.cli.session_lines import (
     say_help,
 )
 from istar.cli.session_script import ScriptLines
-from istar.cli.take_model import inputs_of, read_take
+from istar.cli.take_model import inputs_of
 from istar.errors import UsageError
-from istar.files import output_path, unfinished
+from istar.files import unfinished
+from istar.output_names import output_path
 from istar.request import GenerationRequest
 from istar.text_files import read_text
 
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from istar.take import Take
 
 
-@with_common_options
+@with_option_groups
 def interact(
     options: CommonOptions,
     clip: Annotated[
@@ -81,7 +83,7 @@ def interact(
     start: GenerationRequest | Take | None = None
     inputs, model_words, prompts = None, options.model_words, 0
     if source is not None and is_take(source):
-        take, options = read_take(source, options)
+        take, options = options.read_take(source)
         if take.request.mode == "interact":
             prompts = len(take.request.prompts)
             _check_settings(options)
@@ -117,7 +119,7 @@ def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> Non
     # Without anybody to ask, what is under way is finished.
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     lines = _lines(script, None, options) if script or is_terminal else iter(())
-    take, options = read_take(session.take_path, options)
+    take, options = options.read_take(session.take_path)
     branch, prompts = session.settings.branch, take.request.prompts
     if isinstance(lines, ScriptLines):
         lines.check(branch, len(prompts), session.branches)
@@ -205,7 +207,7 @@ def _first_prompt(lines: Iterator[Line], options: CommonOptions) -> tuple[str, C
     """The first prompt, and the options with the seed that was set before it.
 
     Raises:
-        UsageError: there is none, or a command that needs one before it.
+        UsageError: no prompt comes, or a command that needs one before it.
     """
     for line in lines:
         match line:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Set
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from enum import Enum
-from functools import wraps
-from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,16 +16,19 @@ from istar.cli.console import say
 from istar.cli.memory_check import check_memory
 from istar.cli.parsing import parse_aspect, parse_tau
 from istar.cli.reuse import Reused
-from istar.cli.take_model import model_of_file, typed_options
+from istar.cli.take_model import model_of_file, read_take
 from istar.errors import UsageError
 from istar.models.find import AUTO, check_name
 from istar.request import GenerationRequest, Mode
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from istar.cli.previews import PreviewOutput
     from istar.inputs import Inputs
     from istar.pipeline import InfinityStarPipeline
     from istar.plan import Plan
+    from istar.take import Take
 
 RANDOM_SEED_BITS = 32
 _DEVICE = re.compile(r"auto|(cpu|cuda)(:\d+)?")
@@ -238,6 +239,8 @@ class CommonOptions:
     ] = False
     reused: Reused | None = None
     """What `--from` names, read; no option of its own."""
+    model_is_typed: bool = False
+    """`--model` is neither of the environment nor of `--from`; no option of its own."""
 
     def completed(self, typed: Set[str]) -> CommonOptions:
         """The options with the settings of `--from` for those that were not typed.
@@ -248,15 +251,25 @@ class CommonOptions:
         Raises:
             IstarError: as `Reused.read`.
         """
+        is_typed = "model" in typed
         if self.from_file is None:
-            return self
+            return replace(self, model_is_typed=is_typed)
         reused = Reused.read(self.from_file)
         values = {name: value for name, value in reused.as_typed().items() if name not in typed}
         if "res" not in typed:
             values["model"] = model_of_file(
-                reused.name, reused.settings.model, self.model, is_typed="model" in typed
+                reused.name, reused.settings.model, self.model, is_typed=is_typed
             )
-        return replace(self, **values, reused=reused)
+        return replace(self, **values, reused=reused, model_is_typed=is_typed)
+
+    def read_take(self, path: Path) -> tuple[Take, Self]:
+        """A take that is continued, and the options with its model.
+
+        Raises:
+            IstarError: as `istar.cli.take_model.read_take`.
+        """
+        take, model = read_take(path, self.model, is_typed=self.model_is_typed)
+        return take, replace(self, model=model)
 
     @property
     def model_words(self) -> list[str]:
@@ -397,46 +410,3 @@ class CommonOptions:
                 on_event=display,
             )
             return pipeline, inputs
-
-
-def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose parameters of groups of options are typed in as the single ones.
-
-    They are `options`, the common ones, and `encoding` where it writes a clip.
-    """
-    typed = signature(command, eval_str=True).parameters.values()
-    groups = {
-        p.name: p.annotation
-        for p in typed
-        if isinstance(p.annotation, type) and is_dataclass(p.annotation)
-    }
-    own = [p for p in typed if p.name not in groups]
-    common = [p for group in groups.values() for p in _parameters(group)]
-    context = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
-
-    @wraps(command)
-    def wrapped(context: typer.Context, **values: Any) -> None:
-        for name, group in groups.items():
-            chosen = {
-                parameter.name: values.pop(parameter.name) for parameter in _parameters(group)
-            }
-            values[name] = group(**chosen)
-        values["options"] = values["options"].completed(typed_options(context))
-        command(**values)
-
-    parameters = [context, *(p.replace(kind=Parameter.KEYWORD_ONLY) for p in own), *common]
-    wrapped.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
-    return wrapped
-
-
-def _parameters(group: type) -> list[Parameter]:
-    """The options in a group, as a command's parameters."""
-    hints = get_type_hints(group, include_extras=True)
-    return [
-        Parameter(
-            field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
-        )
-        for field in fields(group)
-        if get_origin(hints[field.name]) is Annotated
-    ]

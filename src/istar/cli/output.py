@@ -15,7 +15,8 @@ from istar.cli.encoding import ClipOutput
 from istar.cli.options import CommonOptions
 from istar.clip_format import clip_format
 from istar.errors import IstarError, MediaError, UsageError
-from istar.files import output_path, unfinished, writing_failed
+from istar.files import unfinished, writing_failed
+from istar.output_names import output_path
 from istar.request import GenerationRequest
 
 if TYPE_CHECKING:

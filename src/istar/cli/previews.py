@@ -10,7 +10,7 @@ from istar.cli.console import animated_console, say
 from istar.cli.remedies import message
 from istar.cli.terminal_pictures import TerminalPicture, cell_size, picture_protocol
 from istar.errors import IstarError, UsageError
-from istar.files import CLIP_SUFFIXES, PICTURE_SUFFIXES, output_path
+from istar.output_names import CLIP_SUFFIXES, PICTURE_SUFFIXES, output_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +57,7 @@ class PreviewOutput:
 
         Args:
             preview: what there is.
-            console: of the bar; None where there is none.
+            console: of the bar; None without one.
         """
         if console and self._protocol:
             text = "the first picture"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,17 +11,11 @@ import typer
 from istar.cli.console import print_json, print_lines, printable
 from istar.cli.display import StepDisplay
 from istar.cli.inputs import take_input
-from istar.cli.options import (
-    CommonOptions,
-    DeviceOption,
-    DtypeOption,
-    Memory,
-    MemoryOption,
-    OverwriteOption,
-    YesOption,
-)
+from istar.cli.option_groups import typed_options, with_option_groups
+from istar.cli.options import CommonOptions, DeviceOption, OverwriteOption
 from istar.cli.output import OutputFile, output_file
-from istar.cli.take_model import load_for_take, model_of_file, typed_options
+from istar.cli.take_model import load_for_take, read_take
+from istar.cli.take_options import TakeArgument, TakeModelOption, TakeOptions
 from istar.generation.until import scale_name
 from istar.models.find import AUTO
 
@@ -34,20 +27,6 @@ if TYPE_CHECKING:
     from istar.take_file import ModelIdentity
 
 _ROW = "{:>6} {:>4} {:>5} {:>8} {:>6} {:>11} {:>19} {:>7}"
-
-TakeArgument = Annotated[
-    Path, typer.Argument(help="A take, or a name that `istar takes list` shows.")
-]
-TakeModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        metavar="NAME|DIR|REPO",
-        envvar="ISTAR_MODEL",
-        help="The model that made it, where that is neither a published one nor `tiny`.",
-        show_default="the take's own",
-    ),
-]
 
 
 def render(
@@ -73,12 +52,8 @@ def render(
 
     Example: istar render waves.take -o waves.mp4
     """
-    from istar.take import Take
-
-    held = Take.load(take_input(take))
-    name = model_of_file(
-        f"'{take}'", held.model.name, model, is_typed="model" in typed_options(context)
-    )
+    is_typed = "model" in typed_options(context)
+    held, name = read_take(take_input(take), model, is_typed=is_typed)
     options = CommonOptions(output=output, overwrite=overwrite)
     with output_file(options, held.request) as target:
         pipeline = load_for_take(held, name, device=device, decodes_only=True)
@@ -98,14 +73,10 @@ def write_rendered(pipeline: InfinityStarPipeline, take: Take, output: OutputFil
             writer.write(frames)
 
 
+@with_option_groups
 def verify(
-    context: typer.Context,
     take: TakeArgument,
-    model: TakeModelOption = AUTO,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = None,
-    memory: MemoryOption = Memory.AUTO,
-    yes: YesOption = False,
+    options: TakeOptions,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON on stdout, with every step.")
     ] = False,
@@ -118,20 +89,8 @@ def verify(
 
     Example: istar verify waves.take --dtype fp32
     """
-    from istar.take import Take
-
-    held = Take.load(take_input(take))
-    name = model_of_file(
-        f"'{take}'", held.model.name, model, is_typed="model" in typed_options(context)
-    )
-    pipeline = load_for_take(
-        held,
-        name,
-        device=device,
-        dtype=dtype.value if dtype else None,
-        memory=memory.value,
-        yes=yes,
-    )
+    held, name = options.read(take)
+    pipeline = options.load(held, name)
     total = sum(len(window.seconds) - len(window.given) for window in held.windows)
     checks = []
     with StepDisplay() as display:

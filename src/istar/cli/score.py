@@ -10,13 +10,11 @@ import typer
 
 from istar.cli.console import print_json, print_lines, print_path, printable
 from istar.cli.display import StepDisplay
-from istar.cli.inputs import take_input
-from istar.cli.options import DeviceOption, DtypeOption, Memory, MemoryOption, YesOption
-from istar.cli.render import TakeArgument, TakeModelOption
-from istar.cli.take_model import load_for_take, model_of_file, typed_options
-from istar.files import output_path
+from istar.cli.option_groups import with_option_groups
+from istar.cli.options import OverwriteOption
+from istar.cli.take_options import TakeArgument, TakeOptions
 from istar.generation.until import scale_name
-from istar.models.find import AUTO
+from istar.output_names import output_path
 
 if TYPE_CHECKING:
     from istar.generation.likelihood import Score
@@ -25,9 +23,10 @@ if TYPE_CHECKING:
 _ROW = "{:>6} {:>4} {:>10} {:>10} {:>10} {:>12} {:>10}"
 
 
+@with_option_groups
 def score(
-    context: typer.Context,
     take: TakeArgument,
+    options: TakeOptions,
     heatmap: Annotated[
         str | None,
         typer.Option(
@@ -38,14 +37,7 @@ def score(
             show_default="not written",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = (
-        False
-    ),
-    model: TakeModelOption = AUTO,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = None,
-    memory: MemoryOption = Memory.AUTO,
-    yes: YesOption = False,
+    overwrite: OverwriteOption = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="JSON on stdout, in nats, by scale and by latent frame too."),
@@ -59,25 +51,13 @@ def score(
 
     Example: istar score waves.take --heatmap waves-score.png
     """
-    from istar.take import Take
-
-    held = Take.load(take_input(take))
+    held, name = options.read(take)
     target = None
     if heatmap is not None:
         target = output_path(
             heatmap, default_stem="istar-score", suffix=".png", overwrite=overwrite
         )
-    name = model_of_file(
-        f"'{take}'", held.model.name, model, is_typed="model" in typed_options(context)
-    )
-    pipeline = load_for_take(
-        held,
-        name,
-        device=device,
-        dtype=dtype.value if dtype else None,
-        memory=memory.value,
-        yes=yes,
-    )
+    pipeline = options.load(held, name)
     with StepDisplay() as display:
         found = pipeline.score(held, on_step=display.show)
     if target is not None and found.frames:

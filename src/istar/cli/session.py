@@ -142,7 +142,7 @@ class Session:
         """A session that was made before.
 
         Raises:
-            StateError: it is none, or of another version.
+            StateError: it holds no session, or one of another version.
         """
         path = directory / _SETTINGS
         try:

@@ -115,7 +115,7 @@ def parse_seed(text: str) -> int:
     """A seed as typed.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the text is no seed.
     """
     seed = int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else text
     check_seed(seed)
@@ -126,7 +126,7 @@ def parse_count(text: str) -> int:
     """A number of drafts as typed.
 
     Raises:
-        UsageError: it is none, or too many.
+        UsageError: the text is no number, or there are too many.
     """
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_DRAFTS):
         raise UsageError(f"/draft takes a number from 1 to {MOST_DRAFTS}, not {text!r}")

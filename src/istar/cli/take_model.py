@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-
-import typer
+from typing import TYPE_CHECKING
 
 from istar.cli.memory_check import check_memory
 from istar.errors import CheckpointError
 from istar.models.find import AUTO, is_known_name
 
 if TYPE_CHECKING:
-    from istar.cli.options import CommonOptions
     from istar.inputs import Inputs
     from istar.memory_plan import MemoryChoice
     from istar.pipeline import InfinityStarPipeline
     from istar.take import Take
-
-
-_Options = TypeVar("_Options", bound="CommonOptions")
-
-
-def typed_options(context: typer.Context) -> Set[str]:
-    """The names of the parameters that were typed; not of those from the environment."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
 def model_of_file(file: str, made_by: str, given: str, *, is_typed: bool) -> str:
@@ -58,8 +44,8 @@ def model_of_file(file: str, made_by: str, given: str, *, is_typed: bool) -> str
     )
 
 
-def read_take(path: Path, options: _Options) -> tuple[Take, _Options]:
-    """A take that is continued, and the options with its model where none was named.
+def read_take(path: Path, given: str, *, is_typed: bool) -> tuple[Take, str]:
+    """A take, and the name of the model for it, see `model_of_file`.
 
     Raises:
         StateError: it cannot be read.
@@ -67,9 +53,8 @@ def read_take(path: Path, options: _Options) -> tuple[Take, _Options]:
     """
     from istar.take import Take
 
-    take, is_named = Take.load(path), options.model != AUTO
-    name = model_of_file(f"'{path}'", take.model.name, options.model, is_typed=is_named)
-    return take, replace(options, model=name)
+    take = Take.load(path)
+    return take, model_of_file(f"'{path}'", take.model.name, given, is_typed=is_typed)
 
 
 def inputs_of(take: Take) -> Inputs:

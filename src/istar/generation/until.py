@@ -41,7 +41,7 @@ def stop_step(config: TransformerConfig, steps: Sequence[Step], clip: int, until
 
 
 def check_until(steps: Sequence[Step], until: Until) -> None:
-    """Refuse a scale that a schedule does not have, and what is no share.
+    """Refuse a scale that a schedule does not have, and a number that is no share.
 
     Raises:
         UsageError: it is one of these.
@@ -56,7 +56,7 @@ def scale_number(steps: Sequence[Step], size: tuple[int, int]) -> int:
     """Which scale, coarse to fine, has a width and height in tokens.
 
     Raises:
-        UsageError: none has.
+        UsageError: the schedule has no such scale.
     """
     scales = {step.scale: (step.grid.width, step.grid.height) for step in steps}
     for number in sorted(scales, reverse=True):

@@ -102,7 +102,7 @@ def frames_within(
         the first, and the one after the last.
 
     Raises:
-        UsageError: there are none.
+        UsageError: no frame lies in it.
     """
     # 1. When the window begins in the video, and whether with a frame of one picture.
     rate, begin, single = LATENT_FRAMES_PER_SECOND, given_pictures / FRAMES_PER_SECOND, 1

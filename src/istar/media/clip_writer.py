@@ -38,7 +38,7 @@ class ClipWriter:
     exception, `KeyboardInterrupt` included, nothing remains. Equal frames give equal bytes.
 
     Args:
-        target: ends in one of `istar.files.CLIP_SUFFIXES`.
+        target: ends in one of `istar.output_names.CLIP_SUFFIXES`.
         height, width: of every frame; even for MP4 and WebM.
         encoding: how it is encoded, and how fast it plays.
         after: a file that a `ClipWriter` of this size, format and speed wrote; its pictures come

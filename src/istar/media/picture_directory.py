@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 from istar.clip_format import is_numbered, number_in
 from istar.errors import MediaError
-from istar.files import PICTURE_SUFFIXES
 from istar.media.clip_writer import ClipWriter
 from istar.media.pictures import ANIMATION_PIXELS, read_picture
+from istar.output_names import PICTURE_SUFFIXES
 
 _NUMBERED_NAME = re.compile(r"(.*?)([0-9]+)(\.[A-Za-z]+)", re.DOTALL)
 

@@ -13,7 +13,8 @@ from PIL import ExifTags, Image, PngImagePlugin
 from torch import Tensor
 
 from istar.errors import MediaError
-from istar.files import PICTURE_SUFFIXES, PendingFile, check_suffix, writing_failed
+from istar.files import PendingFile, writing_failed
+from istar.output_names import PICTURE_SUFFIXES, check_suffix
 
 JSON_COMMENT = b"ASCII\0\0\0"
 """Stands before the JSON in an EXIF comment, and states its encoding."""

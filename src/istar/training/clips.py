@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from istar.errors import MediaError, UsageError
-from istar.files import PICTURE_SUFFIXES
 from istar.media import cover_and_crop, open_clip, probe_clip, read_picture, read_piece
 from istar.models.manifest import file_hash
+from istar.output_names import PICTURE_SUFFIXES
 from istar.text_files import LIST_BYTES, read_text
 from istar.training.released_lines import is_released_line, own_line
 from istar.training.skipped import SkippedLine

@@ -1,0 +1,61 @@
+"""Groups of options: dataclasses in a command's signature, single options on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from dataclasses import fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, get_origin, get_type_hints
+
+import typer
+
+
+def typed_options(context: typer.Context) -> Set[str]:
+    """The names of the parameters that were typed; not of those from the environment."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters that are dataclasses of options are typed in as single options.
+
+    One of them is called `options`; it is completed with what was typed, see
+    `istar.cli.options.CommonOptions.completed`.
+    """
+    typed = signature(command, eval_str=True).parameters.values()
+    groups = {
+        p.name: p.annotation
+        for p in typed
+        if isinstance(p.annotation, type) and is_dataclass(p.annotation)
+    }
+    own = [p for p in typed if p.name not in groups]
+    common = [p for group in groups.values() for p in _parameters(group)]
+    context = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
+
+    @wraps(command)
+    def wrapped(context: typer.Context, **values: Any) -> None:
+        for name, group in groups.items():
+            chosen = {
+                parameter.name: values.pop(parameter.name) for parameter in _parameters(group)
+            }
+            values[name] = group(**chosen)
+        values["options"] = values["options"].completed(typed_options(context))
+        command(**values)
+
+    parameters = [context, *(p.replace(kind=Parameter.KEYWORD_ONLY) for p in own), *common]
+    wrapped.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapped
+
+
+def _parameters(group: type) -> list[Parameter]:
+    """The options in a group, as a command's parameters."""
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        Parameter(
+            field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(group)
+        if get_origin(hints[field.name]) is Annotated
+    ]

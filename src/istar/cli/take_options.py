@@ -1,0 +1,103 @@
+"""The options of commands that read a take, and the model that they load for it."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from istar.cli.inputs import take_input
+from istar.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    Memory,
+    MemoryOption,
+    YesOption,
+)
+from istar.cli.take_model import load_for_take, model_of_file, read_take
+from istar.models.find import AUTO
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from istar.pipeline import InfinityStarPipeline
+    from istar.take import Take
+
+TakeArgument = Annotated[
+    Path, typer.Argument(help="A take, or a name that `istar takes list` shows.")
+]
+TakeModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="NAME|DIR|REPO",
+        envvar="ISTAR_MODEL",
+        help="The model that made it, where that is neither a published one nor `tiny`.",
+        show_default="the take's own",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeOptions:
+    """What model a take is read with, and how, as it was typed."""
+
+    model: TakeModelOption = AUTO
+    device: DeviceOption = "auto"
+    dtype: DtypeOption = None
+    memory: MemoryOption = Memory.AUTO
+    yes: YesOption = False
+    model_is_typed: bool = False
+    """`--model` is not from the environment; no option of its own."""
+
+    def completed(self, typed: Set[str]) -> Self:
+        """The options, with what is known of how they came.
+
+        Args:
+            typed: the names of those that were typed.
+        """
+        return replace(self, model_is_typed="model" in typed)
+
+    def model_of(self, path: Path, take: Take) -> str:
+        """The name of the model for a take, see `istar.cli.take_model.model_of_file`.
+
+        Raises:
+            CheckpointError: it has to be named.
+        """
+        return model_of_file(f"'{path}'", take.model.name, self.model, is_typed=self.model_is_typed)
+
+    def dtype_for(self, take: Take) -> str | None:
+        """The transformer's; None for the usual one."""
+        return self.dtype.value if self.dtype else None
+
+    def load(self, take: Take, model: str, *, decodes_only: bool = False) -> InfinityStarPipeline:
+        """The pipeline of the model that made a take.
+
+        Args:
+            take: what it is for.
+            model: its name.
+            decodes_only: nothing is drawn.
+
+        Raises:
+            IstarError: as `load_for_take`.
+        """
+        return load_for_take(
+            take,
+            model,
+            device=self.device,
+            dtype=self.dtype_for(take),
+            memory=self.memory.value,
+            yes=self.yes,
+            decodes_only=decodes_only,
+        )
+
+    def read(self, path: Path) -> tuple[Take, str]:
+        """A take, by its file or its name in the store, and the name of its model.
+
+        Raises:
+            IstarError: as `take_input` and `istar.cli.take_model.read_take`.
+        """
+        return read_take(take_input(path), self.model, is_typed=self.model_is_typed)
