@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
 from istar.cli.signals import SignalWatch
 
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
     watch = SignalWatch()
+    if not any(name in os.environ for name in _WAITING):
+        # Threads that wait would spin. Where other programs run, that takes the time of those that
+        # work; where none do, only small models are slower for it. Read when torch is imported.
+        os.environ["OMP_WAIT_POLICY"] = "passive"
 
     try:
         from istar.cli.app import run
