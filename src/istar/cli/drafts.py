@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import print_path, say
-from istar.cli.display import StepDisplay
 from istar.cli.output import STDOUT, output_directory
 from istar.errors import IstarError, UsageError
 from istar.generation.until import DRAFT_SHARE, Until
@@ -151,6 +150,8 @@ def make_drafts(
         overwrite: existing files may be replaced.
         best: how many of them to keep, by their scores under the prompt; None: all.
     """
+    from istar.cli.display import StepDisplay
+
     drafts = _Drafts(pipeline, directory, count=len(starts), overwrite=overwrite)
     with drafts.left_when_stopped(), StepDisplay() as display:
         said: set[str] = set()

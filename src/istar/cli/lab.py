@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import print_json, print_lines, print_path, say
-from istar.cli.display import DownloadDisplay, StepDisplay
 from istar.cli.memory_check import check_memory
 from istar.cli.options import (
     DeviceOption,
@@ -20,7 +19,6 @@ from istar.cli.options import (
     YesOption,
 )
 from istar.errors import IstarError, MediaError, UsageError
-from istar.models.find import check_name
 from istar.plurals import counted
 
 if TYPE_CHECKING:
@@ -90,11 +88,14 @@ def shapes(
     """
     if threads is not None and threads < 1:
         raise UsageError(f"--threads is 1 or more, not {threads}")
+    from istar.models.find import check_name
+
     check_name(model)
     report_file, sheet_file = _targets(output, overwrite=overwrite)
 
     import torch
 
+    from istar.cli.display import StepDisplay
     from istar.lab.report import ShapesReport
     from istar.lab.score import evaluate_shapes
     from istar.lab.sheet import contact_sheet
@@ -167,8 +168,11 @@ def precision(
     """
     if count < 1:
         raise UsageError(f"--count is 1 or more, not {count}")
+    from istar.models.find import check_name
+
     check_name(model)
 
+    from istar.cli.display import StepDisplay
     from istar.lab.held_out import held_out_scenes
     from istar.lab.precision import PrecisionReport, StepDeviation, deviations, traced
     from istar.request import GenerationRequest
@@ -219,6 +223,7 @@ def _load(
     yes: bool,
 ) -> InfinityStarPipeline:
     """A model for videos of a length, as options say; see `InfinityStarPipeline.load`."""
+    from istar.cli.display import DownloadDisplay
     from istar.memory_use import Work
     from istar.models.find import find_model
     from istar.pipeline import InfinityStarPipeline

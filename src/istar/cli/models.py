@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from istar.byte_size import readable_size
 from istar.cli.console import asked_yes, print_json, print_lines, print_path, say
-from istar.cli.display import DownloadDisplay
 from istar.cli.options import NumberType
 from istar.errors import IstarError, UsageError
-from istar.model_spec import ModelSpec, Precision
-from istar.models.bundled import NAME as BUNDLED_NAME
-from istar.models.bundled import bundled_checkpoint, is_bundled
-from istar.models.find import ModelFiles, converted_directory, released_files, similar_name
-from istar.models.store import (
-    ModelState,
-    all_states,
-    known_models,
-    remove_model,
-    state_of,
-    verify_model,
-)
+
+if TYPE_CHECKING:
+    from istar.cli.display import DownloadDisplay
+    from istar.model_spec import ModelSpec, Precision
+    from istar.models.find import ModelFiles
+    from istar.models.store import ModelState
 
 models = typer.Typer(
     no_args_is_help=True,
@@ -39,6 +31,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, sizes 
 @models.command("list")
 def list_models(as_json: JsonOption = False) -> None:
     """List the models: what each makes, its size, and what of it is here."""
+    from istar.models.store import all_states
+
     states = all_states()
     if as_json:
         print_json([_described(state) for state in states])
@@ -69,6 +63,8 @@ def pull(
 
     Example: istar models pull 480p
     """
+    from istar.cli.display import DownloadDisplay
+
     specs = [_named(name) for name in names]
     fetched = []
     with DownloadDisplay() as display:
@@ -95,6 +91,11 @@ def verify(
 
     Exit code 1 if something is wrong and was not repaired.
     """
+    from istar.cli.display import DownloadDisplay
+    from istar.models.bundled import NAME, is_bundled
+    from istar.models.find import released_files
+    from istar.models.store import all_states, state_of, verify_model
+
     specs = [_named(name) for name in names or ()] or [
         state.spec for state in all_states() if state.has_transformer or state.copies
     ]
@@ -120,7 +121,7 @@ def verify(
         )
     if any(found.values()):
         advice = "they cannot be repaired" if repair else "`--repair` fetches those files again"
-        if [name for name, problems in found.items() if problems] == [BUNDLED_NAME]:
+        if [name for name, problems in found.items() if problems] == [NAME]:
             advice = "install istar again"
         raise IstarError(f"some files are not what they should be; {advice}")
 
@@ -135,6 +136,8 @@ def rm(
 
     Files that other models here need stay.
     """
+    from istar.models.store import remove_model
+
     spec = _named(name)
     _refuse_bundled(spec, "removed")
     state = _here(spec)
@@ -151,6 +154,8 @@ def rm(
 @models.command()
 def path(name: NameArgument, as_json: JsonOption = False) -> None:
     """Print the path of a model's transformer; exit code 1 if it is not here."""
+    from istar.models.store import state_of
+
     state = state_of(_named(name))
     if state.path is None:
         here = "only partly here" if state.state == "partial" else "not here"
@@ -164,6 +169,8 @@ def path(name: NameArgument, as_json: JsonOption = False) -> None:
 @models.command()
 def info(name: NameArgument, as_json: JsonOption = False) -> None:
     """Print everything known about a model."""
+    from istar.models.store import state_of
+
     described = _described(state_of(_named(name)))
     if as_json:
         print_json(described)
@@ -187,13 +194,14 @@ def convert(
 
     Example: istar models convert 480p --dtype bf16
     """
+    from istar.checkpoint.convert import convert as convert_model
+    from istar.cli.display import DownloadDisplay
+    from istar.models.find import converted_directory, released_files
+
     spec = _named(name)
     _refuse_bundled(spec, "converted")
     with DownloadDisplay() as display:
         files = released_files(spec, display)
-
-    from istar.checkpoint.convert import convert as convert_model
-
     precision: Precision = dtype.value
     target = converted_directory(spec, precision)
     convert_model(
@@ -206,7 +214,11 @@ def convert(
 
 
 def _named(name: str) -> ModelSpec:
-    if name == BUNDLED_NAME:
+    from istar.models.bundled import NAME, bundled_checkpoint
+    from istar.models.find import similar_name
+    from istar.models.store import known_models
+
+    if name == NAME:
         return bundled_checkpoint()[1]
     for spec in known_models():
         if spec.name == name:
@@ -223,6 +235,8 @@ def _here(spec: ModelSpec) -> ModelState:
     Raises:
         IstarError: nothing is.
     """
+    from istar.models.store import state_of
+
     state = state_of(spec)
     if state.is_absent:
         raise IstarError(
@@ -233,6 +247,8 @@ def _here(spec: ModelSpec) -> ModelState:
 
 def _copies(spec: ModelSpec) -> set[str]:
     """The dtypes of which there is a copy, whole or not."""
+    from istar.models.find import converted_directory
+
     return {kind.value for kind in NumberType if converted_directory(spec, kind.value).exists()}
 
 
@@ -247,12 +263,17 @@ def _say_what_copies_went(name: str, dtypes: set[str]) -> None:
 
 def _files(spec: ModelSpec, display: DownloadDisplay) -> ModelFiles:
     """A model's files, fetched first if need be; of the bundled model there is no need."""
+    from istar.models.bundled import bundled_checkpoint, is_bundled
+    from istar.models.find import ModelFiles, released_files
+
     if is_bundled(spec):
         return ModelFiles.below(*bundled_checkpoint())
     return released_files(spec, display)
 
 
 def _refuse_bundled(spec: ModelSpec, done: str) -> None:
+    from istar.models.bundled import is_bundled
+
     if is_bundled(spec):
         raise UsageError(f"{spec.name} is part of this installation and cannot be {done}")
 
@@ -269,6 +290,8 @@ def _makes(spec: ModelSpec) -> str:
 
 
 def _described(state: ModelState) -> dict[str, Any]:
+    from dataclasses import asdict
+
     spec = state.spec
     return {
         "name": spec.name,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import print_path, said_when_stopped, say
-from istar.cli.display import ClipsDisplay, TrainingDisplay, listed
 from istar.cli.options import DeviceOption
 from istar.errors import UsageError
 from istar.plurals import counted
@@ -45,6 +44,7 @@ def prepare(
     """
     chosen = _device(device, threads)
 
+    from istar.cli.display import ClipsDisplay
     from istar.training.distributed import Share, use_device
     from istar.training.prepare import prepare as prepared
     from istar.training.prepare_config import PrepareConfig
@@ -137,6 +137,7 @@ def _device(device: str, threads: int | None) -> torch.device:
 
 def _run(task: Task, run: RunConfig, device: torch.device) -> None:
     """Run a task to its end; only the first of several processes prints."""
+    from istar.cli.display import TrainingDisplay, listed
     from istar.training.distributed import Share, process_group
     from istar.training.trainer import Remarked, Resumed, Saved, StepDone, Validated
     from istar.training.trainer import train as trained
