@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from types import ModuleType
 
 from istar.cli.signals import SignalWatch
 
@@ -18,6 +19,10 @@ def main() -> None:
         # Threads that wait would spin. Where other programs run, that takes the time of those that
         # work; where none do, only small models are slower for it. Read when torch is imported.
         os.environ["OMP_WAIT_POLICY"] = "passive"
+    if "_ISTAR_COMPLETE" in os.environ:
+        # Completing needs no checked values, for which typer imports pydantic: that takes longer
+        # than all else together. With an empty module typer passes over the check.
+        sys.modules["pydantic"] = ModuleType("pydantic")
 
     try:
         from istar.cli.app import run

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Annotated, Any
 
@@ -20,13 +19,12 @@ from typer.completion import install_callback, show_callback
 from typer.exceptions import Abort, TyperException
 
 from istar import __version__
-from istar.cli.commands import HELP_OPTIONS, MainGroup
+from istar.cli.commands import MainGroup
 from istar.cli.console import BROKEN_PIPE, fill_closed_streams, say, silence, write_stderr
 from istar.cli.remedies import message
 from istar.errors import IstarError
 
 DEBUG_VARIABLE = "ISTAR_DEBUG"
-_COMPLETE_VARIABLE = "_ISTAR_COMPLETE"
 _OFF = ("", "0", "false", "no", "off")
 _KINDS = {"int": "a whole number", "float": "a number"}
 _BY_SIGNAL = 128
@@ -39,7 +37,7 @@ app = typer.Typer(
     add_completion=False,  # typer's own options guess the shell
     rich_markup_mode=None,  # whose help takes as long to import as typer
     pretty_exceptions_enable=False,
-    context_settings=HELP_OPTIONS,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -112,8 +110,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is None:
             raise IstarError("stdout is closed; the written file's path has nowhere to go")
         completion_init()
-        with _no_values_checked() if _COMPLETE_VARIABLE in os.environ else nullcontext():
-            code = app(args=arguments, prog_name="istar", standalone_mode=False)
+        code = app(args=arguments, prog_name="istar", standalone_mode=False)
         sys.stdout.flush()
         if code == _INTERRUPTED:
             say("interrupted")
@@ -138,23 +135,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(error, f"unexpected {what}; {DEBUG_VARIABLE}=1 shows where", 1)
-
-
-@contextmanager
-def _no_values_checked() -> Iterator[None]:
-    """Completing looks at no values, and takes those that cannot be checked for missing.
-
-    Typer checks them with pydantic, which takes longer to import than all else together.
-    """
-    modules: dict[str, Any] = sys.modules
-    before = modules.get("pydantic")
-    modules["pydantic"] = None
-    try:
-        yield
-    finally:
-        del modules["pydantic"]
-        if before is not None:
-            modules["pydantic"] = before
 
 
 def _ended(end: SystemExit) -> int:

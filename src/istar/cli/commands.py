@@ -5,19 +5,17 @@ The main help, its completion and `--version` read this table alone, and so star
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from typer._click import Command, Context, HelpFormatter
 from typer._click.shell_completion import CompletionItem
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
-_ANY = 1000  # characters: no sentence is longer
-HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+if TYPE_CHECKING:
+    from typer._click import Command, Context, HelpFormatter
 
 
 @dataclass(frozen=True)
@@ -107,11 +105,12 @@ class MainGroup(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = _Commands()
+        # Typer reads their names alone, and asks `get_command` for the rest.
+        self.commands = {name: TyperCommand(name) for name in ENTRIES}
 
-    def list_commands(self, ctx: Context) -> list[str]:
-        """All names, in the order of the help."""
-        return list(ENTRIES)
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        """Import a command."""
+        return _import_command(cmd_name) if cmd_name in ENTRIES else None
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write the table."""
@@ -127,50 +126,15 @@ class MainGroup(TyperGroup):
             for name, entry in ENTRIES.items()
             if name.startswith(incomplete)
         ]
-        return names + Command.shell_complete(self, ctx, incomplete)
+        return names + super(TyperGroup, self).shell_complete(ctx, incomplete)
 
 
-class _WholeSentences(TyperGroup):
-    """A group whose help cuts off no sentence."""
-
-    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
-        """Write the commands with the first sentences of their help."""
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, one.get_short_help_str(_ANY)) for name, one in self.commands.items()]
-            )
-
-
-class _Commands(MutableMapping[str, Command]):
-    """The commands of the table, imported one by one."""
-
-    def __init__(self) -> None:
-        self._imported: dict[str, Command] = {}
-
-    def __getitem__(self, name: str) -> Command:
-        if name not in self._imported:
-            self._imported[name] = _import_command(name, ENTRIES[name])
-        return self._imported[name]
-
-    def __setitem__(self, name: str, command: Command) -> None:
-        self._imported[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        del self._imported[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(ENTRIES)
-
-    def __len__(self) -> int:
-        return len(ENTRIES)
-
-
-def _import_command(name: str, entry: CommandEntry) -> Command:
-    module, _, attribute = entry.place.partition(":")
+def _import_command(name: str) -> Command:
+    module, _, attribute = ENTRIES[name].place.partition(":")
     found = getattr(import_module(f"istar.cli.{module}"), attribute)
-    group = typer.Typer(rich_markup_mode=None, context_settings=HELP_OPTIONS)
+    parent = typer.Typer(rich_markup_mode=None)
     if isinstance(found, typer.Typer):
-        group.add_typer(found, name=name, cls=_WholeSentences)
+        parent.add_typer(found, name=name)
     else:
-        group.command(name)(found)
-    return get_group(group).commands[name]
+        parent.command(name)(found)
+    return get_group(parent).commands[name]

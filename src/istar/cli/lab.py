@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 evaluate = typer.Typer(
     no_args_is_help=True,
     help="Measure how good a model is.",
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _REPORT, _SHEET = "report.json", "sheet.png"
@@ -78,7 +77,7 @@ def shapes(
         bool, typer.Option("--json", help="The report on stdout, in place of the paths.")
     ] = False,
 ) -> None:
-    """Test a model that was trained on moving shapes, on combinations that training left out.
+    """Test a model of moving shapes on combinations it has not seen.
 
     Clips are made and measured by plain image analysis: colour, shape, motion, background. Exit
     code 0 whatever the quality. The report's and the sheet's path go to stdout, or the report.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 models = typer.Typer(
     no_args_is_help=True,
     help="See, fetch, check, convert and remove models.",
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 NameArgument = Annotated[str, typer.Argument(help="A model's name; `istar models list` has them.")]
@@ -30,7 +30,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, sizes 
 
 @models.command("list")
 def list_models(as_json: JsonOption = False) -> None:
-    """List the models: what each makes, its size, and what of it is here."""
+    """List the models: what each makes, its size, what of it is here."""
     from istar.models.store import all_states
 
     states = all_states()
@@ -59,7 +59,7 @@ def pull(
     names: Annotated[list[str], typer.Argument(help="Names of models.", metavar="NAME...")],
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch models; an earlier pull that was stopped continues where it was.
+    """Fetch models; a stopped pull continues where it was.
 
     Example: istar models pull 480p
     """
@@ -87,12 +87,13 @@ def verify(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the files of models with their hashes, without the network.
+    """Compare models' files with their hashes, without the network.
 
     Exit code 1 if something is wrong and was not repaired.
     """
     from istar.cli.display import DownloadDisplay
-    from istar.models.bundled import NAME, is_bundled
+    from istar.models.bundled import NAME as BUNDLED_NAME
+    from istar.models.bundled import is_bundled
     from istar.models.find import released_files
     from istar.models.store import all_states, state_of, verify_model
 
@@ -121,7 +122,7 @@ def verify(
         )
     if any(found.values()):
         advice = "they cannot be repaired" if repair else "`--repair` fetches those files again"
-        if [name for name, problems in found.items() if problems] == [NAME]:
+        if [name for name, problems in found.items() if problems] == [BUNDLED_NAME]:
             advice = "install istar again"
         raise IstarError(f"some files are not what they should be; {advice}")
 
@@ -153,7 +154,10 @@ def rm(
 
 @models.command()
 def path(name: NameArgument, as_json: JsonOption = False) -> None:
-    """Print the path of a model's transformer; exit code 1 if it is not here."""
+    """Print the path of a model's transformer, if it is here.
+
+    Exit code 1 if it is not.
+    """
     from istar.models.store import state_of
 
     state = state_of(_named(name))
@@ -187,7 +191,7 @@ def convert(
     dtype: Annotated[NumberType, typer.Option("--dtype", help="Of the copy.")] = NumberType.BF16,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a local copy of a model in one dtype, which is then loaded in its place.
+    """Copy a model in one dtype; the copy is then loaded.
 
     The released transformers are float32: a bf16 copy is half as much to read, an int8 or fp8 copy
     a quarter.
@@ -214,11 +218,12 @@ def convert(
 
 
 def _named(name: str) -> ModelSpec:
-    from istar.models.bundled import NAME, bundled_checkpoint
+    from istar.models.bundled import NAME as BUNDLED_NAME
+    from istar.models.bundled import bundled_checkpoint
     from istar.models.find import similar_name
     from istar.models.store import known_models
 
-    if name == NAME:
+    if name == BUNDLED_NAME:
         return bundled_checkpoint()[1]
     for spec in known_models():
         if spec.name == name:
@@ -290,8 +295,6 @@ def _makes(spec: ModelSpec) -> str:
 
 
 def _described(state: ModelState) -> dict[str, Any]:
-    from dataclasses import asdict
-
     spec = state.spec
     return {
         "name": spec.name,

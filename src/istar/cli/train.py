@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 train = typer.Typer(
     no_args_is_help=True,
     help="Train a tokenizer or a transformer.",
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _CONTINUES = "the same command continues from it"
@@ -91,7 +90,7 @@ def tokenizer(
 def transformer(
     config: ConfigArgument, device: DeviceOption = "auto", threads: ThreadsOption = None
 ) -> None:
-    """Train a transformer on prepared latents, and its text encoder with it.
+    """Train a transformer and its text encoder on prepared latents.
 
     A run whose directory holds a checkpoint continues from it. torchrun shards the run over several
     devices. The model's path goes to stdout.
@@ -113,7 +112,9 @@ def pack(
     model: Annotated[Path, typer.Argument(help="A checkpoint directory with an istar.json.")],
     target: Annotated[Path, typer.Argument(help="The directory to make.")],
 ) -> None:
-    """Make a trained model small: float16 numbers and hashes, to give to others.
+    """Make a trained model small, to give it to others.
+
+    Its numbers become float16, and hashes are added.
 
     Example: istar train pack out/tiny-transformer/model tiny
     """
