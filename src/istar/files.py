@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -149,7 +148,7 @@ class PendingFile(_Pending):
     ) -> None:
         self.target = target
         self.temporary = target.with_name(
-            f".{target.stem[:40]}.{secrets.token_hex(4)}.tmp{target.suffix}"
+            f".{target.stem[:40]}.{os.urandom(4).hex()}.tmp{target.suffix}"
         )
         self._overwrite = overwrite
         self._numbered = numbered
@@ -232,7 +231,7 @@ class PendingDirectory(_Pending):
         self.target = target
         self._work = working_directory(target)
         if numbered:
-            self._work = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")
+            self._work = target.with_name(f".{target.name[:40]}.{os.urandom(4).hex()}.tmp")
         self.temporary = self._work / "new"
         self._former = self._work / "former"
         self._overwrite = overwrite

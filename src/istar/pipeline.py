@@ -21,12 +21,19 @@ from istar.memory_plan import MemoryChoice, MemoryPlan, choose_plans, decoding_p
 from istar.memory_use import NetworkSizes, Work
 from istar.model_spec import ModelSpec
 from istar.models.download_events import DownloadListener, ignore
-from istar.models.find import AUTO, FoundModel, find_model
+from istar.models.find import FoundModel, find_model
 from istar.network_files import NetworkFiles
 from istar.networks import Networks
 from istar.placement import Placement
 from istar.replay import StepCheck, verify
-from istar.request import SECONDS_STEP, GenerationRequest, Mode, check_mode, check_seconds
+from istar.request import (
+    AUTO_MODEL,
+    SECONDS_STEP,
+    GenerationRequest,
+    Mode,
+    check_mode,
+    check_seconds,
+)
 from istar.score import TakeScore, score
 from istar.take import Take
 
@@ -44,7 +51,7 @@ class InfinityStarPipeline:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_dir: str | Path = AUTO,
+        name_or_dir: str | Path = AUTO_MODEL,
         *,
         mode: Mode = "t2v",
         resolution: str | None = None,

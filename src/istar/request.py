@@ -14,6 +14,9 @@ from istar.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+AUTO_MODEL = "auto"
+"""The name of whatever model fits the request."""
+
 Mode = Literal["t2i", "t2v", "i2v", "extend", "interact"]
 
 SECONDS_STEP = 0.25

@@ -20,11 +20,11 @@ from istar.errors import DeviceError, HubError, IstarError, UsageError
 from istar.host_memory import HostMemory
 from istar.memory_use import Work
 from istar.models.download_events import DownloadNote
-from istar.models.find import AUTO, find_model, released_files
+from istar.models.find import find_model, released_files
 from istar.models.released import RELEASED_MODELS
 from istar.pipeline import InfinityStarPipeline
 from istar.placement import Placement
-from istar.request import Mode
+from istar.request import AUTO_MODEL, Mode
 
 MODELS = {model.name: model for model in RELEASED_MODELS}
 SOURCE = RELEASED_MODELS[0].source
@@ -71,7 +71,7 @@ def test_a_fitting_model_that_is_here_comes_before_one_to_be_fetched(
     requests = len(hub.log)
     heard: list[object] = []
     found = find_model(
-        AUTO, mode=mode, resolution=resolution, seconds=seconds, on_event=heard.append
+        AUTO_MODEL, mode=mode, resolution=resolution, seconds=seconds, on_event=heard.append
     )
     assert len(hub.log) == requests
     assert found.spec.name == used
@@ -91,7 +91,7 @@ def test_the_size_of_a_model_is_that_of_its_files(hub: Hub, cache: Path) -> None
 
 
 @pytest.mark.parametrize("fault", ["no network", "no room"])
-@pytest.mark.parametrize("name", [AUTO, "480p"])
+@pytest.mark.parametrize("name", [AUTO_MODEL, "480p"])
 def test_a_model_that_cannot_be_fetched_leaves_the_small_one(
     name: str, fault: str, hub: Hub, cache: Path, monkeypatch: Patch
 ) -> None:

@@ -20,6 +20,9 @@ from istar.checkpoint.names import EIGHT_BIT_SCALES
 from istar.errors import CheckpointError
 from istar.model_spec import EightBitType
 
+_MAPPED_BYTES = 64 * 2**20
+"""After so many a file is mapped anew: what was read of it stays in memory with its mapping."""
+
 _ZIP = b"PK\x03\x04"
 _EIGHT_BIT_NAMES: dict[str, EightBitType] = {"I8": "int8", "F8_E4M3": "fp8"}
 
@@ -66,18 +69,17 @@ class SafetensorFiles:
     def tensors(self, names: Container[str]) -> Iterator[tuple[str, Tensor]]:
         """The tensors of these names, on the CPU, in the dtype they are stored in."""
         for file, held in self._names.items():
-            for name in held:
-                if name not in names:
-                    continue
-                # Each is a mapping of its own: what was read of a file stays in memory with it.
+            wanted = [name for name in held if name in names]
+            while wanted:
+                read = 0
                 # Older safetensors put tensors on torch's default device.
-                with (
-                    open_safetensors(file) as tensors,
-                    explained_file_errors(file),
-                    torch.device("cpu"),
-                ):
-                    tensor = tensors.get_tensor(name)
-                yield name, tensor
+                with open_safetensors(file) as tensors:
+                    while wanted and read < _MAPPED_BYTES:
+                        name = wanted.pop(0)
+                        with explained_file_errors(file), torch.device("cpu"):
+                            tensor = tensors.get_tensor(name)
+                        read += tensor.nbytes
+                        yield name, tensor
 
 
 class PickledTokenizer:

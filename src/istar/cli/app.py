@@ -1,4 +1,4 @@
-"""The command table, and the one place where exceptions become a line and an exit code.
+"""The command line, and the one place where exceptions become a line and an exit code.
 
 Exit codes: 0; 1 failure; 2 usage; 130 interrupted; 128 + N ended by signal N.
 """
@@ -8,33 +8,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Annotated, Any
 
 import typer
-import typer.rich_utils
+from typer._click.exceptions import NoArgsIsHelpError
 from typer._completion_classes import completion_init
 from typer.completion import install_callback, show_callback
 from typer.exceptions import Abort, TyperException
 
 from istar import __version__
-from istar.cli.bench import bench
+from istar.cli.commands import MainGroup
 from istar.cli.console import BROKEN_PIPE, fill_closed_streams, say, silence, write_stderr
-from istar.cli.doctor import doctor
-from istar.cli.finish import finish, vary
-from istar.cli.frame import frame
-from istar.cli.generate import extend, i2v, t2i, t2v
-from istar.cli.interact import interact
-from istar.cli.lab import evaluate
-from istar.cli.look import info
-from istar.cli.models import models
 from istar.cli.remedies import message
-from istar.cli.render import render, verify
-from istar.cli.score import score
-from istar.cli.takes import takes
-from istar.cli.train import prepare, train
 from istar.errors import IstarError
 
 DEBUG_VARIABLE = "ISTAR_DEBUG"
@@ -43,30 +30,15 @@ _KINDS = {"int": "a whole number", "float": "a number"}
 _BY_SIGNAL = 128
 _INTERRUPTED = _BY_SIGNAL + signal.SIGINT
 
-# The panels of the main help, in the order of their first commands.
-_GENERATION = "Make pictures and video"
-_LOOKING = "Look at what was made"
-_MODELS = "Models and this machine"
-_TRAINING = "Train and measure a model of your own"
-
 app = typer.Typer(
     name="istar",
+    cls=MainGroup,
     no_args_is_help=True,
     add_completion=False,  # typer's own options guess the shell
+    rich_markup_mode=None,  # whose help takes as long to import as typer
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (t2i, t2v, i2v, extend, interact, finish, vary):
-    app.command(rich_help_panel=_GENERATION)(command)
-app.add_typer(takes, name="takes", rich_help_panel=_GENERATION)
-for command in (info, frame, render, verify, score):
-    app.command(rich_help_panel=_LOOKING)(command)
-app.add_typer(models, name="models", rich_help_panel=_MODELS)
-app.command(rich_help_panel=_MODELS)(doctor)
-app.command(rich_help_panel=_MODELS)(bench)
-app.command(rich_help_panel=_TRAINING)(prepare)
-app.add_typer(train, name="train", rich_help_panel=_TRAINING)
-app.add_typer(evaluate, name="eval", rich_help_panel=_TRAINING)
 
 
 def _print_version(wanted: bool) -> None:
@@ -137,8 +109,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         fill_closed_streams()
         if sys.stdout is None:
             raise IstarError("stdout is closed; the written file's path has nowhere to go")
-        # Typer goes by the environment alone, and colours would reach files.
-        typer.rich_utils.FORCE_TERMINAL = sys.stdout.isatty()
         completion_init()
         code = app(args=arguments, prog_name="istar", standalone_mode=False)
         sys.stdout.flush()
@@ -150,9 +120,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except SystemExit as end:
         return _ended(end)
+    except NoArgsIsHelpError as error:
+        write_stderr(f"{error.format_message()}\n")
+        return error.exit_code
     except TyperException as error:
-        if not error.format_message():  # the help was shown in its place
-            return error.exit_code
         return _fail(error, _one_line(error), error.exit_code)
     except IstarError as error:
         return _fail(error, message(error), error.exit_code)
@@ -179,6 +150,8 @@ def _ended(end: SystemExit) -> int:
 
 def _fail(error: BaseException, message: str, code: int) -> int:
     if os.environ.get(DEBUG_VARIABLE, "").lower() not in _OFF:
+        import traceback
+
         write_stderr("".join(traceback.format_exception(error)))
     say(f"error: {message}")
     return code

@@ -20,7 +20,6 @@ from istar.cli.options import (
     YesOption,
 )
 from istar.errors import UsageError
-from istar.models.find import check_name
 from istar.request import SECONDS_STEP, check_seconds
 
 if TYPE_CHECKING:
@@ -91,6 +90,8 @@ def bench(
         raise UsageError(f"--threads is 1 or more, not {threads}")
     if seconds is not None:
         check_seconds(seconds, least=SECONDS_STEP)
+    from istar.models.find import check_name
+
     check_name(model)
 
     import torch

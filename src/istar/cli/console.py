@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 import typer
-from rich.console import Console
 
 from istar.errors import IstarError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 BROKEN_PIPE = 128 + 13
 SECONDS_BETWEEN_LINES = 10.0
@@ -158,6 +160,8 @@ def animated_console() -> Console | None:
     """Where a moving bar may be shown: stderr, if it is a terminal that can."""
     if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return None
+    from rich.console import Console
+
     return Console(file=cast(TextIO, _Lasting(sys.stderr)), force_terminal=True)
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,9 @@ from istar.byte_size import readable_size
 from istar.cli.console import print_json, print_lines, printable
 from istar.cli.models import JsonOption
 from istar.cli.remedies import with_remedies
-from istar.doctor import HubReport, Report, examine
+
+if TYPE_CHECKING:
+    from istar.doctor import HubReport, Report
 
 _FITS = {True: "fits", False: "too much", None: "unknown"}
 
@@ -27,6 +29,8 @@ def doctor(
 
     Exit code 1 if something prevents generating with the released models; slow is no reason.
     """
+    from istar.doctor import examine
+
     report = examine(ask=not offline)
     if as_json:
         found = {"can_generate": report.can_generate, **asdict(report)}

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import print_path, say
-from istar.cli.display import StepDisplay
 from istar.cli.output import STDOUT, output_directory
 from istar.errors import IstarError, UsageError
-from istar.generation.until import DRAFT_SHARE, Until
 from istar.plurals import counted
 from istar.request import LAST_SEED, GenerationRequest
 
 if TYPE_CHECKING:
     from istar.events import Event
+    from istar.generation.until import Until
     from istar.inputs import Inputs
     from istar.job import Job
     from istar.media.sheet import ContactSheet
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 MOST_DRAFTS = 99
 _SHARE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(%?)")
 _SCALE = re.compile(r"([0-9]{1,6})[x×]([0-9]{1,6})")
-_PANEL = "Drafts"
 
 DraftOption = Annotated[
     bool,
@@ -39,7 +37,6 @@ DraftOption = Annotated[
         "--draft",
         help="Stop after a coarse scale; write a contact sheet and a take of every seed, which "
         "`istar finish` continues, into the directory --output.",
-        rich_help_panel=_PANEL,
     ),
 ]
 CountOption = Annotated[
@@ -51,7 +48,6 @@ CountOption = Annotated[
         max=MOST_DRAFTS,
         help="How many, with consecutive seeds.",
         show_default="1",
-        rich_help_panel=_PANEL,
     ),
 ]
 BestOption = Annotated[
@@ -63,7 +59,6 @@ BestOption = Annotated[
         max=MOST_DRAFTS,
         help="Keep only the K drafts whose bits are the likeliest under the prompt, in that order.",
         show_default="all",
-        rich_help_panel=_PANEL,
     ),
 ]
 UntilOption = Annotated[
@@ -74,7 +69,6 @@ UntilOption = Annotated[
         help="How far a draft goes: a scale by its size in tokens, such as 32x18, or a share of "
         "the work of the first clip, such as 0.25 or 25%.",
         show_default="0.25",
-        rich_help_panel=_PANEL,
     ),
 ]
 
@@ -85,6 +79,8 @@ def parse_until(text: str | None) -> Until:
     Raises:
         UsageError: neither a scale nor a share.
     """
+    from istar.generation.until import DRAFT_SHARE
+
     if text is None:
         return DRAFT_SHARE
     if (scale := parse_scale(text)) is not None:
@@ -151,6 +147,8 @@ def make_drafts(
         overwrite: existing files may be replaced.
         best: how many of them to keep, by their scores under the prompt; None: all.
     """
+    from istar.cli.display import StepDisplay
+
     drafts = _Drafts(pipeline, directory, count=len(starts), overwrite=overwrite)
     with drafts.left_when_stopped(), StepDisplay() as display:
         said: set[str] = set()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istar.cli.display import StepDisplay
 from istar.cli.drafts import (
     BestOption,
     CountOption,
@@ -246,6 +245,8 @@ def make_file(
         previews: where previews go.
         continued: the file of the take that the job continues, see `kept_take`.
     """
+    from istar.cli.display import StepDisplay
+
     with (
         kept_take(job, options, settings, continued) as keeping,
         StepDisplay(previews) as display,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import print_json, print_lines, print_path, say
-from istar.cli.display import DownloadDisplay, StepDisplay
 from istar.cli.memory_check import check_memory
 from istar.cli.options import (
     DeviceOption,
@@ -20,7 +19,6 @@ from istar.cli.options import (
     YesOption,
 )
 from istar.errors import IstarError, MediaError, UsageError
-from istar.models.find import check_name
 from istar.plurals import counted
 
 if TYPE_CHECKING:
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 evaluate = typer.Typer(
     no_args_is_help=True,
     help="Measure how good a model is.",
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _REPORT, _SHEET = "report.json", "sheet.png"
@@ -80,7 +77,7 @@ def shapes(
         bool, typer.Option("--json", help="The report on stdout, in place of the paths.")
     ] = False,
 ) -> None:
-    """Test a model that was trained on moving shapes, on combinations that training left out.
+    """Test a model of moving shapes on combinations it has not seen.
 
     Clips are made and measured by plain image analysis: colour, shape, motion, background. Exit
     code 0 whatever the quality. The report's and the sheet's path go to stdout, or the report.
@@ -90,11 +87,14 @@ def shapes(
     """
     if threads is not None and threads < 1:
         raise UsageError(f"--threads is 1 or more, not {threads}")
+    from istar.models.find import check_name
+
     check_name(model)
     report_file, sheet_file = _targets(output, overwrite=overwrite)
 
     import torch
 
+    from istar.cli.display import StepDisplay
     from istar.lab.report import ShapesReport
     from istar.lab.score import evaluate_shapes
     from istar.lab.sheet import contact_sheet
@@ -167,8 +167,11 @@ def precision(
     """
     if count < 1:
         raise UsageError(f"--count is 1 or more, not {count}")
+    from istar.models.find import check_name
+
     check_name(model)
 
+    from istar.cli.display import StepDisplay
     from istar.lab.held_out import held_out_scenes
     from istar.lab.precision import PrecisionReport, StepDeviation, deviations, traced
     from istar.request import GenerationRequest
@@ -219,6 +222,7 @@ def _load(
     yes: bool,
 ) -> InfinityStarPipeline:
     """A model for videos of a length, as options say; see `InfinityStarPipeline.load`."""
+    from istar.cli.display import DownloadDisplay
     from istar.memory_use import Work
     from istar.models.find import find_model
     from istar.pipeline import InfinityStarPipeline

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from istar.byte_size import readable_size
 from istar.cli.console import asked_yes, print_json, print_lines, print_path, say
-from istar.cli.display import DownloadDisplay
 from istar.cli.options import NumberType
 from istar.errors import IstarError, UsageError
-from istar.model_spec import ModelSpec, Precision
-from istar.models.bundled import NAME as BUNDLED_NAME
-from istar.models.bundled import bundled_checkpoint, is_bundled
-from istar.models.find import ModelFiles, converted_directory, released_files, similar_name
-from istar.models.store import (
-    ModelState,
-    all_states,
-    known_models,
-    remove_model,
-    state_of,
-    verify_model,
-)
+
+if TYPE_CHECKING:
+    from istar.cli.display import DownloadDisplay
+    from istar.model_spec import ModelSpec, Precision
+    from istar.models.find import ModelFiles
+    from istar.models.store import ModelState
 
 models = typer.Typer(
     no_args_is_help=True,
     help="See, fetch, check, convert and remove models.",
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 NameArgument = Annotated[str, typer.Argument(help="A model's name; `istar models list` has them.")]
@@ -38,7 +30,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, sizes 
 
 @models.command("list")
 def list_models(as_json: JsonOption = False) -> None:
-    """List the models: what each makes, its size, and what of it is here."""
+    """List the models: what each makes, its size, what of it is here."""
+    from istar.models.store import all_states
+
     states = all_states()
     if as_json:
         print_json([_described(state) for state in states])
@@ -65,10 +59,12 @@ def pull(
     names: Annotated[list[str], typer.Argument(help="Names of models.", metavar="NAME...")],
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch models; an earlier pull that was stopped continues where it was.
+    """Fetch models; a stopped pull continues where it was.
 
     Example: istar models pull 480p
     """
+    from istar.cli.display import DownloadDisplay
+
     specs = [_named(name) for name in names]
     fetched = []
     with DownloadDisplay() as display:
@@ -91,10 +87,16 @@ def verify(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the files of models with their hashes, without the network.
+    """Compare models' files with their hashes, without the network.
 
     Exit code 1 if something is wrong and was not repaired.
     """
+    from istar.cli.display import DownloadDisplay
+    from istar.models.bundled import NAME as BUNDLED_NAME
+    from istar.models.bundled import is_bundled
+    from istar.models.find import released_files
+    from istar.models.store import all_states, state_of, verify_model
+
     specs = [_named(name) for name in names or ()] or [
         state.spec for state in all_states() if state.has_transformer or state.copies
     ]
@@ -135,6 +137,8 @@ def rm(
 
     Files that other models here need stay.
     """
+    from istar.models.store import remove_model
+
     spec = _named(name)
     _refuse_bundled(spec, "removed")
     state = _here(spec)
@@ -150,7 +154,12 @@ def rm(
 
 @models.command()
 def path(name: NameArgument, as_json: JsonOption = False) -> None:
-    """Print the path of a model's transformer; exit code 1 if it is not here."""
+    """Print the path of a model's transformer, if it is here.
+
+    Exit code 1 if it is not.
+    """
+    from istar.models.store import state_of
+
     state = state_of(_named(name))
     if state.path is None:
         here = "only partly here" if state.state == "partial" else "not here"
@@ -164,6 +173,8 @@ def path(name: NameArgument, as_json: JsonOption = False) -> None:
 @models.command()
 def info(name: NameArgument, as_json: JsonOption = False) -> None:
     """Print everything known about a model."""
+    from istar.models.store import state_of
+
     described = _described(state_of(_named(name)))
     if as_json:
         print_json(described)
@@ -180,20 +191,21 @@ def convert(
     dtype: Annotated[NumberType, typer.Option("--dtype", help="Of the copy.")] = NumberType.BF16,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a local copy of a model in one dtype, which is then loaded in its place.
+    """Copy a model in one dtype; the copy is then loaded.
 
     The released transformers are float32: a bf16 copy is half as much to read, an int8 or fp8 copy
     a quarter.
 
     Example: istar models convert 480p --dtype bf16
     """
+    from istar.checkpoint.convert import convert as convert_model
+    from istar.cli.display import DownloadDisplay
+    from istar.models.find import converted_directory, released_files
+
     spec = _named(name)
     _refuse_bundled(spec, "converted")
     with DownloadDisplay() as display:
         files = released_files(spec, display)
-
-    from istar.checkpoint.convert import convert as convert_model
-
     precision: Precision = dtype.value
     target = converted_directory(spec, precision)
     convert_model(
@@ -206,6 +218,11 @@ def convert(
 
 
 def _named(name: str) -> ModelSpec:
+    from istar.models.bundled import NAME as BUNDLED_NAME
+    from istar.models.bundled import bundled_checkpoint
+    from istar.models.find import similar_name
+    from istar.models.store import known_models
+
     if name == BUNDLED_NAME:
         return bundled_checkpoint()[1]
     for spec in known_models():
@@ -223,6 +240,8 @@ def _here(spec: ModelSpec) -> ModelState:
     Raises:
         IstarError: nothing is.
     """
+    from istar.models.store import state_of
+
     state = state_of(spec)
     if state.is_absent:
         raise IstarError(
@@ -233,6 +252,8 @@ def _here(spec: ModelSpec) -> ModelState:
 
 def _copies(spec: ModelSpec) -> set[str]:
     """The dtypes of which there is a copy, whole or not."""
+    from istar.models.find import converted_directory
+
     return {kind.value for kind in NumberType if converted_directory(spec, kind.value).exists()}
 
 
@@ -247,12 +268,17 @@ def _say_what_copies_went(name: str, dtypes: set[str]) -> None:
 
 def _files(spec: ModelSpec, display: DownloadDisplay) -> ModelFiles:
     """A model's files, fetched first if need be; of the bundled model there is no need."""
+    from istar.models.bundled import bundled_checkpoint, is_bundled
+    from istar.models.find import ModelFiles, released_files
+
     if is_bundled(spec):
         return ModelFiles.below(*bundled_checkpoint())
     return released_files(spec, display)
 
 
 def _refuse_bundled(spec: ModelSpec, done: str) -> None:
+    from istar.models.bundled import is_bundled
+
     if is_bundled(spec):
         raise UsageError(f"{spec.name} is part of this installation and cannot be {done}")
 

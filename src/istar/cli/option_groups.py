@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from dataclasses import fields, is_dataclass
-from functools import wraps
+from functools import cache, wraps
 from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, get_origin, get_type_hints
 
@@ -49,13 +49,14 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _parameters(group: type) -> list[Parameter]:
+@cache
+def _parameters(group: type) -> tuple[Parameter, ...]:
     """The options in a group, as a command's parameters."""
     hints = get_type_hints(group, include_extras=True)
-    return [
+    return tuple(
         Parameter(
             field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
         )
         for field in fields(group)
         if get_origin(hints[field.name]) is Annotated
-    ]
+    )

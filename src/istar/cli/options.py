@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -18,8 +17,7 @@ from istar.cli.parsing import parse_aspect, parse_tau
 from istar.cli.reuse import Reused
 from istar.cli.take_model import model_of_file, read_take
 from istar.errors import UsageError
-from istar.models.find import AUTO, check_name
-from istar.request import GenerationRequest, Mode
+from istar.request import AUTO_MODEL, GenerationRequest, Mode
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -173,7 +171,7 @@ class CommonOptions:
             help="A name (`istar models list`), a checkpoint directory, or owner/repo on the Hub. "
             "auto chooses by the mode, --res and --seconds. What is missing is fetched.",
         ),
-    ] = AUTO
+    ] = AUTO_MODEL
     res: Annotated[
         Resolution | None,
         typer.Option("--res", help="Which of the models.", show_default="the best for the mode"),
@@ -274,7 +272,7 @@ class CommonOptions:
     @property
     def model_words(self) -> list[str]:
         """What names the model in a command that continues this one."""
-        return [] if self.model == AUTO else ["--model", self.model]
+        return [] if self.model == AUTO_MODEL else ["--model", self.model]
 
     def request(
         self,
@@ -297,6 +295,8 @@ class CommonOptions:
         Raises:
             UsageError: a value that is not allowed, or no prompt where one is needed.
         """
+        from istar.models.find import check_name
+
         check_name(self.model)
         if self.reused:
             seconds = self.reused.seconds(mode) if seconds is None else seconds
@@ -310,6 +310,8 @@ class CommonOptions:
         tau_image, tau_video = parse_tau(self.tau)
         seed = self.seed
         if seed is None:
+            import secrets
+
             seed = secrets.randbits(RANDOM_SEED_BITS)
         request = GenerationRequest(
             mode=mode,

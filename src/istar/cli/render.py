@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from istar.cli.console import print_json, print_lines, printable
-from istar.cli.display import StepDisplay
 from istar.cli.inputs import take_input
 from istar.cli.option_groups import typed_options, with_option_groups
 from istar.cli.options import CommonOptions, DeviceOption, OverwriteOption
@@ -17,7 +16,7 @@ from istar.cli.output import OutputFile, output_file
 from istar.cli.take_model import load_for_take, read_take
 from istar.cli.take_options import TakeArgument, TakeModelOption, TakeOptions
 from istar.generation.until import scale_name
-from istar.models.find import AUTO
+from istar.request import AUTO_MODEL
 
 if TYPE_CHECKING:
     from istar.generation.schedule import Step
@@ -43,7 +42,7 @@ def render(
         ),
     ] = None,
     overwrite: OverwriteOption = False,
-    model: TakeModelOption = AUTO,
+    model: TakeModelOption = AUTO_MODEL,
     device: DeviceOption = "auto",
 ) -> None:
     """Decode a take's picture or video again; of a clip under way what there is of it.
@@ -68,6 +67,8 @@ def write_rendered(pipeline: InfinityStarPipeline, take: Take, output: OutputFil
         take: what is decoded.
         output: the file.
     """
+    from istar.cli.display import StepDisplay
+
     with StepDisplay() as display, output.writing(pipeline, take) as writer:
         for frames in display.pictures_of(pipeline.rendering(take)):
             writer.write(frames)
@@ -89,6 +90,8 @@ def verify(
 
     Example: istar verify waves.take --dtype fp32
     """
+    from istar.cli.display import StepDisplay
+
     held, name = options.read(take)
     pipeline = options.load(held, name)
     total = sum(len(window.seconds) - len(window.given) for window in held.windows)

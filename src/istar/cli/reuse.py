@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from istar.cli.console import say
 from istar.cli.inputs import input_file
 from istar.errors import MediaError, UsageError
-from istar.file_settings import AskedSampling, FileSettings
-from istar.request import GenerationRequest, Mode
 
 if TYPE_CHECKING:
+    from istar.file_settings import FileSettings
     from istar.models.find import FoundModel
     from istar.placement import Placement
+    from istar.request import GenerationRequest, Mode
     from istar.take import Take
 
 
@@ -50,6 +50,7 @@ class Reused:
                 settings=settings_of_take(take),
                 model_settings=take.model.settings,
             )
+        from istar.file_settings import FileSettings
         from istar.media import probe_file
 
         info, name = probe_file(input_file(path)), f"'{path}'"
@@ -140,6 +141,8 @@ def is_take(path: Path) -> bool:
 
 def settings_of_take(take: Take) -> FileSettings:
     """What a take says of how it was made."""
+    from istar.file_settings import AskedSampling, FileSettings
+
     request, made_by = take.request, take.model
     return FileSettings(
         model=made_by.name,

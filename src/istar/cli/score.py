@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import print_json, print_lines, print_path, printable
-from istar.cli.display import StepDisplay
 from istar.cli.option_groups import with_option_groups
 from istar.cli.options import OverwriteOption
 from istar.cli.take_options import TakeArgument, TakeOptions
@@ -51,6 +50,8 @@ def score(
 
     Example: istar score waves.take --heatmap waves-score.png
     """
+    from istar.cli.display import StepDisplay
+
     held, name = options.read(take)
     target = None
     if heatmap is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from istar.cli.memory_check import check_memory
 from istar.errors import CheckpointError
-from istar.models.find import AUTO, is_known_name
+from istar.request import AUTO_MODEL
 
 if TYPE_CHECKING:
     from istar.inputs import Inputs
@@ -31,11 +31,13 @@ def model_of_file(file: str, made_by: str, given: str, *, is_typed: bool) -> str
     Raises:
         CheckpointError: nothing says which model.
     """
+    from istar.models.find import is_known_name
+
     if is_typed:
         return given
     if is_known_name(made_by):
         return made_by
-    if given != AUTO:
+    if given != AUTO_MODEL:
         return given
     raise CheckpointError(
         f"{file} was made by the model {made_by!r}, which is neither a published one nor istar's "

@@ -18,7 +18,7 @@ from istar.cli.options import (
     YesOption,
 )
 from istar.cli.take_model import load_for_take, model_of_file, read_take
-from istar.models.find import AUTO
+from istar.request import AUTO_MODEL
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -45,7 +45,7 @@ TakeModelOption = Annotated[
 class TakeOptions:
     """What model a take is read with, and how, as it was typed."""
 
-    model: TakeModelOption = AUTO
+    model: TakeModelOption = AUTO_MODEL
     device: DeviceOption = "auto"
     dtype: DtypeOption = None
     memory: MemoryOption = Memory.AUTO

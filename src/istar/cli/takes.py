@@ -19,7 +19,6 @@ _PROMPT_CHARACTERS = 40
 takes = typer.Typer(
     no_args_is_help=True,
     help="See and remove the takes that runs left here.",
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import print_path, said_when_stopped, say
-from istar.cli.display import ClipsDisplay, TrainingDisplay, listed
 from istar.cli.options import DeviceOption
 from istar.errors import UsageError
 from istar.plurals import counted
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 train = typer.Typer(
     no_args_is_help=True,
     help="Train a tokenizer or a transformer.",
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _CONTINUES = "the same command continues from it"
@@ -45,6 +43,7 @@ def prepare(
     """
     chosen = _device(device, threads)
 
+    from istar.cli.display import ClipsDisplay
     from istar.training.distributed import Share, use_device
     from istar.training.prepare import prepare as prepared
     from istar.training.prepare_config import PrepareConfig
@@ -91,7 +90,7 @@ def tokenizer(
 def transformer(
     config: ConfigArgument, device: DeviceOption = "auto", threads: ThreadsOption = None
 ) -> None:
-    """Train a transformer on prepared latents, and its text encoder with it.
+    """Train a transformer and its text encoder on prepared latents.
 
     A run whose directory holds a checkpoint continues from it. torchrun shards the run over several
     devices. The model's path goes to stdout.
@@ -113,7 +112,9 @@ def pack(
     model: Annotated[Path, typer.Argument(help="A checkpoint directory with an istar.json.")],
     target: Annotated[Path, typer.Argument(help="The directory to make.")],
 ) -> None:
-    """Make a trained model small: float16 numbers and hashes, to give to others.
+    """Make a trained model small, to give it to others.
+
+    Its numbers become float16, and hashes are added.
 
     Example: istar train pack out/tiny-transformer/model tiny
     """
@@ -137,6 +138,7 @@ def _device(device: str, threads: int | None) -> torch.device:
 
 def _run(task: Task, run: RunConfig, device: torch.device) -> None:
     """Run a task to its end; only the first of several processes prints."""
+    from istar.cli.display import TrainingDisplay, listed
     from istar.training.distributed import Share, process_group
     from istar.training.trainer import Remarked, Resumed, Saved, StepDone, Validated
     from istar.training.trainer import train as trained

@@ -22,9 +22,7 @@ from istar.models.download_events import DownloadListener, DownloadNote, ignore
 from istar.models.manifest import MANIFEST_NAME, find_models, read_manifest
 from istar.models.released import RELEASED_MODELS, fitting
 from istar.models.repository import RepoRevision
-from istar.request import Mode
-
-AUTO = "auto"
+from istar.request import AUTO_MODEL, Mode
 
 _HUB_NAME = re.compile(
     r"(?P<repo>[^/@:\s.~][^/@:\s]*/[^/@:\s]+)(?:@(?P<revision>[^:\s]+))?(?::(?P<path>.+))?"
@@ -186,7 +184,7 @@ def check_name(name: str | Path) -> None:
 
 def is_known_name(name: str) -> bool:
     """Whether a name stands for one model, a published one or the bundled one."""
-    return name in _names() and name != AUTO
+    return name in _names() and name != AUTO_MODEL
 
 
 def similar_name(name: str, names: Sequence[str]) -> str:
@@ -197,7 +195,7 @@ def similar_name(name: str, names: Sequence[str]) -> str:
 
 
 def _names() -> tuple[str, ...]:
-    return (AUTO, *(spec.name for spec in RELEASED_MODELS), bundled.NAME)
+    return (AUTO_MODEL, *(spec.name for spec in RELEASED_MODELS), bundled.NAME)
 
 
 def _described_here(name: str | Path) -> tuple[Path | None, tuple[ModelSpec, ...]]:
@@ -209,7 +207,7 @@ def _described_here(name: str | Path) -> tuple[Path | None, tuple[ModelSpec, ...
         UsageError: nothing of that name.
         CheckpointError: a directory that holds no model.
     """
-    named = tuple(spec for spec in RELEASED_MODELS if name in (AUTO, spec.name))
+    named = tuple(spec for spec in RELEASED_MODELS if name in (AUTO_MODEL, spec.name))
     if named:
         return None, named
     if name == bundled.NAME:

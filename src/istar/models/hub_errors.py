@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,6 +101,8 @@ def _certificates_unread(error: Exception) -> bool:
     """Python names no file where it reads certificates, before it connects."""
     file = os.environ.get("SSL_CERT_FILE")
     if file and isinstance(error, OSError):
+        import ssl
+
         try:
             ssl.create_default_context(cafile=file)
         except OSError:

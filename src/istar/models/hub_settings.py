@@ -12,7 +12,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import proxy_bypass
 
 from istar.errors import HubError
 
@@ -85,6 +84,8 @@ def _refusal(error: Exception) -> HubError:
 
 def proxy_of(address: str) -> str:
     """The variable that names the proxy on the way to an address and its value, or nothing."""
+    from urllib.request import proxy_bypass
+
     parts = urlsplit(address)
     variables = _proxy_variables(parts.scheme, "all")
     return "" if not variables or proxy_bypass(parts.hostname or "") else _shown(variables[0])
