@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import istar
 from istar.models.manifest import read_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +66,12 @@ def test_the_site_has_every_page() -> None:
     settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     listed = re.findall(r"^ +- .+: (\S+\.md)$", settings, re.MULTILINE)
     assert sorted(listed) == [path.name for path in DOCS[1:]]
+
+
+def test_the_python_page_names_everything_public() -> None:
+    page = (ROOT / "docs" / "python-api.md").read_text(encoding="utf-8")
+    for name in istar.__all__:
+        assert re.search(rf"`{name}`|\b{name}[.(]", page), name
 
 
 def test_every_source_file_is_described_in_the_architecture() -> None:
