@@ -36,7 +36,7 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 		-c constraints-lowest.txt -e '.[test]'
 	touch $@
 
-check: $(READY)
+check: $(VENV)/.ready-docs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -76,4 +76,4 @@ ablations: $(READY)
 	$(BIN)/python docs/generate_ablations.py
 
 clean:
-	rm -rf out build dist
+	rm -rf out build dist .cache
