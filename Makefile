@@ -10,7 +10,7 @@ CORE = $(addprefix tests/,checkpoint generation models training transformer vide
 	cli/test_commands.py media test_package.py test_parity.py test_pipeline.py \
 	test_job.py test_request.py test_text_encoder.py)
 
-.PHONY: demo test test-lowest check check-slow format docs tiny ablations clean
+.PHONY: demo test test-lowest check check-slow format docs docs-site tiny ablations clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,7 +36,7 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 		-c constraints-lowest.txt -e '.[test]'
 	touch $@
 
-check: $(READY)
+check: $(VENV)/.ready-docs
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -54,6 +54,16 @@ docs: $(READY)
 	$(BIN)/python docs/generate_cli.py
 	$(BIN)/python docs/generate_training.py
 	$(BIN)/python docs/generate_performance.py
+	$(BIN)/python docs/generate_chart.py
+
+# The documentation as a site, out/site; a link that leads nowhere fails it.
+docs-site: $(VENV)/.ready-docs
+	$(BIN)/zensical build --strict --clean
+	$(BIN)/python -m pytest tests/test_site.py
+
+$(VENV)/.ready-docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
 
 # Continues training istar-tiny on one GPU; `make tiny` again continues where it stopped.
 tiny: $(READY)
@@ -66,4 +76,4 @@ ablations: $(READY)
 	$(BIN)/python docs/generate_ablations.py
 
 clean:
-	rm -rf out build dist
+	rm -rf out build dist .cache

@@ -1,4 +1,4 @@
-"""Write `docs/cli.md` from the commands themselves; `make docs` calls it, a test checks it."""
+"""Write the commands in `docs/cli.md`; `make docs` calls it, a test checks it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ import sys
 from pathlib import Path
 
 TARGET = Path(__file__).with_name("cli.md")
+BEGIN, END = "<!-- commands -->\n", "<!-- end -->\n"
 
 
 def generated() -> str:
-    """The reference as it should be."""
+    """The page with its commands as they should be."""
+    before, rest = TARGET.read_text(encoding="utf-8").split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}{_commands()}{END}{after}"
+
+
+def _commands() -> str:
     command = [sys.executable, "-m", "typer", "istar.cli.app", "utils", "docs", "--name", "istar"]
     plain = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "100"}
     done = subprocess.run(
         command, capture_output=True, check=True, encoding="utf-8", env={**os.environ, **plain}
     )
     lines = [line.rstrip() for line in done.stdout.strip().splitlines()]
-    return html.unescape("\n".join(lines)) + "\n"
+    # The page has a title of its own.
+    return "#" + html.unescape("\n".join(lines)) + "\n"
 
 
 if __name__ == "__main__":

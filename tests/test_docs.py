@@ -3,12 +3,11 @@ from __future__ import annotations
 import json
 import re
 import runpy
-import shlex
 from pathlib import Path
 
 import pytest
 
-from istar.cli.app import run
+import istar
 from istar.models.manifest import read_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -18,37 +17,6 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def blocks(path: Path, language: str) -> list[str]:
     text = path.read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-
-
-@pytest.mark.parametrize("name", ["README.md", "docs/python-api.md", "docs/takes.md"])
-def test_python_snippets_run(
-    name: str,
-    checkpoint: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    snippets = blocks(ROOT / name, "python")
-    assert snippets
-    # The snippets name the released 480p model; a small one stands in for it.
-    code = "\n".join(snippets).replace('"480p"', repr(str(checkpoint)))
-    code = code.replace("seconds=5", "seconds=1")
-    exec(compile(code, name, "exec"), {"__name__": "snippet"})
-    assert (tmp_path / "waves.mp4").is_file()
-
-
-def test_the_examples_of_takes_print_what_is_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for block in blocks(ROOT / "docs" / "takes.md", "console"):
-        for example in block.removeprefix("$ ").split("\n$ "):
-            command, *shown = example.splitlines()
-            _, *arguments = shlex.split(command)
-            assert run(arguments) == 0, command
-            printed = capfd.readouterr().out.splitlines()
-            assert shown in ([], printed)
-            assert all((tmp_path / path).is_file() for path in printed)
 
 
 def test_the_manifest_that_is_shown_can_be_read(tmp_path: Path) -> None:
@@ -63,6 +31,12 @@ def test_the_command_reference_is_what_the_commands_say() -> None:
     assert module["generated"]() == (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 
 
+def test_the_chart_shows_the_rates_of_the_table() -> None:
+    module = runpy.run_path(str(ROOT / "docs" / "generate_chart.py"))
+    assert module["generated"]() == (ROOT / "docs" / "tiny.svg").read_text(encoding="utf-8")
+    assert f"{module['measured']()['shape'].share:.1%}" == "76.7%"
+
+
 def test_the_tables_of_memory_plans_are_what_the_plans_say() -> None:
     module = runpy.run_path(str(ROOT / "docs" / "generate_performance.py"))
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
@@ -72,8 +46,32 @@ def test_the_tables_of_memory_plans_are_what_the_plans_say() -> None:
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
-        assert (path.parent / target).exists(), target
+    text = path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^):]+)\)|<img src=\"([^\"]+)\"", text):
+        file, _, heading = "".join(target).partition("#")
+        linked = path.parent / file if file else path
+        assert linked.is_file(), target
+        assert not heading or heading in anchors(linked), target
+
+
+def anchors(path: Path) -> set[str]:
+    """Of a page's headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {
+        re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
+
+
+def test_the_site_has_every_page() -> None:
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"^ +- .+: (\S+\.md)$", settings, re.MULTILINE)
+    assert sorted(listed) == [path.name for path in DOCS[1:]]
+
+
+def test_the_python_page_names_everything_public() -> None:
+    page = (ROOT / "docs" / "python-api.md").read_text(encoding="utf-8")
+    for name in istar.__all__:
+        assert re.search(rf"`{name}`|\b{name}[.(]", page), name
 
 
 def test_every_source_file_is_described_in_the_architecture() -> None:
