@@ -60,7 +60,7 @@ class Memory(str, Enum):
     STREAM = "stream"
 
 
-def _checked_device(name: str) -> str:
+def checked_device(name: str) -> str:
     """A device's name, refused without torch if there is no such kind.
 
     Raises:
@@ -84,7 +84,7 @@ OutputOption = Annotated[
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
 DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="auto|cuda|cpu", callback=_checked_device)
+    str, typer.Option("--device", metavar="auto|cuda|cpu", callback=checked_device)
 ]
 PromptArgument = Annotated[
     str | None,

@@ -56,7 +56,8 @@ def take_path(
     ] = None,
 ) -> None:
     """Print the path of a take, or of the directory in which all lie."""
-    from istar.take_store import stored_takes, takes_directory
+    from istar.take_directory import takes_directory
+    from istar.take_store import stored_takes
 
     if name is None:
         print_path(takes_directory())
