@@ -6,11 +6,11 @@ Where nothing is offered, the shells offer files.
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
-from typer import Context
-from typer._click.shell_completion import CompletionItem
-from typer._completion_classes import BashComplete
+from typer import Context, _completion_classes
+from typer._click.shell_completion import CompletionItem, add_completion_class, split_arg_string
 
 ASPECTS = (
     *("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "2:1", "1:2", "5:2", "2:5", "3:1", "1:3"),
@@ -24,9 +24,12 @@ _BREAKS = (":", "=")
 
 def model_names(incomplete: str) -> list[str]:
     """The models of the registry, the bundled one, and repositories whose models are here."""
-    from istar.models.find import known_names
+    from istar.models.bundled import NAME
+    from istar.models.released import RELEASED_MODELS
+    from istar.request import AUTO_MODEL
 
-    return [*known_names(), *_repositories_here()]
+    named = (spec.name for spec in RELEASED_MODELS)
+    return [AUTO_MODEL, *named, NAME, *_repositories_here()]
 
 
 def aspects(incomplete: str) -> list[str]:
@@ -82,7 +85,15 @@ def _repositories_here() -> list[str]:
     return sorted("/".join(name.split("--")[1:]) for name in found)
 
 
-class WholeWordsInBash(BashComplete):
+def prepare_completion() -> None:
+    """Set typer up for the shells."""
+    _completion_classes.completion_init()
+    add_completion_class(WholeWordsInBash, "bash")
+    # Typer has rich render what is said of a name, cut into lines, and fish takes each for a name.
+    _completion_classes._sanitize_help_text = str
+
+
+class WholeWordsInBash(_completion_classes.BashComplete):
     """Completion in bash, which cuts `16:9`, `owner/repo@v1:part` and `--res=480p` into words."""
 
     _there = ""
@@ -90,19 +101,17 @@ class WholeWordsInBash(BashComplete):
 
     def get_completion_args(self) -> tuple[list[str], str]:
         """The words before the one to complete, and that one, as the person wrote them."""
-        words = os.environ["COMP_WORDS"].split("\n")[: int(os.environ["COMP_CWORD"]) + 1]
+        count = int(os.environ["COMP_CWORD"]) + 1
+        words = [*split_arg_string(os.environ["COMP_WORDS"])[:count], ""][:count]
         whole = words[:1]
-        for before, word in zip(words, words[1:], strict=False):
+        for before, word in pairwise(words):
             if len(whole) > 1 and (word in _BREAKS or before in _BREAKS):
                 whole[-1] += word
                 self._there = whole[-1][: whole[-1].rfind(":") + 1]
             else:
                 whole.append(word)
                 self._there = ""
-        os.environ["COMP_WORDS"] = "\n".join(whole)
-        os.environ["COMP_CWORD"] = str(len(whole) - 1)
-        arguments, incomplete = super().get_completion_args()
-        return arguments, incomplete
+        return whole[1:-1], whole[-1]
 
     def format_completion(self, item: CompletionItem) -> str:
         """The piece that bash puts in the place of the one that is there."""

@@ -18,6 +18,7 @@ from istar.cli.settings import (
     Setting,
     choose,
     find_setting,
+    in_words,
     settings_path,
     values_in_file,
 )
@@ -40,7 +41,6 @@ SettingArgument = Annotated[
 config = typer.Typer(
     no_args_is_help=True,
     help="See and change your settings: what options are where you do not type them.",
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -153,7 +153,7 @@ def template() -> str:
 def _row(name: str, setting: Setting, chosen: Chosen) -> tuple[str, str, str]:
     if chosen.origin is None:
         return name, f"({setting.default_in_words})", "default"
-    return name, printable(_in_words(chosen.value)), printable(chosen.origin)
+    return name, printable(in_words(chosen.value)), printable(chosen.origin)
 
 
 def _described(name: str, setting: Setting, chosen: Chosen) -> dict[str, Any]:
@@ -165,12 +165,6 @@ def _described(name: str, setting: Setting, chosen: Chosen) -> dict[str, Any]:
         "origin": chosen.origin,
         "default": setting.default,
     }
-
-
-def _in_words(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _document(path: Path) -> TOMLDocument:

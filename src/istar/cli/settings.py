@@ -65,6 +65,11 @@ def _without_draft(typed: Mapping[str, Any]) -> bool:
     return not typed.get("draft")
 
 
+def _where_shown(typed: Mapping[str, Any]) -> bool:
+    """There is a terminal for previews; that there is none is said only of what is typed."""
+    return _without_draft(typed) and sys.stderr is not None and sys.stderr.isatty()
+
+
 def _where_encoded(typed: Mapping[str, Any]) -> bool:
     """The output is of a format that is encoded with a rate factor: MP4 or WebM."""
     from istar.clip_format import CLIP_FORMATS, is_numbered
@@ -108,7 +113,7 @@ class Setting:
     @property
     def default_in_words(self) -> str:
         """What is used where it is not set."""
-        return "none" if self.default is None else str(self.default)
+        return "none" if self.default is None else in_words(self.default)
 
     def parsed(self, text: str, command: str = "") -> Any:
         """The value that a text stands for, in a variable or typed.
@@ -138,7 +143,8 @@ class Setting:
         if type(value) is not self.kind:
             raise self._mistyped(value)
         if self.choices is not None and value not in self.choices():
-            raise UsageError(f"{self.name} is one of {', '.join(self.choices())}, not {value!r}")
+            *first, last = self.choices()
+            raise UsageError(f"{self.name} is {', '.join(first)} or {last}, not {value!r}")
         try:
             self.check(value, command)
         except UsageError as error:
@@ -231,9 +237,9 @@ SETTINGS = {
             name="preview",
             help="Show previews in the terminal.",
             kind=bool,
-            default="false",
+            default=False,
             commands=(*_MAKING, *_CONTINUING),
-            counts=_without_draft,
+            counts=_where_shown,
         ),
         Setting(
             name="crf",
@@ -268,7 +274,7 @@ SETTINGS = {
             name="debug",
             help="Show where in the code a command failed.",
             kind=bool,
-            default="false",
+            default=False,
         ),
         Setting(
             name="rewrite.url",
@@ -350,7 +356,8 @@ def choose(setting: Setting, in_file: Mapping[str, Any], command: str = "") -> C
         try:
             return Chosen(value=setting.parsed(text, command), origin=setting.variable)
         except UsageError as error:
-            raise UsageError(f"{setting.variable}: {error}", remedies=error.remedies) from error
+            text = str(error).removeprefix(setting.name)
+            raise UsageError(setting.variable + text, remedies=error.remedies) from error
     for name in (f"{command}.{setting.name}", setting.name):
         if name in in_file:
             return Chosen(value=in_file[name], origin=str(settings_path()), in_file=True)
@@ -396,6 +403,13 @@ def find_setting(name: str) -> tuple[str, Setting]:
     near = get_close_matches(name, SETTINGS, n=1)
     hint = f"; did you mean {near[0]}?" if near else "; `istar config show` lists them"
     raise UsageError(f"there is no setting {name!r}{hint}")
+
+
+def in_words(value: object) -> str:
+    """A value as it is typed."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _content(path: Path) -> dict[str, Any]:
