@@ -12,11 +12,16 @@ from pathlib import Path
 from typer import Context, _completion_classes
 from typer._click.shell_completion import CompletionItem, add_completion_class, split_arg_string
 
+MODELS = ("auto", "720p", "480p", "interact", "tiny")
+"""The names of `istar.models.find`, which takes longer to import than completing may last."""
+
 ASPECTS = (
     *("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "2:1", "1:2", "5:2", "2:5", "3:1", "1:3"),
     *("29:25", "25:29"),
 )
 """The ratios that a video can have, as people write them."""
+
+_MANIFEST = "istar.json"
 
 _BREAKS = (":", "=")
 """Characters that are words of their own to bash, though people mean one word with them in it."""
@@ -24,12 +29,7 @@ _BREAKS = (":", "=")
 
 def model_names(incomplete: str) -> list[str]:
     """The models of the registry, the bundled one, and repositories whose models are here."""
-    from istar.models.bundled import NAME
-    from istar.models.released import RELEASED_MODELS
-    from istar.request import AUTO_MODEL
-
-    named = (spec.name for spec in RELEASED_MODELS)
-    return [AUTO_MODEL, *named, NAME, *_repositories_here()]
+    return [*MODELS, *_repositories_here()]
 
 
 def aspects(incomplete: str) -> list[str]:
@@ -75,13 +75,11 @@ def setting_values(context: Context, incomplete: str) -> list[str]:
 
 def _repositories_here() -> list[str]:
     """Repositories in the Hub's cache that hold a manifest of istar's."""
-    from istar.models.manifest import MANIFEST_NAME
-
     home = os.environ.get("HF_HOME") or Path(
         os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"
     )
     cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()
-    found = {path.parents[2].name for path in cache.glob(f"models--*/snapshots/*/{MANIFEST_NAME}")}
+    found = {path.parents[2].name for path in cache.glob(f"models--*/snapshots/*/{_MANIFEST}")}
     return sorted("/".join(name.split("--")[1:]) for name in found)
 
 
@@ -90,7 +88,7 @@ def prepare_completion() -> None:
     _completion_classes.completion_init()
     add_completion_class(WholeWordsInBash, "bash")
     # Typer has rich render what is said of a name, cut into lines, and fish takes each for a name.
-    _completion_classes._sanitize_help_text = str
+    _completion_classes._sanitize_help_text = lambda text: text
 
 
 class WholeWordsInBash(_completion_classes.BashComplete):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from istar.byte_size import bytes_of, readable_size
 from istar.cli.console import say
-from istar.cli.settings import setting
 from istar.errors import StateError
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ class TakeSettings:
     """
 
     def __init__(self) -> None:
+        from istar.cli.settings import setting
+
         self.finished = setting("keep-takes") == "all"
         self.limit = bytes_of(setting("takes-size")) or 0
 

@@ -10,8 +10,6 @@ from typing import Annotated, Any, get_origin, get_type_hints
 
 import typer
 
-from istar.cli.settings import SETTINGS
-
 
 def typed_options(context: typer.Context) -> Set[str]:
     """The names of the parameters that were typed; not of those from settings."""
@@ -43,6 +41,8 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(context: typer.Context, **values: Any) -> None:
+        from istar.cli.settings import SETTINGS
+
         for name in set_options(context):
             if not SETTINGS[name].counts(values):
                 values[name] = defaults[name]

@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +228,7 @@ SETTINGS = {
         Setting(
             name="output",
             help="Where results go: a directory, such as `~/Videos/`, or a file.",
-            default="a numbered name in the current directory",
+            default="a numbered name here",
             commands=(*_MAKING, *_CONTINUING),
             counts=_without_draft,
         ),
@@ -400,6 +399,8 @@ def find_setting(name: str) -> tuple[str, Setting]:
     command, _, rest = name.partition(".")
     if rest in SETTINGS and command in SETTINGS[rest].commands:
         return command, SETTINGS[rest]
+    from difflib import get_close_matches
+
     near = get_close_matches(name, SETTINGS, n=1)
     hint = f"; did you mean {near[0]}?" if near else "; `istar config show` lists them"
     raise UsageError(f"there is no setting {name!r}{hint}")
