@@ -17,10 +17,13 @@ from istar.cli.app import run
 from istar.cli.completion import ASPECTS, MODELS
 from istar.cli.parsing import parse_aspect
 from istar.generation.schedule import TEMPLATES, nearest_template
-from istar.models.find import known_names
+from istar.models.bundled import NAME
 from istar.models.manifest import MANIFEST_NAME
+from istar.models.released import RELEASED_MODELS
+from istar.request import AUTO_MODEL
 
 READY = "ready> "
+RATIO = ("--aspect", "16:9")
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +63,7 @@ CASES = [
     ("config set takes", ["takes-size"]),
     ("config set t2v.se", ["t2v.seconds"]),
     ("config set t2v.memory st", ["stream"]),
-    ("config unset rewrite.", ["rewrite.url", "rewrite.model", "rewrite.prompts", "rewrite.timeout"]),
+    ("config unset rewrite.t", ["rewrite.timeout"]),
     ("t2v --output bo", []),
     ("i2v bo", []),
 ]
@@ -118,7 +121,7 @@ def test_what_is_said_of_a_name_is_one_line(
 
 
 def test_the_names_are_those_that_istar_knows() -> None:
-    assert known_names() == MODELS
+    assert (AUTO_MODEL, *(spec.name for spec in RELEASED_MODELS), NAME) == MODELS
     ratios = [parse_aspect(text) for text in ASPECTS]
     assert {nearest_template(ratio or 0) for ratio in ratios} == set(TEMPLATES)
     for ratio in ratios:
@@ -174,9 +177,9 @@ def test_bash_completes_what_is_typed(
         typed(terminal, f"{setup}; {show}; PS1='rea''dy> '\n")
         for keys, words in (
             ("t2v --model ti\t", ["t2v", "--model", "tiny"]),
-            ("t2v --aspect 16\t", ["t2v", "--aspect", "16:9"]),
-            ("t2v --aspect 16:\t", ["t2v", "--aspect", "16:9"]),
-            ("t2v 'a cat' --aspect 16:9 --res=4\t", ["t2v", "a cat", "--aspect", "16:9", "--res=480p"]),
+            ("t2v --aspect 16\t", ["t2v", *RATIO]),
+            ("t2v --aspect 16:\t", ["t2v", *RATIO]),
+            ("t2v 'a cat' --aspect 16:9 --res=4\t", ["t2v", "a cat", *RATIO, "--res=480p"]),
             ("i2v bo\t", ["i2v", "boat one.jpg"]),
             ("t2v -o bo\t", ["t2v", "-o", "boat one.jpg"]),
             ("finish 2\t", ["finish", "20261129-t2v-7"]),
@@ -193,12 +196,10 @@ def test_zsh_completes_what_is_typed(
     setup = scripted("zsh", tmp_path, capfd)
     with shell_in_terminal("zsh", "-f", "-i") as terminal:
         show = "istar() { printf '[%s]' \"$@\"; echo; }"
-        typed(
-            terminal, f"autoload -Uz compinit; compinit -D; {setup}; {show}; PS1='rea''dy> '\n"
-        )
+        typed(terminal, f"autoload -Uz compinit; compinit -D; {setup}; {show}; PS1='rea''dy> '\n")
         for keys, words in (
             ("t2v --model ti\t", ["t2v", "--model", "tiny"]),
-            ("t2v --aspect 16\t", ["t2v", "--aspect", "16:9"]),
+            ("t2v --aspect 16\t", ["t2v", *RATIO]),
             ("i2v bo\t", ["i2v", "boat one.jpg"]),
         ):
             shown = typed(terminal, f"istar {keys}\n")

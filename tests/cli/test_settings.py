@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import typer
 from istar.cli.app import app, run
 from istar.cli.commands import ENTRIES
 from istar.cli.options import CommonOptions
-from istar.cli.settings import SETTINGS
+from istar.cli.setting_table import SETTINGS
+from istar.cli.settings import values_in_file
 from istar.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -234,7 +236,12 @@ def test_set_and_unset_leave_the_rest_of_the_file_as_it_is(
     file.parent.mkdir()
     file.symlink_to(dotfile)
 
-    for name, value in (("crf", "20"), ("rewrite.url", "http://localhost:1/v1"), ("model", "tiny")):
+    for name, value in (
+        ("crf", "20"),
+        ("guidance", "-1"),
+        ("rewrite.url", "http://localhost:1/v1"),
+        ("model", "tiny"),
+    ):
         assert run(["config", "set", name, value]) == 0
         assert capfd.readouterr().out == f"{file}\n"
     assert file.is_symlink()
@@ -242,6 +249,7 @@ def test_set_and_unset_leave_the_rest_of_the_file_as_it_is(
     assert tomllib.loads(text) == {
         "model": "tiny",
         "crf": 20,
+        "guidance": -1,
         "t2v": {"seconds": 10},
         "rewrite": {"url": "http://localhost:1/v1"},
     }
@@ -252,7 +260,7 @@ def test_set_and_unset_leave_the_rest_of_the_file_as_it_is(
     monkeypatch.setenv("ISTAR_MODEL", "720p")
     assert run(["config", "set", "model", "480p"]) == 0
     assert capfd.readouterr().err == "istar: ISTAR_MODEL is set and counts more\n"
-    for name in ("crf", "rewrite.url"):
+    for name in ("crf", "guidance", "rewrite.url"):
         assert run(["config", "unset", name]) == 0
     assert dotfile.read_text(encoding="utf-8").startswith(before.rstrip())
     assert not list(file.parent.parent.glob("*.tmp*"))
@@ -289,7 +297,7 @@ def test_edit_opens_a_file_that_names_every_setting_and_checks_it(
     assert tomllib.loads(text) == {"rewrite": {}}
     for name in SETTINGS:
         assert f"\n# {name.rpartition('.')[2]} =\n" in text
-    monkeypatch.setenv("VISUAL", "sh -c 'echo \"[t2v]\ncrf = 999\" >> \"$1\"' sh")
+    monkeypatch.setenv("VISUAL", 'sh -c \'echo "[t2v]\ncrf = 999" >> "$1"\' sh')
     capfd.readouterr()
     assert run(["config", "edit"]) == 2
     assert f"{file}: crf: the rate factor" in capfd.readouterr().err
@@ -335,8 +343,23 @@ def test_the_table_is_of_options_that_commands_have() -> None:
             assert setting.default == words, name
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+def test_what_the_page_shows_can_be_done(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    commands = re.findall(r"^\$ istar (.*)$", page, re.M)
+    assert commands
+    for command in commands:
+        assert run(command.split()) == 0
+    assert "tiny" in capfd.readouterr().out
+    (shown,) = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
+    write(file, shown)
+    assert set(values_in_file()) >= {"model", "t2v.seconds", "extend.seconds", "rewrite.url"}
+
+
 def test_the_page_lists_the_settings() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert rows == [
         f"| `{name}` | {one.help} | {one.default_in_words} | `{one.variable}` |"

@@ -153,7 +153,8 @@ def _defaults(name: str, command: Command, *, for_help: bool) -> dict[str, Any]:
     Raises:
         UsageError: the settings cannot be used, which is said only where help is asked for.
     """
-    from istar.cli.settings import COMMANDS, option_defaults
+    from istar.cli.setting_table import COMMANDS
+    from istar.cli.settings import option_defaults
 
     try:
         found = option_defaults(name) if name in COMMANDS else {}

@@ -9,8 +9,10 @@ import os
 from itertools import pairwise
 from pathlib import Path
 
-from typer import Context, _completion_classes
+from typer import _completion_classes
 from typer._click.shell_completion import CompletionItem, add_completion_class, split_arg_string
+
+from istar.errors import UsageError
 
 MODELS = ("auto", "720p", "480p", "interact", "tiny")
 """The names of `istar.models.find`, which takes longer to import than completing may last."""
@@ -51,19 +53,22 @@ def take_names(incomplete: str) -> list[str]:
 
 def setting_names(incomplete: str) -> list[str]:
     """The settings and, once a command's name and a dot are typed, those of the command."""
-    from istar.cli.settings import SETTINGS
+    from istar.cli.setting_table import SETTINGS
 
     command, dot, _ = incomplete.partition(".")
     own = [f"{command}.{name}" for name, one in SETTINGS.items() if command in one.commands]
     return [*SETTINGS, *(own if dot else ())]
 
 
-def setting_values(context: Context, incomplete: str) -> list[str]:
+def setting_values(incomplete: str) -> list[str]:
     """The values that the setting which was typed before may have."""
-    from istar.cli.settings import SETTINGS
+    from istar.cli.settings import find_setting
 
-    one = SETTINGS.get(str(context.params.get("name")).rpartition(".")[2])
-    if one is None:
+    # Typer checks no values while it completes, and so has no name: it is the word after `set`.
+    line = os.environ.get("COMP_WORDS") or os.environ["_TYPER_COMPLETE_ARGS"]
+    try:
+        _, one = find_setting(line.split()[3])
+    except UsageError:
         return []
     if one.kind is bool:
         return ["true", "false"]

@@ -12,16 +12,8 @@ import typer
 
 from istar.cli.completion import setting_names, setting_values
 from istar.cli.console import print_json, print_lines, print_path, printable, say
-from istar.cli.settings import (
-    SETTINGS,
-    Chosen,
-    Setting,
-    choose,
-    find_setting,
-    in_words,
-    settings_path,
-    values_in_file,
-)
+from istar.cli.setting_table import SETTINGS, Setting, in_words
+from istar.cli.settings import Chosen, choose, find_setting, settings_path, values_in_file
 from istar.errors import IstarError, UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +57,7 @@ def show(
     )
 
 
-@config.command("set")
+@config.command("set", context_settings={"ignore_unknown_options": True})
 def set_value(
     name: SettingArgument,
     value: Annotated[

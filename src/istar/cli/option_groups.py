@@ -41,7 +41,7 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(context: typer.Context, **values: Any) -> None:
-        from istar.cli.settings import SETTINGS
+        from istar.cli.setting_table import SETTINGS
 
         for name in set_options(context):
             if not SETTINGS[name].counts(values):

@@ -178,13 +178,13 @@ def check_name(name: str | Path) -> None:
     """
     if not str(name).strip():
         raise UsageError("the model's name is empty", remedies=("list_models",))
-    if name not in known_names() and not Path(name).expanduser().exists():
+    if name not in _names() and not Path(name).expanduser().exists():
         _hub_name(name)
 
 
 def is_known_name(name: str) -> bool:
     """Whether a name stands for one model, a published one or the bundled one."""
-    return name in known_names() and name != AUTO_MODEL
+    return name in _names() and name != AUTO_MODEL
 
 
 def similar_name(name: str, names: Sequence[str]) -> str:
@@ -194,8 +194,7 @@ def similar_name(name: str, names: Sequence[str]) -> str:
     return f"; did you mean {by_folded[found[0]]}?" if found else ""
 
 
-def known_names() -> tuple[str, ...]:
-    """The names that stand for a model without a directory or a repository, `auto` the first."""
+def _names() -> tuple[str, ...]:
     return (AUTO_MODEL, *(spec.name for spec in RELEASED_MODELS), bundled.NAME)
 
 
@@ -231,7 +230,7 @@ def _hub_name(name: str | Path) -> re.Match[str]:
     if parts is None:
         raise UsageError(
             f"there is no model {str(name)!r}: it is neither a directory nor one of "
-            f"{', '.join(known_names())}, nor owner/repo on the Hub{similar_name(str(name), known_names())}"
+            f"{', '.join(_names())}, nor owner/repo on the Hub{similar_name(str(name), _names())}"
         )
     return parts
 
