@@ -73,6 +73,10 @@ def set_value(
     """
     command, setting = find_setting(name)
     parsed = setting.parsed(value, command)
+    if setting.name == "model":
+        from istar.models.find import check_name
+
+        check_name(parsed)  # elsewhere where it is used: what has a model of its own needs no other
     path = settings_path()
     document = _document(path)
     *tables, key = name.split(".")

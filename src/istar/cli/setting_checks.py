@@ -15,13 +15,6 @@ def text_check(value: object, command: str) -> None:
         raise UsageError("the text is empty" if not value.strip() else "it holds a NUL character")
 
 
-def model_check(value: str, command: str) -> None:
-    """Refuse what can name no model."""
-    from istar.models.find import check_name
-
-    check_name(value)
-
-
 def aspect_check(value: str, command: str) -> None:
     """Refuse what is no ratio."""
     from istar.cli.parsing import parse_aspect

@@ -16,7 +16,6 @@ from istar.cli.setting_checks import (
     dtypes,
     guidance_check,
     memory_plans,
-    model_check,
     resolutions,
     seconds_check,
     size_check,
@@ -166,7 +165,6 @@ SETTINGS = {
             help="The model, as `--model` names it.",
             default="auto",
             commands=(*_MAKING, *_CONTINUING, *_READING),
-            check=model_check,
         ),
         Setting(
             name="res",
