@@ -40,7 +40,7 @@ config = typer.Typer(
 def show(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Print every setting: its value, and whether the file or a variable sets it."""
+    """Print every setting, its value and where that is set."""
     in_file = values_in_file()
     found = [(name, one, choose(one, in_file)) for name, one in SETTINGS.items()]
     for name in in_file:
