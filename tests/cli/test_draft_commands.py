@@ -342,12 +342,8 @@ def no_model(*arguments: object, **options: object) -> None:
 @pytest.mark.parametrize(
     ("arguments", "variable", "said"),
     [
-        (
-            ["t2v", "x", "--model", "tiny"],
-            "ISTAR_KEEP_TAKES",
-            "KEEP_TAKES is all or unfinished",
-        ),
-        (["finish", "{drafts}/1-5.take"], "ISTAR_TAKES_SIZE", "ISTAR_TAKES_SIZE is a size such as"),
+        (["t2v", "x", "--model", "tiny"], "ISTAR_KEEP_TAKES", "is all or unfinished"),
+        (["finish", "{drafts}/1-5.take"], "ISTAR_TAKES_SIZE", "is a size such as"),
         (
             ["t2v", "x", "--model", "tiny", "--draft", "--until", "50x50"],
             "",
