@@ -41,8 +41,11 @@ def default_signals_in_children() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Commands of the tests leave their takes in a directory of the tests."""
+    """Commands of the tests leave their takes in a directory of the tests, and find no settings."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
+    for name in [name for name in os.environ if name.startswith("ISTAR_")]:
+        del os.environ[name]
 
 
 def randomize(module: nn.Module, seed: int) -> None:

@@ -91,7 +91,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.checkpoint.encoder_files",
         "istar.files",
     ),
-    ("istar.text_files", "istar.clip_format"),
+    ("istar.text_files", "istar.clip_format", "istar.take_directory"),
     ("istar.errors", "istar.byte_size", "istar.plurals", "istar.host_memory"),
 )
 """Top to bottom. A module imports from rows below its own, or from its own package."""

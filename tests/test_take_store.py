@@ -15,8 +15,9 @@ from asking import request
 from istar import InfinityStarPipeline, Take, UsageError
 from istar.byte_size import bytes_of
 from istar.generation.state import Position
+from istar.take_directory import takes_directory
 from istar.take_file import TakeSummary
-from istar.take_store import prune_takes, remove_takes, store_take, stored_takes, takes_directory
+from istar.take_store import prune_takes, remove_takes, store_take, stored_takes
 
 
 @pytest.fixture(autouse=True)

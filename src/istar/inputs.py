@@ -13,7 +13,8 @@ from istar.generation.schedule import TEMPLATES, Template, nearest_template
 from istar.media import SOUND_LEFT_OUT, cover_and_crop, open_clip, read_picture
 from istar.model_spec import ModelSpec
 from istar.request import GenerationRequest
-from istar.take import TAKE_SUFFIX, Take
+from istar.take import Take
+from istar.take_directory import TAKE_SUFFIX
 from istar.video_tokenizer.config import FRAMES_PER_SECOND, SPATIAL_STRIDE
 
 _FAR_ASPECT = 0.85

@@ -42,8 +42,6 @@ from istar.take_file import (
 )
 from istar.video_tokenizer.config import TEMPORAL_STRIDE
 
-TAKE_SUFFIX = ".take"
-
 _MOST_STEPS = 1_000_000
 _MOST_BITS = 1024
 _INPUT_CLIPS = {"i2v": 1, "extend": 2}

@@ -9,12 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from stat import S_ISREG
 
-from platformdirs import user_state_path
-
 from istar.errors import StateError, UsageError
 from istar.files import writing_failed
 from istar.request import GenerationRequest
-from istar.take import TAKE_SUFFIX, Take
+from istar.take import Take
+from istar.take_directory import TAKE_SUFFIX, take_files, takes_directory
 from istar.take_file import TakeSummary
 
 
@@ -43,11 +42,6 @@ class StoredTake:
     def finished(self) -> bool:
         """Every step is taken."""
         return self.summary is not None and self.summary.share == 1
-
-
-def takes_directory() -> Path:
-    """The store's directory, which may not be there yet."""
-    return user_state_path("istar", appauthor=False) / "takes"
 
 
 def is_stored(path: Path) -> bool:
@@ -142,7 +136,7 @@ def prune_takes(limit: int, *, keep: Path) -> tuple[Path, ...]:
 
 def _files() -> Iterator[tuple[Path, int, float]]:
     """Path, size and time of every take's file."""
-    for path in takes_directory().glob(f"[!.]*{TAKE_SUFFIX}"):
+    for path in take_files():
         # One that another process removes meanwhile is not here.
         with suppress(FileNotFoundError):
             status = path.stat()

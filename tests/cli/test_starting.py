@@ -72,6 +72,23 @@ def test_completing_the_options_of_a_command_imports_nothing_heavy(name: str) ->
     assert not imported & {*HEAVY, "pydantic_core", "ssl", "urllib.request"}
 
 
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("t2v --model ti", "tiny"),
+        ("t2v --aspect 16", "16:9"),
+        ("config set takes", "takes-size"),
+        ("config set memory st", "stream"),
+        ("finish ", ""),
+    ],
+)
+def test_completing_values_imports_nothing_heavy(line: str, name: str, tmp_path: Path) -> None:
+    imported, printed = imported_by([], completing(line) | {"XDG_STATE_HOME": str(tmp_path)})
+    assert printed.strip() == name
+    heavier = {"istar.models.find", "istar.take", "tomlkit", "ssl", "urllib.request"}
+    assert not imported & {*HEAVY, *heavier, "pydantic.main"}
+
+
 def test_completing_leaves_out_options_that_were_given() -> None:
     _, printed = imported_by([], completing("t2v --seed 4 --se"))
     assert printed.split() == ["--seconds"]
@@ -173,6 +190,8 @@ def test_help_version_and_completion_take_no_more_than_twice_as_long_as_typer() 
             ("version", [*ISTAR, "--version"], {}),
             ("a command", ISTAR, completing("t")),
             ("an option", ISTAR, completing("t2v --")),
+            ("a model", ISTAR, completing("t2v --model t")),
+            ("a setting", ISTAR, completing("config set memory s")),
         ):
             measured.setdefault(name, []).append(cpu_seconds(command, environment))
     typer_alone, *ours = (median(times) for times in measured.values())

@@ -131,7 +131,7 @@ def test_the_size_of_all_takes_is_kept_and_what_goes_is_named(
         assert takes_of(store) == [keeper.path]
         what = f"take {others[0].stem}" if wanted == 1 else f"{wanted} takes"
         assert capfd.readouterr().err == (
-            f"istar: removed the older {what}: ISTAR_TAKES_SIZE is 1.0 kB\n"
+            f"istar: removed the older {what}: takes-size is 1.0 kB\n"
         )
 
 
@@ -151,7 +151,7 @@ def test_a_take_is_written_where_others_cannot_be_removed(
         assert keeper.path is not None
         assert Take.load(keeper.path).taken == taken
     assert capfd.readouterr().err == (
-        f"istar: the takes here are more than ISTAR_TAKES_SIZE allows: cannot remove '{old}'\n"
+        f"istar: the takes here are more than takes-size allows: cannot remove '{old}'\n"
     )
 
 

@@ -5,7 +5,6 @@ Exit codes: 0; 1 failure; 2 usage; 130 interrupted; 128 + N ended by signal N.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,18 +13,16 @@ from typing import Annotated, Any
 
 import typer
 from typer._click.exceptions import NoArgsIsHelpError
-from typer._completion_classes import completion_init
 from typer.completion import install_callback, show_callback
 from typer.exceptions import Abort, TyperException
 
 from istar import __version__
 from istar.cli.commands import MainGroup
+from istar.cli.completion import prepare_completion
 from istar.cli.console import BROKEN_PIPE, fill_closed_streams, say, silence, write_stderr
 from istar.cli.remedies import message
 from istar.errors import IstarError
 
-DEBUG_VARIABLE = "ISTAR_DEBUG"
-_OFF = ("", "0", "false", "no", "off")
 _KINDS = {"int": "a whole number", "float": "a number"}
 _BY_SIGNAL = 128
 _INTERRUPTED = _BY_SIGNAL + signal.SIGINT
@@ -95,7 +92,8 @@ def istar(
 ) -> None:
     """Pictures and video from your own GPU with InfinityStar.
 
-    The written file's path is all that goes to stdout; ISTAR_DEBUG=1 shows tracebacks.
+    The written file's path is all that goes to stdout. Options have defaults of your own by
+    `istar config`; ISTAR_DEBUG=1 shows tracebacks.
     """
 
 
@@ -109,7 +107,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         fill_closed_streams()
         if sys.stdout is None:
             raise IstarError("stdout is closed; the written file's path has nowhere to go")
-        completion_init()
+        prepare_completion()
         code = app(args=arguments, prog_name="istar", standalone_mode=False)
         sys.stdout.flush()
         if code == _INTERRUPTED:
@@ -134,7 +132,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, f"{error.filename or 'output'}: {error.strerror or error}", 1)
     except Exception as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
-        return _fail(error, f"unexpected {what}; {DEBUG_VARIABLE}=1 shows where", 1)
+        return _fail(error, f"unexpected {what}; ISTAR_DEBUG=1 shows where", 1)
 
 
 def _ended(end: SystemExit) -> int:
@@ -149,12 +147,21 @@ def _ended(end: SystemExit) -> int:
 
 
 def _fail(error: BaseException, message: str, code: int) -> int:
-    if os.environ.get(DEBUG_VARIABLE, "").lower() not in _OFF:
+    if _shows_where():
         import traceback
 
         write_stderr("".join(traceback.format_exception(error)))
     say(f"error: {message}")
     return code
+
+
+def _shows_where() -> bool:
+    from istar.cli.settings import setting
+
+    try:
+        return bool(setting("debug"))
+    except IstarError:  # the settings themselves are wrong; if that matters, it is what failed
+        return False
 
 
 def _one_line(error: TyperException) -> str:

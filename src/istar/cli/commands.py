@@ -14,6 +14,9 @@ from typer._click.shell_completion import CompletionItem
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
+from istar.cli.console import say
+from istar.errors import UsageError
+
 if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter
 
@@ -77,6 +80,10 @@ PANELS: dict[str, dict[str, CommandEntry]] = {
     },
     "Models and this machine": {
         "models": CommandEntry("models:models", "See, fetch, check, convert and remove models."),
+        "config": CommandEntry(
+            "config:config",
+            "See and change your settings: what options are where you do not type them.",
+        ),
         "doctor": CommandEntry(
             "doctor:doctor",
             "Look at whether istar runs on this machine, and say what to do if not.",
@@ -112,6 +119,17 @@ class MainGroup(TyperGroup):
         """Import a command."""
         return _import_command(cmd_name) if cmd_name in ENTRIES else None
 
+    def resolve_command(
+        self, ctx: Context, args: list[str]
+    ) -> tuple[str | None, Command | None, list[str]]:
+        """The command that is named, with the person's settings for its options' defaults."""
+        name, command, rest = super().resolve_command(ctx, args)
+        # Completing looks at no values.
+        if name is not None and command is not None and not ctx.resilient_parsing:
+            for_help = not set(ctx.help_option_names).isdisjoint(rest)
+            ctx.default_map = {name: _defaults(name, command, for_help=for_help)}
+        return name, command, rest
+
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write the table."""
         width = max(map(len, ENTRIES))
@@ -127,6 +145,27 @@ class MainGroup(TyperGroup):
             if name.startswith(incomplete)
         ]
         return names + super(TyperGroup, self).shell_complete(ctx, incomplete)
+
+
+def _defaults(name: str, command: Command, *, for_help: bool) -> dict[str, Any]:
+    """What is set of a command's options; of a group's those of each of its commands.
+
+    Raises:
+        UsageError: the settings cannot be used, which is said only where help is asked for.
+    """
+    from istar.cli.setting_table import COMMANDS
+    from istar.cli.settings import option_defaults
+
+    try:
+        found = option_defaults(name) if name in COMMANDS else {}
+    except UsageError as error:
+        if not for_help:
+            raise
+        say(f"no settings are used: {error}")
+        return {}
+    if isinstance(command, TyperGroup):
+        return dict.fromkeys(command.commands, found)
+    return found
 
 
 def _import_command(name: str) -> Command:

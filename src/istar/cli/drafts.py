@@ -275,7 +275,7 @@ class _Drafts:
 
     def _save(self, take: Take, number: int) -> Path:
         """Write a draft under its number on the sheet and its seed; the file's name."""
-        from istar.take import TAKE_SUFFIX
+        from istar.take_directory import TAKE_SUFFIX
 
         target = self._directory / f"{number}-{take.request.seed}{TAKE_SUFFIX}"
         return take.save(target, overwrite=self._overwrite, numbered=not self._overwrite)

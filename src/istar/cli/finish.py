@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from istar.cli.completion import take_names
 from istar.cli.console import say
 from istar.cli.drafts import (
     MOST_DRAFTS,
@@ -105,6 +106,7 @@ def finish(
             metavar="TAKE...",
             help="Takes, names that `istar takes list` shows, or the number of one on a sheet of "
             "drafts: SHEET.png:3.",
+            autocompletion=take_names,
         ),
     ],
     options: ContinueOptions,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -12,42 +11,33 @@ from typing import TYPE_CHECKING
 
 from istar.byte_size import bytes_of, readable_size
 from istar.cli.console import say
-from istar.errors import StateError, UsageError
+from istar.errors import StateError
 
 if TYPE_CHECKING:
     from istar.cli.options import CommonOptions
     from istar.events import Event
     from istar.job import Job
 
-KEEP_VARIABLE = "ISTAR_KEEP_TAKES"
-SIZE_VARIABLE = "ISTAR_TAKES_SIZE"
-DEFAULT_SIZE = "2GB"
-
 _SECONDS_BETWEEN = 3.0
 _SHARE_OF_TIME = 0.01
 
 
 class TakeSettings:
-    """What becomes of takes, by the environment.
+    """What becomes of takes, by the person's settings.
 
     Attributes:
         finished: takes of runs that are finished are kept.
         limit: bytes of all takes together.
 
     Raises:
-        UsageError: a variable holds something else.
+        UsageError: as `istar.cli.settings.setting`.
     """
 
     def __init__(self) -> None:
-        keep = os.environ.get(KEEP_VARIABLE) or "all"
-        if keep not in ("all", "unfinished"):
-            raise UsageError(f"{KEEP_VARIABLE} is all or unfinished, not {keep!r}")
-        size = os.environ.get(SIZE_VARIABLE) or DEFAULT_SIZE
-        limit = bytes_of(size)
-        if limit is None:
-            raise UsageError(f"{SIZE_VARIABLE} is a size such as 500MB or 2GB, not {size!r}")
-        self.finished = keep == "all"
-        self.limit = limit
+        from istar.cli.settings import setting
+
+        self.finished = setting("keep-takes") == "all"
+        self.limit = bytes_of(setting("takes-size")) or 0
 
     def remove_finished(self, take: Path) -> None:
         """Remove the file of a finished take, where it lies in the store and none is kept there."""
@@ -131,13 +121,13 @@ class TakeKeeper:
             removed = prune_takes(allowed, keep=written)
         except StateError as error:
             # This run's own take is written all the same.
-            say(f"the takes here are more than {SIZE_VARIABLE} allows: {error}")
+            say(f"the takes here are more than takes-size allows: {error}")
             self._prunes = False
             return
         if removed:
             what = f"take {removed[0].stem}" if len(removed) == 1 else f"{len(removed)} takes"
             limit = readable_size(allowed)
-            say(f"removed the older {what}: {SIZE_VARIABLE} is {limit}")
+            say(f"removed the older {what}: takes-size is {limit}")
 
     def finish(self) -> None:
         """What becomes of the take when its picture or video is there."""

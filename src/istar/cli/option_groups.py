@@ -12,9 +12,15 @@ import typer
 
 
 def typed_options(context: typer.Context) -> Set[str]:
-    """The names of the parameters that were typed; not of those from the environment."""
+    """The names of the parameters that were typed; not of those from settings."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def set_options(context: typer.Context) -> Set[str]:
+    """The names of the parameters that have the value of a setting."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name == "DEFAULT_MAP"}
 
 
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
@@ -35,6 +41,11 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(context: typer.Context, **values: Any) -> None:
+        from istar.cli.setting_table import SETTINGS
+
+        for name in set_options(context):
+            if not SETTINGS[name].counts(values):
+                values[name] = defaults[name]
         for name, group in groups.items():
             chosen = {
                 parameter.name: values.pop(parameter.name) for parameter in _parameters(group)
@@ -44,6 +55,7 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
         command(**values)
 
     parameters = [context, *(p.replace(kind=Parameter.KEYWORD_ONLY) for p in own), *common]
+    defaults = {parameter.name: parameter.default for parameter in parameters}
     wrapped.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapped

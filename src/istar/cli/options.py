@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from istar.cli.completion import aspects, devices, model_names
 from istar.cli.console import say
 from istar.cli.memory_check import check_memory
 from istar.cli.parsing import parse_aspect, parse_tau
@@ -60,7 +61,7 @@ class Memory(str, Enum):
     STREAM = "stream"
 
 
-def _checked_device(name: str) -> str:
+def checked_device(name: str) -> str:
     """A device's name, refused without torch if there is no such kind.
 
     Raises:
@@ -84,7 +85,10 @@ OutputOption = Annotated[
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
 DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="auto|cuda|cpu", callback=_checked_device)
+    str,
+    typer.Option(
+        "--device", metavar="auto|cuda|cpu", callback=checked_device, autocompletion=devices
+    ),
 ]
 PromptArgument = Annotated[
     str | None,
@@ -124,7 +128,7 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="NAME|DIR|REPO",
-        envvar="ISTAR_MODEL",
+        autocompletion=model_names,
         help="A name (`istar models list`), a checkpoint directory, or owner/repo on the Hub.",
     ),
 ]
@@ -135,7 +139,7 @@ NoTakeOption = Annotated[
 PreviewOption = Annotated[
     bool,
     typer.Option(
-        "--preview",
+        "--preview/--no-preview",
         help="Show previews in the terminal: the first picture, then the clip after some of "
         "its scales. Each costs a decode.",
     ),
@@ -167,7 +171,7 @@ class CommonOptions:
         typer.Option(
             "--model",
             metavar="NAME|DIR|REPO",
-            envvar="ISTAR_MODEL",
+            autocompletion=model_names,
             help="A name (`istar models list`), a checkpoint directory, or owner/repo on the Hub. "
             "auto chooses by the mode, --res and --seconds. What is missing is fetched.",
         ),
@@ -181,6 +185,7 @@ class CommonOptions:
         typer.Option(
             "--aspect",
             metavar="W:H",
+            autocompletion=aspects,
             help="Width to height; the nearest of 15 ratios is taken.",
             show_default="the input's, else the model's",
         ),
@@ -238,7 +243,7 @@ class CommonOptions:
     reused: Reused | None = None
     """What `--from` names, read; no option of its own."""
     model_is_typed: bool = False
-    """`--model` is neither of the environment nor of `--from`; no option of its own."""
+    """`--model` is neither a setting nor of `--from`; no option of its own."""
 
     def completed(self, typed: Set[str]) -> CommonOptions:
         """The options with the settings of `--from` for those that were not typed.

@@ -25,7 +25,7 @@ def model_of_file(file: str, made_by: str, given: str, *, is_typed: bool) -> str
     Args:
         file: what messages call it.
         made_by: the model's name, as the file says it.
-        given: that of the option or the environment.
+        given: that of the option or the setting.
         is_typed: it was typed.
 
     Raises:

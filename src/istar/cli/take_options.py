@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from istar.cli.completion import model_names, take_names
 from istar.cli.inputs import take_input
 from istar.cli.options import (
     DeviceOption,
@@ -27,14 +28,17 @@ if TYPE_CHECKING:
     from istar.take import Take
 
 TakeArgument = Annotated[
-    Path, typer.Argument(help="A take, or a name that `istar takes list` shows.")
+    Path,
+    typer.Argument(
+        help="A take, or a name that `istar takes list` shows.", autocompletion=take_names
+    ),
 ]
 TakeModelOption = Annotated[
     str,
     typer.Option(
         "--model",
         metavar="NAME|DIR|REPO",
-        envvar="ISTAR_MODEL",
+        autocompletion=model_names,
         help="The model that made it, where that is neither a published one nor `tiny`.",
         show_default="the take's own",
     ),
@@ -51,7 +55,7 @@ class TakeOptions:
     memory: MemoryOption = Memory.AUTO
     yes: YesOption = False
     model_is_typed: bool = False
-    """`--model` is not from the environment; no option of its own."""
+    """`--model` is not a setting; no option of its own."""
 
     def completed(self, typed: Set[str]) -> Self:
         """The options, with what is known of how they came.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from istar.byte_size import readable_size
+from istar.cli.completion import take_names
 from istar.cli.console import print_json, print_lines, print_path, printable
 from istar.errors import UsageError
 
@@ -28,9 +29,8 @@ def list_takes(
 ) -> None:
     """List takes, the newest first: how far each is, and what it shows.
 
-    ISTAR_KEEP_TAKES=unfinished keeps those of interrupted runs only (default all);
-    ISTAR_TAKES_SIZE is the size of all together (default 2GB): when it is passed the oldest go,
-    finished ones first.
+    Which are kept, and how large all may be together, are the settings keep-takes and takes-size
+    (`istar config show`): when the size is passed the oldest go, finished ones first.
     """
     from istar.take_store import stored_takes
 
@@ -51,12 +51,15 @@ def take_path(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="A take's name; `istar takes list` has them.", show_default="their directory"
+            help="A take's name; `istar takes list` has them.",
+            show_default="their directory",
+            autocompletion=take_names,
         ),
     ] = None,
 ) -> None:
     """Print the path of a take, or of the directory in which all lie."""
-    from istar.take_store import stored_takes, takes_directory
+    from istar.take_directory import takes_directory
+    from istar.take_store import stored_takes
 
     if name is None:
         print_path(takes_directory())
@@ -71,7 +74,8 @@ def take_path(
 @takes.command("rm")
 def remove(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Names of takes.", metavar="NAME...")
+        list[str] | None,
+        typer.Argument(help="Names of takes.", metavar="NAME...", autocompletion=take_names),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Remove all takes.")] = False,
 ) -> None:

@@ -1,0 +1,112 @@
+"""What values settings may have: the rules of the options, each looked up where it is."""
+
+from __future__ import annotations
+
+from enum import Enum
+from math import isfinite
+from pathlib import Path
+
+from istar.errors import UsageError
+
+
+def text_check(value: object, command: str) -> None:
+    """Refuse an empty text, and one with a NUL."""
+    if isinstance(value, str) and (not value.strip() or "\0" in value):
+        raise UsageError("the text is empty" if not value.strip() else "it holds a NUL character")
+
+
+def aspect_check(value: str, command: str) -> None:
+    """Refuse what is no ratio."""
+    from istar.cli.parsing import parse_aspect
+
+    parse_aspect(value)
+
+
+def seconds_check(value: float, command: str) -> None:
+    """Refuse a length that a command cannot make."""
+    from istar.request import SECONDS_STEP, check_seconds
+
+    check_seconds(value, least=SECONDS_STEP if command == "extend" else 1)
+
+
+def guidance_check(value: float, command: str) -> None:
+    """Refuse what is no guidance scale."""
+    from istar.request import GenerationRequest
+
+    GenerationRequest(mode="i2v", image=Path("picture"), guidance_scale=value)
+
+
+def device_check(value: str, command: str) -> None:
+    """Refuse a name of no kind of device."""
+    from istar.cli.options import checked_device
+
+    checked_device(value)
+
+
+def crf_check(value: int, command: str) -> None:
+    """Refuse what is no rate factor of any format."""
+    from istar.clip_format import ClipEncoding
+
+    ClipEncoding(crf=value).check(Path("clip.webm"))
+
+
+def size_check(value: str, command: str) -> None:
+    """Refuse what is no size."""
+    from istar.byte_size import bytes_of
+
+    if bytes_of(value) is None:
+        raise UsageError(f"takes-size is a size such as 500MB or 2GB, not {value!r}")
+
+
+def url_check(value: str, command: str) -> None:
+    """Refuse what is no address of an endpoint, and one that carries credentials."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(
+            f"rewrite.url is an address such as http://localhost:8000/v1, not {value!r}"
+        )
+    if "@" in parts.netloc:
+        raise UsageError("rewrite.url carries no name and no password")
+
+
+def timeout_check(value: float, command: str) -> None:
+    """Refuse what is no time to wait."""
+    if not (isfinite(value) and value > 0):
+        raise UsageError(f"rewrite.timeout is a positive number of seconds, not {value:g}")
+
+
+def resolutions() -> tuple[str, ...]:
+    """Those of `--res`."""
+    from istar.cli.options import Resolution
+
+    return _values(Resolution)
+
+
+def dtypes() -> tuple[str, ...]:
+    """Those of `--dtype`."""
+    from istar.cli.options import NumberType
+
+    return _values(NumberType)
+
+
+def memory_plans() -> tuple[str, ...]:
+    """Those of `--memory`."""
+    from istar.cli.options import Memory
+
+    return _values(Memory)
+
+
+def clip_presets() -> tuple[str, ...]:
+    """Those of `--preset`."""
+    from istar.clip_format import Preset
+
+    return _values(Preset)
+
+
+def _values(kind: type[Enum]) -> tuple[str, ...]:
+    return tuple(one.value for one in kind)
