@@ -11,14 +11,12 @@ import pytest
 
 from asking import ALL_MODES, request
 from istar import ClipReady, Decoding, GenerationRequest, InfinityStarPipeline, Progress
-from istar.bench.benchmark import counted
-from istar.bench.run import Workload
+from istar.bench.meter import Meter
 from istar.events import WorkDone
 from istar.generation.flop import window_flop
 from istar.generation.schedule import nearest_template
 from istar.generation.state import Position
 from istar.job import Job
-from istar.models.find import find_model
 from istar.models.released import RELEASED_MODELS
 from istar.pace import Pace
 from istar.plan import plan_request
@@ -148,15 +146,19 @@ def test_a_draft_is_a_whole(pipeline: InfinityStarPipeline) -> None:
     assert work[-1].total < whole / 2
 
 
-def test_work_is_what_is_counted() -> None:
-    found = find_model("tiny", mode="t2v")
-    stages = counted(found, Workload(seconds=2)).stages
-    whole = sum(cost.flop for stage, cost in stages.items() if stage.kind in ("step", "decode"))
-    tiny = InfinityStarPipeline.from_pretrained("tiny", device="cpu")
-    # The bench assumes texts of 100 tokens.
-    job = tiny.job(request(seconds=2, prompt="a red circle " * 7, aspect=1.0))
-    work = next(event for event in job.run() if isinstance(event, Progress)).work
-    assert work.total == pytest.approx(whole, rel=0.02)
+@pytest.mark.parametrize("name", ["two windows", "a clip, prompt by prompt"])
+def test_work_is_what_is_counted(pipeline: InfinityStarPipeline, name: str) -> None:
+    job = pipeline.job(GenerationRequest(seed=5, **{"prompt": "a cat", **ALL_MODES[name]}))
+    meter, counted, whole = Meter(pipeline.device), 0, 0
+    with meter:
+        while not job.finished:
+            is_work = job.state.generation is not None
+            meter.restart()
+            events = job.advance()
+            counted += meter.read().flop if is_work else 0
+            ends = [event.work for event in events if isinstance(event, Progress | ClipReady)]
+            whole += sum(work.total for work in ends if work and work.done == work.total)
+    assert whole == pytest.approx(counted, rel=0.02)
 
 
 def test_the_time_left_is_right_after_a_quarter_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
