@@ -31,6 +31,22 @@ class WorkDone:
     seconds_taken: float
     seconds_left: float | None
 
+    def of_several(self, number: int, count: int) -> WorkDone:
+        """That of several jobs that are alike, one after the other.
+
+        Args:
+            number: which of them is under way, from 1.
+            count: how many there are.
+        """
+        left = self.seconds_left
+        each = self.seconds_taken + (left or 0.0)
+        return WorkDone(
+            done=(number - 1) * self.total + self.done,
+            total=count * self.total,
+            seconds_taken=(number - 1) * each + self.seconds_taken,
+            seconds_left=None if left is None else left + (count - number) * each,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:

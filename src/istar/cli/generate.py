@@ -254,6 +254,7 @@ def make_file(
     ):
         for frames in display.pictures_of(keeping(events)):
             writer.write(frames)
+        display.writing(output.target)
 
 
 def _draft(options: GenerateOptions, request: GenerationRequest) -> None:

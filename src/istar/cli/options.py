@@ -158,6 +158,22 @@ YesOption = Annotated[
     bool,
     typer.Option("--yes", "-y", help="Fetch and run a model even if it does not fit this machine."),
 ]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors and questions.")
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Say what is predicted to lie where, and how long each stage took."
+    ),
+]
+EventsOption = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Events on stdout in place of the path, a line of JSON each; the last is the result.",
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,9 +253,16 @@ class CommonOptions:
     preview: PreviewOption = False
     preview_file: PreviewFileOption = None
     yes: YesOption = False
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say what is predicted to lie where.")
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print what would be done: model, files to fetch, memory plan, steps, output.",
+        ),
     ] = False
+    quiet: QuietOption = False
+    verbose: VerboseOption = False
+    as_events: EventsOption = False
     reused: Reused | None = None
     """What `--from` names, read; no option of its own."""
     model_is_typed: bool = False
