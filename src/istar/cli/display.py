@@ -61,17 +61,35 @@ if TYPE_CHECKING:
 
 _SPEED_OVER = 20
 _SECONDS_BETWEEN_EVENTS = 0.25
+_STEP_ROOM, _DOWNLOAD_ROOM = 26, 38
+"""For "100% 1:02:03 left", and for "12.0/35.0 GB 105.6 GB/s 1:02:03 left"."""
 _NOT_SHOWN = ("gradient", "learning_rate")
 
 
 class Display:
-    """A bar that appears with the first thing it shows, or lines where no bar can be."""
+    """A bar that appears with the first thing it shows, or lines where no bar can be.
 
-    def __init__(self, *columns: ProgressColumn) -> None:
+    Args:
+        words: what is said beside the bar, cut where the terminal is narrow.
+        columns: what is behind the bar.
+        room: characters that they and a short bar take.
+    """
+
+    def __init__(self, words: str, *columns: ProgressColumn, room: int = 6) -> None:
         console = animated_console()
         self._bar: RichProgress | None = None
         if console is not None:
-            self._bar = RichProgress(*columns, console=console, transient=True, expand=True)
+            said = Column(
+                no_wrap=True, overflow="ellipsis", max_width=max(console.width - room, 10)
+            )
+            self._bar = RichProgress(
+                TextColumn(f"istar: {words}", markup=False, table_column=said),
+                BarColumn(None),
+                *columns,
+                console=console,
+                transient=True,
+                expand=True,
+            )
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -127,6 +145,9 @@ class Display:
 class _LeftColumn(ProgressColumn):
     """How long it still takes."""
 
+    def __init__(self) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
+
     def render(self, task: Task) -> Text:
         seconds = task.fields["left"]
         if seconds is None:
@@ -148,10 +169,10 @@ class StepDisplay(Display):
         self._pictures = 0
         self._times = StageTimes()
         super().__init__(
-            _words("istar: {task.fields[line]}"),
-            BarColumn(None),
+            "{task.fields[line]}",
             TaskProgressColumn(),
             _LeftColumn(),
+            room=_STEP_ROOM,
         )
 
     def __exit__(
@@ -208,9 +229,9 @@ class StepDisplay(Display):
 
     def _show_step(self, event: Progress) -> None:
         scale = scale_name(event.grid.width, event.grid.height)
-        place = f"scale {scale} ({event.scale + 1} of {event.scales})"
+        place = f"scale {scale} ({event.scale + 1}/{event.scales})"
         self._step = f"step {event.done} of {event.total}, {place}"
-        self._show(self._step, f"{place}, {counted(event.tokens, 'token')}")
+        self._show(self._step, f"{place}, {event.tokens:,} tokens")
 
     def _decode(self, work: WorkDone) -> None:
         self._work = work
@@ -260,7 +281,7 @@ class ClipsDisplay(Display):
     """How many clips are prepared."""
 
     def __init__(self) -> None:
-        super().__init__(TextColumn("istar:"), BarColumn(), TextColumn("{task.description}"))
+        super().__init__("{task.description}")
 
     def show(self, done: int, total: int, line: str) -> None:
         """Show that `done` of `total` clips are prepared, in the words of a line."""
@@ -271,7 +292,7 @@ class TrainingDisplay(Display):
     """The measures of a training run, its speed and the time left."""
 
     def __init__(self) -> None:
-        super().__init__(TextColumn("istar:"), BarColumn(), TextColumn("{task.description}"))
+        super().__init__("{task.description}")
         self._seconds: deque[float] = deque(maxlen=_SPEED_OVER)
 
     def show(self, done: StepDone) -> None:
@@ -295,11 +316,11 @@ class DownloadDisplay(Display):
         self._emitted = 0.0
         self._times = StageTimes()
         super().__init__(
-            _words("istar: {task.description}"),
-            BarColumn(None),
-            DownloadColumn(),
-            TransferSpeedColumn(),
+            "{task.description}",
+            DownloadColumn(table_column=Column(no_wrap=True)),
+            TransferSpeedColumn(table_column=Column(no_wrap=True)),
             _LeftColumn(),
+            room=_DOWNLOAD_ROOM,
         )
 
     def __exit__(
@@ -372,9 +393,3 @@ def clock_time(seconds: float) -> str:
     minutes, rest = divmod(round(max(seconds, 0.0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _words(text: str) -> TextColumn:
-    """The words beside a bar, which end in … where the terminal is too narrow for all."""
-    column = Column(no_wrap=True, overflow="ellipsis")
-    return TextColumn(text, markup=False, table_column=column)

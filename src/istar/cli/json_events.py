@@ -144,9 +144,49 @@ def error_event(text: str, remedy: str, exit_code: int, take: Path | None) -> Js
     }
 
 
-def plan_event(plan: Mapping[str, Any]) -> JsonEvent:
-    """What a command would do, see `--dry-run`; the last event."""
-    return {"event": "plan", **{name: _plain(value) for name, value in plan.items()}}
+def plan_event(
+    *,
+    model: str,
+    bytes_to_fetch: int,
+    device: str,
+    dtype: str,
+    memory: str | None,
+    device_bytes: int | None,
+    host_bytes: int | None,
+    width: int,
+    height: int,
+    steps: int,
+    seed: int,
+    path: Path | None,
+) -> JsonEvent:
+    """What a command would do, with `--dry-run`; the last event.
+
+    Args:
+        model: the name of the model.
+        bytes_to_fetch: what of it is not here.
+        device, dtype: where it would compute, and in what.
+        memory: the memory plan; None where it depends on files that are not here.
+        device_bytes, host_bytes: its predicted peaks.
+        width, height: of the pictures, in pixels.
+        steps: of all windows.
+        seed: of the request.
+        path: the output.
+    """
+    return {
+        "event": "plan",
+        "model": model,
+        "bytes_to_fetch": bytes_to_fetch,
+        "device": device,
+        "dtype": dtype,
+        "memory": memory,
+        "device_bytes": device_bytes,
+        "host_bytes": host_bytes,
+        "width": width,
+        "height": height,
+        "steps": steps,
+        "seed": seed,
+        "path": None if path is None else str(path),
+    }
 
 
 def _work(work: WorkDone) -> JsonEvent:

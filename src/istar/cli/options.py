@@ -382,6 +382,7 @@ class CommonOptions:
         request: GenerationRequest,
         inputs: Inputs | None = None,
         *,
+        target: Path | None = None,
         check: Callable[[Plan], None] = lambda plan: None,
     ) -> tuple[InfinityStarPipeline, Inputs]:
         """The pipeline for a request, and the request's input.
@@ -392,13 +393,16 @@ class CommonOptions:
         Args:
             request: what is made.
             inputs: its input, where that was read before.
+            target: the output, as `--dry-run` names it.
             check: receives the request's plan before anything large is fetched or loaded, and may
                 refuse it.
 
         Raises:
+            Exit: with `--dry-run`, once the plan is printed.
             IstarError: as `check`, `find_model`, `read_inputs` and `InfinityStarPipeline.load`.
         """
         from istar.cli.display import DownloadDisplay
+        from istar.cli.dry_run import print_plan
         from istar.inputs import read_inputs
         from istar.memory_use import Work
         from istar.models.find import find_model
@@ -426,9 +430,13 @@ class CommonOptions:
             if inputs.take is not None:
                 check_maker(inputs.take, model.spec)
             given = inputs.given_pictures
-            check(plan_request(request, model.spec, inputs.template, given_pictures=given))
+            plan = plan_request(request, model.spec, inputs.template, given_pictures=given)
+            check(plan)
             pictures = given if inputs.image is None else 1
             work = Work.of_request(request, model.spec, inputs.template, pictures=pictures)
+            if self.dry_run:
+                print_plan(plan, request, model, placement, work, self.memory.value, target)
+                raise typer.Exit
             anyway = check_memory(model, placement, work, self.memory.value, yes=self.yes)
             pipeline = InfinityStarPipeline.load(
                 model,
