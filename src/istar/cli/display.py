@@ -244,7 +244,7 @@ class StepDisplay(Display):
         if work is None:
             self._update("steps", 0, None, line)
             return
-        left = work.seconds_left
+        left = None if work.done == work.total else work.seconds_left
         share = f"{line}, {work.done / work.total:.0%}" if work.total else line
         self._update(
             "steps",
