@@ -59,17 +59,18 @@ class Voice:
         return not (self.quiet or self.as_json)
 
 
-_voices = [Voice()]
+_voice = Voice()
 
 
 def voice() -> Voice:
     """How the command under way speaks."""
-    return _voices[-1]
+    return _voice
 
 
 def speak(*, quiet: bool = False, verbose: bool = False, as_json: bool = False) -> None:
     """Begin to speak as a command's options say; without any, as one does by itself."""
-    _voices[:] = [Voice(quiet=quiet, verbose=verbose, as_json=as_json)]
+    global _voice
+    _voice = Voice(quiet=quiet, verbose=verbose, as_json=as_json)
 
 
 def say(text: str) -> None:

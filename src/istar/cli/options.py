@@ -13,7 +13,7 @@ import typer
 
 from istar.cli.completion import aspects, devices, model_names
 from istar.cli.console import say
-from istar.cli.memory_check import check_memory
+from istar.cli.memory_check import check_memory, say_plan
 from istar.cli.parsing import parse_aspect, parse_tau
 from istar.cli.reuse import Reused
 from istar.cli.take_model import model_of_file, read_take
@@ -444,7 +444,7 @@ class CommonOptions:
                 work,
                 memory=self.memory.value,
                 anyway=anyway,
-                on_plan=lambda plan: say(plan.describe()) if self.verbose else None,
+                on_plan=say_plan,
                 on_event=display,
             )
             return pipeline, inputs
