@@ -29,7 +29,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ),
     ("istar.pipeline", "istar.deadline", "istar.doctor"),
     ("istar.job", "istar.replay", "istar.score"),
-    ("istar.window_pictures",),
+    ("istar.window_pictures", "istar.outlook"),
     ("istar.opening", "istar.resume", "istar.take_store"),
     (
         "istar.networks",
@@ -92,7 +92,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.files",
     ),
     ("istar.text_files", "istar.clip_format", "istar.take_directory"),
-    ("istar.errors", "istar.byte_size", "istar.plurals", "istar.host_memory"),
+    ("istar.errors", "istar.byte_size", "istar.plurals", "istar.host_memory", "istar.pace"),
 )
 """Top to bottom. A module imports from rows below its own, or from its own package."""
 

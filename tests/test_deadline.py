@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asking import frames_of, pictures, request, with_spec
 from istar import ClipReady, GenerationRequest, InfinityStarPipeline
-from istar.deadline import Pace, run_in_time
+from istar.deadline import run_in_time
 from istar.generation.flop import step_flop
 from istar.generation.schedule import Step
 from istar.job import Job
@@ -137,13 +137,3 @@ def test_however_short_there_is_something_to_show(
     assert (step.clip, step.scale, step.repetition) == (clip, 1, 0)
     own = len(frames) - (SECOND + 1 if mode == "extend" else 0)
     assert own == {"t2i": 1, "extend": SECOND}.get(mode, SECOND + 1)
-
-
-def test_a_step_is_predicted_from_the_next_larger_or_by_its_size() -> None:
-    pace = Pace()
-    assert pace.seconds(100) == 0
-    pace.add(10, 1.0)
-    pace.add(100, 3.0)
-    assert [pace.seconds(flop) for flop in (1, 10, 11, 100, 200)] == [1.0, 1.0, 3.0, 3.0, 6.0]
-    pace.add(100, 2.0)
-    assert pace.seconds(200) == 4.0

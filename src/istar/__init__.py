@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Note,
         Preview,
         Progress,
+        WorkDone,
     )
     from istar.job import Job
     from istar.pipeline import InfinityStarPipeline
@@ -59,6 +60,7 @@ __all__ = [
     "StateError",
     "Take",
     "UsageError",
+    "WorkDone",
 ]
 
 _HOME = {
@@ -82,6 +84,7 @@ _HOME = {
     "StateError": "errors",
     "Take": "take",
     "UsageError": "errors",
+    "WorkDone": "events",
 }
 
 

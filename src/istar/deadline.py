@@ -4,41 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from istar.events import ClipReady, Event, Note
+from istar.events import ClipReady, Decoding, Event, Note, Progress, WorkDone
 from istar.generation.flop import step_flop
 from istar.generation.schedule import Step
 from istar.generation.until import scale_name
 from istar.job import Job
+from istar.outlook import tokens_read
+from istar.pace import Pace
 from istar.placement import memory_failure
 from istar.video_tokenizer.config import TEMPORAL_STRIDE
 
 _PROBED_FRAMES = 2
-
-
-class Pace:
-    """Predicts how long a step takes, from those that were taken."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
-
-    def add(self, flop: int, seconds: float) -> None:
-        """Learn from a step; of those of one size the latest counts."""
-        self._seconds[flop] = seconds
-
-    def seconds(self, flop: int) -> float:
-        """No less than a step takes, as long as larger steps use the device no worse.
-
-        A step as large as the largest so far, or smaller, takes what the next larger one took; the
-        time of a larger one grows with its operations. 0 before anything is known.
-        """
-        if not self._seconds:
-            return 0.0
-        larger = [size for size in self._seconds if size >= flop]
-        if larger:
-            return self._seconds[min(larger)]
-        largest = max(self._seconds)
-        return self._seconds[largest] * flop / largest
 
 
 def run_in_time(
@@ -72,7 +50,7 @@ def run_in_time(
         if step is not None and _may_stop(job, step):
             per_picture = per_picture or _seconds_per_picture(job, clock)
             ahead = _rest_of_scale(job, step) if step.repetition == 0 else (step,)
-            needed = sum(pace.seconds(_flop(job, one)) for one in ahead)
+            needed = sum(pace.at_most(_flop(job, one)) for one in ahead)
             if clock() + needed + per_picture * _decoded(step) > end:
                 yield from _shown_so_far(job, step)
                 return
@@ -81,11 +59,23 @@ def run_in_time(
         events = job.advance()
         if step is not None and _is_drawn(job, step) and job.state.position != position:
             pace.add(_flop(job, step), clock() - began)
-        yield from events
+        yield from (_no_longer_than(event, end - clock()) for event in events)
         shown = job.preview_after(events) if preview else None
         if shown is not None:
             yield shown
             preview = not isinstance(shown, Note)
+
+
+def _no_longer_than(event: Event, seconds: float) -> Event:
+    """An event of work that ends in so many seconds, however much of it is done by then."""
+    match event:
+        case (
+            Progress(work=WorkDone(seconds_left=float(left)) as work)
+            | Decoding(work=WorkDone(seconds_left=float(left)) as work)
+            | ClipReady(work=WorkDone(seconds_left=float(left)) as work)
+        ):
+            return replace(event, work=replace(work, seconds_left=max(min(left, seconds), 0.0)))
+    return event
 
 
 def _shown_so_far(job: Job, step: Step) -> Iterator[Event]:
@@ -114,10 +104,9 @@ def _is_drawn(job: Job, step: Step) -> bool:
 def _flop(job: Job, step: Step) -> int:
     generation = job.state.generation
     assert generation is not None
-    texts = [branch.text[0].keys.shape[2] for branch in generation.branches]
-    conditions = [context[0].keys.shape[2] for context in generation.branches[0].conditions]
+    texts, conditions = tokens_read(generation)
     return step_flop(
-        job.networks.config, step, generation.steps, texts=texts, conditions=sum(conditions)
+        job.networks.config, step, generation.steps, texts=texts, conditions=conditions
     )
 
 

@@ -9,9 +9,43 @@ from pathlib import Path
 from torch import Tensor
 
 from istar.errors import Remedy
+from istar.generation.schedule import Grid
 from istar.media import write_clip, write_picture
 from istar.request import GenerationRequest
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkDone:
+    """How much of a job's work is done, and how long the rest takes.
+
+    Attributes:
+        done: floating-point operations, of steps and of decoding.
+        total: of the whole request; of an interactive one, of the current prompt.
+        seconds_taken: by the steps and the decoding so far.
+        seconds_left: predicted from these; None before there is anything to go by.
+    """
+
+    done: int
+    total: int
+    seconds_taken: float
+    seconds_left: float | None
+
+    def of_several(self, number: int, count: int) -> WorkDone:
+        """That of several jobs that are alike, one after the other.
+
+        Args:
+            number: which of them is under way, from 1.
+            count: how many there are.
+        """
+        left = self.seconds_left
+        each = self.seconds_taken + (left or 0.0)
+        return WorkDone(
+            done=(number - 1) * self.total + self.done,
+            total=count * self.total,
+            seconds_taken=(number - 1) * each + self.seconds_taken,
+            seconds_left=None if left is None else left + (count - number) * each,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,16 +57,22 @@ class Progress:
         total: steps of the whole request; of an interactive one, of the current prompt.
         clip: the clip of the window under way.
         scale: which scale, from 0.
+        scales: how many the clip has.
+        grid: frames, height and width of the scale in tokens.
         tokens: how many tokens the step had.
         given: its bits were known, from the input or a take, and were not sampled.
+        work: how much is done.
     """
 
     done: int
     total: int
     clip: int
     scale: int
+    scales: int
+    grid: Grid
     tokens: int
     given: bool
+    work: WorkDone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +92,11 @@ class Decoding:
 
     Attributes:
         clip: of the window under way.
+        work: how much is done.
     """
 
     clip: int
+    work: WorkDone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +106,12 @@ class ClipReady:
     Attributes:
         frames: `(F, H, W, 3)`, uint8, RGB, on the CPU, at 16 a second.
         from_input: they are the input's own pictures, scaled.
+        work: how much is done; None of pictures that are no part of a job's work.
     """
 
     frames: Tensor
     from_input: bool = False
+    work: WorkDone | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

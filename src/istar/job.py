@@ -7,9 +7,9 @@ known, and is finished by the same code as any other.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from time import monotonic
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from istar.generation.until import Until, stop_step
 from istar.inputs import Inputs, read_inputs
 from istar.networks import Networks
 from istar.opening import Opening
+from istar.outlook import Outlook
 from istar.placement import memory_failure
 from istar.plan import Plan, plan_request
 from istar.previews import is_previewed
@@ -78,6 +79,9 @@ class Job:
         self._announced = ""
         # What a take holds of the input, once one was made.
         self._held: Held | None = None
+        # Where `run` stops.
+        self._until: Position | None = None
+        self._outlook = Outlook()
         # Pictures that are being decoded, and the state whose next ones come next.
         self._decoding: tuple[JobState, Iterator[Tensor]] | None = None
 
@@ -151,6 +155,7 @@ class Job:
             DeviceError: memory ran out.
             GenerationError: the network's output is not a number.
         """
+        self._until = until
         while not self.finished and not (until and self.state.position >= until):
             events = self.advance()
             yield from events
@@ -280,6 +285,7 @@ class Job:
             return self.state, (Loading(part=part),)
         self._announced = ""
         state, notes = self._opening.open(self.state)
+        self._outlook.plan(self._opening, state, until=self._until, hidden=self._hidden)
         return state, tuple(Note(text=text) for text in notes)
 
     def _load_first(self) -> str:
@@ -299,7 +305,7 @@ class Job:
         step = generation.next_step
         sampling = self.plan.sampling(self.state.window, self.request)
         networks = self.networks
-        began = time.monotonic()
+        began = monotonic()
         with torch.inference_mode():
             generation = advance(
                 networks.transformer_as_it_is if generation.is_given else networks.transformer,
@@ -308,17 +314,10 @@ class Job:
                 together=networks.plan.together,
             )
         assert self.state.current is not None
+        seconds = monotonic() - began
+        self._outlook.took_step(self.state.window, step.index, seconds)
         current = self.state.current.after(
-            step.index, generation.bits[-1], time.monotonic() - began, generation.scores[-1]
-        )
-        before, total = self._steps_before()
-        progress = Progress(
-            done=before + step.index + 1,
-            total=total,
-            clip=step.clip,
-            scale=step.scale,
-            tokens=step.grid.tokens,
-            given=step.index in generation.given,
+            step.index, generation.bits[-1], seconds, generation.scores[-1]
         )
         # A finished clip that is not shown is decoded no further than the next one looks back.
         is_hidden = self.state.window < self._hidden
@@ -327,8 +326,21 @@ class Job:
             shown = len(generation.latents)
         decoded = max(self.state.decoded, min(shown, len(generation.latents)))
         state = replace(self.state, generation=generation, current=current, decoded=decoded)
+        before, total = self._steps_before()
+        work = self._outlook.at(state)
+        progress = Progress(
+            done=before + step.index + 1,
+            total=total,
+            clip=step.clip,
+            scale=step.scale,
+            scales=len(self.plan.schedules[state.window].scales),
+            grid=step.grid,
+            tokens=step.grid.tokens,
+            given=step.index in generation.given,
+            work=work,
+        )
         if state.decodes_next:
-            return state, (progress, Decoding(clip=decoded))
+            return state, (progress, Decoding(clip=decoded, work=work))
         if is_hidden and generation.finished:
             state = self._end_window(state, generation)
         return state, (progress,)
@@ -346,7 +358,9 @@ class Job:
             )
             decoding = (state, pictures)
         pictures = decoding[1]
+        began = monotonic()
         frames = next(pictures)
+        self._outlook.decoded_frame(state, monotonic() - began)
         # 2. A new video's first picture.
         if not state.shown:
             frames = self._pictures.with_first(frames, generation.steps[0], state, clip=clip)
@@ -355,11 +369,12 @@ class Job:
         if state.shown + 1 < latent.shape[2]:
             state = replace(state, shown=state.shown + 1, tail=tail)
             self._decoding = (state, pictures)
-            return state, (ClipReady(frames=frames),)
+            return state, (ClipReady(frames=frames, work=self._outlook.at(state)),)
         state = replace(state, decoded=clip + 1, shown=0, tail=tail)
+        work = self._outlook.at(state)
         if generation.finished and not state.decodes_next:
             state = self._end_window(state, generation)
-        return state, (ClipReady(frames=frames),)
+        return state, (ClipReady(frames=frames, work=work),)
 
     def _end_window(self, state: JobState, generation: GenerationState) -> JobState:
         assert state.current is not None

@@ -106,6 +106,14 @@ class Opening:
             return 0
         return 2 if window.given_seconds else int(self.inputs.image is not None)
 
+    def known_steps(self, number: int, state: JobState) -> frozenset[int]:
+        """Indices of a window's steps whose bits are not drawn, whatever they will be."""
+        if number < len(state.known):
+            tokens, final = state.known[number], state.final(number)
+            return frozenset(i for i in tokens.bits if i < final or i not in tokens.masks)
+        clips = self.given_clips(self.plan.windows[number])
+        return frozenset(step.index for step in self.plan.steps(number) if step.clip < clips)
+
     def texts_from(self, state: JobState) -> tuple[str, ...]:
         """The texts that the windows from the job's next one on read."""
         wanted: dict[str, None] = {}

@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 
+from istar.bench.meter import Meter
 from istar.errors import CheckpointError
 from istar.video_tokenizer.config import (
     SPATIAL_STRIDE,
@@ -129,6 +130,24 @@ def test_how_far_stages_look(tokenizer: VideoTokenizer) -> None:
         (2, 1),
         (1, 1),
     ]
+
+
+@pytest.mark.parametrize(("frames", "skip"), [(1, 0), (4, 0), (8, 3)])
+def test_decoding_takes_the_operations_that_are_counted(
+    tokenizer: VideoTokenizer, frames: int, skip: int
+) -> None:
+    meter = Meter(torch.device("cpu"))
+    with torch.inference_mode(), meter:
+        meter.restart()
+        for _ in tokenizer.decode_pieces(torch.zeros(1, 64, frames, 2, 3), skip=skip):
+            pass
+        counted = meter.read().flop
+    flop = sum(
+        tokenizer.decoder.frame_flop(4, 6, first=number == 0, ahead=max(skip - number, 0))
+        for number in range(frames)
+    )
+    # The convolutions inside the norms are left out.
+    assert 0.98 * counted < flop < counted
 
 
 def test_what_is_skipped_costs_no_more_than_it_must(

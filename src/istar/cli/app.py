@@ -19,8 +19,16 @@ from typer.exceptions import Abort, TyperException
 from istar import __version__
 from istar.cli.commands import MainGroup
 from istar.cli.completion import prepare_completion
-from istar.cli.console import BROKEN_PIPE, fill_closed_streams, say, silence, write_stderr
-from istar.cli.remedies import message
+from istar.cli.console import (
+    BROKEN_PIPE,
+    emit_error,
+    fill_closed_streams,
+    say_anyway,
+    silence,
+    speak,
+    write_stderr,
+)
+from istar.cli.remedies import remedy_words
 from istar.errors import IstarError
 
 _KINDS = {"int": "a whole number", "float": "a number"}
@@ -103,6 +111,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns:
         the exit code.
     """
+    speak()
     try:
         fill_closed_streams()
         if sys.stdout is None:
@@ -111,11 +120,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = app(args=arguments, prog_name="istar", standalone_mode=False)
         sys.stdout.flush()
         if code == _INTERRUPTED:
-            say("interrupted")
+            return _ended_by("interrupted", _INTERRUPTED)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, Abort):
-        say("interrupted")
-        return _INTERRUPTED
+        return _ended_by("interrupted", _INTERRUPTED)
     except SystemExit as end:
         return _ended(end)
     except NoArgsIsHelpError as error:
@@ -124,7 +132,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except TyperException as error:
         return _fail(error, _one_line(error), error.exit_code)
     except IstarError as error:
-        return _fail(error, message(error), error.exit_code)
+        return _fail(error, str(error), error.exit_code, remedy=remedy_words(error.remedies))
     except OSError as error:
         silence(sys.stdout)
         if isinstance(error, BrokenPipeError):
@@ -142,16 +150,23 @@ def _ended(end: SystemExit) -> int:
         return BROKEN_PIPE
     code = end.code if isinstance(end.code, int) else 0
     if code > _BY_SIGNAL:
-        say(f"ended by {signal.Signals(code - _BY_SIGNAL).name}")
+        return _ended_by(f"ended by {signal.Signals(code - _BY_SIGNAL).name}", code)
     return code
 
 
-def _fail(error: BaseException, message: str, code: int) -> int:
+def _ended_by(what: str, code: int) -> int:
+    say_anyway(what)
+    emit_error(what, code)
+    return code
+
+
+def _fail(error: BaseException, text: str, code: int, *, remedy: str = "") -> int:
     if _shows_where():
         import traceback
 
         write_stderr("".join(traceback.format_exception(error)))
-    say(f"error: {message}")
+    say_anyway(f"error: {text}; {remedy}" if remedy else f"error: {text}")
+    emit_error(text, code, remedy=remedy)
     return code
 
 

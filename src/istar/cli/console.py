@@ -1,4 +1,7 @@
-"""What is said to the person: everything on stderr, except the path of what was written."""
+"""What is said to the person: everything on stderr, except the path of what was written.
+
+With `--json` all that is said becomes events on stdout, and stderr has errors and questions only.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,20 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
 import typer
 
+from istar.cli.json_events import (
+    VERSION,
+    JsonEvent,
+    Made,
+    error_event,
+    note_event,
+    result_event,
+)
 from istar.errors import IstarError
 
 if TYPE_CHECKING:
@@ -21,9 +33,82 @@ BROKEN_PIPE = 128 + 13
 SECONDS_BETWEEN_LINES = 10.0
 
 
+@dataclass(kw_only=True)
+class Voice:
+    """How the command under way speaks.
+
+    Attributes:
+        quiet: of errors and questions alone.
+        verbose: of more than usual.
+        as_json: in events.
+        made: what is in the file that was written last.
+        take: the file of the take that is kept of it.
+        began: an event was written.
+    """
+
+    quiet: bool = False
+    verbose: bool = False
+    as_json: bool = False
+    made: Made | None = None
+    take: Path | None = None
+    began: bool = False
+
+    @property
+    def shows_progress(self) -> bool:
+        """Bars and lines on stderr say how far it is."""
+        return not (self.quiet or self.as_json)
+
+
+_voice = Voice()
+
+
+def voice() -> Voice:
+    """How the command under way speaks."""
+    return _voice
+
+
+def speak(*, quiet: bool = False, verbose: bool = False, as_json: bool = False) -> None:
+    """Begin to speak as a command's options say; without any, as one does by itself."""
+    global _voice
+    _voice = Voice(quiet=quiet, verbose=verbose, as_json=as_json)
+
+
 def say(text: str) -> None:
-    """One line on stderr, with nothing in it that could steer a terminal."""
+    """A line on stderr, with nothing in it that could steer a terminal; or a note."""
+    if voice().as_json:
+        emit(note_event(text))
+    elif not voice().quiet:
+        say_anyway(text)
+
+
+def say_anyway(text: str) -> None:
+    """A line on stderr, however quiet the command is."""
     write_stderr("istar: " + printable(text) + "\n")
+
+
+def emit(event: JsonEvent) -> None:
+    """Write an event as a line on stdout, at once; nothing without `--json`.
+
+    Raises:
+        Exit, IstarError: as `print_path`.
+    """
+    speaker = voice()
+    if speaker.as_json:
+        first = {} if speaker.began else {"version": VERSION}
+        speaker.began = True
+        print_lines([json.dumps({**first, **event})])
+
+
+def emit_error(text: str, exit_code: int, *, remedy: str = "") -> None:
+    """Write why the command ends; that it cannot be written changes nothing.
+
+    Args:
+        text: what failed, and why.
+        exit_code: of the command.
+        remedy: what to type next.
+    """
+    with suppress(typer.Exit, IstarError):
+        emit(error_event(text, remedy, exit_code, voice().take))
 
 
 def write_stderr(text: str) -> None:
@@ -37,7 +122,12 @@ def write_stderr(text: str) -> None:
 
 
 def print_path(path: Path) -> None:
-    """The path of what was written, on stdout, in the file system's own bytes."""
+    """The path of what was written, on stdout, in the file system's own bytes; or a result."""
+    speaker = voice()
+    if speaker.as_json:
+        emit(result_event(path, speaker.take, speaker.made))
+        speaker.made = speaker.take = None
+        return
     with _said_where_stdout_fails(f"{path} is written"):
         _write_all([os.fsencode(path) + os.fsencode(os.linesep)])
 
@@ -158,6 +248,8 @@ class _Lasting:
 
 def animated_console() -> Console | None:
     """Where a moving bar may be shown: stderr, if it is a terminal that can."""
+    if not voice().shows_progress:
+        return None
     if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return None
     from rich.console import Console

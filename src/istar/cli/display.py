@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -12,16 +13,34 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     ProgressColumn,
+    Task,
     TaskProgressColumn,
     TextColumn,
-    TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.table import Column
+from rich.text import Text
 
 from istar.byte_size import readable_size
-from istar.cli.console import SECONDS_BETWEEN_LINES, animated_console, printable, say
+from istar.cli.console import (
+    SECONDS_BETWEEN_LINES,
+    animated_console,
+    emit,
+    printable,
+    say,
+    voice,
+)
+from istar.cli.json_events import (
+    JsonEvent,
+    decoding_event,
+    download_event,
+    loading_event,
+    preview_event,
+    progress_event,
+)
 from istar.cli.remedies import with_remedies
+from istar.generation.until import scale_name
 from istar.models.download_events import (
     DownloadEvent,
     DownloadNote,
@@ -37,19 +56,40 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from istar.cli.previews import PreviewOutput
-    from istar.events import Event
+    from istar.events import Event, Progress, WorkDone
     from istar.training.trainer import StepDone
 
 _SPEED_OVER = 20
+_SECONDS_BETWEEN_EVENTS = 0.25
+_STEP_ROOM, _DOWNLOAD_ROOM = 26, 38
+"""For "100% 1:02:03 left", and for "12.0/35.0 GB 105.6 GB/s 1:02:03 left"."""
 _NOT_SHOWN = ("gradient", "learning_rate")
 
 
 class Display:
-    """A bar that appears with the first thing it shows, or lines where no bar can be."""
+    """A bar that appears with the first thing it shows, or lines where no bar can be.
 
-    def __init__(self, *columns: ProgressColumn) -> None:
+    Args:
+        words: what is said beside the bar, cut where the terminal is narrow.
+        columns: what is behind the bar.
+        room: characters that they and a short bar take.
+    """
+
+    def __init__(self, words: str, *columns: ProgressColumn, room: int = 6) -> None:
         console = animated_console()
-        self._bar = RichProgress(*columns, console=console, transient=True) if console else None
+        self._bar: RichProgress | None = None
+        if console is not None:
+            said = Column(
+                no_wrap=True, overflow="ellipsis", max_width=max(console.width - room, 10)
+            )
+            self._bar = RichProgress(
+                TextColumn(f"istar: {words}", markup=False, table_column=said),
+                BarColumn(None),
+                *columns,
+                console=console,
+                transient=True,
+                expand=True,
+            )
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -65,11 +105,29 @@ class Display:
             self._bar.stop()
 
     def _update(
-        self, name: str, done: int, total: int | None, line: str, *, at_once: bool = False
+        self,
+        name: str,
+        done: int,
+        total: int | None,
+        line: str,
+        *,
+        shown: str = "",
+        left: float | None = None,
+        at_once: bool = False,
     ) -> None:
-        """Show one thing's progress, in place of any other's; without a bar not too often."""
+        """Show one thing's progress, in place of any other's; without a bar not too often.
+
+        Args:
+            name: of the thing.
+            done, total: of it.
+            line: what is said without a bar.
+            shown: what is shown beside the bar; by default the line.
+            left: seconds that it still takes, where they are known better than by what is done.
+            at_once: say the line now.
+        """
         if self._bar is None:
-            if at_once or time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            soon = at_once or time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES
+            if soon and voice().shows_progress:
                 self._last_line = time.monotonic()
                 say(line)
             return
@@ -78,59 +136,152 @@ class Display:
             if task.description != name:
                 self._bar.remove_task(task.id)
         if not self._bar.tasks:
-            self._bar.add_task(name, total=total, line=line)
-        self._bar.update(self._bar.task_ids[0], completed=done, total=total, line=line)
+            self._bar.add_task(name, total=total, line=line, left=None)
+        self._bar.update(
+            self._bar.task_ids[0], completed=done, total=total, line=shown or line, left=left
+        )
+
+
+class _LeftColumn(ProgressColumn):
+    """How long it still takes."""
+
+    def __init__(self) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
+
+    def render(self, task: Task) -> Text:
+        seconds = task.fields["left"]
+        if seconds is None:
+            seconds = task.time_remaining
+        return Text("" if seconds is None or task.finished else f"{clock_time(seconds)} left")
 
 
 class StepDisplay(Display):
-    """How far a generation is, and its previews.
+    """How far a generation is, and its previews; with `--json` the events of it.
 
     Args:
         previews: where those go.
     """
 
     def __init__(self, previews: PreviewOutput | None = None) -> None:
-        self._now = (0, 0)
         self._previews = previews
+        self._step = "reading the text"
+        self._work: WorkDone | None = None
+        self._pictures = 0
+        self._times = StageTimes()
         super().__init__(
-            TextColumn("istar: {task.fields[line]}", markup=False),
-            BarColumn(),
+            "{task.fields[line]}",
             TaskProgressColumn(),
-            TimeRemainingColumn(),
+            _LeftColumn(),
+            room=_STEP_ROOM,
         )
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if error is None:
+            self._times.say()
+
     def show(self, done: int, total: int) -> None:
-        """Say that `done` of `total` steps are taken."""
-        self._now = done, total
+        """Say that `done` of `total` steps are taken, of which no more is known."""
         self._update("steps", done, total, f"step {done} of {total}")
+
+    def writing(self, file: Path) -> None:
+        """Say that the file is written, to its end."""
+        self._show(f"writing {file.name}")
+        self._times.begin("write")
 
     def pictures_of(self, events: Iterable[Event]) -> Iterator[Tensor]:
         """Show a generation's events; yield the pictures `(F, H, W, 3)` of its clips."""
         from istar.events import ClipReady, Decoding, Loading, Note, Preview, Progress
 
+        self._times.begin("text")
+        self._show(self._step)
         for event in events:
             match event:
                 case Loading():
-                    done, total = self._now
-                    self._update("steps", done, total or None, f"loading the {event.part}")
+                    self._show(f"loading the {event.part}")
+                    self._times.begin("load")
+                    emit(loading_event(event))
                 case Progress():
-                    self.show(event.done, event.total)
+                    self._work = event.work
+                    self._show_step(event)
+                    self._times.begin("scales")
+                    emit(progress_event(event))
                 case Decoding():
-                    done, total = self._now
-                    self._update("steps", done, total, f"step {done} of {total}, decoding")
+                    self._decode(event.work)
                 case Preview() if self._previews:
-                    self._previews.show(event, self._bar.console if self._bar else None)
+                    file = self._previews.show(event, self._bar.console if self._bar else None)
+                    if file is not None:
+                        emit(preview_event(event, file))
                 case Note():
                     say(with_remedies(event.text, event.remedies))
                 case ClipReady():
+                    if event.work is not None:
+                        self._pictures += len(event.frames)
+                        self._decode(event.work)
+                    self._times.begin("write")
                     yield event.frames
+                    self._times.begin("decode" if event.work else "text")
+
+    def _show_step(self, event: Progress) -> None:
+        scale = scale_name(event.grid.width, event.grid.height)
+        place = f"scale {scale} ({event.scale + 1}/{event.scales})"
+        self._step = f"step {event.done} of {event.total}, {place}"
+        self._show(self._step, f"{place}, {event.tokens:,} tokens")
+
+    def _decode(self, work: WorkDone) -> None:
+        self._work = work
+        self._show(f"{self._step}, decoding", "decoding")
+        self._times.begin("decode")
+        emit(decoding_event(self._pictures, work))
+
+    def _show(self, line: str, shown: str = "") -> None:
+        work = self._work
+        if work is None:
+            self._update("steps", 0, None, line)
+            return
+        left = None if work.done == work.total else work.seconds_left
+        share = f"{line}, {work.done / work.total:.0%}" if work.total else line
+        self._update(
+            "steps",
+            work.done,
+            work.total,
+            share if left is None else f"{share}, {clock_time(left)} left",
+            shown=shown or line,
+            left=left,
+        )
+
+
+class StageTimes:
+    """How long each stage took, one after the other."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._stage, self._since = "", time.monotonic()
+
+    def begin(self, stage: str) -> None:
+        """A stage begins, or continues; the one before is over."""
+        now = time.monotonic()
+        if self._stage:
+            self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
+        self._stage, self._since = stage, now
+
+    def say(self) -> None:
+        """Say all of them, with `--verbose`."""
+        self.begin("")
+        if self._seconds and voice().verbose:
+            say(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self._seconds.items()))
 
 
 class ClipsDisplay(Display):
     """How many clips are prepared."""
 
     def __init__(self) -> None:
-        super().__init__(TextColumn("istar:"), BarColumn(), TextColumn("{task.description}"))
+        super().__init__("{task.description}")
 
     def show(self, done: int, total: int, line: str) -> None:
         """Show that `done` of `total` clips are prepared, in the words of a line."""
@@ -141,7 +292,7 @@ class TrainingDisplay(Display):
     """The measures of a training run, its speed and the time left."""
 
     def __init__(self) -> None:
-        super().__init__(TextColumn("istar:"), BarColumn(), TextColumn("{task.description}"))
+        super().__init__("{task.description}")
         self._seconds: deque[float] = deque(maxlen=_SPEED_OVER)
 
     def show(self, done: StepDone) -> None:
@@ -149,7 +300,7 @@ class TrainingDisplay(Display):
         is_edge = not self._seconds or done.step == done.total
         self._seconds.append(done.seconds)
         mean = sum(self._seconds) / len(self._seconds)
-        left = _hours(mean * (done.total - done.step))
+        left = clock_time(mean * (done.total - done.step))
         speed = f"{1 / mean:.2f} steps/s, {left} left"
         line = f"step {done.step} of {done.total}: {listed(done.measures)}; {speed}"
         self._update(line, done.step, done.total, line, at_once=is_edge)
@@ -160,12 +311,16 @@ class DownloadDisplay(Display):
 
     def __init__(self) -> None:
         self._fetches = False
+        # The file or network under way, when it came up, and how much of it was here then.
+        self._under_way = ("", 0.0, 0)
+        self._emitted = 0.0
+        self._times = StageTimes()
         super().__init__(
-            TextColumn("istar: {task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+            "{task.description}",
+            DownloadColumn(table_column=Column(no_wrap=True)),
+            TransferSpeedColumn(table_column=Column(no_wrap=True)),
+            _LeftColumn(),
+            room=_DOWNLOAD_ROOM,
         )
 
     def __exit__(
@@ -175,6 +330,8 @@ class DownloadDisplay(Display):
         trace: TracebackType | None,
     ) -> None:
         super().__exit__(kind, error, trace)
+        if error is None:
+            self._times.say()
         if self._fetches and isinstance(error, KeyboardInterrupt | SystemExit):
             say("what was fetched is kept; the same command continues there")
 
@@ -193,14 +350,33 @@ class DownloadDisplay(Display):
             case DownloadNote():
                 say(with_remedies(event.text, event.remedies))
             case DownloadProgress():
-                name = printable(event.path.rpartition("/")[2])
-                here = f"{readable_size(event.done)} of {readable_size(event.total)}"
-                self._update(name, event.done, event.total, f"{name}: {here}")
+                self._times.begin("download")
+                self._show(printable(event.path.rpartition("/")[2]), event.done, event.total)
+                self._emit(download_event(event))
             case LoadProgress():
                 self._fetches = False
-                name = f"loading {event.model}: {event.part}"
-                here = f"{readable_size(event.done)} of {readable_size(event.total)}"
-                self._update(name, event.done, event.total, f"{name}, {here}")
+                self._times.begin("load")
+                self._show(f"loading {event.model}: {event.part}", event.done, event.total)
+                self._emit(loading_event(event))
+
+    def _show(self, name: str, done: int, total: int) -> None:
+        if self._under_way[0] != name:
+            self._under_way = (name, time.monotonic(), done)
+        _, since, here = self._under_way
+        line = f"{name}, {readable_size(done)} of {readable_size(total)}"
+        if total:
+            line += f", {done / total:.0%}"
+        if done > here:
+            seconds = (time.monotonic() - since) * (total - done) / (done - here)
+            line += f", {clock_time(seconds)} left"
+        self._update(name, done, total, line)
+
+    def _emit(self, event: JsonEvent) -> None:
+        """Write an event of bytes, not too often; the last of each thing in any case."""
+        now = time.monotonic()
+        if event["done"] == event["total"] or now - self._emitted >= _SECONDS_BETWEEN_EVENTS:
+            self._emitted = now
+            emit(event)
 
 
 def listed(measures: Mapping[str, float]) -> str:
@@ -212,7 +388,8 @@ def listed(measures: Mapping[str, float]) -> str:
     )
 
 
-def _hours(seconds: float) -> str:
-    """Hours, minutes and seconds; a day is 24:00:00."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{rest:02}"
+def clock_time(seconds: float) -> str:
+    """Minutes and seconds, and hours where there are any: 0:07, 1:02:03."""
+    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

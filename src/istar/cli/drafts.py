@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istar.cli.console import print_path, say
+from istar.cli.console import emit, print_path, say, voice
+from istar.cli.json_events import drafts_event
 from istar.cli.output import STDOUT, output_directory
 from istar.errors import IstarError, UsageError
 from istar.plurals import counted
@@ -160,6 +161,9 @@ def make_drafts(
         if best is not None:
             drafts.keep_best(best)
         sheets = drafts.write_sheets()
+    if voice().as_json:
+        emit(drafts_event(sheets, drafts.paths))
+        return
     for path in (*sheets, *drafts.paths):
         print_path(path)
 
@@ -303,8 +307,12 @@ def _one_of_many(
     stop = job.stop(until)
     for event in job.run(until=stop):
         if isinstance(event, Progress):
-            done = (number - 1) * stop.step + event.done
-            yield replace(event, done=done, total=total * stop.step)
+            yield replace(
+                event,
+                done=(number - 1) * stop.step + event.done,
+                total=total * stop.step,
+                work=event.work.of_several(number, total),
+            )
         elif not isinstance(event, Note):
             yield event
         elif event.text not in said:

@@ -32,12 +32,14 @@ from istar.cli.option_groups import with_option_groups
 from istar.cli.options import (
     RANDOM_SEED_BITS,
     CommonOptions,
+    EventsOption,
     NoTakeOption,
     NumberType,
     OutputOption,
     OverwriteOption,
     PreviewFileOption,
     PreviewOption,
+    VerboseOption,
 )
 from istar.cli.output import STDOUT, output_directory, output_file
 from istar.cli.render import write_rendered
@@ -73,6 +75,8 @@ class ContinueOptions(TakeOptions):
     no_take: NoTakeOption = False
     preview: PreviewOption = False
     preview_file: PreviewFileOption = None
+    verbose: VerboseOption = False
+    as_events: EventsOption = False
 
     def common(self, path: Path, take: Take) -> CommonOptions:
         """The options of a command that makes what a take makes.

@@ -205,7 +205,7 @@ def _generate(
     settings = take_settings(options)
     with output_file(options, request, written_as) as output:
         previews = options.previews(request, output.target)
-        pipeline, inputs = options.load(request)
+        pipeline, inputs = options.load(request, target=output.target)
         if written_as and written_as.sound:
             inputs = inputs.with_sound_kept()
         job = pipeline.job(request, inputs)
@@ -254,6 +254,7 @@ def make_file(
     ):
         for frames in display.pictures_of(keeping(events)):
             writer.write(frames)
+        display.writing(output.target)
 
 
 def _draft(options: GenerateOptions, request: GenerationRequest) -> None:
@@ -263,7 +264,9 @@ def _draft(options: GenerateOptions, request: GenerationRequest) -> None:
     seeds = consecutive_seeds(request.seed, options.count or 1)
     with drafts_directory(options.output) as directory:
         pipeline, inputs = options.load(
-            request, check=lambda plan: check_until(plan.steps(0), until)
+            request,
+            target=directory,
+            check=lambda plan: check_until(plan.steps(0), until),
         )
         make_drafts(
             pipeline,

@@ -97,7 +97,7 @@ def interact(
     request = start if isinstance(start, GenerationRequest) else start.request
     with output_file(options, request, ClipOutput(grows=True)) as output:
         previews = options.previews(request, output.target)
-        pipeline, inputs = options.load(request, inputs)
+        pipeline, inputs = options.load(request, inputs, target=output.target)
         job = pipeline.job(start, inputs)
         with _new_session(options, model_words, output) as session:
             if request is not start:
@@ -131,7 +131,7 @@ def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> Non
     if not session.owns_video():
         target = output_path(target, default_stem=target.stem, suffix=".mp4", overwrite=False)
     previews = options.previews(take.request, target)
-    pipeline, _ = options.load(take.request, inputs_of(take))
+    pipeline, _ = options.load(take.request, inputs_of(take), target=target)
     output = OutputFile(target, written_as=ClipOutput(grows=True), overwrite=False)
     _converse(pipeline, take, output, session, previews, lines)
     print_path(output.target)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from istar.byte_size import bytes_of, readable_size
-from istar.cli.console import say
+from istar.cli.console import say, voice
 from istar.errors import StateError
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class TakeKeeper:
             return
         if self._prunes and self._settings is not None:
             self._prune(self._settings.limit, self.path)
+        voice().take = self.path
         self._saved = take.position
         self._written = time.monotonic()
         self._cost = self._written - began
@@ -135,6 +136,7 @@ class TakeKeeper:
             self.write()
         elif self.path is not None:
             self.path.unlink(missing_ok=True)
+            voice().take = None
 
     def leave(self, options: CommonOptions) -> None:
         """Write the take of a run that is not finished, and say how to continue it."""

@@ -1,15 +1,15 @@
-"""Asking before a model is fetched that does not fit this machine."""
+"""What a model takes of this machine's memory: said, and asked about before one is fetched."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from istar.byte_size import readable_size
-from istar.cli.console import asked_yes
+from istar.cli.console import asked_yes, say, voice
 from istar.errors import DeviceError, Remedy
 
 if TYPE_CHECKING:
-    from istar.memory_plan import MemoryChoice
+    from istar.memory_plan import MemoryChoice, MemoryPlan
     from istar.memory_use import Work
     from istar.models.find import FoundModel
     from istar.placement import Placement
@@ -55,3 +55,9 @@ def check_memory(
     if placement.device.type != "cpu" and refusal(Placement.choose("cpu"), "auto") is None:
         remedies = ("cpu", *remedies)
     raise DeviceError(f"{name} was not fetched: {reason}", remedies=remedies)
+
+
+def say_plan(plan: MemoryPlan) -> None:
+    """Say what lies where, with `--verbose`."""
+    if voice().verbose:
+        say(plan.describe())

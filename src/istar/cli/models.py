@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from istar.byte_size import readable_size
-from istar.cli.console import asked_yes, print_json, print_lines, print_path, say
-from istar.cli.options import NumberType
+from istar.cli.console import asked_yes, print_json, print_lines, print_path, say, speak
+from istar.cli.options import NumberType, QuietOption
 from istar.errors import IstarError, UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def list_models(as_json: JsonOption = False) -> None:
 def pull(
     names: Annotated[list[str], typer.Argument(help="Names of models.", metavar="NAME...")],
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Fetch models; a stopped pull continues where it was.
 
@@ -65,6 +66,7 @@ def pull(
     """
     from istar.cli.display import DownloadDisplay
 
+    speak(quiet=quiet)
     specs = [_named(name) for name in names]
     fetched = []
     with DownloadDisplay() as display:
@@ -190,6 +192,7 @@ def convert(
     name: NameArgument,
     dtype: Annotated[NumberType, typer.Option("--dtype", help="Of the copy.")] = NumberType.BF16,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Copy a model in one dtype; the copy is then loaded.
 
@@ -202,6 +205,7 @@ def convert(
     from istar.cli.display import DownloadDisplay
     from istar.models.find import converted_directory, released_files
 
+    speak(quiet=quiet)
     spec = _named(name)
     _refuse_bundled(spec, "converted")
     with DownloadDisplay() as display:

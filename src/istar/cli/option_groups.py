@@ -10,6 +10,9 @@ from typing import Annotated, Any, get_origin, get_type_hints
 
 import typer
 
+from istar.cli.console import emit, speak
+from istar.cli.json_events import start_event
+
 
 def typed_options(context: typer.Context) -> Set[str]:
     """The names of the parameters that were typed; not of those from settings."""
@@ -26,6 +29,7 @@ def set_options(context: typer.Context) -> Set[str]:
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose parameters that are dataclasses of options are typed in as single options.
 
+    From the first moment it speaks as `--quiet`, `--verbose` and `--json` say, where it has them.
     One of them is called `options`; it is completed with what was typed, see
     `istar.cli.options.CommonOptions.completed`.
     """
@@ -43,6 +47,11 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(context: typer.Context, **values: Any) -> None:
         from istar.cli.setting_table import SETTINGS
 
+        speak(
+            quiet=values.get("quiet", False),
+            verbose=values.get("verbose", False),
+            as_json=values.get("as_events", False),
+        )
         for name in set_options(context):
             if not SETTINGS[name].counts(values):
                 values[name] = defaults[name]
@@ -52,6 +61,10 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
             }
             values[name] = group(**chosen)
         values["options"] = values["options"].completed(typed_options(context))
+        settings = {p.name: values[p.name] for p in own}
+        for name, group in groups.items():
+            settings |= {p.name: getattr(values[name], p.name) for p in _parameters(group)}
+        emit(start_event(context.info_name or "", settings))
         command(**values)
 
     parameters = [context, *(p.replace(kind=Parameter.KEYWORD_ONLY) for p in own), *common]

@@ -13,7 +13,7 @@ import typer
 
 from istar.cli.completion import aspects, devices, model_names
 from istar.cli.console import say
-from istar.cli.memory_check import check_memory
+from istar.cli.memory_check import check_memory, say_plan
 from istar.cli.parsing import parse_aspect, parse_tau
 from istar.cli.reuse import Reused
 from istar.cli.take_model import model_of_file, read_take
@@ -158,6 +158,22 @@ YesOption = Annotated[
     bool,
     typer.Option("--yes", "-y", help="Fetch and run a model even if it does not fit this machine."),
 ]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors and questions.")
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Say what is predicted to lie where, and how long each stage took."
+    ),
+]
+EventsOption = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Events on stdout in place of the path, a line of JSON each; the last is the result.",
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,9 +253,16 @@ class CommonOptions:
     preview: PreviewOption = False
     preview_file: PreviewFileOption = None
     yes: YesOption = False
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say what is predicted to lie where.")
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print what would be done: model, files to fetch, memory plan, steps, output.",
+        ),
     ] = False
+    quiet: QuietOption = False
+    verbose: VerboseOption = False
+    as_events: EventsOption = False
     reused: Reused | None = None
     """What `--from` names, read; no option of its own."""
     model_is_typed: bool = False
@@ -359,6 +382,7 @@ class CommonOptions:
         request: GenerationRequest,
         inputs: Inputs | None = None,
         *,
+        target: Path | None = None,
         check: Callable[[Plan], None] = lambda plan: None,
     ) -> tuple[InfinityStarPipeline, Inputs]:
         """The pipeline for a request, and the request's input.
@@ -369,13 +393,16 @@ class CommonOptions:
         Args:
             request: what is made.
             inputs: its input, where that was read before.
+            target: the output, as `--dry-run` names it.
             check: receives the request's plan before anything large is fetched or loaded, and may
                 refuse it.
 
         Raises:
+            Exit: with `--dry-run`, once the plan is printed.
             IstarError: as `check`, `find_model`, `read_inputs` and `InfinityStarPipeline.load`.
         """
         from istar.cli.display import DownloadDisplay
+        from istar.cli.dry_run import print_plan
         from istar.inputs import read_inputs
         from istar.memory_use import Work
         from istar.models.find import find_model
@@ -403,9 +430,13 @@ class CommonOptions:
             if inputs.take is not None:
                 check_maker(inputs.take, model.spec)
             given = inputs.given_pictures
-            check(plan_request(request, model.spec, inputs.template, given_pictures=given))
+            plan = plan_request(request, model.spec, inputs.template, given_pictures=given)
+            check(plan)
             pictures = given if inputs.image is None else 1
             work = Work.of_request(request, model.spec, inputs.template, pictures=pictures)
+            if self.dry_run:
+                print_plan(plan, request, model, placement, work, self.memory.value, target)
+                raise typer.Exit
             anyway = check_memory(model, placement, work, self.memory.value, yes=self.yes)
             pipeline = InfinityStarPipeline.load(
                 model,
@@ -413,7 +444,7 @@ class CommonOptions:
                 work,
                 memory=self.memory.value,
                 anyway=anyway,
-                on_plan=lambda plan: say(plan.describe()) if self.verbose else None,
+                on_plan=say_plan,
                 on_event=display,
             )
             return pipeline, inputs

@@ -10,14 +10,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from istar.cli.console import print_file, print_path, say
+from istar.cli.console import print_file, print_path, say, voice
 from istar.cli.encoding import ClipOutput
+from istar.cli.json_events import Made
 from istar.cli.options import CommonOptions
 from istar.clip_format import clip_format
 from istar.errors import IstarError, MediaError, UsageError
 from istar.files import unfinished, writing_failed
 from istar.output_names import output_path
 from istar.request import GenerationRequest
+from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,6 +76,16 @@ class OutputFile:
             )
             yield writer
         writer.say_sound()
+        if writer.size is not None:
+            frames, fps = kept + writer.pictures, self._written_as.encoding.fps
+            voice().made = Made(
+                model=pipeline.spec.name,
+                seed=request.seed,
+                frames=frames,
+                seconds=frames / (fps or FRAMES_PER_SECOND) if frames > 1 else 0.0,
+                width=writer.size[1],
+                height=writer.size[0],
+            )
         self.target = writer.written
         self.written = True
 
@@ -83,6 +95,7 @@ class Writer:
 
     Attributes:
         pictures: how many it was given.
+        size: their height and width; None before there are any.
     """
 
     def __init__(
@@ -97,6 +110,7 @@ class Writer:
         kept: int,
     ) -> None:
         self.pictures = 0
+        self.size: tuple[int, int] | None = None
         self._target = target
         self._stack = stack
         self._is_picture = is_picture
@@ -111,6 +125,7 @@ class Writer:
         from istar.media import open_clip_writer, texts_that_fit, write_picture
 
         self.pictures += len(frames)
+        self.size = (frames.shape[1], frames.shape[2])
         if self._is_picture:
             if texts_that_fit(self._metadata, self._target) != self._metadata:
                 say(f"{self._target}: a JPEG holds 60 kB of text; its longest settings are cut")
@@ -225,6 +240,8 @@ def output_file(
         yield output
         print_path(output.target)
         return
+    if voice().as_json:
+        raise UsageError("stdout takes the file or --json's events; name a file with --output")
     if sys.stdout.isatty():
         raise UsageError("stdout is a terminal; send it to a file, or name one with --output")
     directory = Path(tempfile.mkdtemp(prefix="istar-"))

@@ -52,12 +52,15 @@ class PreviewOutput:
         """Previews are shown or written."""
         return self._protocol is not None or self._file is not None
 
-    def show(self, preview: Preview, console: Console | None) -> None:
+    def show(self, preview: Preview, console: Console | None) -> Path | None:
         """Draw a preview above the bar of a console, and write it to the file.
 
         Args:
             preview: what there is.
             console: of the bar; None without one.
+
+        Returns:
+            the file, if it was written.
         """
         if console and self._protocol:
             text = "the first picture"
@@ -72,6 +75,7 @@ class PreviewOutput:
             except IstarError as error:
                 say(f"{message(error)}; no more previews are written")
                 self._file = None
+        return self._file
 
 
 def _preview_path(wanted: str, others: tuple[Path | None, ...]) -> Path:

@@ -40,8 +40,11 @@ def message(error: IstarError) -> str:
 
 def with_remedies(text: str, remedies: tuple[Remedy, ...]) -> str:
     """A text, and what to type next behind it."""
-    words = [WORDS[remedy] for remedy in remedies]
-    if not words:
-        return text
-    *first, last = words
-    return f"{text}; {', '.join(first)}{' or ' if first else ''}{last}"
+    words = remedy_words(remedies)
+    return f"{text}; {words}" if words else text
+
+
+def remedy_words(remedies: tuple[Remedy, ...]) -> str:
+    """What to type next; empty where there are no remedies."""
+    *first, last = [WORDS[remedy] for remedy in remedies] or [""]
+    return f"{', '.join(first)}{' or ' if first else ''}{last}"

@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from istar.cli.console import print_json, print_lines, printable
+from istar.cli.console import emit, print_json, print_lines, printable, speak
 from istar.cli.inputs import take_input
+from istar.cli.json_events import start_event
 from istar.cli.option_groups import typed_options, with_option_groups
-from istar.cli.options import CommonOptions, DeviceOption, OverwriteOption
+from istar.cli.options import (
+    CommonOptions,
+    DeviceOption,
+    EventsOption,
+    OverwriteOption,
+    QuietOption,
+)
 from istar.cli.output import OutputFile, output_file
 from istar.cli.take_model import load_for_take, read_take
 from istar.cli.take_options import TakeArgument, TakeModelOption, TakeOptions
@@ -44,6 +51,8 @@ def render(
     overwrite: OverwriteOption = False,
     model: TakeModelOption = AUTO_MODEL,
     device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    as_events: EventsOption = False,
 ) -> None:
     """Decode a take's picture or video again; of a clip under way what there is of it.
 
@@ -51,6 +60,8 @@ def render(
 
     Example: istar render waves.take -o waves.mp4
     """
+    speak(quiet=quiet, as_json=as_events)
+    emit(start_event("render", context.params))
     is_typed = "model" in typed_options(context)
     held, name = read_take(take_input(take), model, is_typed=is_typed)
     options = CommonOptions(output=output, overwrite=overwrite)
@@ -72,6 +83,7 @@ def write_rendered(pipeline: InfinityStarPipeline, take: Take, output: OutputFil
     with StepDisplay() as display, output.writing(pipeline, take) as writer:
         for frames in display.pictures_of(pipeline.rendering(take)):
             writer.write(frames)
+        display.writing(output.target)
 
 
 @with_option_groups

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from istar.cli.memory_check import check_memory
+from istar.cli.memory_check import check_memory, say_plan
 from istar.errors import CheckpointError
 from istar.request import AUTO_MODEL
 
@@ -122,5 +122,6 @@ def load_for_take(
             memory=memory,
             anyway=anyway,
             decodes_only=decodes_only,
+            on_plan=say_plan,
             on_event=display,
         )

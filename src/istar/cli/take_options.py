@@ -16,6 +16,7 @@ from istar.cli.options import (
     DtypeOption,
     Memory,
     MemoryOption,
+    QuietOption,
     YesOption,
 )
 from istar.cli.take_model import load_for_take, model_of_file, read_take
@@ -54,6 +55,7 @@ class TakeOptions:
     dtype: DtypeOption = None
     memory: MemoryOption = Memory.AUTO
     yes: YesOption = False
+    quiet: QuietOption = False
     model_is_typed: bool = False
     """`--model` is not a setting; no option of its own."""
 

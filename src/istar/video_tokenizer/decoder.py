@@ -127,12 +127,16 @@ class Stage(NamedTuple):
         scale: rows of its input to one row of the latent.
         past: latent frames before the first one whose pictures are wanted.
         margin: rows of the latent above and below those whose pictures are wanted.
+        rate: frames of its input to one of the latent; a video's first has one everywhere.
+        products: multiply-adds of its convolutions for one place of the latent in one such frame.
     """
 
     run: Callable[[Tensor, Tensor, FrameHistory], Tensor]
     scale: int
     past: int
     margin: int
+    rate: int
+    products: int
 
 
 class Decoder(nn.Module):
@@ -166,17 +170,17 @@ class Decoder(nn.Module):
 
     def stages(self) -> list[Stage]:
         """The parts in the order in which they run."""
-        # 1. Every part, with the number of its convolutions, and the way up that it is, if it is.
-        parts: list[tuple[Callable[..., Tensor], int, Upsample | None]] = [
-            (lambda x, z, history: self.conv_in(x, history), 1, None)
+        # 1. Every part, with its convolutions, and the way up that it is, if it is.
+        parts: list[tuple[Callable[..., Tensor], list[CausalConv3d], Upsample | None]] = [
+            (lambda x, z, history: self.conv_in(x, history), [self.conv_in], None)
         ]
-        parts += [(block, 2, None) for block in self.middle]
+        parts += [(block, _convolutions(block), None) for block in self.middle]
         for level in self.levels:
             assert isinstance(level, DecoderLevel)
-            parts += [(block, 2, None) for block in level.blocks]
-            if level.upsample is not None:
-                parts.append((_without_latent(level.upsample), 1, level.upsample))
-        parts.append((self._to_pictures, 1, None))
+            parts += [(block, _convolutions(block), None) for block in level.blocks]
+            if (up := level.upsample) is not None:
+                parts.append((_without_latent(up), _convolutions(up), up))
+        parts.append((self._to_pictures, [self.conv_out], None))
         # 2. How far each looks, counted from the pictures back to the latent.
         stages = []
         frames = rows = 0
@@ -185,13 +189,31 @@ class Decoder(nn.Module):
             if upsample is not None:
                 rate, frames = rate // upsample.time_factor, ceil(frames / upsample.time_factor)
                 scale, rows = scale // 2, ceil(rows / 2)
-            frames += _PAST_FRAMES * convolutions
-            rows += convolutions
-            stages.append(Stage(run, scale, ceil(frames / rate), ceil(rows / scale)))
+            frames += _PAST_FRAMES * len(convolutions)
+            rows += len(convolutions)
+            past, margin = ceil(frames / rate), ceil(rows / scale)
+            products = scale**2 * sum(one.weight.numel() for one in convolutions)
+            stages.append(Stage(run, scale, past, margin, rate, products))
         return stages[::-1]
+
+    def frame_flop(self, rows: int, columns: int, *, first: bool = False, ahead: int = 0) -> int:
+        """The operations of the convolutions for one latent frame, two for a multiply-add.
+
+        Args:
+            rows, columns: of the latent, which is `(1, bottleneck, T, rows, columns)`.
+            first: it begins the video.
+            ahead: so many frames later comes the first whose pictures are wanted.
+        """
+        stages = (stage for stage in self.stages() if ahead <= stage.past)
+        products = sum((1 if first else stage.rate) * stage.products for stage in stages)
+        return 2 * rows * columns * products
 
     def _to_pictures(self, x: Tensor, z: Tensor, history: FrameHistory) -> Tensor:
         return self.conv_out(silu(self.norm_out(x, z)), history)
+
+
+def _convolutions(part: nn.Module) -> list[CausalConv3d]:
+    return [module for module in part.modules() if isinstance(module, CausalConv3d)]
 
 
 def _without_latent(upsample: Upsample) -> Callable[..., Tensor]:
