@@ -406,13 +406,41 @@ def test_a_stderr_that_takes_nothing_changes_nothing(
     assert (done.returncode, done.stdout, done.stderr) == (code, out, "")
 
 
-def test_a_file_that_a_full_stdout_does_not_take_is_kept(tmp_path: Path) -> None:
-    shell = f"TMPDIR={tmp_path} {sys.executable} -m istar t2i x --model tiny -o - >/dev/full"
+def test_what_a_full_stdout_does_not_take_is_kept_as_a_take(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m istar t2i x --model tiny -o - >/dev/full"
+    shell = f"TMPDIR={tmp_path} XDG_STATE_HOME={tmp_path} {command}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, check=False, text=True)
     assert done.returncode == 1
-    said, _, name = done.stderr.strip().rpartition(" the file is kept as ")
-    assert "No space left" in said
-    read_picture(Path(name))
+    assert "error: stdout cannot be written: No space left" in done.stderr
+    (take,) = tmp_path.glob("istar/takes/*.take")
+    assert f"{take}` continues it" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["istar"]
+    assert run(["finish", str(take), "-o", "a.png"]) == 0
+    read_picture(Path("a.png"))
+
+
+def test_commands_pass_pictures_and_videos_on(tmp_path: Path) -> None:
+    istar = f"{sys.executable} -m istar"
+    quick = "--model tiny --seconds 1 --seed 3"
+    shell = (
+        f"{istar} t2i @prompt.txt --model tiny --seed 3 -o - | "
+        f"{istar} i2v - @prompt.txt {quick} -o - | cat > piped.mp4; "
+        f"echo ${{PIPESTATUS[@]}}"
+    )
+    Path("prompt.txt").write_text("a red circle\n")
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path / "empty")}
+    (tmp_path / "empty").mkdir()
+    done = subprocess.run(
+        ["bash", "-c", shell], capture_output=True, check=True, text=True, env=environment
+    )
+    assert done.stdout == "0 0 0\n", done.stderr
+    assert list((tmp_path / "empty").iterdir()) == []
+    assert run(["t2i", "a red circle", "--model", "tiny", "--seed", "3", "-o", "a.png"]) == 0
+    assert run(["i2v", "a.png", "a red circle", *quick.split(), "-o", "a.mp4"]) == 0
+    one, other = read_clip(Path("a.mp4")), read_clip(Path("piped.mp4"))
+    assert torch.equal(one.frames, other.frames)
+    assert other.notes == ()
+    assert texts_in(Path("piped.mp4")) == texts_in(Path("a.mp4"))
 
 
 @pytest.mark.usefixtures("model")
@@ -439,12 +467,29 @@ def test_a_name_taken_meanwhile_gets_a_number(
 
 
 @pytest.mark.usefixtures("model")
-def test_a_reader_that_left() -> None:
-    shell = f"{sys.executable} -m istar t2i x -o - | sleep 0; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, check=True, text=True)
+@pytest.mark.parametrize("mode", ["t2i", "t2v"])
+def test_a_reader_that_left(mode: str, tmp_path: Path) -> None:
+    shell = f"{sys.executable} -m istar {mode} x -o - | sleep 0; echo ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "-c", shell], capture_output=True, check=True, text=True, env=environment
+    )
     assert "Traceback" not in done.stderr
     assert "Broken pipe" not in done.stderr
     assert done.stdout == "141\n"
+    (take,) = tmp_path.glob("istar/takes/*.take")
+    assert done.stderr.splitlines()[-1].endswith(f"{take}` continues it")
+    assert [path.name for path in tmp_path.iterdir()] == ["istar"]
+
+
+@pytest.mark.usefixtures("model")
+def test_a_prompt_from_a_file(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("prompt.txt").write_text("a cat\non a mat\n")
+    for typed, prompt in (("@prompt.txt", "a cat\non a mat"), ("@@prompt.txt", "@prompt.txt")):
+        assert run(["t2i", typed, "-o", "a.png", "--overwrite"]) == 0
+        assert texts_in(Path("a.png"))["title"] == prompt
+    capfd.readouterr()
+    assert "nowhere.txt does not exist" in assert_refused(["t2i", "@nowhere.txt"], 2, capfd)
 
 
 @pytest.mark.parametrize("command", ["--help", "--version", "models list"])

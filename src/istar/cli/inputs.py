@@ -10,7 +10,7 @@ from istar.clip_format import is_numbered
 from istar.errors import UsageError
 from istar.text_files import read_text
 
-_STDIN_BYTES = 1_000_000
+_PROMPT_BYTES = 1_000_000
 _STDIN_NAMES = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
 STDIN = Path("/dev/stdin")
@@ -18,18 +18,25 @@ STDIN = Path("/dev/stdin")
 
 
 def read_prompt(prompt: str | None, source: Path | None = None) -> str | None:
-    """A prompt as typed, if one was, or stdin's text for `-`.
+    """A prompt as typed, if one was; stdin's text for `-`, and a file's for `@FILE`.
 
     Args:
-        prompt: as typed.
+        prompt: as typed; what begins with `@@` is a prompt that begins with `@`.
         source: the file beside it, from `input_file`.
 
     Raises:
-        UsageError: stdin is closed, too long or not UTF-8, or the file comes from it too.
+        UsageError: stdin is closed, the file is not there, the text is too long or not UTF-8, or
+            the file beside it comes from stdin too.
     """
-    if prompt != "-":
+    if prompt is None:
         return prompt
-    return read_stdin("the prompt", source).strip()
+    if prompt == "-":
+        return read_stdin("the prompt", source).strip()
+    if prompt.startswith("@@"):
+        return prompt[1:]
+    if prompt.startswith("@"):
+        return read_text(input_file(Path(prompt[1:])), limit=_PROMPT_BYTES).strip()
+    return prompt
 
 
 def is_stdin(path: Path) -> bool:
@@ -43,7 +50,7 @@ def read_stdin(what: str, source: Path | None = None) -> str:
         raise UsageError(f"{what} and the input cannot both come from stdin")
     if sys.stdin is None:
         raise UsageError(f"{what} should come from stdin, and stdin is closed")
-    return read_text(sys.stdin.buffer, f"{what} from stdin", limit=_STDIN_BYTES)
+    return read_text(sys.stdin.buffer, f"{what} from stdin", limit=_PROMPT_BYTES)
 
 
 def input_clip(path: Path) -> Path:

@@ -92,10 +92,12 @@ DeviceOption = Annotated[
 ]
 PromptArgument = Annotated[
     str | None,
-    typer.Argument(help="What to show; - reads it from stdin. Needed without --from."),
+    typer.Argument(
+        help="What to show; - reads it from stdin, @FILE from a file. Needed without --from."
+    ),
 ]
 OptionalPromptArgument = Annotated[
-    str | None, typer.Argument(help="What happens; - reads it from stdin.")
+    str | None, typer.Argument(help="What happens; - reads it from stdin, @FILE from a file.")
 ]
 SecondsOption = Annotated[
     float | None,

@@ -6,15 +6,22 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from istar.cli.console import print_file, print_path, say, voice
+from istar.cli.console import (
+    StdoutBytes,
+    print_file,
+    print_path,
+    said_where_stdout_fails,
+    say,
+    voice,
+)
 from istar.cli.encoding import ClipOutput
 from istar.cli.json_events import Made
 from istar.cli.options import CommonOptions
-from istar.clip_format import clip_format
+from istar.clip_format import STREAMED_SUFFIX, clip_format
 from istar.errors import IstarError, MediaError, UsageError
 from istar.files import unfinished, writing_failed
 from istar.output_names import output_path
@@ -38,13 +45,27 @@ class OutputFile:
         target: the name that it has, or will have.
         stays: it outlasts the command; what goes to stdout does not.
         written: something is in it.
+
+    Args:
+        target: as above.
+        written_as: how, if it is a clip.
+        overwrite: an existing file may be replaced.
+        stays: as above.
+        streams: it goes to stdout as it is made, and `target` is no more than its format.
     """
 
     def __init__(
-        self, target: Path, *, written_as: ClipOutput, overwrite: bool, stays: bool = True
+        self,
+        target: Path,
+        *,
+        written_as: ClipOutput,
+        overwrite: bool,
+        stays: bool = True,
+        streams: bool = False,
     ) -> None:
         self.target = target
         self._written_as = written_as
+        self._streams = streams
         self.stays = stays
         self.written = False
         self._overwrite = overwrite
@@ -73,8 +94,11 @@ class OutputFile:
                 metadata=pipeline.metadata(made, fps=self._written_as.encoding.fps),
                 overwrite=self._overwrite or self.written,
                 kept=kept,
+                streams=self._streams,
             )
             yield writer
+            if self._streams:
+                writer.end_stream()
         writer.say_sound()
         if writer.size is not None:
             frames, fps = kept + writer.pictures, self._written_as.encoding.fps
@@ -108,6 +132,7 @@ class Writer:
         metadata: dict[str, str],
         overwrite: bool,
         kept: int,
+        streams: bool,
     ) -> None:
         self.pictures = 0
         self.size: tuple[int, int] | None = None
@@ -118,41 +143,55 @@ class Writer:
         self._metadata = metadata
         self._overwrite = overwrite
         self._kept = kept
+        self._stdout = StdoutBytes() if streams else None
         self._clip: ClipWriter | NumberedPicturesWriter | None = None
 
     def write(self, frames: Tensor) -> None:
         """Append frames; of a picture there is one."""
-        from istar.media import open_clip_writer, texts_that_fit, write_picture
-
         self.pictures += len(frames)
         self.size = (frames.shape[1], frames.shape[2])
-        if self._is_picture:
-            if texts_that_fit(self._metadata, self._target) != self._metadata:
-                say(f"{self._target}: a JPEG holds 60 kB of text; its longest settings are cut")
-            self._target = write_picture(
-                frames[0],
-                self._target,
-                overwrite=self._overwrite,
-                numbered=True,
-                metadata=self._metadata,
-            )
+        with self._stdout_failures_said():
+            if self._is_picture:
+                self._write_picture(frames[0])
+                return
+            if self._clip is None:
+                self._clip = self._stack.enter_context(self._clip_writer(*frames.shape[1:3]))
+            self._clip.write(frames)
+
+    def _write_picture(self, pixels: Tensor) -> None:
+        from istar.media import encode_png, texts_that_fit, write_picture
+
+        if self._stdout is not None:
+            self._stdout.write(encode_png(pixels, self._metadata))
             return
-        if self._clip is None:
-            self._clip = self._stack.enter_context(
-                open_clip_writer(
-                    self._target,
-                    frames.shape[1],
-                    frames.shape[2],
-                    after=self._target if self._kept else None,
-                    kept=self._kept,
-                    encoding=self._written_as.encoding,
-                    sound=self._written_as.sound,
-                    metadata=self._metadata,
-                    overwrite=self._overwrite,
-                    numbered=True,
-                )
-            )
-        self._clip.write(frames)
+        if texts_that_fit(self._metadata, self._target) != self._metadata:
+            say(f"{self._target}: a JPEG holds 60 kB of text; its longest settings are cut")
+        self._target = write_picture(
+            pixels,
+            self._target,
+            overwrite=self._overwrite,
+            numbered=True,
+            metadata=self._metadata,
+        )
+
+    def _clip_writer(
+        self, height: int, width: int
+    ) -> AbstractContextManager[ClipWriter | NumberedPicturesWriter]:
+        from istar.media import open_clip_writer
+
+        return open_clip_writer(
+            self._target,
+            height,
+            width,
+            encoding=self._written_as.encoding,
+            stream=self._stdout,
+            after=self._target if self._kept else None,
+            kept=self._kept,
+            sound=self._written_as.sound,
+            metadata=self._metadata,
+            overwrite=self._overwrite,
+            numbered=True,
+        )
 
     def say_sound(self) -> None:
         """Say what became of the sound that was to be kept."""
@@ -172,6 +211,15 @@ class Writer:
 
         assert isinstance(self._clip, ClipWriter)
         return self._clip.finish()
+
+    def end_stream(self) -> None:
+        """Send the rest of what goes to stdout."""
+        if not self._is_picture:
+            with self._stdout_failures_said():
+                self.finish()
+
+    def _stdout_failures_said(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._stdout is None else said_where_stdout_fails()
 
     @property
     def written(self) -> Path:
@@ -226,42 +274,61 @@ def output_file(
         MediaError: the directory is missing or not writable, or the sound cannot be kept.
     """
     written_as = written_as or ClipOutput()
-    suffix = ".png" if request.mode == "t2i" else ".mp4"
-    if options.output not in STDOUT:
-        target = output_path(
-            options.output,
-            default_stem=f"istar-{request.mode}",
-            suffix=suffix,
-            overwrite=options.overwrite,
-        )
+    suffix = ".png" if request.mode == "t2i" else STREAMED_SUFFIX
+    if options.output in STDOUT:
+        check_stdout()
+        if written_as.grows:
+            with _file_for_stdout(suffix, written_as) as output:
+                yield output
+            return
+        target = Path("stdout").with_suffix(suffix)
         if request.mode != "t2i":
-            _check_clip(target, written_as)
-        output = OutputFile(target, written_as=written_as, overwrite=options.overwrite)
-        yield output
-        print_path(output.target)
+            check_clip(target, written_as)
+        yield OutputFile(target, written_as=written_as, overwrite=True, stays=False, streams=True)
         return
+    target = output_path(
+        options.output,
+        default_stem=f"istar-{request.mode}",
+        suffix=suffix,
+        overwrite=options.overwrite,
+    )
+    if request.mode != "t2i":
+        check_clip(target, written_as)
+    output = OutputFile(target, written_as=written_as, overwrite=options.overwrite)
+    yield output
+    print_path(output.target)
+
+
+def check_stdout() -> None:
+    """Refuse to send media to a terminal.
+
+    Raises:
+        UsageError: stdout is one, or takes events.
+    """
     if voice().as_json:
         raise UsageError("stdout takes the file or --json's events; name a file with --output")
     if sys.stdout.isatty():
         raise UsageError("stdout is a terminal; send it to a file, or name one with --output")
+
+
+@contextmanager
+def _file_for_stdout(suffix: str, written_as: ClipOutput) -> Iterator[OutputFile]:
+    """A temporary file for what is written again and again, sent to stdout at the end."""
     directory = Path(tempfile.mkdtemp(prefix="istar-"))
-    output = OutputFile(
-        directory / f"output{suffix}", written_as=written_as, overwrite=True, stays=False
-    )
+    target = directory / f"output{suffix}"
     with ExitStack() as block:
         block.enter_context(unfinished(directory))
         block.callback(shutil.rmtree, directory, ignore_errors=True)
-        if request.mode != "t2i":
-            _check_clip(output.target, written_as)
-        yield output
+        check_clip(target, written_as)
+        yield OutputFile(target, written_as=written_as, overwrite=True, stays=False)
         try:
-            print_file(output.target)
+            print_file(target)
         except IstarError as error:
             block.pop_all()
-            raise IstarError(f"{error}; the file is kept as {output.target}") from error
+            raise IstarError(f"{error}; the file is kept as {target}") from error
 
 
-def _check_clip(target: Path, written_as: ClipOutput) -> None:
+def check_clip(target: Path, written_as: ClipOutput) -> None:
     """Refuse what the format of a clip does not know, before anything is loaded."""
     written_as.encoding.check(target)
     kind = clip_format(target)
