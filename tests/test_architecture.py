@@ -69,7 +69,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.checkpoint.tensor_files",
     ),
     ("istar.models.find", "istar.models.store"),
-    ("istar.plan", "istar.file_settings", "istar.previews"),
+    ("istar.plan", "istar.file_settings", "istar.previews", "istar.output_templates"),
     ("istar.models.*",),
     ("istar.model_spec",),
     (

@@ -86,6 +86,13 @@ def say_anyway(text: str) -> None:
     write_stderr("istar: " + printable(text) + "\n")
 
 
+def say_failure(text: str) -> None:
+    """Say on stderr why one thing of several failed, which ends no command; a note too."""
+    if voice().as_json:
+        emit(note_event(f"error: {text}"))
+    say_anyway(f"error: {text}")
+
+
 def emit(event: JsonEvent) -> None:
     """Write an event as a line on stdout, at once; nothing without `--json`.
 

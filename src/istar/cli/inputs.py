@@ -44,13 +44,13 @@ def is_stdin(path: Path) -> bool:
     return str(path) in _STDIN_NAMES
 
 
-def read_stdin(what: str, source: Path | None = None) -> str:
-    """The text on stdin, which `what` comes from; see `read_prompt`."""
+def read_stdin(what: str, source: Path | None = None, *, limit: int = _PROMPT_BYTES) -> str:
+    """The text on stdin, which `what` comes from, of so many bytes at most; see `read_prompt`."""
     if source == STDIN:
         raise UsageError(f"{what} and the input cannot both come from stdin")
     if sys.stdin is None:
         raise UsageError(f"{what} should come from stdin, and stdin is closed")
-    return read_text(sys.stdin.buffer, f"{what} from stdin", limit=_PROMPT_BYTES)
+    return read_text(sys.stdin.buffer, f"{what} from stdin", limit=limit)
 
 
 def input_clip(path: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,11 +21,12 @@ from istar.cli.console import (
 from istar.cli.encoding import ClipOutput
 from istar.cli.json_events import Made
 from istar.cli.options import CommonOptions
-from istar.clip_format import STREAMED_SUFFIX, clip_format
+from istar.clip_format import STREAMED_SUFFIX, clip_format, is_numbered
 from istar.errors import IstarError, MediaError, UsageError
 from istar.files import unfinished, writing_failed
 from istar.output_names import output_path
-from istar.request import GenerationRequest
+from istar.output_templates import NameTemplate, is_template
+from istar.request import GenerationRequest, Mode
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
 if TYPE_CHECKING:
@@ -259,7 +260,10 @@ def output_directory(name: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def output_file(
-    options: CommonOptions, request: GenerationRequest, written_as: ClipOutput | None = None
+    options: CommonOptions,
+    request: GenerationRequest,
+    written_as: ClipOutput | None = None,
+    target: Path | None = None,
 ) -> Iterator[OutputFile]:
     """The file to write, its name settled and refused early; its path printed at the end.
 
@@ -267,6 +271,8 @@ def output_file(
         options: as typed.
         request: what is made.
         written_as: how, if it is a clip.
+        target: its name, a number added if it is taken; its directory is made. None for the one
+            that the options give.
 
     Raises:
         UsageError: stdout is a terminal and the bytes should go there; the suffix does not fit, or
@@ -275,28 +281,60 @@ def output_file(
     """
     written_as = written_as or ClipOutput()
     suffix = ".png" if request.mode == "t2i" else STREAMED_SUFFIX
-    if options.output in STDOUT:
+    if target is None and options.output in STDOUT:
         check_stdout()
         if written_as.grows:
             with _file_for_stdout(suffix, written_as) as output:
                 yield output
             return
-        target = Path("stdout").with_suffix(suffix)
+        streamed = Path("stdout").with_suffix(suffix)
+        if request.mode != "t2i":
+            check_clip(streamed, written_as)
+        yield OutputFile(streamed, written_as=written_as, overwrite=True, stays=False, streams=True)
+        return
+    if target is None and options.output and is_template(options.output):
+        target = _filled(options.output, request, suffix)
+    with ExitStack() as block:
+        if target is not None:
+            directory = target.parent
+            if request.mode != "t2i" and is_numbered(target):
+                directory = directory.parent
+            block.enter_context(output_directory(directory))
+        wanted = options.output if target is None else target
+        target = free_path(wanted, request.mode, overwrite=options.overwrite)
         if request.mode != "t2i":
             check_clip(target, written_as)
-        yield OutputFile(target, written_as=written_as, overwrite=True, stays=False, streams=True)
-        return
-    target = output_path(
-        options.output,
-        default_stem=f"istar-{request.mode}",
-        suffix=suffix,
-        overwrite=options.overwrite,
-    )
-    if request.mode != "t2i":
-        check_clip(target, written_as)
-    output = OutputFile(target, written_as=written_as, overwrite=options.overwrite)
-    yield output
+        output = OutputFile(target, written_as=written_as, overwrite=options.overwrite)
+        yield output
     print_path(output.target)
+
+
+def free_path(wanted: str | Path | None, mode: Mode, *, overwrite: bool) -> Path:
+    """The name that a file of a mode gets, see `istar.output_names.output_path`."""
+    return output_path(
+        wanted,
+        default_stem=f"istar-{mode}",
+        suffix=".png" if mode == "t2i" else STREAMED_SUFFIX,
+        overwrite=overwrite,
+    )
+
+
+def field_values(request: GenerationRequest, number: int) -> dict[str, Callable[[], str | int]]:
+    """What fields of a template stand for, as far as a request says."""
+    return {
+        "prompt": lambda: request.prompts[0],
+        "seed": lambda: request.seed,
+        "number": lambda: number,
+        "mode": lambda: request.mode,
+    }
+
+
+def _filled(text: str, request: GenerationRequest, suffix: str) -> Path:
+    """The name of the only file of a command, by a template."""
+    template, values = NameTemplate.parse(text, suffix=suffix), field_values(request, 1)
+    for field in template.fields - values.keys():
+        raise UsageError(f"'{text}': {{{field}}} is for what is made from a prompt")
+    return template.path(values)
 
 
 def check_stdout() -> None:
