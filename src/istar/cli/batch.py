@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from istar.cli.previews import PreviewOutput
     from istar.cli.tasks import Task
     from istar.events import Event
+    from istar.inputs import Inputs
     from istar.job import Job
     from istar.pipeline import InfinityStarPipeline
+    from istar.request import GenerationRequest
 
 
 class Batch:
@@ -141,10 +143,15 @@ def make_all(
                         inputs = inputs.with_sound_kept()
                     if pipeline is None:
                         with batch.ending_it():
-                            pipeline = model.load(request, inputs, target=output.target)
-                    job = pipeline.job(request, inputs)
-                    events = _new_notes(events_of(job, previews, seconds), said)
-                    make_file(job, events, pipeline, output, options, settings, previews=previews)
+                            pipeline = model.load(request, inputs)
+                    if task.tiles:
+                        _make_tiles(pipeline, (request, *task.tiles), inputs, output, said)
+                    else:
+                        job = pipeline.job(request, inputs)
+                        events = _new_notes(events_of(job, previews, seconds), said)
+                        make_file(
+                            job, events, pipeline, output, options, settings, previews=previews
+                        )
                 batch.made += 1
 
 
@@ -156,6 +163,26 @@ def _possible(tasks: Sequence[Task], model: ChosenModel, batch: Batch) -> list[T
             model.spec.check_possible(task.request.mode, task.request.seconds)
             possible.append(task)
     return possible
+
+
+def _make_tiles(
+    pipeline: InfinityStarPipeline,
+    requests: Sequence[GenerationRequest],
+    inputs: Inputs,
+    output: OutputFile,
+    said: set[str],
+) -> None:
+    """Write pictures as one, two in a row, with the settings of the first."""
+    from istar.cli.display import StepDisplay
+    from istar.media.sheet import page
+
+    tiles = []
+    with StepDisplay() as display:
+        for request in requests:
+            events = _new_notes(pipeline.stream(request, inputs), said)
+            tiles += [frames[0] for frames in display.pictures_of(events)]
+    with output.writing(pipeline, requests[0]) as writer:
+        writer.write(page(tiles, columns=2).unsqueeze(0))
 
 
 def events_of(job: Job, previews: PreviewOutput, seconds: float | None) -> Iterator[Event]:

@@ -30,6 +30,7 @@ class Task:
         request: what is made.
         written_as: how, if it is a clip.
         output: its name, where its line has one.
+        tiles: pictures that lie in one file with that of the request, two in a row.
     """
 
     label: str
@@ -37,6 +38,7 @@ class Task:
     request: GenerationRequest
     written_as: ClipOutput
     output: str | None = None
+    tiles: tuple[GenerationRequest, ...] = ()
 
 
 def tasks_of(
