@@ -185,5 +185,5 @@ def _name(text: str) -> str:
     elif os.name == "nt" and any(sign in text for sign in _FORBIDDEN_ON_WINDOWS):
         reason = "holds a sign that Windows does not allow"
     if reason:
-        raise UsageError(f"{text!r:.60} cannot be a name: it {reason}")
+        raise UsageError(f"{text[:60]!r} cannot be a name: it {reason}")
     return text
