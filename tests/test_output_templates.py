@@ -60,6 +60,7 @@ def test_fields_are_filled_in(text: str, name: str) -> None:
         ("{seed", "write {{ for a brace"),
         ("seed}", "write {{ for a brace"),
         ("out/{seed}/../../a.mp4", "leads out of the directory"),
+        ("out/{seed}/", "names a directory"),
         ("~nobody-of-this-name/{seed}", "home directory"),
     ],
 )

@@ -78,6 +78,8 @@ class NameTemplate:
         if ".." in literals[first:]:
             raise UsageError(f"'{text}' leads out of the directory that it names")
         end = parts[-1][-1]
+        if not end.literal and end.field is None and len(parts[-1]) == 1:
+            raise UsageError(f"'{text}' names a directory; name a file in it")
         if end.field is not None or not Path("x" + end.literal).suffix:
             parts[-1].append(_Piece(literal=suffix, field=None, spec=""))
         try:

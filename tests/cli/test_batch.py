@@ -216,7 +216,7 @@ def test_an_interrupted_batch_says_how_to_go_on() -> None:
         process.send_signal(signal.SIGINT)
         code, said = process.ended()
     assert code == 130
-    assert b"1 of 3 are made; the same command with --skip-existing makes the others" in said
+    assert b"1 of 3 made; the same command with --skip-existing makes the others" in said
     assert [path.name for path in Path().glob("*.mp4")] == ["1.mp4"]
 
 

@@ -85,7 +85,7 @@ class Batch:
         except BaseException:
             if self._several and (done := self.made + self.skipped):
                 others = "; the same command with --skip-existing makes the others"
-                say(f"{done} of {total} are made{others if self._resumes else ''}")
+                say(f"{done} of {total} made{others if self._resumes else ''}")
             raise
         if not self._several:
             return
@@ -135,8 +135,10 @@ def make_all(
                     continue
                 with output_file(options, request, task.written_as, target) as output:
                     if total > 1:
-                        say(f"{task.number} of {total}, {task.label}: {request.prompts[0]}")
-                    previews = previews or options.previews(request, output.target)
+                        say(f"{task.number} of {total}, {task.label}: {request.prompts[0]:.80}")
+                    if previews is None:
+                        with batch.ending_it():
+                            previews = options.previews(request, output.target)
                     inputs = model.read(request)
                     model.plan(request, inputs)
                     if task.written_as.sound:

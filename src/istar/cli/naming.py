@@ -61,8 +61,7 @@ class OutputNames:
                     f"these are several files, and '{output}' is one: name a directory, or a "
                     "template such as '{number}-{prompt:.40}" + suffix + "'"
                 )
-            literal = output.replace("{", "{{").replace("}", "}}")
-            name = f"{literal}{os.sep}istar-{mode}-{{number:04}}{suffix}"
+            name = f"{output}{os.sep}istar-{mode}-{{number:04}}{suffix}"
             self.template = NameTemplate.parse(name, suffix=suffix)
         elif output and skips and not output.endswith(SLASHES) and not Path(output).is_dir():
             self.template = NameTemplate.parse(output, suffix=suffix)
