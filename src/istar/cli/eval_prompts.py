@@ -73,7 +73,7 @@ def prompts(
     ],
     seconds: SecondsOption = None,
 ) -> None:
-    """Make the pictures or videos of a benchmark's prompts, under the names that it expects.
+    """Make a benchmark's pictures or videos, with the names it expects.
 
     NAME is vbench, vbench2, geneval or dpg. Sample i of every prompt, from 0, is drawn from the
     seed --seed plus i. The same command continues what was stopped. In the end files are counted:
