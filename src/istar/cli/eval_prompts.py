@@ -73,7 +73,7 @@ def prompts(
     ],
     seconds: SecondsOption = None,
 ) -> None:
-    """Make a benchmark's pictures or videos, with the names it expects.
+    """Make the pictures or videos that a benchmark looks for.
 
     NAME is vbench, vbench2, geneval or dpg. Sample i of every prompt, from 0, is drawn from the
     seed --seed plus i. The same command continues what was stopped. In the end files are counted:
