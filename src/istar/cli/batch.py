@@ -145,7 +145,7 @@ def make_all(
                         inputs = inputs.with_sound_kept()
                     if pipeline is None:
                         with batch.ending_it():
-                            pipeline = model.load(request, inputs)
+                            pipeline = model.load(request, inputs, target=output.target)
                     if task.tiles:
                         _make_tiles(pipeline, (request, *task.tiles), inputs, output, said)
                     else:
