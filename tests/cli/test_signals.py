@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from processes import await_line, started
+from istar import Take
+from processes import await_line, started, started_warm
 
 pytestmark = pytest.mark.signals
 
@@ -63,6 +65,16 @@ assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
 """
 
+STAGES = {
+    "load": "istar.network_files:NetworkFiles.load_blocks",
+    "text": "istar.text_encoder:TextEncoder.encode",
+    "step": "istar.transformer.block:attend",
+    "decode": "istar.networks:_to_bytes",
+    "encode": "istar.media.clip_writer:ClipWriter._encode",
+    "write": "istar.files:_sync",
+}
+"""Where a command that makes a video is at work, from stage to stage."""
+
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 
@@ -116,3 +128,31 @@ def test_ignored_ones_stay_ignored() -> None:
     with started([sys.executable, "-c", IGNORED]) as process:
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, b"")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_at_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ("t2v", "x", "--model", "tiny", "--seconds", "1", "--seed", "1", "-o", "a.mp4")
+    for number, code in CODES:
+        store = tmp_path / "state" / "istar" / "takes"
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        with started_warm(*command, stops_in=STAGES[stage]) as process:
+            await_line(process, b"stopped")
+            process.send_signal(number)
+            found, said = process.ended()
+        assert found == code, said
+        last = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+        *kept, end = said.decode().splitlines()
+        assert end == f"istar: {last}"
+        # What was made is kept; it is all that is left.
+        if stage in ("load", "text"):
+            assert (kept, [*tmp_path.iterdir()]) == ([], [])
+            continue
+        (path,) = store.iterdir()
+        assert kept == [
+            f"istar: what was made is kept; `istar finish --model tiny {path}` continues it"
+        ]
+        assert Take.load(path).finished == (stage not in ("step",))
+        shutil.rmtree(tmp_path / "state")
+        assert not list(tmp_path.iterdir())
