@@ -216,7 +216,11 @@ def plan_notes(events: Iterable[Event]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("weights", "mode"), [*(("random", mode) for mode in REQUESTS), ("bundled", "i2v")]
+    ("weights", "mode"),
+    [
+        *(("random", mode) for mode in REQUESTS),
+        pytest.param("bundled", "i2v", marks=pytest.mark.slow),
+    ],
 )
 def test_everything_that_takes_memory_may_fail_once_in_every_step(
     weights: str, mode: str, models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
