@@ -10,7 +10,10 @@ CORE = $(addprefix tests/,checkpoint generation models training transformer vide
 	cli/test_commands.py media test_package.py test_parity.py test_pipeline.py \
 	test_job.py test_request.py test_text_encoder.py)
 
-.PHONY: demo test test-lowest check check-slow format docs docs-site tiny ablations clean
+FUZZ_CASES ?= 20000
+FUZZ_SEED ?= $(shell date +%s)
+
+.PHONY: demo test test-lowest check check-slow fuzz format docs docs-site tiny ablations clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +48,14 @@ check: $(VENV)/.ready-docs
 
 check-slow: $(READY)
 	$(BIN)/python $(PYTEST) -m slow
+
+# The tests that try files which are almost takes, pictures or videos, with more of them than the
+# suite has time for. The file at which one fails stays in out/fuzz; a seed gives the same again.
+fuzz: $(READY)
+	@mkdir -p out
+	@echo FUZZ_SEED=$(FUZZ_SEED) FUZZ_CASES=$(FUZZ_CASES)
+	FUZZ_SEED=$(FUZZ_SEED) FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest --timeout 0 \
+		--basetemp out/fuzz tests/test_take_fuzz.py tests/media/test_media_fuzz.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix

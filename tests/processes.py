@@ -138,7 +138,8 @@ def started_warm(*arguments: str, stops_in: str | None = None) -> Iterator[WarmP
     with os.fdopen(err, "rb") as reader:
         descriptors = [Connection(number) for number in (os.dup(nothing), nothing, child_err)]
         child = _FORKS.Process(
-            target=_serve, args=(arguments, Path.cwd(), dict(os.environ), descriptors, True, stops_in)
+            target=_serve,
+            args=(arguments, Path.cwd(), dict(os.environ), descriptors, True, stops_in),
         )
         child.start()
         for descriptor in descriptors:

@@ -5,12 +5,17 @@ patterns before it loads a text encoder.
 """
 
 import gc
+import importlib
 import os
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from istar.cli.app import run
+from istar.cli.commands import ENTRIES
+
+for entry in ENTRIES.values():
+    importlib.import_module("istar.cli." + entry.place.partition(":")[0])
 
 _MAKE = ("a cat", "--model", "tiny", "--seed", "1", "--no-take", "-o")
 
