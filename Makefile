@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 LOWEST = $(VENV)-lowest
-# A process per core; the tests of a file stay in one, and share its fixtures.
-PYTEST = -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# A process per core, with an equal part of the tests in their order: a file's tests mostly share one,
+# and its fixtures. A process that is done takes from the others, so that all end at about once.
+PYTEST = -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 CORE = $(addprefix tests/,checkpoint generation models training transformer video_tokenizer \
 	cli/test_commands.py media test_package.py test_parity.py test_pipeline.py \
 	test_job.py test_request.py test_text_encoder.py)
