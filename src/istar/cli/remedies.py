@@ -28,6 +28,10 @@ WORDS: dict[Remedy, str] = {
     "prepare": "prepare clips with `istar prepare`",
     "pull": "fetch it with `istar models pull`",
     "repair": "fetch what is damaged with `istar models verify --repair`",
+    "rewrite_model": "name another model in ISTAR_REWRITE_MODEL",
+    "rewrite_timeout": "wait longer with ISTAR_REWRITE_TIMEOUT",
+    "rewrite_token": "name its token in ISTAR_REWRITE_TOKEN",
+    "rewriter": "name an endpoint in ISTAR_REWRITE_URL or a local model in ISTAR_REWRITE_MODEL",
     "run_anyway": "run it anyway with --yes",
     "tiny": "make something small with --model tiny",
 }

@@ -1,0 +1,217 @@
+"""`rewrite` and `--rewrite`: a language model's richer words for a prompt."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from istar.cli.console import print_lines, say
+from istar.cli.inputs import read_prompt
+from istar.cli.options import DeviceOption
+from istar.cli.remedies import message
+from istar.errors import HubError, RewriteError, UsageError
+from istar.models.chat import ChatEndpoint, is_hub_address
+from istar.rewriting import rewritten
+
+if TYPE_CHECKING:
+    from istar.request import GenerationRequest
+    from istar.rewriting import Answering
+
+URL_VARIABLE = "ISTAR_REWRITE_URL"
+MODEL_VARIABLE = "ISTAR_REWRITE_MODEL"
+PROMPTS_VARIABLE = "ISTAR_REWRITE_PROMPTS"
+TIMEOUT_VARIABLE = "ISTAR_REWRITE_TIMEOUT"
+TOKEN_VARIABLE = "ISTAR_REWRITE_TOKEN"
+OPENAI_VARIABLE = "OPENAI_API_KEY"
+
+DEFAULT_TIMEOUT = 60.0
+
+
+class RewriteMode(str, Enum):
+    """What a prompt can be rewritten for."""
+
+    T2I = "t2i"
+    T2V = "t2v"
+    I2V = "i2v"
+    EXTEND = "extend"
+    INTERACT = "interact"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewriteSettings:
+    """Which language model rewrites, and how it is asked.
+
+    Attributes:
+        url: of an endpoint; None for a model on this machine.
+        model: the model's name at the endpoint, or the local model.
+        directory: of instructions that take the place of istar's own.
+        timeout: seconds that an endpoint has to answer.
+    """
+
+    url: str | None
+    model: str | None
+    directory: Path | None
+    timeout: float
+
+    @classmethod
+    def settled(
+        cls,
+        *,
+        url: str | None = None,
+        model: str | None = None,
+        directory: Path | None = None,
+        timeout: float | None = None,
+    ) -> RewriteSettings:
+        """The settings as typed, and those of the environment where none was.
+
+        Raises:
+            UsageError: neither an endpoint nor a model is named, or a variable holds no number.
+        """
+        url = url or os.environ.get(URL_VARIABLE) or None
+        model = model or os.environ.get(MODEL_VARIABLE) or None
+        if url is None and model is None:
+            raise UsageError("no language model is named that rewrites", remedies=("rewriter",))
+        if directory is None and (named := os.environ.get(PROMPTS_VARIABLE)):
+            directory = Path(named)
+        if timeout is None:
+            held = os.environ.get(TIMEOUT_VARIABLE) or str(DEFAULT_TIMEOUT)
+            try:
+                timeout = float(held)
+            except ValueError as error:
+                raise UsageError(
+                    f"{TIMEOUT_VARIABLE} is a number of seconds, not {held!r}"
+                ) from error
+        return cls(
+            url=url,
+            model=model,
+            directory=directory and directory.expanduser(),
+            timeout=timeout,
+        )
+
+    @contextmanager
+    def answering(self, device: str) -> Iterator[Answering]:
+        """Inside, the language model answers; a local one is in memory no longer than that.
+
+        Args:
+            device: where a local one computes, as typed.
+
+        Raises:
+            UsageError: the endpoint's address or the device cannot be that.
+            RewriteError: the local model cannot be loaded.
+        """
+        if self.url is not None:
+            token = os.environ.get(TOKEN_VARIABLE, "").strip()
+            if not token and not is_hub_address(self.url):
+                token = os.environ.get(OPENAI_VARIABLE, "").strip()
+            endpoint = ChatEndpoint(
+                url=self.url, model=self.model, token=token or None, timeout=self.timeout
+            )
+            yield endpoint.answer
+            return
+        from istar.language_model import loaded_language_model
+        from istar.placement import Placement
+
+        assert self.model is not None
+        name = str(Path(self.model).expanduser()) if self.model.startswith("~") else self.model
+        with loaded_language_model(name, Placement.choose(device).device) as answer:
+            yield answer
+
+
+def rewritten_request(request: GenerationRequest, device: str) -> GenerationRequest:
+    """A request with a richer prompt, and beside it the one that was typed.
+
+    Where the language model gives none, that is said and the prompt stays.
+
+    Args:
+        request: what is made; one whose prompt was rewritten before is rewritten from what was
+            typed then.
+        device: where a local language model computes, as typed.
+
+    Raises:
+        UsageError: there is no prompt, or the settings of the rewriter cannot be used.
+    """
+    typed = request.typed_prompt or request.prompt
+    assert isinstance(typed, str)
+    if not typed.strip():
+        raise UsageError("there is no prompt that --rewrite could rewrite")
+    settings = RewriteSettings.settled()
+    try:
+        with settings.answering(device) as answering:
+            prompt = rewritten(typed, request.mode, answering, settings.directory)
+    except (RewriteError, HubError) as error:
+        say(f"{message(error)}; the prompt stays as it is")
+        return request
+    say(f"rewritten: {prompt}")
+    return replace(request, prompt=prompt, typed_prompt=typed)
+
+
+def rewrite(
+    prompt: Annotated[
+        str, typer.Argument(help="What to show, in a few words; - reads it from stdin.")
+    ],
+    mode: Annotated[
+        RewriteMode,
+        typer.Option(
+            "--mode",
+            help="What it is for. For i2v and extend the answer describes what happens, since the "
+            "picture or video shows the rest.",
+        ),
+    ] = RewriteMode.T2V,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url",
+            help="An endpoint that speaks as OpenAI's does.",
+            show_default=URL_VARIABLE,
+        ),
+    ] = None,
+    rewriter: Annotated[
+        str | None,
+        typer.Option(
+            "--rewriter",
+            metavar="NAME|DIR|REPO",
+            help="The model's name at the endpoint; without an endpoint a language model here, a "
+            "directory or a repository in the Hub's cache.",
+            show_default=MODEL_VARIABLE,
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            metavar="DIR",
+            help="A directory with instructions of your own: t2i.txt, t2v.txt, i2v.txt, "
+            "extend.txt.",
+            show_default=PROMPTS_VARIABLE,
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            help="How long an endpoint may take.",
+            show_default=f"{TIMEOUT_VARIABLE}, or {DEFAULT_TIMEOUT:g}",
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Print a richer prompt, written by a language model.
+
+    --rewrite does the same on the way to a picture or a video.
+
+    Example: istar rewrite "a fox in the snow" --url http://localhost:8080/v1
+    """
+    typed = read_prompt(prompt)
+    assert typed is not None
+    settings = RewriteSettings.settled(url=url, model=rewriter, directory=prompts, timeout=timeout)
+    with settings.answering(device) as answering:
+        text = rewritten(typed, mode.value, answering, settings.directory)
+    print_lines([text])
