@@ -22,7 +22,7 @@ _INSTRUCTIONS = Path(__file__).parent / "rewrite_instructions"
 _LIKE = {"interact": "extend"}
 """Modes that have the instructions of another."""
 
-_QUOTES = ('""', "“”", "„“", "«»", "''", "‘’", "``", "**")
+_QUOTES = ('""', "“”", "„“", "«»", "''", "‘’")
 _ENDS = (". ", "! ", "? ")
 
 
