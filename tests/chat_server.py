@@ -1,4 +1,4 @@
-"""A chat endpoint on the loopback that answers what a test wants, and remembers what it was asked."""
+"""A chat endpoint on the loopback that answers as a test wants, and knows what it was asked."""
 
 from __future__ import annotations
 

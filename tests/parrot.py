@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -40,7 +41,7 @@ def write_parrot(target: Path, *, template: str | None = None) -> Path:
             parameter.zero_()
         model.model.norm.weight.fill_(1)
         model.model.embed_tokens.weight.copy_(torch.eye(size, config.hidden_size))
-        follows = dict(zip(said, said[1:], strict=False))
+        follows = dict(pairwise(said))
         for start in tokenizer("!:")["input_ids"]:
             follows[start] = said[0]
         for before, after in follows.items():

@@ -8,8 +8,8 @@ from typing import get_args
 import pytest
 
 from istar.errors import RewriteError, UsageError
-from istar.rewriting import LONGEST_CHARACTERS, cleaned, instructions, rewritten
 from istar.request import Mode
+from istar.rewriting import LONGEST_CHARACTERS, cleaned, instructions, rewritten
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_an_endpoint_that_is_slow_or_gone_or_not_to_be_asked(
     chat: Chat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chat.body = None
-    with pytest.raises(RewriteError, match="does not answer within 0.2 seconds"):
+    with pytest.raises(RewriteError, match="does not answer within"):
         ChatEndpoint(url=chat.url, timeout=0.2).answer("Describe.", "a fox")
     with pytest.raises(RewriteError, match="cannot be reached"):
         ChatEndpoint(url="http://127.0.0.1:1/v1").answer("Describe.", "a fox")
