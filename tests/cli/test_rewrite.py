@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,7 +155,7 @@ def test_without_an_answer_the_prompt_stays(
     ):
         chat.status, chat.body = status, body
         err = said([*typed, "--rewrite", "-o", f"{name}.png"], capfd)[1]
-        assert err.splitlines()[0].endswith("the prompt stays as it is")
+        assert err.splitlines()[1].endswith("the prompt stays as it is")
         assert Path(f"{name}.png").read_bytes() == Path("plain.png").read_bytes()
 
 
@@ -167,3 +169,23 @@ def test_a_model_here_rewrites_too(capfd: Captured, monkeypatch: pytest.MonkeyPa
     assert SAYS in said(["info", "a.png"], capfd)[0]
     err = said(["rewrite", "a ring", "--rewriter", "someone/absent"], capfd, 1)[1]
     assert "hf download someone/absent" in err
+
+
+def test_the_examples_of_the_page_work(
+    chat: Chat, capfd: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "rewriting.md"
+    text = page.read_text(encoding="utf-8").replace("http://localhost:11434/v1", chat.url)
+    commands = re.findall(r"^\$ (.*)$", text, re.MULTILINE)
+    for command in commands:
+        program, *words = shlex.split(command)
+        if program == "export":
+            name, _, value = words[0].partition("=")
+            monkeypatch.setenv(name, value)
+        else:
+            said(words, capfd)
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(snippet, page.name, "exec"), names)
+    assert names["prompt"] == REWRITTEN
+    assert [asked["model"] for asked in chat.asked[2:]] == ["qwen3:8b"] * 2

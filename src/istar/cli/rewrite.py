@@ -142,6 +142,7 @@ def rewritten_request(request: GenerationRequest, device: str) -> GenerationRequ
     if not typed.strip():
         raise UsageError("there is no prompt that --rewrite could rewrite")
     settings = RewriteSettings.settled()
+    say("the prompt is being rewritten")
     try:
         with settings.answering(device) as answering:
             prompt = rewritten(typed, request.mode, answering, settings.directory)
