@@ -33,7 +33,7 @@ from istar.cli.options import (
 )
 from istar.cli.output import OutputFile, output_file
 from istar.cli.reuse import is_take
-from istar.cli.rewrite import rewritten_request
+from istar.cli.rewrite import rewritten_requests
 from istar.errors import UsageError
 from istar.request import GenerationRequest
 
@@ -230,7 +230,7 @@ def _generate(
 
 def _rewritten(options: GenerateOptions, request: GenerationRequest) -> GenerationRequest:
     """The request with a richer prompt, if that is asked for."""
-    return rewritten_request(request, options.device) if options.rewrite else request
+    return rewritten_requests([request], options.device)[0] if options.rewrite else request
 
 
 def events_of(job: Job, previews: PreviewOutput, seconds: float | None) -> Iterator[Event]:

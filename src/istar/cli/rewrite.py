@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -18,6 +18,7 @@ from istar.cli.options import DeviceOption
 from istar.cli.remedies import message
 from istar.errors import HubError, RewriteError, UsageError
 from istar.models.chat import ChatEndpoint, is_hub_address
+from istar.plurals import counted
 from istar.rewriting import rewritten
 
 if TYPE_CHECKING:
@@ -124,33 +125,48 @@ class RewriteSettings:
             yield answer
 
 
-def rewritten_request(request: GenerationRequest, device: str) -> GenerationRequest:
-    """A request with a richer prompt, and beside it the one that was typed.
+def rewritten_requests(
+    requests: Sequence[GenerationRequest], device: str
+) -> list[GenerationRequest]:
+    """Requests with richer prompts, and beside each the one that was typed.
 
-    Where the language model gives none, that is said and the prompt stays.
+    A prompt that several have is rewritten once. Where the language model gives none, that is said
+    and the prompt stays.
 
     Args:
-        request: what is made; one whose prompt was rewritten before is rewritten from what was
-            typed then.
+        requests: what is made, in one mode; one whose prompt was rewritten before is rewritten from
+            what was typed then.
         device: where a local language model computes, as typed.
 
     Raises:
         UsageError: there is no prompt, or the settings of the rewriter cannot be used.
     """
-    typed = request.typed_prompt or request.prompt
-    assert isinstance(typed, str)
-    if not typed.strip():
+    typed = [request.typed_prompt or request.prompts[0] for request in requests]
+    if not all(prompt.strip() for prompt in typed):
         raise UsageError("there is no prompt that --rewrite could rewrite")
     settings = RewriteSettings.settled()
-    say("the prompt is being rewritten")
+    richer: dict[str, str] = {}
+    say(f"rewriting {counted(len(set(typed)), 'prompt')}")
+    with _said_where_none_comes(), settings.answering(device) as answering:
+        for prompt in dict.fromkeys(typed):
+            with _said_where_none_comes():
+                mode = requests[0].mode
+                richer[prompt] = rewritten(prompt, mode, answering, settings.directory)
+                say(f"rewritten: {richer[prompt]}")
+    return [
+        replace(request, prompt=richer[prompt], typed_prompt=prompt)
+        if prompt in richer
+        else request
+        for request, prompt in zip(requests, typed, strict=True)
+    ]
+
+
+@contextmanager
+def _said_where_none_comes() -> Iterator[None]:
     try:
-        with settings.answering(device) as answering:
-            prompt = rewritten(typed, request.mode, answering, settings.directory)
+        yield
     except (RewriteError, HubError) as error:
         say(f"{message(error)}; the prompt stays as it is")
-        return request
-    say(f"rewritten: {prompt}")
-    return replace(request, prompt=prompt, typed_prompt=typed)
 
 
 def rewrite(
