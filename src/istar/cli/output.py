@@ -17,7 +17,6 @@ from istar.cli.json_events import Made
 from istar.cli.options import CommonOptions
 from istar.clip_format import clip_format
 from istar.errors import IstarError, MediaError, UsageError
-from istar.file_settings import sidecar_of, write_sidecar
 from istar.files import unfinished, writing_failed
 from istar.output_names import output_path
 from istar.request import GenerationRequest
@@ -109,6 +108,8 @@ class OutputFile:
         self.target = writer.written
         self.written = True
         if self._has_sidecar:
+            from istar.file_settings import write_sidecar
+
             write_sidecar(self.target, metadata)
 
 
@@ -258,8 +259,8 @@ def output_file(
         )
         if request.mode != "t2i":
             _check_clip(target, written_as)
-        if options.sidecar and not options.overwrite and os.path.lexists(sidecar_of(target)):
-            raise MediaError(f"'{sidecar_of(target)}' exists", remedies=("other_name", "overwrite"))
+        if options.sidecar:
+            _check_sidecar(target, overwrite=options.overwrite)
         output = OutputFile(
             target,
             written_as=written_as,
@@ -295,6 +296,15 @@ def output_file(
         except IstarError as error:
             block.pop_all()
             raise IstarError(f"{error}; the file is kept as {output.target}") from error
+
+
+def _check_sidecar(target: Path, *, overwrite: bool) -> None:
+    """Refuse a name whose file of settings could not be written, before anything is loaded."""
+    from istar.file_settings import sidecar_of
+
+    beside = sidecar_of(target)
+    if not overwrite and os.path.lexists(beside):
+        raise MediaError(f"'{beside}' exists", remedies=("other_name", "overwrite"))
 
 
 def _check_clip(target: Path, written_as: ClipOutput) -> None:

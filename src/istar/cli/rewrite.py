@@ -17,9 +17,7 @@ from istar.cli.inputs import read_prompt
 from istar.cli.options import DeviceOption
 from istar.cli.remedies import message
 from istar.errors import HubError, RewriteError, UsageError
-from istar.models.chat import ChatEndpoint, is_hub_address
 from istar.plurals import counted
-from istar.rewriting import rewritten
 
 if TYPE_CHECKING:
     from istar.request import GenerationRequest
@@ -108,6 +106,8 @@ class RewriteSettings:
             RewriteError: the local model cannot be loaded.
         """
         if self.url is not None:
+            from istar.models.chat import ChatEndpoint, is_hub_address
+
             token = os.environ.get(TOKEN_VARIABLE, "").strip()
             if not token and not is_hub_address(self.url):
                 token = os.environ.get(OPENAI_VARIABLE, "").strip()
@@ -141,6 +141,8 @@ def rewritten_requests(
     Raises:
         UsageError: there is no prompt, or the settings of the rewriter cannot be used.
     """
+    from istar.rewriting import rewritten
+
     typed = [request.typed_prompt or request.prompts[0] for request in requests]
     if not all(prompt.strip() for prompt in typed):
         raise UsageError("there is no prompt that --rewrite could rewrite")
@@ -226,6 +228,8 @@ def rewrite(
 
     Example: istar rewrite "a fox in the snow" --url http://localhost:8080/v1
     """
+    from istar.rewriting import rewritten
+
     typed = read_prompt(prompt)
     assert typed is not None
     settings = RewriteSettings.settled(url=url, model=rewriter, directory=prompts, timeout=timeout)
