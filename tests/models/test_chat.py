@@ -52,6 +52,23 @@ def test_the_hubs_token_stays_with_the_hub(chat: Chat) -> None:
         assert not is_hub_address(other)
 
 
+def test_the_hub_itself_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = []
+
+    class Client:
+        def __init__(self, *, base_url: str, api_key: str, timeout: float) -> None:
+            tokens.append(api_key)
+            raise ValueError(base_url)
+
+    monkeypatch.setenv("HF_TOKEN", HUB_TOKEN)
+    monkeypatch.setattr("huggingface_hub.InferenceClient", Client)
+    for token in (None, "own"):
+        endpoint = ChatEndpoint(url="https://router.huggingface.co/v1", token=token)
+        with pytest.raises(RewriteError):
+            endpoint.answer("Describe.", "a fox")
+    assert tokens == [HUB_TOKEN, "own"]
+
+
 @pytest.mark.parametrize(
     ("status", "body", "reason"),
     [

@@ -74,15 +74,15 @@ class ChatEndpoint:
         from huggingface_hub import InferenceClient, get_token
 
         token = self.token or (get_token() if is_hub_address(self.url) else None)
-        # Without a token of its own the client would send the Hub's, to whatever address.
-        client = InferenceClient(
-            base_url=self.url, api_key=token or _NO_TOKEN, timeout=self.timeout
-        )
         messages = [
             {"role": "system", "content": instructions},
             {"role": "user", "content": text},
         ]
         try:
+            # Without a token of its own the client would send the Hub's, to whatever address.
+            client = InferenceClient(
+                base_url=self.url, api_key=token or _NO_TOKEN, timeout=self.timeout
+            )
             answer = client.chat_completion(messages, model=self.model)
             content = answer.choices[0].message.content
         except Exception as error:
@@ -115,7 +115,7 @@ def is_hub_address(url: str) -> bool:
 def _said_by(error: Exception) -> str:
     """What the endpoint itself says of an error, cut short."""
     with suppress(Exception):  # the body may be anything, or was not read
-        body = json.loads(error.response.text)  # type: ignore[attr-defined]
+        body = json.loads(getattr(getattr(error, "response", None), "text", ""))
         said = body.get("error", body.get("message", body.get("detail")))
         said = said.get("message") if isinstance(said, dict) else said
         return " ".join(str(said or "").split())[:_LONGEST_REASON]
