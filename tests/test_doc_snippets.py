@@ -26,7 +26,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Their examples run: those with the bundled model, and those on files that earlier ones made.
 LIVELY = ["docs/takes.md", "docs/tutorial.md", "docs/index.md", "README.md"]
 # Other programs that a page may name.
-OTHERS = {"export", "pip", "python", "python3", ".", "jq", "ffplay", "tensorboard"}
+OTHERS = {"pip", "python", "python3", ".", "jq", "ffplay", "tensorboard"}
 
 
 def blocks(path: Path, language: str) -> list[str]:

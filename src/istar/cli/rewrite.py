@@ -23,14 +23,8 @@ if TYPE_CHECKING:
     from istar.request import GenerationRequest
     from istar.rewriting import Answering
 
-URL_VARIABLE = "ISTAR_REWRITE_URL"
-MODEL_VARIABLE = "ISTAR_REWRITE_MODEL"
-PROMPTS_VARIABLE = "ISTAR_REWRITE_PROMPTS"
-TIMEOUT_VARIABLE = "ISTAR_REWRITE_TIMEOUT"
 TOKEN_VARIABLE = "ISTAR_REWRITE_TOKEN"
 OPENAI_VARIABLE = "OPENAI_API_KEY"
-
-DEFAULT_TIMEOUT = 60.0
 
 
 class RewriteMode(str, Enum):
@@ -68,25 +62,21 @@ class RewriteSettings:
         directory: Path | None = None,
         timeout: float | None = None,
     ) -> RewriteSettings:
-        """The settings as typed, and those of the environment where none was.
+        """The settings as typed, and the person's own where none was.
 
         Raises:
-            UsageError: neither an endpoint nor a model is named, or a variable holds no number.
+            UsageError: neither an endpoint nor a model is named; as `istar.cli.settings.setting`.
         """
-        url = url or os.environ.get(URL_VARIABLE) or None
-        model = model or os.environ.get(MODEL_VARIABLE) or None
+        from istar.cli.settings import setting
+
+        url = url or setting("rewrite.url")
+        model = model or setting("rewrite.model")
         if url is None and model is None:
             raise UsageError("no language model is named that rewrites", remedies=("rewriter",))
-        if directory is None and (named := os.environ.get(PROMPTS_VARIABLE)):
+        if directory is None and (named := setting("rewrite.prompts")):
             directory = Path(named)
         if timeout is None:
-            held = os.environ.get(TIMEOUT_VARIABLE) or str(DEFAULT_TIMEOUT)
-            try:
-                timeout = float(held)
-            except ValueError as error:
-                raise UsageError(
-                    f"{TIMEOUT_VARIABLE} is a number of seconds, not {held!r}"
-                ) from error
+            timeout = setting("rewrite.timeout")
         return cls(
             url=url,
             model=model,
@@ -188,7 +178,7 @@ def rewrite(
         typer.Option(
             "--url",
             help="An endpoint that speaks as OpenAI's does.",
-            show_default=URL_VARIABLE,
+            show_default="rewrite.url of the settings",
         ),
     ] = None,
     rewriter: Annotated[
@@ -198,7 +188,7 @@ def rewrite(
             metavar="NAME|DIR|REPO",
             help="The model's name at the endpoint; without an endpoint a language model here, a "
             "directory or a repository in the Hub's cache.",
-            show_default=MODEL_VARIABLE,
+            show_default="rewrite.model of the settings",
         ),
     ] = None,
     prompts: Annotated[
@@ -208,7 +198,7 @@ def rewrite(
             metavar="DIR",
             help="A directory with instructions of your own: t2i.txt, t2v.txt, i2v.txt, "
             "extend.txt.",
-            show_default=PROMPTS_VARIABLE,
+            show_default="rewrite.prompts of the settings",
         ),
     ] = None,
     timeout: Annotated[
@@ -217,7 +207,7 @@ def rewrite(
             "--timeout",
             metavar="SECONDS",
             help="How long an endpoint may take.",
-            show_default=f"{TIMEOUT_VARIABLE}, or {DEFAULT_TIMEOUT:g}",
+            show_default="rewrite.timeout of the settings, 60",
         ),
     ] = None,
     device: DeviceOption = "auto",
