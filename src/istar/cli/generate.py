@@ -229,8 +229,10 @@ def _generate(
 
 
 def _rewritten(options: GenerateOptions, request: GenerationRequest) -> GenerationRequest:
-    """The request with a richer prompt, if that is asked for."""
-    return rewritten_requests([request], options.device)[0] if options.rewrite else request
+    """The request with a richer prompt, if that is asked for and something is made."""
+    if not options.rewrite or options.dry_run:
+        return request
+    return rewritten_requests([request], options.device)[0]
 
 
 def events_of(job: Job, previews: PreviewOutput, seconds: float | None) -> Iterator[Event]:
