@@ -61,6 +61,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.transformer.*",
         "istar.video_tokenizer.*",
         "istar.text_encoder",
+        "istar.language_model",
         "istar.media",
         "istar.media.*",
         "istar.lab.*",
@@ -69,7 +70,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.checkpoint.tensor_files",
     ),
     ("istar.models.find", "istar.models.store"),
-    ("istar.plan", "istar.file_settings", "istar.previews"),
+    ("istar.plan", "istar.file_settings", "istar.previews", "istar.rewriting"),
     ("istar.models.*",),
     ("istar.model_spec",),
     (

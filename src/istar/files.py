@@ -14,7 +14,9 @@ from types import TracebackType
 
 from istar.errors import MediaError
 
-_LONGEST_NAME = 255
+LONGEST_NAME = 255
+"""Of a file, in bytes."""
+
 _unfinished: set[Path] = set()
 """Temporary files and directories of this process."""
 
@@ -33,7 +35,7 @@ def numbered_names(target: Path) -> Iterator[Path]:
     """Names beside a target that is taken; a long one makes room for its number."""
     for number in count(1):
         end = f"-{number}{target.suffix}"
-        stem = os.fsencode(target.stem)[: _LONGEST_NAME - len(os.fsencode(end))]
+        stem = os.fsencode(target.stem)[: LONGEST_NAME - len(os.fsencode(end))]
         yield target.with_name(stem.decode("utf-8", "ignore") + end)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.drafts import (
+    DRAFTS_HOLD_ALL,
     BestOption,
     CountOption,
     DraftOption,
@@ -32,6 +33,7 @@ from istar.cli.options import (
 )
 from istar.cli.output import OutputFile, output_file
 from istar.cli.reuse import is_take
+from istar.cli.rewrite import rewritten_requests
 from istar.errors import UsageError
 from istar.request import GenerationRequest
 
@@ -51,6 +53,15 @@ DeadlineOption = Annotated[
         metavar="SECONDS",
         help="Stop at the last scale that is decoded so many seconds after the model is "
         "loaded, such as 20s, and leave a take that `istar finish` continues.",
+    ),
+]
+
+
+RewriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--rewrite",
+        help="Let a language model write a richer prompt first, see `istar rewrite`.",
     ),
 ]
 
@@ -82,8 +93,11 @@ class GenerateOptions(CommonOptions):
     until: UntilOption = None
     best: BestOption = None
     deadline: DeadlineOption = None
+    rewrite: RewriteOption = False
 
     def __post_init__(self) -> None:
+        if self.draft and (self.no_metadata or self.sidecar):
+            raise UsageError(DRAFTS_HOLD_ALL)
         if self.draft and self.deadline is not None:
             raise UsageError(
                 "a draft stops at a scale or a share, so --deadline does not go with it"
@@ -205,12 +219,20 @@ def _generate(
     settings = take_settings(options)
     with output_file(options, request, written_as) as output:
         previews = options.previews(request, output.target)
+        request = _rewritten(options, request)
         pipeline, inputs = options.load(request, target=output.target)
         if written_as and written_as.sound:
             inputs = inputs.with_sound_kept()
         job = pipeline.job(request, inputs)
         events = events_of(job, previews, seconds)
         make_file(job, events, pipeline, output, options, settings, previews=previews)
+
+
+def _rewritten(options: GenerateOptions, request: GenerationRequest) -> GenerationRequest:
+    """The request with a richer prompt, if that is asked for and something is made."""
+    if not options.rewrite or options.dry_run:
+        return request
+    return rewritten_requests([request], options.device)[0]
 
 
 def events_of(job: Job, previews: PreviewOutput, seconds: float | None) -> Iterator[Event]:
@@ -263,6 +285,7 @@ def _draft(options: GenerateOptions, request: GenerationRequest) -> None:
     until = parse_until(options.until)
     seeds = consecutive_seeds(request.seed, options.count or 1)
     with drafts_directory(options.output) as directory:
+        request = _rewritten(options, request)
         pipeline, inputs = options.load(
             request,
             target=directory,

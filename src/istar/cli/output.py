@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -38,16 +39,33 @@ class OutputFile:
         target: the name that it has, or will have.
         stays: it outlasts the command; what goes to stdout does not.
         written: something is in it.
+
+    Args:
+        target: its name.
+        written_as: how, if it is a clip.
+        overwrite: it may replace a file.
+        has_settings: it holds how it was made.
+        has_sidecar: a file beside it does.
+        stays: see the attributes.
     """
 
     def __init__(
-        self, target: Path, *, written_as: ClipOutput, overwrite: bool, stays: bool = True
+        self,
+        target: Path,
+        *,
+        written_as: ClipOutput,
+        overwrite: bool,
+        has_settings: bool = True,
+        has_sidecar: bool = False,
+        stays: bool = True,
     ) -> None:
         self.target = target
         self._written_as = written_as
         self.stays = stays
         self.written = False
         self._overwrite = overwrite
+        self._has_settings = has_settings
+        self._has_sidecar = has_sidecar
 
     @contextmanager
     def writing(
@@ -64,13 +82,14 @@ class OutputFile:
             kept: of a clip that was written before, so many pictures come first.
         """
         request = made if isinstance(made, GenerationRequest) else made.request
+        metadata = pipeline.metadata(made, encoding=self._written_as.encoding)
         with ExitStack() as stack:
             writer = Writer(
                 self.target,
                 stack,
                 is_picture=request.mode == "t2i",
                 written_as=self._written_as,
-                metadata=pipeline.metadata(made, fps=self._written_as.encoding.fps),
+                metadata=metadata if self._has_settings else {},
                 overwrite=self._overwrite or self.written,
                 kept=kept,
             )
@@ -88,6 +107,10 @@ class OutputFile:
             )
         self.target = writer.written
         self.written = True
+        if self._has_sidecar:
+            from istar.file_settings import write_sidecar
+
+            write_sidecar(self.target, metadata)
 
 
 class Writer:
@@ -236,7 +259,15 @@ def output_file(
         )
         if request.mode != "t2i":
             _check_clip(target, written_as)
-        output = OutputFile(target, written_as=written_as, overwrite=options.overwrite)
+        if options.sidecar:
+            _check_sidecar(target, overwrite=options.overwrite)
+        output = OutputFile(
+            target,
+            written_as=written_as,
+            overwrite=options.overwrite,
+            has_settings=not options.no_metadata,
+            has_sidecar=options.sidecar,
+        )
         yield output
         print_path(output.target)
         return
@@ -244,9 +275,15 @@ def output_file(
         raise UsageError("stdout takes the file or --json's events; name a file with --output")
     if sys.stdout.isatty():
         raise UsageError("stdout is a terminal; send it to a file, or name one with --output")
+    if options.sidecar:
+        raise UsageError("--sidecar writes a file beside the output, and stdout has no such place")
     directory = Path(tempfile.mkdtemp(prefix="istar-"))
     output = OutputFile(
-        directory / f"output{suffix}", written_as=written_as, overwrite=True, stays=False
+        directory / f"output{suffix}",
+        written_as=written_as,
+        overwrite=True,
+        has_settings=not options.no_metadata,
+        stays=False,
     )
     with ExitStack() as block:
         block.enter_context(unfinished(directory))
@@ -259,6 +296,15 @@ def output_file(
         except IstarError as error:
             block.pop_all()
             raise IstarError(f"{error}; the file is kept as {output.target}") from error
+
+
+def _check_sidecar(target: Path, *, overwrite: bool) -> None:
+    """Refuse a name whose file of settings could not be written, before anything is loaded."""
+    from istar.file_settings import sidecar_of
+
+    beside = sidecar_of(target)
+    if not overwrite and os.path.lexists(beside):
+        raise MediaError(f"'{beside}' exists", remedies=("other_name", "overwrite"))
 
 
 def _check_clip(target: Path, written_as: ClipOutput) -> None:
