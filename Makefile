@@ -4,13 +4,17 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 LOWEST = $(VENV)-lowest
-# A process per core; the tests of a file stay in one, and share its fixtures.
-PYTEST = -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# A process per core, with an equal part of the tests in their order: a file's tests mostly share one,
+# and its fixtures. A process that is done takes from the others, so that all end at about once.
+PYTEST = -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 CORE = $(addprefix tests/,checkpoint generation models training transformer video_tokenizer \
 	cli/test_commands.py media test_package.py test_parity.py test_pipeline.py \
 	test_job.py test_request.py test_text_encoder.py)
 
-.PHONY: demo test test-lowest check check-slow format docs docs-site tiny ablations clean
+FUZZ_CASES ?= 20000
+FUZZ_SEED ?= $(shell date +%s)
+
+.PHONY: demo test test-lowest check check-slow fuzz format docs docs-site tiny ablations clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +49,14 @@ check: $(VENV)/.ready-docs
 
 check-slow: $(READY)
 	$(BIN)/python $(PYTEST) -m slow
+
+# The tests that try files which are almost takes, pictures or videos, with more of them than the
+# suite has time for. The file at which one fails stays in out/fuzz; a seed gives the same again.
+fuzz: $(READY)
+	@mkdir -p out
+	@echo FUZZ_SEED=$(FUZZ_SEED) FUZZ_CASES=$(FUZZ_CASES)
+	FUZZ_SEED=$(FUZZ_SEED) FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest --timeout 0 \
+		--basetemp out/fuzz tests/test_take_fuzz.py tests/media/test_media_fuzz.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
@@ -32,25 +33,20 @@ WORDY_ISTAR = (
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 """What runs a script or a module in two processes."""
 
+_PATH = (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _PATH))
+"""Processes of the tests can import what lies in `tests/`."""
+
 _FORKS = get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    [
-        "av",
-        "istar.cli.app",
-        "istar.pipeline",
-        "pytest",
-        "transformers.models.auto.modeling_auto",
-        "transformers.models.auto.tokenization_auto",
-        "transformers.models.byt5.tokenization_byt5",
-        "transformers.models.t5.modeling_t5",
-    ]
-)
+_FORKS.set_forkserver_preload(["warm_istar"])
 
 
 def run_warm(
     *arguments: str,
     input: bytes = b"",
     terminal: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
     directory: Path | None = None,
     environment: Mapping[str, str] | None = None,
     timeout: float = 120,
@@ -66,6 +62,7 @@ def run_warm(
         arguments: of the command line.
         input: up to 64 KiB for stdin, through a pipe.
         terminal: a descriptor for stdin in place of that pipe.
+        stdout, stderr: descriptors to write to, in place of what is read here.
         directory: to work in; this process's own if None.
         environment: likewise.
         timeout: seconds to end in, once stdout is closed.
@@ -80,6 +77,9 @@ def run_warm(
         else:
             writer.write(input)
         writer.close()
+        for own, theirs in ((child_out, stdout), (descriptors[2].fileno(), stderr)):
+            if theirs is not None:
+                os.dup2(theirs, own)
         surroundings = (
             directory or Path.cwd(),
             dict(os.environ if environment is None else environment),
@@ -123,17 +123,23 @@ class WarmProcess:
 
 
 @contextmanager
-def started_warm(*arguments: str) -> Iterator[WarmProcess]:
+def started_warm(*arguments: str, stops_in: str | None = None) -> Iterator[WarmProcess]:
     """Start `istar ARGUMENTS` as `run_warm` does, without stdin and stdout; killed at the end.
 
     It meets signals as a process that was started, but for its first moments.
+
+    Args:
+        arguments: of the command line.
+        stops_in: `module:function`, or `module:Class.method`: where it stops the first time that
+            it comes there, with `stopped` in a line on stderr.
     """
     err, child_err = os.pipe()
     nothing = os.open(os.devnull, os.O_RDWR)
     with os.fdopen(err, "rb") as reader:
         descriptors = [Connection(number) for number in (os.dup(nothing), nothing, child_err)]
         child = _FORKS.Process(
-            target=_serve, args=(arguments, Path.cwd(), dict(os.environ), descriptors, True)
+            target=_serve,
+            args=(arguments, Path.cwd(), dict(os.environ), descriptors, True, stops_in),
         )
         child.start()
         for descriptor in descriptors:
@@ -151,6 +157,7 @@ def _serve(
     environment: Mapping[str, str],
     descriptors: Sequence[Connection],
     wordy: bool = False,
+    stops_in: str | None = None,
 ) -> None:
     """The life of a forked process: become like one that was started with all this."""
     for number, descriptor in enumerate(descriptors):
@@ -166,25 +173,40 @@ def _serve(
     sys.argv = ["istar", *arguments]
     if wordy:
         importlib.import_module("istar.cli.display").SECONDS_BETWEEN_LINES = 0
+    if stops_in is not None:
+        _stop_in(stops_in)
     from istar.__main__ import main
 
     main()
 
 
+def _stop_in(place: str) -> None:
+    """Let the first call of a function stop there, and say so."""
+    module, _, name = place.partition(":")
+    *owners, name = name.split(".")
+    owner = importlib.import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    usual = getattr(owner, name)
+
+    def stopped(*arguments: Any, **settings: Any) -> Any:
+        setattr(owner, name, usual)
+        print("stopped", file=sys.stderr, flush=True)
+        time.sleep(60)
+        return usual(*arguments, **settings)
+
+    setattr(owner, name, stopped)
+
+
 @contextmanager
 def started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with pipes for stdout and stderr; it and its children are killed in the end.
-
-    It can import what lies in `tests/`.
-    """
-    path = (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))
+    """A process with pipes for stdout and stderr; it and its children are killed in the end."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
     )
     try:
         yield process

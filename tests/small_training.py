@@ -18,6 +18,7 @@ from istar.training.config import (
     MixConfig,
     QuantizerConfig,
     RunConfig,
+    SamplesConfig,
     TextConfig,
     TokenizerTraining,
     TransformerTraining,
@@ -153,6 +154,8 @@ def transformer_run(
     defaults: dict[str, Any] = {
         "run": run_config(directory / "transformer"),
         "text": TextConfig(layers=1, heads=2, mlp_width=32),
+        # To generate the usual rows at its end would take most of a run's time.
+        "samples": SamplesConfig(prompts=("a red boat",), clips=0),
     }
     return TransformerTraining(
         model=write_manifest(directory),

@@ -70,22 +70,20 @@ def saved_after_each_advance(job: Job, path: Path) -> Iterator[int]:
         count += 1
 
 
-LONG = {name for name, wanted in REQUESTS.items() if wanted.mode == "interact"} | {
-    name for name in REQUESTS if name.endswith("two windows")
-}
+SHORT = ("t2i", "i2v")
 
 
 @pytest.mark.parametrize(
     ("name", "stride"),
     [
-        *((name, 3 if name in LONG else 1) for name in REQUESTS),
-        *(pytest.param(name, 1, marks=pytest.mark.slow) for name in REQUESTS if name in LONG),
+        *((name, 1 if name in SHORT else 5) for name in REQUESTS),
+        *(pytest.param(name, 1, marks=pytest.mark.slow) for name in REQUESTS if name not in SHORT),
     ],
 )
 def test_resumed_equals_uninterrupted_after_every_step(
     pipeline: InfinityStarPipeline, tmp_path: Path, name: str, stride: int
 ) -> None:
-    """Without `slow`, those of several windows after every third step only."""
+    """Without `slow`, the long ones after every fifth step only."""
     wanted = REQUESTS[name]
     events, whole = finished(pipeline.job(wanted))
     path = tmp_path / "job.take"

@@ -120,10 +120,9 @@ def assert_same_pictures(ours: Iterable[Event], theirs: Iterable[Event]) -> None
 USUAL = {
     *(("random", mode, name) for mode in REQUESTS for name in PLANS[1:]),
     *(("bundled", "t2i", name) for name in PLANS),
-    *(("bundled", "t2v", "stream"), ("bundled", "i2v", "low"), ("bundled", "extend", "balanced")),
-    ("bundled", "interact", "stream"),
+    ("bundled", "i2v", "stream"),
 }
-"""What is tested without `slow`: of the bundled model every mode, and every plan."""
+"""What is tested without `slow`: of the bundled model every plan, for a picture."""
 
 
 @pytest.mark.parametrize(
@@ -217,7 +216,11 @@ def plan_notes(events: Iterable[Event]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("weights", "mode"), [*(("random", mode) for mode in REQUESTS), ("bundled", "i2v")]
+    ("weights", "mode"),
+    [
+        *(("random", mode) for mode in REQUESTS),
+        pytest.param("bundled", "i2v", marks=pytest.mark.slow),
+    ],
 )
 def test_everything_that_takes_memory_may_fail_once_in_every_step(
     weights: str, mode: str, models: dict[str, Model], monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -143,6 +145,19 @@ def test_every_quarter_second_is_a_length(quarters: int) -> None:
 )
 def test_json_gives_the_same_request(wanted: GenerationRequest) -> None:
     assert GenerationRequest.from_json(wanted.to_json()) == wanted
+
+
+def test_what_was_typed_before_it_was_rewritten_is_kept() -> None:
+    wanted = GenerationRequest(mode="t2v", prompt="a red fox runs", typed_prompt="a fox")
+    assert GenerationRequest.from_json(wanted.to_json()) == wanted
+    # As takes of before say nothing of it.
+    earlier = json.loads(wanted.to_json())
+    del earlier["typed_prompt"]
+    assert GenerationRequest.from_json(json.dumps(earlier)) == replace(wanted, typed_prompt=None)
+    with pytest.raises(UsageError, match="typed prompt is empty"):
+        GenerationRequest(mode="t2v", prompt="a red fox runs", typed_prompt=" ")
+    with pytest.raises(UsageError, match="are not rewritten"):
+        GenerationRequest(mode="interact", prompt=("a fox",), typed_prompt="fox")
 
 
 def test_pixels_are_handed_over_beside_the_json() -> None:

@@ -18,7 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+import fuzzing
 from asking import pictures, request, with_spec
+from fuzzing import mutated_bytes
 from istar import InfinityStarPipeline, StateError, Take
 from istar.generation.state import Position
 from istar.inputs import read_inputs
@@ -127,23 +129,6 @@ def mutated_tensors(tensors: dict[str, Tensor], chance: Random) -> dict[str, Ten
     return own
 
 
-def mutated_bytes(content: bytes, chance: Random) -> bytes:
-    """Bytes that were flipped, cut, doubled or moved."""
-    place = chance.randrange(len(content)) if chance.random() < 0.5 else chance.randrange(2000)
-    match chance.randrange(4):
-        case 0:
-            return content[:place]
-        case 1:
-            return content[:place] + bytes(chance.randbytes(8)) + content[place:]
-        case 2:
-            return content[:place] + content[place + chance.randrange(1, 9) :]
-        case _:
-            changed = bytearray(content)
-            for number in range(chance.randrange(1, 5)):
-                changed[(place + number) % len(changed)] ^= 1 << chance.randrange(8)
-            return bytes(changed)
-
-
 def written(header: dict[str, Any], tensors: dict[str, Tensor]) -> bytes | None:
     """A file's bytes with a hash that fits; None where no file can be made of this."""
     try:
@@ -160,13 +145,11 @@ def tensor_bytes(take: Take) -> int:
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))]
-)
-def test_five_hundred_takes_that_were_changed(
-    pipeline: InfinityStarPipeline, takes: tuple[Take, ...], tmp_path: Path, seed: int
+def test_takes_that_were_changed(
+    pipeline: InfinityStarPipeline, takes: tuple[Take, ...], tmp_path: Path
 ) -> None:
-    chance = Random(seed)
+    count = fuzzing.cases(400)
+    chance = Random(fuzzing.SEED)
     forms = []
     for take in takes:
         path = take.save(tmp_path / "a.take", overwrite=True)
@@ -178,7 +161,7 @@ def test_five_hundred_takes_that_were_changed(
     path.unlink()
     read = refused = 0
     lines: list[str] = []
-    while read + refused < 500:
+    while read + refused < count:
         whole, header, tensors = chance.choice(forms)
         match chance.choice(("bytes", "header", "header", "tensors")):
             case "bytes":
@@ -211,4 +194,4 @@ def test_five_hundred_takes_that_were_changed(
             read += 1
         assert [file.name for file in tmp_path.iterdir()] == ["a.take"]
     assert not any("\n" in line for line in lines)
-    assert refused > 300
+    assert refused > 0.6 * count

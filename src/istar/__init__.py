@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         HubError,
         IstarError,
         MediaError,
+        RewriteError,
         StateError,
         UsageError,
     )
@@ -57,6 +58,7 @@ __all__ = [
     "Note",
     "Preview",
     "Progress",
+    "RewriteError",
     "StateError",
     "Take",
     "UsageError",
@@ -81,6 +83,7 @@ _HOME = {
     "Note": "events",
     "Preview": "events",
     "Progress": "events",
+    "RewriteError": "errors",
     "StateError": "errors",
     "Take": "take",
     "UsageError": "errors",

@@ -7,6 +7,7 @@
     ├── MediaError             a picture or clip that cannot be read or written
     ├── CheckpointError        weights, manifest or text encoder that cannot be used
     ├── HubError               a model that cannot be fetched
+    ├── RewriteError           a prompt that no language model rewrites
     ├── DeviceError            the device or its memory does not serve
     ├── StateError             a take or training checkpoint that cannot be used
     └── GenerationError        the computation itself went wrong
@@ -43,6 +44,10 @@ Remedy = Literal[
     "prepare",
     "pull",
     "repair",
+    "rewrite_model",
+    "rewrite_timeout",
+    "rewrite_token",
+    "rewriter",
     "run_anyway",
     "tiny",
 ]
@@ -84,6 +89,10 @@ class CheckpointError(IstarError):
 
 class HubError(IstarError):
     """A model that cannot be fetched, or whose files in the Hub's cache cannot be trusted."""
+
+
+class RewriteError(IstarError):
+    """A prompt that cannot be rewritten: the language model is not there or gives no answer."""
 
 
 class DeviceError(IstarError):

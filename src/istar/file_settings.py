@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from istar import __version__
+from istar.clip_format import ClipEncoding
 from istar.errors import CheckpointError, MediaError
+from istar.files import LONGEST_NAME, write_text
 from istar.generation.guidance import GuidanceConfig
 from istar.generation.sampling import SamplingConfig, Temperature
 from istar.model_spec import ModelSpec, Precision
 from istar.request import GenerationRequest, Mode
 from istar.tables import decode, encode
+from istar.text_files import read_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +87,11 @@ class FileSettings:
         suffix: the model's own suffix was added to the prompt.
         asked: what the request itself said of guidance and temperatures.
         fps: pictures a second when the clip is played, where that is not as many as were made.
+        crf: the rate factor that the clip's encoder was asked for; None for the format's own.
+        preset: likewise how long the encoder looked.
         varied: some tokens are another take's, which the rest of this does not give.
         seeds: in `interact` that of every prompt, where one is not `seed`.
+        typed_prompt: what a person typed, where the prompt was rewritten from it.
     """
 
     version: str | None = None
@@ -103,8 +111,11 @@ class FileSettings:
     suffix: bool
     asked: AskedSampling = field(default_factory=AskedSampling)
     fps: float | None = None
+    crf: int | None = None
+    preset: str | None = None
     varied: bool = False
     seeds: tuple[int, ...] | None = None
+    typed_prompt: str | None = None
 
     @classmethod
     def of(
@@ -114,7 +125,7 @@ class FileSettings:
         *,
         device: str,
         dtype: Precision,
-        fps: float | None = None,
+        encoding: ClipEncoding | None = None,
     ) -> FileSettings:
         """The settings of what a model makes from a request.
 
@@ -123,7 +134,7 @@ class FileSettings:
             spec: the model.
             device: the kind of device where the transformer computes.
             dtype: in what.
-            fps: see the attributes.
+            encoding: what was asked for of the clip's encoder.
         """
         own, start = spec.sampling, None
         if request.mode == "interact" and spec.interact:
@@ -131,6 +142,7 @@ class FileSettings:
             if request.clip is None:
                 start = UsedSampling.of(spec.sampling, request)
         used = UsedSampling.of(own, request)
+        encoding = encoding or ClipEncoding()
         return cls(
             version=__version__,
             model=spec.name,
@@ -148,7 +160,10 @@ class FileSettings:
             start=start,
             suffix=request.suffix,
             asked=AskedSampling.of(request),
-            fps=fps,
+            fps=encoding.fps,
+            crf=encoding.crf,
+            preset=encoding.preset and encoding.preset.value,
+            typed_prompt=request.typed_prompt,
         )
 
     @classmethod
@@ -221,3 +236,45 @@ class FileSettings:
         except CheckpointError as error:
             raise MediaError(f"the file's settings do not fit the model: {error}") from error
         return spec if then == spec else then
+
+
+def sidecar_of(target: Path) -> Path:
+    """The file beside a picture or a video, or a directory of pictures, that holds its settings.
+
+    Raises:
+        MediaError: the name has no room for its suffix.
+    """
+    path = target.with_name(f"{target.name}.json")
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise MediaError(f"the name of '{target}' is too long for a file of settings beside it")
+    return path
+
+
+def write_sidecar(target: Path, texts: Mapping[str, str]) -> None:
+    """Write the settings of a file beside it, in the place of those that are there.
+
+    Args:
+        target: the file.
+        texts: as `FileSettings.texts` gives them.
+
+    Raises:
+        MediaError: they cannot be written.
+    """
+    table = json.loads(texts["comment"])
+    text = json.dumps(table, indent=2, ensure_ascii=False) + "\n"
+    write_text(sidecar_of(target), text, overwrite=True)
+
+
+def read_beside(path: Path) -> FileSettings | None:
+    """The settings beside a file, or beside the directory of pictures that it lies in, if any are.
+
+    Raises:
+        MediaError: they are damaged.
+    """
+    for named in (path.absolute(), path.absolute().parent):
+        beside = named.with_name(f"{named.name}.json") if named.name else None
+        if beside is not None and beside.is_file():
+            texts = {"comment": read_text(beside, error=MediaError)}
+            if found := FileSettings.read(texts, f"'{beside}'"):
+                return found
+    return None

@@ -15,7 +15,7 @@ from types import TracebackType
 from istar.errors import MediaError
 
 LONGEST_NAME = 255
-"""Bytes of a name that file systems take."""
+"""Of a file, in bytes."""
 
 _unfinished: set[Path] = set()
 """Temporary files and directories of this process."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from istar.clip_format import ClipEncoding
 from istar.errors import CheckpointError, StateError
 from istar.events import ClipReady, Event, GenerationResult, Note
 from istar.file_settings import FileSettings
@@ -265,19 +266,21 @@ class InfinityStarPipeline:
         )
 
     def metadata(
-        self, made: GenerationRequest | Take, *, fps: float | None = None
+        self, made: GenerationRequest | Take, *, encoding: ClipEncoding | None = None
     ) -> dict[str, str]:
         """What a file holds of how it was made, see `istar.file_settings`.
 
         Args:
             made: the request that this model makes it from, or the take that holds it.
-            fps: pictures a second when it is played, where that is not as many as were made.
+            encoding: what was asked for of the clip's encoder.
         """
         if isinstance(made, Take):
             request, device, dtype = made.request, made.model.device, made.model.dtype
         else:
             request, device, dtype = made, self.networks.device.type, self.networks.precision
-        settings = FileSettings.of(request, self.spec, device=device, dtype=dtype, fps=fps)
+        settings = FileSettings.of(
+            request, self.spec, device=device, dtype=dtype, encoding=encoding
+        )
         if isinstance(made, Take):
             settings = replace(settings, varied=made.is_varied, seeds=made.seeds)
         return settings.texts()

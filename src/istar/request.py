@@ -52,6 +52,8 @@ class GenerationRequest:
         tau_image: sampling temperature of image clips; None for the model's own.
         tau_video: sampling temperature of video clips; None for the model's own.
         suffix: add the model's own suffix to the prompt.
+        typed_prompt: what a person typed, where `prompt` was rewritten from it; nothing else
+            depends on it. Never in `interact`.
 
     Raises:
         UsageError: anything above does not hold.
@@ -69,6 +71,7 @@ class GenerationRequest:
     tau_image: float | None = None
     tau_video: float | None = None
     suffix: bool = True
+    typed_prompt: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("seconds", "aspect", "seed", "guidance_scale", "tau_image", "tau_video"):
@@ -81,6 +84,10 @@ class GenerationRequest:
         for prompt in self.prompts:
             check_prompt(prompt, may_be_empty=self.mode in ("i2v", "extend"))
         check_prompt(self.negative_prompt, name="negative prompt", may_be_empty=True, longest=None)
+        if self.typed_prompt is not None:
+            if self.mode == "interact":
+                raise UsageError("the prompts of interact are not rewritten")
+            check_prompt(self.typed_prompt, name="typed prompt")
         for name in ("image", "clip"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, Path(value).expanduser())

@@ -179,7 +179,9 @@ class Take:
         request = replace(self.request, seed=seed)
         if prompt is not None:
             prompts = (prompt, *request.prompts[1:])
-            request = replace(request, prompt=prompts if mode == "interact" else prompt)
+            request = replace(
+                request, prompt=prompts if mode == "interact" else prompt, typed_prompt=None
+            )
         return replace(self, request=request, windows=(window,), taken=0, generator=generator)
 
     @property

@@ -91,7 +91,7 @@ class TextEncoder:
             mlp_width: features inside the MLP.
             max_tokens: the longest text, its end mark included.
         """
-        transformers = _transformers()
+        transformers = transformers_library()
         tokenizer = transformers.ByT5Tokenizer(extra_ids=0)
         config = transformers.T5Config(
             vocab_size=len(tokenizer),
@@ -121,12 +121,12 @@ class TextEncoder:
             CheckpointError: as `from_directory`, but for weights.
         """
         if path is None:
-            config = _transformers().T5Config(**_FLAN_T5_XL)
+            config = transformers_library().T5Config(**_FLAN_T5_XL)
         else:
             vocabulary, _ = check_text_encoder(path)
             config = _config(path)
         with torch.device("meta"):
-            model = _transformers().AutoModelForTextEncoding.from_config(
+            model = transformers_library().AutoModelForTextEncoding.from_config(
                 config, dtype=torch.float32
             )
         if tokens is not None:
@@ -188,7 +188,7 @@ class TextEncoder:
 
     def save(self, target: Path) -> None:
         """Write the encoder and its tokenizer as `from_directory` reads them."""
-        with _quiet_transformers():
+        with quiet_transformers():
             self._model.save_pretrained(target)
         self._tokenizer.save_pretrained(target)
 
@@ -221,7 +221,7 @@ def save_encoder(path: Path, target: Path) -> None:
         CheckpointError: as `TextEncoder.from_directory`.
     """
     model, _ = _load(path, torch.float32)
-    with _quiet_transformers():
+    with quiet_transformers():
         model.save_pretrained(target)
     for file in path.iterdir():
         is_text = file.suffix in (".json", ".model", ".txt", ".jinja")
@@ -237,8 +237,8 @@ def _load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """
     vocabulary, weights = check_text_encoder(path)
     config = _config(path)
-    with _quiet_transformers(), torch.device("cpu"), explained_file_errors(weights):
-        model, report = _transformers().AutoModelForTextEncoding.from_pretrained(
+    with quiet_transformers(), torch.device("cpu"), explained_file_errors(weights):
+        model, report = transformers_library().AutoModelForTextEncoding.from_pretrained(
             path,
             dtype=dtype,
             use_safetensors=True,
@@ -257,8 +257,8 @@ def _load(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 def _config(path: Path) -> Any:
     """The settings of an encoder."""
-    with _quiet_transformers(), explained_file_errors(path / "config.json"):
-        return _transformers().AutoConfig.from_pretrained(path, **_LOCAL)
+    with quiet_transformers(), explained_file_errors(path / "config.json"):
+        return transformers_library().AutoConfig.from_pretrained(path, **_LOCAL)
 
 
 def _tokenizer(path: Path, vocabulary: Path, config: Any) -> Any:
@@ -267,8 +267,8 @@ def _tokenizer(path: Path, vocabulary: Path, config: Any) -> Any:
     Raises:
         CheckpointError: it is damaged, or of another encoder than `config` describes.
     """
-    with _quiet_transformers(), torch.device("cpu"), explained_file_errors(vocabulary):
-        tokenizer = _transformers().AutoTokenizer.from_pretrained(path, **_LOCAL)
+    with quiet_transformers(), torch.device("cpu"), explained_file_errors(vocabulary):
+        tokenizer = transformers_library().AutoTokenizer.from_pretrained(path, **_LOCAL)
         largest = max(tokenizer("a red circle")["input_ids"])
     if largest >= config.vocab_size:
         raise CheckpointError(
@@ -279,9 +279,9 @@ def _tokenizer(path: Path, vocabulary: Path, config: Any) -> Any:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers from printing; its settings are put back."""
-    logging = _transformers().utils.logging
+    logging = transformers_library().utils.logging
     verbosity = logging.get_verbosity()
     shows_bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -294,7 +294,7 @@ def _quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _transformers() -> Any:
+def transformers_library() -> Any:
     """The library, which imports the Hub's client.
 
     Raises:

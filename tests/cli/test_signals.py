@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from processes import await_line, started
+from istar import Take
+from processes import await_line, started, started_warm
 
 pytestmark = pytest.mark.signals
 
@@ -63,6 +64,17 @@ assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
 """
 
+STAGES = {
+    "load": "istar.network_files:NetworkFiles.load_blocks",
+    "text": "istar.text_encoder:TextEncoder.encode",
+    "step": "istar.transformer.block:attend",
+    "decode": "istar.networks:_to_bytes",
+    "encode": "istar.media.clip_writer:ClipWriter._encode",
+    "write": "istar.files:_sync",
+}
+"""Where a command that makes a video is at work, from stage to stage."""
+NOTHING_MADE = ("load", "text", "step")
+
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 
@@ -72,7 +84,7 @@ CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
         ("typer", *CODES[0]),
         ("numpy", *CODES[0]),  # which torch imports from C, and swallows what that raises
         ("numpy", *CODES[1]),
-        ("transformers.models.t5.modeling_t5", *CODES[2]),
+        ("typer", *CODES[2]),
     ],
 )
 def test_while_modules_are_imported(
@@ -116,3 +128,37 @@ def test_ignored_ones_stay_ignored() -> None:
     with started([sys.executable, "-c", IGNORED]) as process:
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("stage", "number", "code"),
+    [
+        pytest.param(stage, *one, marks=() if place % 3 == other else pytest.mark.slow)
+        for place, stage in enumerate(STAGES)
+        for other, one in enumerate(CODES)
+    ],
+)
+def test_at_every_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, number: signal.Signals, code: int
+) -> None:
+    """What was made is kept, and all that is left; without `slow` a signal meets two stages."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    command = ("t2v", "x", "--model", "tiny", "--seconds", "1", "--seed", "1", "-o", "a.mp4")
+    with started_warm(*command, stops_in=STAGES[stage]) as process:
+        await_line(process, b"stopped")
+        process.send_signal(number)
+        found, said = process.ended()
+    assert found == code, said
+    *kept, last = said.decode().splitlines()
+    assert last == f"istar: {'interrupted' if code == 130 else f'ended by {number.name}'}"
+    takes = list(tmp_path.glob("state/istar/takes/*"))
+    assert list(tmp_path.iterdir()) == [tmp_path / "state"][: len(takes)]
+    if stage in NOTHING_MADE:
+        assert (kept, takes) == ([], [])
+        return
+    (path,) = takes
+    assert kept == [
+        f"istar: what was made is kept; `istar finish --model tiny {path}` continues it"
+    ]
+    Take.load(path)

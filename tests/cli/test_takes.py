@@ -240,7 +240,7 @@ ENDED = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 @pytest.mark.signals
 @pytest.mark.parametrize(
-    "number", [*range(10), *(pytest.param(n, marks=pytest.mark.slow) for n in range(10, 100))]
+    "number", [*range(5), *(pytest.param(n, marks=pytest.mark.slow) for n in range(5, 100))]
 )
 def test_interrupted_and_finished_equals_undisturbed(
     store: Path,

@@ -67,7 +67,7 @@ def clip(
     return Scene(background="white", subjects=(subject,)).frames(PICTURES, 64, 112)
 
 
-@pytest.mark.parametrize("count", [15, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [6, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("size", [(64, 112), (80, 80)])
 @pytest.mark.parametrize(
     ("noise", "blur", "least"), [(0, 0.1, 0.99), (10, 0.8, 0.97), (20, 1.2, 0.97)]
@@ -80,7 +80,7 @@ def test_the_judge_sees_what_was_drawn(
     least: float,
     count: int,
 ) -> None:
-    """Of the thirty scenes that are drawn without `slow` it may miss none."""
+    """Of the twelve scenes that are drawn without `slow` it may miss none."""
     right = []
     for held_out in (False, True):
         for scene in one_subject_scenes(count, held_out=held_out):
@@ -93,7 +93,7 @@ def test_the_continued_part_is_measured_too() -> None:
     """A continuation begins in the middle of what a subject does."""
     wrong = [
         scene
-        for scene in one_subject_scenes(25, held_out=True)
+        for scene in one_subject_scenes(10, held_out=True)
         if found(measure(scene.frames(32, 64, 112, first=33))) != truth(scene)
     ]
     assert not wrong
@@ -101,7 +101,7 @@ def test_the_continued_part_is_measured_too() -> None:
 
 def test_the_shortest_clip_is_enough() -> None:
     pictures = round(LEAST_SECONDS * 16)
-    for first in range(0, 30, 6):
+    for first in (0, 12, 24):
         for scene in one_subject_scenes(25, held_out=True):
             if scene.subjects[0].motion in ("bounces", "up", "down", "stands"):
                 measured = measure(scene.frames(pictures, 64, 112, first=first))
@@ -109,7 +109,7 @@ def test_the_shortest_clip_is_enough() -> None:
 
 
 def test_large_pictures_are_measured_alike() -> None:
-    for scene in one_subject_scenes(8, held_out=False):
+    for scene in one_subject_scenes(3, held_out=False):
         assert found(measure(scene.frames(PICTURES, 270, 480))) == truth(scene)
 
 
@@ -142,8 +142,9 @@ def test_an_unknown_shape_has_no_name() -> None:
     assert not measured.whole
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("number", [0, 16, 32])
+@pytest.mark.parametrize(
+    ("shape", "number"), [*((shape, 16) for shape in SHAPES), ("circle", 0), ("star", 32)]
+)
 def test_a_subject_that_is_torn_or_doubled_in_one_picture_is_not_whole(
     shape: str, number: int
 ) -> None:
@@ -211,7 +212,7 @@ def test_the_centre_is_where_the_subject_starts() -> None:
 
 
 def test_the_repeated_first_picture_does_no_harm() -> None:
-    for scene in one_subject_scenes(20, held_out=False):
+    for scene in one_subject_scenes(8, held_out=False):
         frames = scene.frames(PICTURES, 64, 112)
         frames[0] = frames[1]
         assert found(measure(frames)) == truth(scene)
@@ -333,7 +334,7 @@ def test_two_subjects_are_measured_as_drawn(
 ) -> None:
     right = [
         right_of_two(scene, degraded(scene.frames(PICTURES, *size), random, noise=noise, blur=blur))
-        for scene in scenes_of_two(0, 12)
+        for scene in scenes_of_two(0, 5)
     ]
     assert sum(right) / len(right) >= least
 
@@ -387,7 +388,7 @@ def test_two_subjects_that_touch_are_not_apart() -> None:
 
 
 def test_every_motion_of_the_world_is_recognized() -> None:
-    seen = {
-        measure(s.frames(PICTURES, 64, 112)).motion for s in one_subject_scenes(80, held_out=False)
-    }
-    assert seen == set(MOTIONS)
+    scenes = {one.subjects[0].motion: one for one in one_subject_scenes(80, held_out=False)}
+    assert scenes.keys() == set(MOTIONS)
+    for motion, scene in scenes.items():
+        assert measure(scene.frames(PICTURES, 64, 112)).motion == motion

@@ -218,7 +218,8 @@ def test_sheets_have_the_prompts_and_clips_that_are_asked_for(
 def test_without_clips_or_prompts_a_sheet_shows_the_procedural_world(
     measured: TransformerTraining,
 ) -> None:
-    task = TransformerTask(replace(measured, validation=ValidationConfig()))
+    usual = replace(measured, validation=ValidationConfig(), samples=SamplesConfig())
+    task = TransformerTask(usual)
     weights = {name: weight.detach() for name, weight in task.network.named_parameters()}
     sheets = task.sample(weights, CPU)
     assert {name: len(sheet) for name, sheet in sheets.items()} == {"step": 6 * 32}

@@ -103,6 +103,7 @@ def make_all(
     batch: Batch,
     *,
     seconds: float | None,
+    rewrites: bool = False,
 ) -> None:
     """Make files with one model, which is loaded for the first that has to be made.
 
@@ -112,6 +113,7 @@ def make_all(
         names: of the files.
         batch: counts them.
         seconds: how long each may take; None for as long as it takes.
+        rewrites: a language model writes richer prompts first.
 
     Raises:
         IstarError: the model cannot be had; of a single task also that it failed.
@@ -123,16 +125,17 @@ def make_all(
         if not tasks:
             return
         model = ChosenModel(options, [task.request for task in tasks])
+        todo = _to_be_made(tasks, model, names, batch)
+        requests = [task.request for task, _ in todo]
+        if rewrites and requests:
+            from istar.cli.rewrite import rewritten_requests
+
+            requests = rewritten_requests(requests, options.device)
         pipeline: InfinityStarPipeline | None = None
         previews: PreviewOutput | None = None
         said: set[str] = set()
-        for task in _possible(tasks, model, batch):
-            request = task.request
+        for (task, target), request in zip(todo, requests, strict=True):
             with batch.attempt(task.label):
-                target = names.target(task.label, request, task.number, task.output, model)
-                if names.is_there(target):
-                    batch.skipped += 1
-                    continue
                 with output_file(options, request, task.written_as, target) as output:
                     if total > 1:
                         say(f"{task.number} of {total}, {task.label}: {request.prompts[0]:.80}")
@@ -157,14 +160,20 @@ def make_all(
                 batch.made += 1
 
 
-def _possible(tasks: Sequence[Task], model: ChosenModel, batch: Batch) -> list[Task]:
-    """Those of some tasks that a model can do."""
-    possible = []
+def _to_be_made(
+    tasks: Sequence[Task], model: ChosenModel, names: OutputNames, batch: Batch
+) -> list[tuple[Task, Path | None]]:
+    """Those of some tasks that a model can do and whose files are not there, with their names."""
+    found = []
     for task in tasks:
         with batch.attempt(task.label):
             model.spec.check_possible(task.request.mode, task.request.seconds)
-            possible.append(task)
-    return possible
+            target = names.target(task.label, task.request, task.number, task.output, model)
+            if names.is_there(target):
+                batch.skipped += 1
+            else:
+                found.append((task, target))
+    return found
 
 
 def _make_tiles(

@@ -54,6 +54,9 @@ PANELS: dict[str, dict[str, CommandEntry]] = {
             "Make variations of a take that keep its layout, or all but a part of it.",
         ),
         "takes": CommandEntry("takes:takes", "See and remove the takes that runs left here."),
+        "rewrite": CommandEntry(
+            "rewrite:rewrite", "Print a richer prompt, written by a language model."
+        ),
     },
     "Look at what was made": {
         "info": CommandEntry(

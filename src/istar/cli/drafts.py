@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from istar.pipeline import InfinityStarPipeline
     from istar.take import Take
 
+DRAFTS_HOLD_ALL = "drafts are takes, which hold everything; leave out --no-metadata and --sidecar"
 MOST_DRAFTS = 99
 _SHARE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(%?)")
 _SCALE = re.compile(r"([0-9]{1,6})[x×]([0-9]{1,6})")

@@ -17,6 +17,7 @@ from istar.cli.batch import events_of, make_file
 from istar.cli.completion import take_names
 from istar.cli.console import say
 from istar.cli.drafts import (
+    DRAFTS_HOLD_ALL,
     MOST_DRAFTS,
     DraftOption,
     UntilOption,
@@ -34,12 +35,14 @@ from istar.cli.options import (
     RANDOM_SEED_BITS,
     CommonOptions,
     EventsOption,
+    NoMetadataOption,
     NoTakeOption,
     NumberType,
     OutputOption,
     OverwriteOption,
     PreviewFileOption,
     PreviewOption,
+    SidecarOption,
     VerboseOption,
 )
 from istar.cli.output import STDOUT, output_directory, output_file
@@ -74,6 +77,8 @@ class ContinueOptions(TakeOptions):
             show_default="the take's",
         ),
     ] = None
+    no_metadata: NoMetadataOption = False
+    sidecar: SidecarOption = False
     no_take: NoTakeOption = False
     preview: PreviewOption = False
     preview_file: PreviewFileOption = None
@@ -94,6 +99,8 @@ class ContinueOptions(TakeOptions):
             output=self.output,
             overwrite=self.overwrite,
             model=self.model_of(path, take),
+            no_metadata=self.no_metadata,
+            sidecar=self.sidecar,
             no_take=self.no_take,
             preview=self.preview,
             preview_file=self.preview_file,
@@ -204,6 +211,8 @@ def vary(
 
     if draft and (options.preview or options.preview_file is not None):
         raise UsageError("drafts are shown on their sheets, not by --preview")
+    if draft and (options.no_metadata or options.sidecar):
+        raise UsageError(DRAFTS_HOLD_ALL)
     if until is not None and not draft:
         raise UsageError("--until is for drafts; add --draft")
     if keep is None and frames is None and region is None:

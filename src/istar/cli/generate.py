@@ -12,6 +12,7 @@ import typer
 
 from istar.cli.batch import Batch, make_all
 from istar.cli.drafts import (
+    DRAFTS_HOLD_ALL,
     MOST_DRAFTS,
     BestOption,
     DraftOption,
@@ -34,6 +35,7 @@ from istar.cli.options import (
 )
 from istar.cli.prompt_list import Asked
 from istar.cli.reuse import is_take
+from istar.cli.rewrite import rewritten_requests
 from istar.cli.seeds import MOST_SEEDS, Seeds, SeedsOption, parse_seeds
 from istar.cli.tasks import request_for, tasks_of
 from istar.errors import UsageError
@@ -78,6 +80,15 @@ DeadlineOption = Annotated[
 ]
 
 
+RewriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--rewrite",
+        help="Let a language model write a richer prompt first, see `istar rewrite`.",
+    ),
+]
+
+
 def parse_deadline(text: str | None) -> float | None:
     """How many seconds a generation may take, as typed; None for as long as it takes.
 
@@ -110,8 +121,11 @@ class GenerateOptions(CommonOptions):
     until: UntilOption = None
     best: BestOption = None
     deadline: DeadlineOption = None
+    rewrite: RewriteOption = False
 
     def __post_init__(self) -> None:
+        if self.draft and (self.no_metadata or self.sidecar):
+            raise UsageError(DRAFTS_HOLD_ALL)
         if self.draft and self.deadline is not None:
             raise UsageError(
                 "a draft stops at a scale or a share, so --deadline does not go with it"
@@ -272,7 +286,8 @@ def _generate(
     names = OutputNames(options, mode, several=several, skips=options.skip_existing)
     batch = Batch(several=several, resumes=names.template is not None)
     tasks = tasks_of(options, mode, asked, written_as, names, batch, keeps_sound=keeps_sound)
-    make_all(options, tasks, names, batch, seconds=seconds)
+    rewrites = options.rewrite and not options.dry_run
+    make_all(options, tasks, names, batch, seconds=seconds, rewrites=rewrites)
 
 
 def _draft(options: GenerateOptions, requests: Sequence[GenerationRequest]) -> None:
@@ -292,6 +307,8 @@ def _draft(options: GenerateOptions, requests: Sequence[GenerationRequest]) -> N
         )
     until = parse_until(options.until)
     with drafts_directory(options.output) as directory:
+        if options.rewrite and not options.dry_run:
+            requests = rewritten_requests(requests, options.device)
         pipeline, inputs = options.load(
             requests[0],
             target=directory,

@@ -133,7 +133,13 @@ def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> Non
         target = output_path(target, default_stem=target.stem, suffix=".mp4", overwrite=False)
     previews = options.previews(take.request, target)
     pipeline, _ = options.load(take.request, inputs_of(take), target=target)
-    output = OutputFile(target, written_as=ClipOutput(grows=True), overwrite=False)
+    output = OutputFile(
+        target,
+        written_as=ClipOutput(grows=True),
+        overwrite=False,
+        has_settings=not options.no_metadata,
+        has_sidecar=options.sidecar,
+    )
     _converse(pipeline, take, output, session, previews, lines)
     print_path(output.target)
 

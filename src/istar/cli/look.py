@@ -18,7 +18,7 @@ from istar.byte_size import readable_size
 from istar.cli.console import print_lines, printable, say
 from istar.cli.inputs import input_file
 from istar.cli.remedies import message
-from istar.cli.reuse import is_take, settings_of_take
+from istar.cli.reuse import is_take, settings_of_take, whole_settings
 from istar.errors import IstarError
 from istar.file_settings import FileSettings, UsedSampling
 from istar.generation.sampling import Temperature
@@ -89,7 +89,10 @@ class _Found:
         from istar.media.sheet import take_names
 
         info = probe_file(input_file(path))
-        settings = FileSettings.read(info.texts, f"'{path}'")
+        settings = whole_settings(path, info)
+        is_cut = settings is None and info.is_cut
+        if is_cut:
+            settings = FileSettings.read(info.texts, f"'{path}'")
         takes = take_names(info.texts)
         what = (
             info.kind if takes is None else f"sheet of {counted(len(takes), 'take')}, {info.kind}"
@@ -101,7 +104,7 @@ class _Found:
             parts.append(counted(info.frames, "picture"))
         rows = [] if settings is None else list(_described(settings))
         rows += [("take", f"{number}: {name}") for number, name in enumerate(takes or (), 1)]
-        if info.is_cut:
+        if is_cut:
             rows.append(("note", "the longest of these are cut: a JPEG has no room for more"))
         table = asdict(info)
         del table["texts"]
@@ -253,6 +256,8 @@ def _described(settings: FileSettings) -> Iterator[tuple[str, str]]:
     """Label and value of everything that made a file."""
     for prompt in settings.prompts:
         yield "prompt", prompt
+    if settings.typed_prompt is not None:
+        yield "typed", settings.typed_prompt
     if settings.negative_prompt:
         yield "negative", settings.negative_prompt
     yield "mode", settings.mode
@@ -274,6 +279,13 @@ def _described(settings: FileSettings) -> Iterator[tuple[str, str]]:
             yield from _sampling(settings.start, " of the first clip")
     if not settings.suffix:
         yield "suffix", "left off"
+    encoding = {
+        "crf": settings.crf,
+        "preset": settings.preset,
+        "fps": settings.fps and f"{settings.fps:g}",
+    }
+    if asked := [f"{name} {value}" for name, value in encoding.items() if value is not None]:
+        yield "encoding", ", ".join(asked)
     version = f" {settings.version}" if settings.version else ""
     yield "made by", f"istar{version} in {settings.dtype} on {settings.device}"
 

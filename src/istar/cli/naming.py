@@ -52,7 +52,7 @@ class OutputNames:
         if output in STDOUT:
             if several:
                 raise UsageError("these are several files: name a directory or a template")
-            check_stdout()
+            check_stdout(options)
         elif output and is_template(output):
             self.template = NameTemplate.parse(output, suffix=suffix)
         elif output and several:

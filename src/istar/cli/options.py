@@ -138,6 +138,16 @@ NoTakeOption = Annotated[
     bool,
     typer.Option("--no-take", help="Keep no take of the run, to continue it or to look at it."),
 ]
+NoMetadataOption = Annotated[
+    bool,
+    typer.Option("--no-metadata", help="Keep prompt, seed and settings out of the file."),
+]
+SidecarOption = Annotated[
+    bool,
+    typer.Option(
+        "--sidecar", help="Write prompt, seed and settings to a file beside the output, NAME.json."
+    ),
+]
 PreviewOption = Annotated[
     bool,
     typer.Option(
@@ -258,6 +268,8 @@ class CommonOptions:
     no_suffix: Annotated[
         bool, typer.Option("--no-suffix", help="Leave the model's own suffix off the prompt.")
     ] = False
+    no_metadata: NoMetadataOption = False
+    sidecar: SidecarOption = False
     no_take: NoTakeOption = False
     preview: PreviewOption = False
     preview_file: PreviewFileOption = None
@@ -342,11 +354,13 @@ class CommonOptions:
         from istar.models.find import check_name
 
         check_name(self.model)
+        typed_prompt = None
         if self.reused:
             seconds = self.reused.seconds(mode) if seconds is None else seconds
             if prompt is None:
                 prompts = self.reused.prompts(mode)
                 prompt = prompts if mode == "interact" else prompts[0]
+                typed_prompt = self.reused.settings.typed_prompt if mode != "interact" else None
         elif prompt is None and mode in ("t2i", "t2v"):
             raise UsageError(
                 "there is no prompt: type one, or name a file that has one with --from"
@@ -365,6 +379,7 @@ class CommonOptions:
             tau_image=tau_image,
             tau_video=tau_video,
             suffix=not self.no_suffix,
+            typed_prompt=typed_prompt,
         )
 
     def previews(self, request: GenerationRequest, target: Path) -> PreviewOutput:

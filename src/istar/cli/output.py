@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -48,10 +49,12 @@ class OutputFile:
         written: something is in it.
 
     Args:
-        target: as above.
+        target: its name.
         written_as: how, if it is a clip.
-        overwrite: an existing file may be replaced.
-        stays: as above.
+        overwrite: it may replace a file.
+        has_settings: it holds how it was made.
+        has_sidecar: a file beside it does.
+        stays: see the attributes.
         streams: it goes to stdout as it is made, and `target` is no more than its format.
     """
 
@@ -61,6 +64,8 @@ class OutputFile:
         *,
         written_as: ClipOutput,
         overwrite: bool,
+        has_settings: bool = True,
+        has_sidecar: bool = False,
         stays: bool = True,
         streams: bool = False,
     ) -> None:
@@ -70,6 +75,8 @@ class OutputFile:
         self.stays = stays
         self.written = False
         self._overwrite = overwrite
+        self._has_settings = has_settings
+        self._has_sidecar = has_sidecar
 
     @contextmanager
     def writing(
@@ -86,13 +93,14 @@ class OutputFile:
             kept: of a clip that was written before, so many pictures come first.
         """
         request = made if isinstance(made, GenerationRequest) else made.request
+        metadata = pipeline.metadata(made, encoding=self._written_as.encoding)
         with ExitStack() as stack:
             writer = Writer(
                 self.target,
                 stack,
                 is_picture=request.mode == "t2i",
                 written_as=self._written_as,
-                metadata=pipeline.metadata(made, fps=self._written_as.encoding.fps),
+                metadata=metadata if self._has_settings else {},
                 overwrite=self._overwrite or self.written,
                 kept=kept,
                 streams=self._streams,
@@ -113,6 +121,10 @@ class OutputFile:
             )
         self.target = writer.written
         self.written = True
+        if self._has_sidecar:
+            from istar.file_settings import write_sidecar
+
+            write_sidecar(self.target, metadata)
 
 
 class Writer:
@@ -282,15 +294,22 @@ def output_file(
     written_as = written_as or ClipOutput()
     suffix = ".png" if request.mode == "t2i" else STREAMED_SUFFIX
     if target is None and options.output in STDOUT:
-        check_stdout()
+        check_stdout(options)
         if written_as.grows:
-            with _file_for_stdout(suffix, written_as) as output:
+            with _file_for_stdout(options, suffix, written_as) as output:
                 yield output
             return
         streamed = Path("stdout").with_suffix(suffix)
         if request.mode != "t2i":
             check_clip(streamed, written_as)
-        yield OutputFile(streamed, written_as=written_as, overwrite=True, stays=False, streams=True)
+        yield OutputFile(
+            streamed,
+            written_as=written_as,
+            overwrite=True,
+            has_settings=not options.no_metadata,
+            stays=False,
+            streams=True,
+        )
         return
     if target is None and options.output and is_template(options.output):
         target = _filled(options.output, request, suffix)
@@ -304,7 +323,15 @@ def output_file(
         target = free_path(wanted, request.mode, overwrite=options.overwrite)
         if request.mode != "t2i":
             check_clip(target, written_as)
-        output = OutputFile(target, written_as=written_as, overwrite=options.overwrite)
+        if options.sidecar:
+            _check_sidecar(target, overwrite=options.overwrite)
+        output = OutputFile(
+            target,
+            written_as=written_as,
+            overwrite=options.overwrite,
+            has_settings=not options.no_metadata,
+            has_sidecar=options.sidecar,
+        )
         yield output
     print_path(output.target)
 
@@ -322,7 +349,7 @@ def free_path(wanted: str | Path | None, mode: Mode, *, overwrite: bool) -> Path
 def field_values(request: GenerationRequest, number: int) -> dict[str, Callable[[], str | int]]:
     """What fields of a template stand for, as far as a request says."""
     return {
-        "prompt": lambda: request.prompts[0],
+        "prompt": lambda: request.typed_prompt or request.prompts[0],
         "seed": lambda: request.seed,
         "number": lambda: number,
         "mode": lambda: request.mode,
@@ -337,20 +364,24 @@ def _filled(text: str, request: GenerationRequest, suffix: str) -> Path:
     return template.path(values)
 
 
-def check_stdout() -> None:
-    """Refuse to send media to a terminal.
+def check_stdout(options: CommonOptions) -> None:
+    """Refuse to send media where they should not go.
 
     Raises:
-        UsageError: stdout is one, or takes events.
+        UsageError: stdout is a terminal or takes events, or a file should lie beside it.
     """
     if voice().as_json:
         raise UsageError("stdout takes the file or --json's events; name a file with --output")
     if sys.stdout.isatty():
         raise UsageError("stdout is a terminal; send it to a file, or name one with --output")
+    if options.sidecar:
+        raise UsageError("--sidecar writes a file beside the output, and stdout has no such place")
 
 
 @contextmanager
-def _file_for_stdout(suffix: str, written_as: ClipOutput) -> Iterator[OutputFile]:
+def _file_for_stdout(
+    options: CommonOptions, suffix: str, written_as: ClipOutput
+) -> Iterator[OutputFile]:
     """A temporary file for what is written again and again, sent to stdout at the end."""
     directory = Path(tempfile.mkdtemp(prefix="istar-"))
     target = directory / f"output{suffix}"
@@ -358,12 +389,27 @@ def _file_for_stdout(suffix: str, written_as: ClipOutput) -> Iterator[OutputFile
         block.enter_context(unfinished(directory))
         block.callback(shutil.rmtree, directory, ignore_errors=True)
         check_clip(target, written_as)
-        yield OutputFile(target, written_as=written_as, overwrite=True, stays=False)
+        yield OutputFile(
+            target,
+            written_as=written_as,
+            overwrite=True,
+            has_settings=not options.no_metadata,
+            stays=False,
+        )
         try:
             print_file(target)
         except IstarError as error:
             block.pop_all()
             raise IstarError(f"{error}; the file is kept as {target}") from error
+
+
+def _check_sidecar(target: Path, *, overwrite: bool) -> None:
+    """Refuse a name whose file of settings could not be written, before anything is loaded."""
+    from istar.file_settings import sidecar_of
+
+    beside = sidecar_of(target)
+    if not overwrite and os.path.lexists(beside):
+        raise MediaError(f"'{beside}' exists", remedies=("other_name", "overwrite"))
 
 
 def check_clip(target: Path, written_as: ClipOutput) -> None:

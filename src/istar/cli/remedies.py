@@ -28,6 +28,10 @@ WORDS: dict[Remedy, str] = {
     "prepare": "prepare clips with `istar prepare`",
     "pull": "fetch it with `istar models pull`",
     "repair": "fetch what is damaged with `istar models verify --repair`",
+    "rewrite_model": "set another rewrite.model",
+    "rewrite_timeout": "wait longer with rewrite.timeout",
+    "rewrite_token": "name its token in ISTAR_REWRITE_TOKEN",
+    "rewriter": "set rewrite.url or rewrite.model with `istar config set`",
     "run_anyway": "run it anyway with --yes",
     "tiny": "make something small with --model tiny",
 }

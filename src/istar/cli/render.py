@@ -16,8 +16,10 @@ from istar.cli.options import (
     CommonOptions,
     DeviceOption,
     EventsOption,
+    NoMetadataOption,
     OverwriteOption,
     QuietOption,
+    SidecarOption,
 )
 from istar.cli.output import OutputFile, output_file
 from istar.cli.take_model import load_for_take, read_take
@@ -49,6 +51,8 @@ def render(
         ),
     ] = None,
     overwrite: OverwriteOption = False,
+    no_metadata: NoMetadataOption = False,
+    sidecar: SidecarOption = False,
     model: TakeModelOption = AUTO_MODEL,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -64,7 +68,9 @@ def render(
     emit(start_event("render", context.params))
     is_typed = "model" in typed_options(context)
     held, name = read_take(take_input(take), model, is_typed=is_typed)
-    options = CommonOptions(output=output, overwrite=overwrite)
+    options = CommonOptions(
+        output=output, overwrite=overwrite, no_metadata=no_metadata, sidecar=sidecar
+    )
     with output_file(options, held.request) as target:
         pipeline = load_for_take(held, name, device=device, decodes_only=True)
         write_rendered(pipeline, held, target)

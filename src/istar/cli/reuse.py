@@ -12,6 +12,7 @@ from istar.errors import MediaError, UsageError
 
 if TYPE_CHECKING:
     from istar.file_settings import FileSettings
+    from istar.media.file_info import FileInfo
     from istar.models.find import FoundModel
     from istar.placement import Placement
     from istar.request import GenerationRequest, Mode
@@ -50,17 +51,16 @@ class Reused:
                 settings=settings_of_take(take),
                 model_settings=take.model.settings,
             )
-        from istar.file_settings import FileSettings
         from istar.media import probe_file
 
         info, name = probe_file(input_file(path)), f"'{path}'"
-        settings = FileSettings.read(info.texts, name)
-        if settings is None:
-            raise MediaError(f"{name} holds no settings: istar did not write it")
-        if info.is_cut:
+        settings = whole_settings(path, info)
+        if settings is None and info.is_cut:
             raise MediaError(
                 f"{name} holds its settings in part only: a JPEG had no room for texts that long"
             )
+        if settings is None:
+            raise MediaError(f"{name} holds no settings: istar did not write it")
         return cls(name=name, settings=settings)
 
     def as_typed(self) -> dict[str, Any]:
@@ -134,6 +134,22 @@ class Reused:
         return replace(model, spec=then.put_into(model.spec))
 
 
+def whole_settings(path: Path, info: FileInfo) -> FileSettings | None:
+    """The settings in a picture or a video, or beside it where it has none or not all of them.
+
+    Args:
+        path: the file.
+        info: what it holds.
+
+    Raises:
+        MediaError: they are damaged.
+    """
+    from istar.file_settings import FileSettings, read_beside
+
+    own = None if info.is_cut else FileSettings.read(info.texts, f"'{path}'")
+    return own or read_beside(path)
+
+
 def is_take(path: Path) -> bool:
     """Whether a file is a take, by its name."""
     return path.suffix.lower() == ".take"
@@ -159,4 +175,5 @@ def settings_of_take(take: Take) -> FileSettings:
         asked=AskedSampling.of(request),
         varied=take.is_varied,
         seeds=take.seeds,
+        typed_prompt=request.typed_prompt,
     )

@@ -60,6 +60,8 @@ def size_check(value: str, command: str) -> None:
 
 def url_check(value: str, command: str) -> None:
     """Refuse what is no address of an endpoint, and one that carries credentials."""
+    if "@" in value:  # it is not shown then, whatever else is wrong with it
+        raise UsageError("rewrite.url carries no name and no password")
     from urllib.parse import urlsplit
 
     try:
@@ -70,8 +72,6 @@ def url_check(value: str, command: str) -> None:
         raise UsageError(
             f"rewrite.url is an address such as http://localhost:8000/v1, not {value!r}"
         )
-    if "@" in parts.netloc:
-        raise UsageError("rewrite.url carries no name and no password")
 
 
 def timeout_check(value: float, command: str) -> None:

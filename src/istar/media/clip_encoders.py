@@ -51,6 +51,7 @@ class ClipEncoder:
         container_options: of the file.
         is_video: it keeps brightness apart from colour, as BT.709 says, at half the size.
         start_codes: the filter that brings packets from a file back to how they were encoded.
+        unsigned: the filter that takes the encoder's name and settings out of the packets.
     """
 
     container: str
@@ -60,6 +61,7 @@ class ClipEncoder:
     container_options: Mapping[str, str] = field(default_factory=dict)
     is_video: bool = False
     start_codes: str | None = None
+    unsigned: str | None = None
 
     def prepare(self, stream: VideoStream) -> None:
         """Settle what every file of this kind has."""
@@ -157,6 +159,7 @@ ENCODERS = {
         is_video=True,
         # In MP4 a picture's parts have lengths; the encoder, and so the muxer, has start codes.
         start_codes="h264_mp4toannexb",
+        unsigned="filter_units=remove_types=6",
     ),
     ".webm": ClipEncoder(
         container="webm",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +66,8 @@ class ClipWriter:
             next one.
         sound: a video whose sound is copied beside the pictures, from its first picture on; what
             is longer than they are is cut. MP4 and WebM only.
-        metadata: texts to keep in the file; `title` and `comment` show in players.
+        metadata: texts to keep in the file; `title` and `comment` show in players. A file without
+            texts does not say either what encoded it, as far as its format allows.
         overwrite: an existing file may be replaced.
         numbered: beside an existing file it gets a numbered name.
 
@@ -119,6 +120,7 @@ class ClipWriter:
         self._pending = PendingFile(target, overwrite=overwrite, numbered=numbered)
         self._convert = self._encoder.conversion(height, width, self._rate)
         self._frames = 0
+        self._unsigned: BitStreamFilterContext | None = None
         self._is_whole = False
         self._block = ExitStack()
 
@@ -172,7 +174,7 @@ class ClipWriter:
         if not self._is_whole:
             with self._failures_named():
                 self._encode(None)
-                self._container.mux(self._stream.encode(None))
+                self._mux(self._stream.encode(None))
                 self._mux_sound()
                 self._container.close()
                 self._add_texts()
@@ -184,6 +186,8 @@ class ClipWriter:
         options = dict(encoder.container_options if self._pipe is None else _FRAGMENTS)
         if encoder.container == "mp4" and not self._metadata.keys() <= _PLAIN_KEYS:
             options["movflags"] += "+use_metadata_tags"
+        if encoder.is_video and not self._metadata:
+            options["fflags"] = "+bitexact"  # no version of libav
         # An absolute path behind `file:` is never taken for another protocol.
         url = f"file:{self._pending.temporary.absolute()}"
         # Sizes of the parts of a head are put in when it is complete: it stays in memory till then.
@@ -206,6 +210,9 @@ class ClipWriter:
             self._container.metadata.update(self._metadata)
         if self._sound is not None:
             self._sound.add_to(self._container)
+        if encoder.unsigned and not self._metadata:
+            self._container.start_encoding()  # before, the filter would know nothing of the stream
+            self._unsigned = BitStreamFilterContext(encoder.unsigned, stream)
 
     def _add_texts(self) -> None:
         if not self._encoder.is_video:
@@ -223,10 +230,8 @@ class ClipWriter:
                 packets: list[Packet[Any]] = [packet]
                 if start_codes:
                     packets = list(start_codes.filter(packet))
-                for converted in packets:
-                    converted.stream = self._stream
-                    self._container.mux(converted)
-                    self._frames += 1
+                self._mux(packets)
+                self._frames += len(packets)
 
     def _keeps(self, packet: av.Packet[Any]) -> bool:
         """Whether a packet of the file that comes first is one of those that are kept."""
@@ -267,7 +272,14 @@ class ClipWriter:
 
     def _encode(self, frame: av.VideoFrame | None) -> None:
         for converted in self._convert(frame):
-            self._container.mux(self._stream.encode(converted))
+            self._mux(self._stream.encode(converted))
+
+    def _mux(self, packets: Iterable[Packet[Any]]) -> None:
+        """Put pictures that are encoded into the file."""
+        for packet in packets:
+            for kept in self._unsigned.filter(packet) if self._unsigned else (packet,):
+                kept.stream = self._stream
+                self._container.mux(kept)
 
     def _mux_sound(self) -> None:
         """Put in the sound of the pictures so far."""
