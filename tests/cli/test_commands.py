@@ -395,6 +395,7 @@ def test_a_stdout_that_takes_nothing() -> None:
     read_picture(Path("b.png"))
 
 
+@pytest.mark.slow
 def test_commands_pass_pictures_and_videos_on(tmp_path: Path) -> None:
     istar = f"{sys.executable} -m istar"
     quick = "--model tiny --seconds 1 --seed 3"
