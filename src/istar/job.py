@@ -121,6 +121,11 @@ class Job:
         # A window that ends amid a clip.
         return state.generation.finished and not state.decodes_next
 
+    @property
+    def windows_shown(self) -> int:
+        """Of how many windows the pictures are handed out, or will not be: the hidden ones."""
+        return max(self._hidden, len(self.state.windows))
+
     def add_prompt(self, prompt: str, *, seed: int | None = None) -> None:
         """Let an interactive video continue with one more prompt: one full clip.
 

@@ -90,7 +90,7 @@ def interact(
             options = _in_its_dtype(options, take)
             start, inputs = take, inputs_of(take)
     if isinstance(lines, ScriptLines):
-        lines.check(FIRST_BRANCH, prompts)
+        lines.check(FIRST_BRANCH, {FIRST_BRANCH: prompts})
     if start is None:
         first, options = _first_prompt(lines, options)
         start = options.request("interact", (first,), clip=source)
@@ -122,7 +122,7 @@ def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> Non
     take, options = options.read_take(session.take_path)
     branch, prompts = session.settings.branch, take.request.prompts
     if isinstance(lines, ScriptLines):
-        lines.check(branch, len(prompts), session.branches)
+        lines.check(branch, session.prompts())
     say(place_words(branch, prompts))
     options = _in_its_dtype(options, take)
     if options.seed is not None:
