@@ -82,6 +82,8 @@ class FileSettings:
         suffix: the model's own suffix was added to the prompt.
         asked: what the request itself said of guidance and temperatures.
         fps: pictures a second when the clip is played, where that is not as many as were made.
+        deadline: so many seconds it had; it may end early, or as a draft.
+        unfinished: it is decoded from a take under way.
         varied: some tokens are another take's, which the rest of this does not give.
         seeds: in `interact` that of every prompt, where one is not `seed`.
     """
@@ -103,6 +105,8 @@ class FileSettings:
     suffix: bool
     asked: AskedSampling = field(default_factory=AskedSampling)
     fps: float | None = None
+    deadline: float | None = None
+    unfinished: bool = False
     varied: bool = False
     seeds: tuple[int, ...] | None = None
 

@@ -214,7 +214,8 @@ class InfinityStarPipeline:
             StateError: another model or schedule made the take, or it holds no picture yet.
             DeviceError: memory ran out.
         """
-        return self._result(take.request, self.rendering(take), self.metadata(take))
+        metadata = self.metadata(take, unfinished=not take.finished)
+        return self._result(take.request, self.rendering(take), metadata)
 
     def rendering(self, take: Take) -> Iterator[Event]:
         """The events of `render`, with the pictures as they are decoded."""
@@ -265,19 +266,25 @@ class InfinityStarPipeline:
         )
 
     def metadata(
-        self, made: GenerationRequest | Take, *, fps: float | None = None
+        self,
+        made: GenerationRequest | Take,
+        *,
+        fps: float | None = None,
+        deadline: float | None = None,
+        unfinished: bool = False,
     ) -> dict[str, str]:
         """What a file holds of how it was made, see `istar.file_settings`.
 
         Args:
             made: the request that this model makes it from, or the take that holds it.
-            fps: pictures a second when it is played, where that is not as many as were made.
+            fps, deadline, unfinished: see the attributes of `FileSettings`.
         """
         if isinstance(made, Take):
             request, device, dtype = made.request, made.model.device, made.model.dtype
         else:
             request, device, dtype = made, self.networks.device.type, self.networks.precision
         settings = FileSettings.of(request, self.spec, device=device, dtype=dtype, fps=fps)
+        settings = replace(settings, deadline=deadline, unfinished=unfinished)
         if isinstance(made, Take):
             settings = replace(settings, varied=made.is_varied, seeds=made.seeds)
         return settings.texts()

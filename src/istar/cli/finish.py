@@ -25,7 +25,8 @@ from istar.cli.drafts import (
     parse_scale,
     parse_until,
 )
-from istar.cli.generate import DeadlineOption, events_of, make_file, parse_deadline
+from istar.cli.encoding import ClipOutput, EncodingOptions, refuse_encoding_of_drafts
+from istar.cli.generate import DeadlineOption, make_file, parse_deadline
 from istar.cli.inputs import input_file, read_prompt, take_input
 from istar.cli.keep import TakeSettings
 from istar.cli.option_groups import with_option_groups
@@ -114,6 +115,7 @@ def finish(
         ),
     ],
     options: ContinueOptions,
+    encoding: EncodingOptions,
     deadline: DeadlineOption = None,
 ) -> None:
     """Continue takes to their end: drafts, or what a deadline cut short.
@@ -129,7 +131,7 @@ def finish(
         raise UsageError("--deadline is for one take")
     paths = [take_file(text) for text in takes]
     starts = [(path, Take.load(path)) for path in paths]
-    _make(starts, options, continues=True, seconds=seconds)
+    _make(starts, options, encoding, continues=True, seconds=seconds)
 
 
 @with_option_groups
@@ -143,6 +145,7 @@ def vary(
         ),
     ],
     options: ContinueOptions,
+    encoding: EncodingOptions,
     keep: Annotated[
         str | None,
         typer.Option(
@@ -202,6 +205,8 @@ def vary(
 
     if draft and (options.preview or options.preview_file is not None):
         raise UsageError("drafts are shown on their sheets, not by --preview")
+    if draft:
+        refuse_encoding_of_drafts(encoding)
     if until is not None and not draft:
         raise UsageError("--until is for drafts; add --draft")
     if keep is None and frames is None and region is None:
@@ -236,12 +241,13 @@ def vary(
                 overwrite=options.overwrite,
             )
         return
-    _make([(path, start) for start in starts], options)
+    _make([(path, start) for start in starts], options, encoding)
 
 
 def _make(
     takes: Sequence[tuple[Path, Take]],
     options: ContinueOptions,
+    encoding: EncodingOptions,
     *,
     continues: bool = False,
     seconds: float | None = None,
@@ -251,19 +257,21 @@ def _make(
     Args:
         takes: each with the file that it came from.
         options: of the command.
+        encoding: of clips.
         continues: they are what those files hold, and no variations of it.
         seconds: how long each may take.
 
     Raises:
         UsageError: one file is named for several.
     """
+    written_as = ClipOutput(encoding=encoding.settled())
     commons = [options.common(path, take) for path, take in takes]
     settings = None if options.no_take else TakeSettings()
     loaded: tuple[ModelIdentity, InfinityStarPipeline] | None = None
     draws = not all(take.finished for _, take in takes)
     with _directory(options.output, files=len(takes)):
         for (path, take), common in zip(takes, commons, strict=True):
-            with output_file(common, take.request) as file:
+            with output_file(common, take.request, written_as) as file:
                 previews = common.previews(take.request, file.target)
                 if loaded is None or loaded[0] != take.model:
                     pipeline = options.load(take, common.model, decodes_only=not draws)
@@ -277,12 +285,12 @@ def _make(
                 job = pipeline.job(take)
                 make_file(
                     job,
-                    events_of(job, previews, seconds),
                     pipeline,
                     file,
                     common,
                     settings,
-                    previews=previews,
+                    previews,
+                    seconds=seconds,
                     continued=path if continues else None,
                 )
 

@@ -100,6 +100,8 @@ class _Found:
         if info.frames > 1:
             parts.append(counted(info.frames, "picture"))
         rows = [] if settings is None else list(_described(settings))
+        if settings is not None and settings.unfinished:
+            rows.append(("reached", "not the end: it is decoded from a take under way"))
         rows += [("take", f"{number}: {name}") for number, name in enumerate(takes or (), 1)]
         if info.is_cut:
             rows.append(("note", "the longest of these are cut: a JPEG has no room for more"))
@@ -259,6 +261,8 @@ def _described(settings: FileSettings) -> Iterator[tuple[str, str]]:
     yield "seed", str(settings.seed)
     if settings.seeds is not None:
         yield "seeds", f"{' '.join(map(str, settings.seeds))} (one a prompt)"
+    if settings.deadline is not None:
+        yield "deadline", f"{settings.deadline:g} s: it may end early, or as a draft"
     if settings.varied:
         yield "varied", "some tokens are another take's"
     revision = f", revision {settings.revision}" if settings.revision else ""

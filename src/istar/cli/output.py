@@ -36,6 +36,7 @@ class OutputFile:
 
     Attributes:
         target: the name that it has, or will have.
+        written_as: how, if it is a clip.
         stays: it outlasts the command; what goes to stdout does not.
         written: something is in it.
     """
@@ -44,14 +45,20 @@ class OutputFile:
         self, target: Path, *, written_as: ClipOutput, overwrite: bool, stays: bool = True
     ) -> None:
         self.target = target
-        self._written_as = written_as
+        self.written_as = written_as
         self.stays = stays
         self.written = False
         self._overwrite = overwrite
 
     @contextmanager
     def writing(
-        self, pipeline: InfinityStarPipeline, made: GenerationRequest | Take, *, kept: int = 0
+        self,
+        pipeline: InfinityStarPipeline,
+        made: GenerationRequest | Take,
+        *,
+        kept: int = 0,
+        deadline: float | None = None,
+        unfinished: bool = False,
     ) -> Iterator[Writer]:
         """Write it piece by piece; it appears under its name when the block ends well.
 
@@ -62,6 +69,7 @@ class OutputFile:
             made: the request that makes it, with every prompt so far, or the take that it is
                 decoded from.
             kept: of a clip that was written before, so many pictures come first.
+            deadline, unfinished: see `istar.file_settings.FileSettings`.
         """
         request = made if isinstance(made, GenerationRequest) else made.request
         with ExitStack() as stack:
@@ -69,8 +77,13 @@ class OutputFile:
                 self.target,
                 stack,
                 is_picture=request.mode == "t2i",
-                written_as=self._written_as,
-                metadata=pipeline.metadata(made, fps=self._written_as.encoding.fps),
+                written_as=self.written_as,
+                metadata=pipeline.metadata(
+                    made,
+                    fps=self.written_as.encoding.fps,
+                    deadline=deadline,
+                    unfinished=unfinished,
+                ),
                 overwrite=self._overwrite or self.written,
                 kept=kept,
             )
@@ -226,6 +239,8 @@ def output_file(
         MediaError: the directory is missing or not writable, or the sound cannot be kept.
     """
     written_as = written_as or ClipOutput()
+    if request.mode == "t2i" and written_as.words:
+        raise UsageError(f"{written_as.words[0]} is for clips, and this is a picture")
     suffix = ".png" if request.mode == "t2i" else ".mp4"
     if options.output not in STDOUT:
         target = output_path(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from istar.cli.console import say
 from istar.cli.inputs import input_file
+from istar.clip_format import is_numbered
 from istar.errors import MediaError, UsageError
 
 if TYPE_CHECKING:
@@ -96,6 +97,21 @@ class Reused:
         """The file's length, for a mode."""
         return None if mode in ("t2i", "interact") else self.settings.seconds or None
 
+    def fps_for(self, output: str | None) -> float | None:
+        """How fast a clip plays, where a file of that name has a speed.
+
+        Args:
+            output: as typed.
+        """
+        return None if output and is_numbered(Path(output)) else self.settings.fps
+
+    def say_end(self) -> None:
+        """Say that something new goes to its end, where the file may not have."""
+        if self.settings.unfinished:
+            say(f"{self.name} is of a run that was not finished; this one goes to its end")
+        elif (seconds := self.settings.deadline) is not None:
+            say(f"{self.name} had a deadline of {seconds:g} s; this run has none")
+
     def dtype_on(self, kind: str) -> str | None:
         """What the file was computed in, if that was on the same kind of device."""
         return self.settings.dtype if kind == self.settings.device else None
@@ -157,6 +173,7 @@ def settings_of_take(take: Take) -> FileSettings:
         negative_prompt=request.negative_prompt,
         suffix=request.suffix,
         asked=AskedSampling.of(request),
+        unfinished=not take.finished,
         varied=take.is_varied,
         seeds=take.seeds,
     )

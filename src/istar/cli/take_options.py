@@ -47,14 +47,11 @@ TakeModelOption = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class TakeOptions:
-    """What model a take is read with, and how, as it was typed."""
+class DecodeOptions:
+    """What model a take is decoded with, and where, as it was typed."""
 
     model: TakeModelOption = AUTO_MODEL
     device: DeviceOption = "auto"
-    dtype: DtypeOption = None
-    memory: MemoryOption = Memory.AUTO
-    yes: YesOption = False
     quiet: QuietOption = False
     model_is_typed: bool = False
     """`--model` is not a setting; no option of its own."""
@@ -74,6 +71,23 @@ class TakeOptions:
             CheckpointError: it has to be named.
         """
         return model_of_file(f"'{path}'", take.model.name, self.model, is_typed=self.model_is_typed)
+
+    def read(self, path: Path) -> tuple[Take, str]:
+        """A take, by its file or its name in the store, and the name of its model.
+
+        Raises:
+            IstarError: as `take_input` and `istar.cli.take_model.read_take`.
+        """
+        return read_take(take_input(path), self.model, is_typed=self.model_is_typed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeOptions(DecodeOptions):
+    """What model a take is read with, and how, as it was typed."""
+
+    dtype: DtypeOption = None
+    memory: MemoryOption = Memory.AUTO
+    yes: YesOption = False
 
     def dtype_for(self, take: Take) -> str | None:
         """The transformer's; None for the usual one."""
@@ -99,11 +113,3 @@ class TakeOptions:
             yes=self.yes,
             decodes_only=decodes_only,
         )
-
-    def read(self, path: Path) -> tuple[Take, str]:
-        """A take, by its file or its name in the store, and the name of its model.
-
-        Raises:
-            IstarError: as `take_input` and `istar.cli.take_model.read_take`.
-        """
-        return read_take(take_input(path), self.model, is_typed=self.model_is_typed)
