@@ -26,7 +26,7 @@ from istar.cli.encoding import (
     EncodingOptions,
     refuse_encoding_of_drafts,
 )
-from istar.cli.inputs import STDIN, input_clip, input_file, read_prompt
+from istar.cli.inputs import STDIN, input_clip, input_file, is_take, read_prompt
 from istar.cli.keep import TakeSettings, kept_take, take_settings
 from istar.cli.option_groups import with_option_groups
 from istar.cli.options import (
@@ -36,7 +36,6 @@ from istar.cli.options import (
     SecondsOption,
 )
 from istar.cli.output import OutputFile, output_file
-from istar.cli.reuse import is_take
 from istar.errors import UsageError
 from istar.request import GenerationRequest
 

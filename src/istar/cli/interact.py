@@ -15,11 +15,10 @@ import typer
 
 from istar.cli.console import print_path, say
 from istar.cli.encoding import ClipOutput
-from istar.cli.inputs import input_clip, input_file, is_stdin, read_stdin
+from istar.cli.inputs import input_clip, input_file, is_stdin, is_take, read_stdin
 from istar.cli.option_groups import with_option_groups
 from istar.cli.options import CommonOptions, NumberType
 from istar.cli.output import OutputFile, output_file
-from istar.cli.reuse import is_take
 from istar.cli.session import FIRST_BRANCH, SESSION_SUFFIX, Session, held_alone, is_session
 from istar.cli.session_lines import (
     Command,

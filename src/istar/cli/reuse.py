@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from istar.cli.console import say
-from istar.cli.inputs import input_file
+from istar.cli.inputs import is_take, take_input
 from istar.clip_format import is_numbered
 from istar.errors import MediaError, UsageError
 
@@ -42,10 +42,11 @@ class Reused:
             MediaError: it cannot be read, istar did not write it, or its settings are not whole.
             StateError: it is a take that cannot be read.
         """
+        path = take_input(path)
         if is_take(path):
             from istar.take import Take
 
-            take = Take.load(input_file(path))
+            take = Take.load(path)
             return cls(
                 name=f"'{path}'",
                 settings=settings_of_take(take),
@@ -54,7 +55,7 @@ class Reused:
         from istar.file_settings import FileSettings
         from istar.media import probe_file
 
-        info, name = probe_file(input_file(path)), f"'{path}'"
+        info, name = probe_file(path), f"'{path}'"
         settings = FileSettings.read(info.texts, name)
         if settings is None:
             raise MediaError(f"{name} holds no settings: istar did not write it")
@@ -148,11 +149,6 @@ class Reused:
                 f"{self.name} was made {', and '.join(changes)}: the same seed gives other pictures"
             )
         return replace(model, spec=then.put_into(model.spec))
-
-
-def is_take(path: Path) -> bool:
-    """Whether a file is a take, by its name."""
-    return path.suffix.lower() == ".take"
 
 
 def settings_of_take(take: Take) -> FileSettings:

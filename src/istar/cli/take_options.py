@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.completion import model_names, take_names
-from istar.cli.inputs import take_input
+from istar.cli.inputs import take_file
 from istar.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 TakeArgument = Annotated[
     Path,
     typer.Argument(
-        help="A take, or a name that `istar takes list` shows.", autocompletion=take_names
+        metavar="TAKE",
+        help="A take, a name that `istar takes list` shows, or the number of one on a sheet of "
+        "drafts: SHEET.png:3.",
+        autocompletion=take_names,
     ),
 ]
 TakeModelOption = Annotated[
@@ -73,12 +76,12 @@ class DecodeOptions:
         return model_of_file(f"'{path}'", take.model.name, self.model, is_typed=self.model_is_typed)
 
     def read(self, path: Path) -> tuple[Take, str]:
-        """A take, by its file or its name in the store, and the name of its model.
+        """A take, see `istar.cli.inputs.take_file`, and the name of its model.
 
         Raises:
-            IstarError: as `take_input` and `istar.cli.take_model.read_take`.
+            IstarError: as `take_file` and `istar.cli.take_model.read_take`.
         """
-        return read_take(take_input(path), self.model, is_typed=self.model_is_typed)
+        return read_take(take_file(path), self.model, is_typed=self.model_is_typed)
 
 
 @dataclass(frozen=True, kw_only=True)
