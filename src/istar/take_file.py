@@ -189,8 +189,10 @@ def _seconds(asked: _Asked, header: TakeHeader) -> float | None:
     """How many seconds a request makes; where it does not say, one clip of the model a window."""
     if asked.mode == "t2i":
         return 0
-    if asked.seconds is not None or not header.windows:
+    if asked.mode != "interact" and asked.seconds is not None:
         return asked.seconds
+    if not header.windows:
+        return None
     clips = header.windows[-1].clips
     # With one pyramid a new video's first frame is of the same clip.
     frames = clips[-1].frames - (len(clips) == 1 and asked.mode == "t2v")
