@@ -195,6 +195,7 @@ def test_takes_are_listed_and_removed(store: Path, tmp_path: Path) -> None:
     # Other commands know it by that name, too.
     for command in (
         ("render", path.stem, "-o", str(tmp_path / "b.mp4")),
+        ("info", path.stem),
         ("verify", path.stem),
         ("score", path.stem),
         ("vary", path.stem, "--keep", "3x3", "--no-take", "-o", str(tmp_path / "c.mp4")),

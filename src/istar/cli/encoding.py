@@ -82,7 +82,7 @@ class ClipOutput:
         crf, preset, fps = self.encoding.crf, self.encoding.preset, self.encoding.fps
         words = [] if crf is None else ["--crf", str(crf)]
         words += [] if preset is None else ["--preset", preset.value]
-        return words if fps is None else [*words, "--fps", f"{fps!r}"]
+        return words if fps is None else [*words, "--fps", repr(fps).removesuffix(".0")]
 
 
 def refuse_encoding_of_drafts(encoding: EncodingOptions) -> None:
