@@ -33,7 +33,7 @@ takes = typer.Typer(
 def list_takes(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """List takes, the newest first: model, length, how far each is, and what it shows.
+    """List takes, the newest first: what each makes, and how far it is.
 
     Which are kept, and how large all may be together, are the settings keep-takes and takes-size
     (`istar config show`): when the size is passed the oldest go, finished ones first.
