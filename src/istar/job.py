@@ -251,14 +251,17 @@ class Job:
     # The four things that a job does
 
     def _begin(self) -> tuple[JobState, tuple[Event, ...]]:
-        if self.before is not None and not self.before.finished:
-            return self._advance_before(self.before)
+        if self.before is not None:
+            # One assignment makes a step of both jobs: what is interrupted has not happened.
+            self.before.state = self.state.before or self.before.state
+            if not self.before.finished:
+                return self._advance_before(self.before)
         notice, clip = self.networks.spec.notice, self.inputs.clip
         texts = (*([notice] if notice and not self._is_continued else []), *self.inputs.notes)
         events: list[Event] = [Note(text=text) for text in texts]
         if not self._is_continued:
             events += [Note(text=t, remedies=r) for t, r in self.plan.warnings(self.request)]
-        state = replace(self.state, begun=True)
+        state = replace(self.state, begun=True, before=None)
         if self.before is not None:
             state = replace(state, former=self.before.state.former, first=self.before.state.first)
         if clip is not None:
@@ -273,7 +276,8 @@ class Job:
         if part := self._load_first():
             return self.state, (Loading(part=part),)
         after, events = before._next()
-        state, shown, read = self.state, list[Event](), self._opening.pictures_read(0)
+        read = self._opening.pictures_read(0)
+        state, shown = replace(self.state, before=after), list[Event]()
         for event in events:
             if isinstance(event, ClipReady):
                 state = replace(state, tail=tail_with(state, event.frames, read))
@@ -281,8 +285,6 @@ class Job:
                     shown.append(replace(event, from_input=True))
             elif isinstance(event, Note):
                 shown.append(event)
-        # Last: what has failed has not happened.
-        before.state = after
         return state, tuple(shown)
 
     def _begin_window(self) -> tuple[JobState, tuple[Event, ...]]:

@@ -200,6 +200,8 @@ class JobState:
             again; none where it does not.
         former: interact: `(1, C, clip + 1, H, W)`, latents of the last clip and the frame before.
         first: interact: `(1, C, 1, H, W)`, the latent with which the video began.
+        before: where the job is that makes the pictures of the take that it continues; None before
+            it has begun, and when they are made.
     """
 
     generator: Tensor
@@ -214,6 +216,7 @@ class JobState:
     tail: tuple[Tensor, ...] = ()
     former: Tensor | None = None
     first: Tensor | None = None
+    before: JobState | None = None
 
     def with_contexts(self, moved: Callable[[KeysValues], KeysValues]) -> JobState:
         """The job with its window's keys and values elsewhere, layer by layer."""
