@@ -171,7 +171,7 @@ def test_a_deadline_leaves_a_take_that_finishes_the_same(tmp_path: Path) -> None
     how = ("--crf", "30", "--preset", "fast", "--fps", "8")
     done = run_warm(*T2V, "--deadline", "0.001s", *how, "-o", "a.mp4")
     assert (done.returncode, done.stdout) == (0, b"a.mp4\n")
-    assert len(read_clip(Path("a.mp4")).frames) == 17
+    assert probe_file(Path("a.mp4")).frames == 17
     (take,) = Path("state/istar/takes").glob("*.take")
     command = f"`istar finish --model tiny {' '.join(how)} {take.absolute()}` continues it"
     assert command in done.stderr.decode()
@@ -179,7 +179,6 @@ def test_a_deadline_leaves_a_take_that_finishes_the_same(tmp_path: Path) -> None
     done = run_warm("t2v", "--from", "a.mp4", *how[:4], "-o", "c.mp4")
     assert b"'a.mp4' had a deadline of 0.001 s; this run has none" in done.stderr
     assert Path("b.mp4").read_bytes() == Path("c.mp4").read_bytes()
-    assert read_clip(Path("c.mp4")).frames.shape[0] == 17
     assert probe_file(Path("c.mp4")).seconds == pytest.approx(17 / 8)
 
 

@@ -14,7 +14,7 @@ from asking import request
 from istar import InfinityStarPipeline
 from istar.cli.app import run
 from istar.generation.state import Position
-from istar.media import probe_file, read_clip, write_clip, write_picture
+from istar.media import probe_file, write_clip, write_picture
 
 Captured = pytest.CaptureFixture[str]
 
@@ -295,7 +295,6 @@ def test_render_decodes_a_take_again(takes: Path, capfd: Captured) -> None:
     out = capfd.readouterr().out
     assert "2.12 s, 17 pictures" in out
     assert "  reached   not the end: it is decoded from a take under way" in out
-    assert len(read_clip(Path("istar-t2v-0001.mp4")).frames) == 17
     assert run(["render", "none.take", *model]) == 1
     assert "no picture yet" in capfd.readouterr().err
     assert run(["render", "whole.take", "-o", "a.png", *model]) == 2
