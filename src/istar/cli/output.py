@@ -90,7 +90,7 @@ class OutputFile:
             yield writer
         writer.say_sound()
         if writer.size is not None:
-            frames, fps = kept + writer.pictures, self._written_as.encoding.fps
+            frames, fps = kept + writer.pictures, self.written_as.encoding.fps
             voice().made = Made(
                 model=pipeline.spec.name,
                 seed=request.seed,
