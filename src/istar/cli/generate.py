@@ -21,8 +21,13 @@ from istar.cli.drafts import (
     make_drafts,
     parse_until,
 )
-from istar.cli.encoding import Audio, ClipOutput, EncodingOptions
-from istar.cli.inputs import STDIN, input_clip, input_file, read_prompt
+from istar.cli.encoding import (
+    Audio,
+    ClipOutput,
+    EncodingOptions,
+    refuse_encoding_of_drafts,
+)
+from istar.cli.inputs import STDIN, input_clip, input_file, is_take, read_prompt
 from istar.cli.keep import TakeSettings, kept_take, take_settings
 from istar.cli.option_groups import with_option_groups
 from istar.cli.options import (
@@ -32,7 +37,6 @@ from istar.cli.options import (
     SecondsOption,
 )
 from istar.cli.output import OutputFile, output_file
-from istar.cli.reuse import is_take
 from istar.cli.rewrite import rewritten_requests
 from istar.errors import UsageError
 from istar.request import GenerationRequest
@@ -134,7 +138,7 @@ def t2v(
     Example: istar t2v "waves roll onto a beach" --seconds 5
     """
     request = options.request("t2v", read_prompt(prompt), seconds=seconds)
-    _generate(options, request, ClipOutput(encoding=encoding.settled()))
+    _generate(options, request, _clip_output(options, encoding))
 
 
 @with_option_groups
@@ -153,7 +157,7 @@ def i2v(
     """
     source = input_file(image)
     request = options.request("i2v", read_prompt(prompt, source), image=source, seconds=seconds)
-    _generate(options, request, ClipOutput(encoding=encoding.settled()))
+    _generate(options, request, _clip_output(options, encoding))
 
 
 @with_option_groups
@@ -195,15 +199,28 @@ def extend(
     source = input_clip(clip)
     if is_take(source):
         _, options = options.read_take(source)
-    settled = encoding.settled()
     keeps_sound = audio is Audio.COPY
     if keeps_sound and source == STDIN:
         raise UsageError("stdin is read once, for the pictures; name a file for --audio copy")
-    if keeps_sound and settled.fps is not None:
+    if keeps_sound and encoding.fps is not None:
         raise UsageError("--fps changes the pictures' times and not the sound's; leave one out")
     request = options.request("extend", read_prompt(prompt, source), clip=source, seconds=seconds)
     sound = source if keeps_sound else None
-    _generate(options, request, ClipOutput(encoding=settled, sound=sound))
+    _generate(options, request, _clip_output(options, encoding, sound))
+
+
+def _clip_output(
+    options: GenerateOptions, encoding: EncodingOptions, sound: Path | None = None
+) -> ClipOutput:
+    """How a clip is written: as it was typed, and as fast as `--from` plays.
+
+    Raises:
+        UsageError: a speed that no clip has, or an encoding of drafts.
+    """
+    if options.draft:
+        refuse_encoding_of_drafts(encoding)
+    then = options.reused.fps_for(options.output) if options.reused and sound is None else None
+    return ClipOutput(encoding=encoding.settled(then), sound=sound)
 
 
 def _generate(
@@ -212,10 +229,10 @@ def _generate(
     """Make a request's file, or drafts of it."""
     seconds = parse_deadline(options.deadline)
     if options.draft:
-        if written_as not in (None, ClipOutput()):
-            raise UsageError("a draft writes no video, so how it is encoded does not go with it")
         _draft(options, request)
         return
+    if options.reused and seconds is None:
+        options.reused.say_end()
     settings = take_settings(options)
     with output_file(options, request, written_as) as output:
         previews = options.previews(request, output.target)
@@ -224,8 +241,7 @@ def _generate(
         if written_as and written_as.sound:
             inputs = inputs.with_sound_kept()
         job = pipeline.job(request, inputs)
-        events = events_of(job, previews, seconds)
-        make_file(job, events, pipeline, output, options, settings, previews=previews)
+        make_file(job, pipeline, output, options, settings, previews, seconds=seconds)
 
 
 def _rewritten(options: GenerateOptions, request: GenerationRequest) -> GenerationRequest:
@@ -235,7 +251,7 @@ def _rewritten(options: GenerateOptions, request: GenerationRequest) -> Generati
     return rewritten_requests([request], options.device)[0]
 
 
-def events_of(job: Job, previews: PreviewOutput, seconds: float | None) -> Iterator[Event]:
+def _events(job: Job, previews: PreviewOutput, seconds: float | None) -> Iterator[Event]:
     """A job's events, to its end or for so many seconds."""
     if seconds is None:
         return job.run(preview=previews.wanted)
@@ -246,33 +262,35 @@ def events_of(job: Job, previews: PreviewOutput, seconds: float | None) -> Itera
 
 def make_file(
     job: Job,
-    events: Iterator[Event],
     pipeline: InfinityStarPipeline,
     output: OutputFile,
     options: CommonOptions,
     settings: TakeSettings | None,
+    previews: PreviewOutput,
     *,
-    previews: PreviewOutput | None = None,
+    seconds: float | None = None,
     continued: Path | None = None,
 ) -> None:
     """Write what a job makes; meanwhile its take is kept.
 
     Args:
         job: a job.
-        events: of its run.
         pipeline: the model.
         output: the file.
         options: of the command.
         settings: what becomes of the take.
         previews: where previews go.
+        seconds: how long it may take.
         continued: the file of the take that the job continues, see `kept_take`.
     """
     from istar.cli.display import StepDisplay
 
+    words = [*options.model_words, *output.written_as.words]
+    events = _events(job, previews, seconds)
     with (
-        kept_take(job, options, settings, continued) as keeping,
+        kept_take(job, words, settings, continued) as keeping,
         StepDisplay(previews) as display,
-        output.writing(pipeline, job.take()) as writer,
+        output.writing(pipeline, job.take(), deadline=seconds) as writer,
     ):
         for frames in display.pictures_of(keeping(events)):
             writer.write(frames)
