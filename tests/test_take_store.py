@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_takes_are_listed_with_the_newest_first(takes: tuple[Take, Take]) -> Non
     assert [take.path for take in found] == [*reversed(paths), takes_directory() / "other.take"]
     steps = len(takes[1].windows[0].schedule.steps)
     expected = TakeSummary(
-        mode="t2i", prompts=("a red circle",), seed=2, model="random", share=1 / steps
+        mode="t2i", prompts=("a red circle",), seed=2, model="random", seconds=0, share=1 / steps
     )
     assert found[0].summary == expected
     assert [take.finished for take in found] == [False, True, False]
@@ -78,6 +79,17 @@ def test_a_directory_in_the_store_is_no_take(takes: tuple[Take, Take]) -> None:
     (takes_directory() / "old.take").mkdir()
     assert prune_takes(1, keep=paths[1]) == (paths[0],)
     assert remove_takes([take.name for take in stored_takes()]) == (paths[1],)
+
+
+def test_what_killed_processes_left_is_removed(takes: tuple[Take, Take]) -> None:
+    store_take(takes[0])
+    old, new = (takes_directory() / f".{name}.0a1b2c3d.tmp.take" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - 4000,) * 2)
+    store_take(takes[1])
+    assert (old.exists(), new.exists()) == (False, True)
+    assert len(stored_takes()) == 2
 
 
 def test_takes_of_one_second_have_names_of_their_own(takes: tuple[Take, Take]) -> None:
@@ -119,11 +131,13 @@ def test_a_summary_says_how_far_several_windows_are(checkpoint: Path, tmp_path: 
     job = pipeline.job(request("interact", prompt=("one", "two")))
     path = job.take().save(tmp_path / "a.take")
     assert TakeSummary.read(path).share == 0
+    assert TakeSummary.read(path).seconds is None
     steps = [len(schedule.steps) for schedule in job.plan.schedules]
     list(job.run(until=Position(1, 2)))
     job.take().save(path, overwrite=True)
     assert TakeSummary.read(path).share == pytest.approx((1 + 2 / steps[1]) / 2)
     assert TakeSummary.read(path).prompts == ("one", "two")
+    assert TakeSummary.read(path).seconds == 2 * job.networks.spec.clip_seconds
     assert replace(TakeSummary.read(path), share=0).model == "random"
 
 

@@ -89,6 +89,8 @@ class FileSettings:
         fps: pictures a second when the clip is played, where that is not as many as were made.
         crf: the rate factor that the clip's encoder was asked for; None for the format's own.
         preset: likewise how long the encoder looked.
+        deadline: so many seconds it had; it may end early, or as a draft.
+        unfinished: it is decoded from a take under way.
         varied: some tokens are another take's, which the rest of this does not give.
         seeds: in `interact` that of every prompt, where one is not `seed`.
         typed_prompt: what a person typed, where the prompt was rewritten from it.
@@ -113,6 +115,8 @@ class FileSettings:
     fps: float | None = None
     crf: int | None = None
     preset: str | None = None
+    deadline: float | None = None
+    unfinished: bool = False
     varied: bool = False
     seeds: tuple[int, ...] | None = None
     typed_prompt: str | None = None

@@ -31,7 +31,7 @@ from istar.request import GenerationRequest, check_prompt, check_seed
 from istar.resume import Held, resumed, take_of
 from istar.take import Take
 from istar.transformer.cache import stored
-from istar.window_pictures import WindowPictures
+from istar.window_pictures import WindowPictures, tail_with
 
 
 class Job:
@@ -120,6 +120,11 @@ class Job:
             return state.begun and state.window == len(self.plan.windows)
         # A window that ends amid a clip.
         return state.generation.finished and not state.decodes_next
+
+    @property
+    def windows_shown(self) -> int:
+        """Of how many windows the pictures are handed out, or will not be: the hidden ones."""
+        return max(self._hidden, len(self.state.windows))
 
     def add_prompt(self, prompt: str, *, seed: int | None = None) -> None:
         """Let an interactive video continue with one more prompt: one full clip.
@@ -247,6 +252,7 @@ class Job:
 
     def _begin(self) -> tuple[JobState, tuple[Event, ...]]:
         if self.before is not None:
+            # One assignment makes a step of both jobs: what is interrupted has not happened.
             self.before.state = self.state.before or self.before.state
             if not self.before.finished:
                 return self._advance_before(self.before)
@@ -259,7 +265,7 @@ class Job:
         if self.before is not None:
             state = replace(state, former=self.before.state.former, first=self.before.state.first)
         if clip is not None:
-            state = replace(state, tail=self._tail_with(clip, window=0))
+            state = replace(state, tail=tail_with(state, clip, self._opening.pictures_read(0)))
             if not self._hidden:
                 events.append(ClipReady(frames=clip, from_input=True))
         return state, tuple(events)
@@ -270,10 +276,11 @@ class Job:
         if part := self._load_first():
             return self.state, (Loading(part=part),)
         after, events = before._next()
+        read = self._opening.pictures_read(0)
         state, shown = replace(self.state, before=after), list[Event]()
         for event in events:
             if isinstance(event, ClipReady):
-                state = replace(state, tail=self._tail_with(event.frames, window=0))
+                state = replace(state, tail=tail_with(state, event.frames, read))
                 if not self._hidden:
                     shown.append(replace(event, from_input=True))
             elif isinstance(event, Note):
@@ -347,32 +354,20 @@ class Job:
 
     def _decode(self, generation: GenerationState) -> tuple[JobState, tuple[Event, ...]]:
         """The next latent frame's pictures of the clip that is finished."""
-        state, clip = self.state, self.state.decoded
-        latent = generation.latents[clip]
-        # 1. What is being decoded holds much; it is dropped where the state is not the one it has
-        # come to, after a failure, and begun again.
+        # What is being decoded holds much; it is dropped where the state is not the one it has come
+        # to, after a failure, and begun again.
         decoding, self._decoding = self._decoding, None
-        if decoding is None or decoding[0] is not state:
-            pictures = self._pictures.of_clip(
-                generation.latents, state, clip=clip, skip=state.shown
-            )
-            decoding = (state, pictures)
-        pictures = decoding[1]
+        if decoding is not None and decoding[0] is self.state:
+            pictures = decoding[1]
+        else:
+            pictures = self._pictures.of_finished_clip(self.state)
         began = monotonic()
-        frames = next(pictures)
-        self._outlook.decoded_frame(state, monotonic() - began)
-        # 2. A new video's first picture.
-        if not state.shown:
-            frames = self._pictures.with_first(frames, generation.steps[0], state, clip=clip)
-        tail = self._tail_with(frames, window=state.window + 1)
-        # 3. After its last pictures the clip ends, and after its last clip the window.
-        if state.shown + 1 < latent.shape[2]:
-            state = replace(state, shown=state.shown + 1, tail=tail)
-            self._decoding = (state, pictures)
-            return state, (ClipReady(frames=frames, work=self._outlook.at(state)),)
-        state = replace(state, decoded=clip + 1, shown=0, tail=tail)
+        state, frames = self._pictures.taken(pictures, self.state)
+        self._outlook.decoded_frame(self.state, monotonic() - began)
         work = self._outlook.at(state)
-        if generation.finished and not state.decodes_next:
+        if state.shown:
+            self._decoding = (state, pictures)
+        elif generation.finished and not state.decodes_next:
             state = self._end_window(state, generation)
         return state, (ClipReady(frames=frames, work=work),)
 
@@ -394,26 +389,13 @@ class Job:
 
     @property
     def _pictures(self) -> WindowPictures:
-        are_read = self._opening.pictures_read(self.state.window + 1) > 0
         return WindowPictures(
             networks=self.networks,
             inputs=self.inputs,
             plan=self.plan,
-            become_bits=self._is_continued or are_read,
+            read=self._opening.pictures_read(self.state.window + 1),
+            continued=self._is_continued,
         )
-
-    def _tail_with(self, frames: Tensor, *, window: int) -> tuple[Tensor, ...]:
-        """The last pictures after more of them, no more than a window reads.
-
-        Copies, since the pictures themselves are handed out.
-        """
-        count = self._opening.pictures_read(window)
-        if not count:
-            return ()
-        tail = (*self.state.tail, frames[-count:].clone())
-        while sum(map(len, tail[1:])) >= count:
-            tail = tail[1:]
-        return tail
 
     def _steps_before(self) -> tuple[int, int]:
         """Steps of the windows before this one, and of all; in `interact` the prompt's own."""

@@ -215,7 +215,8 @@ class InfinityStarPipeline:
             StateError: another model or schedule made the take, or it holds no picture yet.
             DeviceError: memory ran out.
         """
-        return self._result(take.request, self.rendering(take), self.metadata(take))
+        metadata = self.metadata(take, unfinished=not take.finished)
+        return self._result(take.request, self.rendering(take), metadata)
 
     def rendering(self, take: Take) -> Iterator[Event]:
         """The events of `render`, with the pictures as they are decoded."""
@@ -266,13 +267,19 @@ class InfinityStarPipeline:
         )
 
     def metadata(
-        self, made: GenerationRequest | Take, *, encoding: ClipEncoding | None = None
+        self,
+        made: GenerationRequest | Take,
+        *,
+        encoding: ClipEncoding | None = None,
+        deadline: float | None = None,
+        unfinished: bool = False,
     ) -> dict[str, str]:
         """What a file holds of how it was made, see `istar.file_settings`.
 
         Args:
             made: the request that this model makes it from, or the take that holds it.
             encoding: what was asked for of the clip's encoder.
+            deadline, unfinished: see the attributes of `FileSettings`.
         """
         if isinstance(made, Take):
             request, device, dtype = made.request, made.model.device, made.model.dtype
@@ -281,6 +288,7 @@ class InfinityStarPipeline:
         settings = FileSettings.of(
             request, self.spec, device=device, dtype=dtype, encoding=encoding
         )
+        settings = replace(settings, deadline=deadline, unfinished=unfinished)
         if isinstance(made, Take):
             settings = replace(settings, varied=made.is_varied, seeds=made.seeds)
         return settings.texts()

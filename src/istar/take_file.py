@@ -25,6 +25,7 @@ from istar.generation.state import TakeWindow
 from istar.model_spec import Precision
 from istar.request import Mode
 from istar.tables import decode
+from istar.video_tokenizer.config import FRAMES_PER_SECOND, TEMPORAL_STRIDE
 
 FORMAT = "istar-take-1"
 
@@ -129,6 +130,7 @@ class _Asked:
     mode: Mode
     prompt: str | tuple[str, ...]
     seed: int
+    seconds: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,7 @@ class TakeSummary:
         prompts: of the request.
         seed: of the request.
         model: the name of the model.
+        seconds: how much is made of it; 0 of a picture, None where that is not known yet.
         share: of the request's steps that are final, windows counted alike; 1 when it is finished.
     """
 
@@ -147,6 +150,7 @@ class TakeSummary:
     prompts: tuple[str, ...]
     seed: int
     model: str
+    seconds: float | None
     share: float
 
     @classmethod
@@ -163,7 +167,7 @@ class TakeSummary:
             request = json.loads(header.request)
             asked = decode(
                 _Asked,
-                {name: request[name] for name in ("mode", "prompt", "seed")},
+                {name: request[name] for name in ("mode", "prompt", "seed", "seconds")},
                 name="its request",
                 error=StateError,
             )
@@ -176,8 +180,23 @@ class TakeSummary:
                 prompts=(asked.prompt,) if isinstance(asked.prompt, str) else asked.prompt,
                 seed=asked.seed,
                 model=header.model.name,
+                seconds=_seconds(asked, header),
                 share=done / header.total,
             )
+
+
+def _seconds(asked: _Asked, header: TakeHeader) -> float | None:
+    """How many seconds a request makes; where it does not say, one clip of the model a window."""
+    if asked.mode == "t2i":
+        return 0
+    if asked.mode != "interact" and asked.seconds is not None:
+        return asked.seconds
+    if not header.windows:
+        return None
+    clips = header.windows[-1].clips
+    # With one pyramid a new video's first frame is of the same clip.
+    frames = clips[-1].frames - (len(clips) == 1 and asked.mode == "t2v")
+    return header.total * frames * TEMPORAL_STRIDE / FRAMES_PER_SECOND
 
 
 def levels(header: TakeHeader) -> Iterator[TakeHeader]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from istar.request import GenerationRequest
 from istar.take import Take
 from istar.take_directory import TAKE_SUFFIX, take_files, takes_directory
 from istar.take_file import TakeSummary
+
+_DEAD_AFTER = 3600.0
+"""So many seconds after its last byte a temporary file is nobody's any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,7 @@ def store_take(take: Take, *, synced: bool = True) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StateError(str(writing_failed(directory, error))) from error
+    _remove_dead(directory)
     return take.save(directory / _name(take.request), numbered=True, synced=synced)
 
 
@@ -155,6 +160,14 @@ def _summary(path: Path) -> TakeSummary | None:
 def _name(request: GenerationRequest) -> str:
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
     return f"{now}-{request.mode}-{request.seed}{TAKE_SUFFIX}"
+
+
+def _remove_dead(directory: Path) -> None:
+    """Remove what processes that were killed left half written; a write takes seconds at most."""
+    for path in directory.glob(f".*.tmp{TAKE_SUFFIX}"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _DEAD_AFTER:
+                path.unlink()
 
 
 def _remove(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,13 +25,40 @@ class WindowPictures:
         networks: the loaded model.
         inputs: the picture or clip that the job starts from.
         plan: its windows.
-        become_bits: bits will be made of the pictures, so they are decoded in one way only.
+        read: how many of its last pictures the next window reads.
+        continued: another job continues this one, and may read pictures too.
     """
 
     networks: Networks
     inputs: Inputs
     plan: Plan
-    become_bits: bool
+    read: int
+    continued: bool
+
+    def of_finished_clip(self, state: JobState) -> Iterator[Tensor]:
+        """The pictures that are left of the clip that is decoded next, as `of_clip` gives them."""
+        assert state.generation is not None
+        return self.of_clip(state.generation.latents, state, clip=state.decoded, skip=state.shown)
+
+    def taken(self, pictures: Iterator[Tensor], state: JobState) -> tuple[JobState, Tensor]:
+        """Take the next pictures of the clip that is decoded.
+
+        Args:
+            pictures: from `of_finished_clip`.
+            state: where the job is.
+
+        Returns:
+            where it is then, and the pictures, `(F, H, W, 3)`, uint8.
+        """
+        generation, clip = state.generation, state.decoded
+        assert generation is not None
+        frames = next(pictures)
+        if not state.shown:
+            frames = self.with_first(frames, generation.steps[0], state, clip=clip)
+        state = replace(state, shown=state.shown + 1, tail=tail_with(state, frames, self.read))
+        if state.shown == generation.latents[clip].shape[2]:
+            state = replace(state, decoded=clip + 1, shown=0)
+        return state, frames
 
     def of_clip(
         self, latents: tuple[Tensor, ...], state: JobState, *, clip: int, skip: int = 0
@@ -56,7 +83,9 @@ class WindowPictures:
             before = (state.former[:, :, 1:],)
         skip += sum(latent.shape[2] for latent in before)
         whole = torch.cat((*before, latents[clip]), dim=2)
-        return self.networks.pictures(whole, skip=skip, whole=self.become_bits)
+        # Those that become bits are decoded in one way only.
+        become_bits = self.read > 0 or self.continued
+        return self.networks.pictures(whole, skip=skip, whole=become_bits)
 
     def with_first(self, frames: Tensor, first_step: Step, state: JobState, *, clip: int) -> Tensor:
         """The first pictures of a clip, `(F, H, W, 3)`, behind a new video's first one.
@@ -94,3 +123,21 @@ class WindowPictures:
         clip = len(latents) - 1
         frames = torch.cat(list(self.of_clip(latents, state, clip=clip)))
         return self.with_first(frames, generation.steps[0], state, clip=clip)
+
+
+def tail_with(state: JobState, frames: Tensor, count: int) -> tuple[Tensor, ...]:
+    """A job's last pictures after more of them, no more than are read.
+
+    Copies, since the pictures themselves are handed out.
+
+    Args:
+        state: where the job is.
+        frames: `(F, H, W, 3)`.
+        count: how many are read.
+    """
+    if not count:
+        return ()
+    tail = (*state.tail, frames[-count:].clone())
+    while sum(map(len, tail[1:])) >= count:
+        tail = tail[1:]
+    return tail

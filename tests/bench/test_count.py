@@ -207,7 +207,9 @@ def test_a_released_model_is_counted_at_full_size() -> None:
     assert report.of("load").peak_bytes == WEIGHT_BYTES_ON_GPU
     assert NetworkSizes.of(None, spec, GPU).whole == WEIGHT_BYTES_ON_GPU
     assert report.total.passes == 2 * 3
-    last = next(cost for stage, cost in report.stages.items() if stage.name.endswith("1×45×80"))
+    last = next(
+        cost for stage, cost in report.stages.items() if stage.name.endswith("80x45 of 1 frame")
+    )
     # 8.46 B weights in the blocks; scores and sums of 3,600 tokens that see 3,700.
     blocks = 36 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 16384)
     attention = 36 * 2 * 4096 * 3600 * 3700

@@ -15,7 +15,7 @@ from istar.cli.app import run
 from istar.cli.drafts import parse_scale, parse_until
 from istar.errors import UsageError
 from istar.generation.until import Until
-from istar.media import read_clip, read_picture, write_picture
+from istar.media import probe_file, read_clip, read_picture, write_picture
 from istar.media.sheet import takes_on, with_takes
 from media_files import texts_in
 from processes import run_warm
@@ -107,6 +107,8 @@ def test_a_picture_is_drafted_without_a_moving_sheet(tmp_path: Path) -> None:
     made = istar(*t2i, "--draft", "--until", "2x2")
     directory = "istar-drafts-0001"
     assert made == [f"{directory}/sheet.png", f"{directory}/1-7.take"]
+    words = "--crf is for clips, and this is a picture"
+    assert words in refused("finish", made[1], "--crf", "9", "-o", "a.png")
     istar("finish", made[1], "-o", "a.png")
     istar(*t2i, "-o", "b.png")
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
@@ -166,15 +168,18 @@ def test_a_part_of_a_finished_take_is_varied(drafts: Path) -> None:
 
 
 def test_a_deadline_leaves_a_take_that_finishes_the_same(tmp_path: Path) -> None:
-    done = run_warm(*T2V, "--deadline", "0.001s", "-o", "a.mp4")
+    how = ("--crf", "30", "--preset", "fast", "--fps", "8")
+    done = run_warm(*T2V, "--deadline", "0.001s", *how, "-o", "a.mp4")
     assert (done.returncode, done.stdout) == (0, b"a.mp4\n")
-    assert len(read_clip(Path("a.mp4")).frames) == 17
+    assert probe_file(Path("a.mp4")).frames == 17
     (take,) = Path("state/istar/takes").glob("*.take")
-    command = f"`istar finish --model tiny {take.absolute()}` continues it"
+    command = f"`istar finish --model tiny {' '.join(how)} {take.absolute()}` continues it"
     assert command in done.stderr.decode()
-    istar("finish", str(take), "-o", "b.mp4")
-    assert istar(*T2V, "--deadline", "10000", "-o", "c.mp4") == ["c.mp4"]
+    istar("finish", str(take), *how, "-o", "b.mp4")
+    done = run_warm("t2v", "--from", "a.mp4", *how[:4], "-o", "c.mp4")
+    assert b"'a.mp4' had a deadline of 0.001 s; this run has none" in done.stderr
     assert Path("b.mp4").read_bytes() == Path("c.mp4").read_bytes()
+    assert probe_file(Path("c.mp4")).seconds == pytest.approx(17 / 8)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +230,9 @@ def test_drafts_that_cannot_be(
         (["vary", "{drafts}/1-5.take", "--keep", "5x5"], "come to 3x3 only"),
         (["vary", "{drafts}/1-5.take", "--keep", "4x4"], "the scales are 1x1, 2x2, 3x3, 5x5"),
         (["vary", "{drafts}/1-5.take", "--keep", "1x1", "--until", "1"], "add --draft"),
+        (["vary", "{drafts}/1-5.take", "--keep", "1x1", "--draft", "--crf", "9"], "no video"),
+        (["finish", "{drafts}/1-5.take", "--fps", "70"], "1 to 60 pictures a second"),
+        (["render", "{drafts}/sheet.png"], "sheet.png' is no take; name one that a sheet shows"),
         (["vary", "{drafts}/1-5.take", "--frames", "2"], "--frames is from when to when"),
         (["vary", "{drafts}/1-5.take", "--frames", "2s-3s"], "no whole quarter of a second"),
         (["vary", "{drafts}/1-5.take", "--region", "1,2,3"], "--region is left, top, width"),

@@ -87,6 +87,20 @@ def test_clips_that_stay_are_not_encoded_again() -> None:
     assert not torch.equal(frames[SECOND + 1 : 2 * SECOND + 1], parts[1][SECOND + 1 :])
 
 
+def test_what_is_undone_or_made_again_is_on_a_branch() -> None:
+    expected = film("one", "two")
+    said = interact("-o", "a.mp4", "--seed", "1", lines="one\ntwo\n/again\n/undo\n")
+    assert "/branch main-1 goes back to the former clip" in said
+    assert "/branch main-2 goes back to what there was" in said
+    assert prompts_of("a.session/main-2.take") == ("one", "two")
+    said = interact("a.session", lines="/branch main-2\n/undo\n/undo\n", code=2)
+    assert "line 3: the last prompt is the only one" in said
+    lines = "/branch main-2\n/branch main-1\n/branch main-2\n/undo\n/branch main-1\n"
+    said = interact("a.session", lines=lines)
+    assert "/branch main-2-1 goes back" in said
+    assert torch.equal(read_clip(Path("a.mp4")).frames, expected)
+
+
 def test_a_clip_is_made_again_with_the_seed_that_is_set() -> None:
     expected = film("one", "/seed 9", "two")
     said = interact("-o", "a.mp4", "--seed", "1", lines="one\ntwo\n/again\n/seed 9\n/again\n")

@@ -174,15 +174,17 @@ def test_a_result_that_cannot_be_written_is_not_lost(
 
 
 def test_takes_are_listed_and_removed(store: Path, tmp_path: Path) -> None:
-    assert run_warm("takes", "list").stdout.splitlines() == [b"NAME  DONE  SIZE  WRITTEN  PROMPT"]
+    heading = b"NAME  MODEL  LENGTH  DONE  SIZE  PROMPT"
+    assert run_warm("takes", "list").stdout.splitlines() == [heading]
     assert run_warm(*MAKE, "-o", str(tmp_path / "a.mp4")).returncode == 0
     (path,) = takes_of(store)
     _, line = run_warm("takes", "list").stdout.decode().splitlines()
-    assert line.startswith(f"{path.stem}  100%  ")
+    assert line.startswith(f"{path.stem}  tiny   1 s     100%  ")
     assert line.endswith("a red circle moves right on a blue back…")
     (described,) = json.loads(run_warm("takes", "list", "--json").stdout)
     assert described["prompts"] == [PROMPT]
     assert (described["seed"], described["finished"]) == (1, True)
+    assert (described["model"], described["seconds"]) == ("tiny", 1)
     assert described["bytes"] == path.stat().st_size
     assert run_warm("takes", "path", path.stem).stdout.decode() == f"{path}\n"
     assert run_warm("takes", "path").stdout.decode() == f"{store}\n"
@@ -193,6 +195,7 @@ def test_takes_are_listed_and_removed(store: Path, tmp_path: Path) -> None:
     # Other commands know it by that name, too.
     for command in (
         ("render", path.stem, "-o", str(tmp_path / "b.mp4")),
+        ("info", path.stem),
         ("verify", path.stem),
         ("score", path.stem),
         ("vary", path.stem, "--keep", "3x3", "--no-take", "-o", str(tmp_path / "c.mp4")),

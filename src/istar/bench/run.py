@@ -17,12 +17,14 @@ from istar.bench.meter import Meter, tensors_in
 from istar.bench.replay import replayed
 from istar.events import ClipReady
 from istar.generation.schedule import nearest_template
+from istar.generation.until import scale_name
 from istar.inputs import Inputs, picture_size
 from istar.job import Job
 from istar.media import write_clip, write_picture
 from istar.memory_use import Work
 from istar.model_spec import ModelSpec
 from istar.networks import Networks
+from istar.plurals import counted
 from istar.request import GenerationRequest, Mode
 from istar.transformer.block import Block
 from istar.transformer.rows import Row
@@ -191,9 +193,11 @@ def _next_stage(job: Job) -> Stage:
     if state.generation is None:
         return Stage("text", f"{window}text")
     if state.decodes_next:
-        return Stage("decode", f"{window}decode clip {state.decoded}")
+        return Stage("decode", f"{window}decode clip {state.decoded + 1}")
     step = state.generation.next_step
-    return Stage("step", f"{window}clip {step.clip}, {'×'.join(map(str, step.grid))}")
+    scale = scale_name(step.grid.width, step.grid.height)
+    frames = counted(step.grid.frames, "frame")
+    return Stage("step", f"{window}clip {step.clip + 1}, {scale} of {frames}")
 
 
 # What a generation does not report by itself is seen by hooks of its modules.

@@ -152,10 +152,15 @@ def make_all(
                     if task.tiles:
                         _make_tiles(pipeline, (request, *task.tiles), inputs, output, said)
                     else:
-                        job = pipeline.job(request, inputs)
-                        events = _new_notes(events_of(job, previews, seconds), said)
                         make_file(
-                            job, events, pipeline, output, options, settings, previews=previews
+                            pipeline.job(request, inputs),
+                            pipeline,
+                            output,
+                            options,
+                            settings,
+                            previews,
+                            seconds=seconds,
+                            said=said,
                         )
                 batch.made += 1
 
@@ -196,48 +201,52 @@ def _make_tiles(
         writer.write(page(tiles, columns=2).unsqueeze(0))
 
 
-def events_of(job: Job, previews: PreviewOutput, seconds: float | None) -> Iterator[Event]:
+def make_file(
+    job: Job,
+    pipeline: InfinityStarPipeline,
+    output: OutputFile,
+    options: CommonOptions,
+    settings: TakeSettings | None,
+    previews: PreviewOutput,
+    *,
+    seconds: float | None = None,
+    continued: Path | None = None,
+    said: set[str] | None = None,
+) -> None:
+    """Write what a job makes; meanwhile its take is kept.
+
+    Args:
+        job: a job.
+        pipeline: the model.
+        output: the file.
+        options: of the command.
+        settings: what becomes of the take.
+        previews: where previews go.
+        seconds: how long it may take.
+        continued: the file of the take that the job continues, see `kept_take`.
+        said: notes of other jobs, which are not said again; those of this one are added.
+    """
+    from istar.cli.display import StepDisplay
+
+    words = [*options.model_words, *output.written_as.words]
+    events = _new_notes(_events(job, previews, seconds), set() if said is None else said)
+    with (
+        kept_take(job, words, settings, continued) as keeping,
+        StepDisplay(previews) as display,
+        output.writing(pipeline, job.take(), deadline=seconds) as writer,
+    ):
+        for frames in display.pictures_of(keeping(events)):
+            writer.write(frames)
+        display.writing(output.target)
+
+
+def _events(job: Job, previews: PreviewOutput, seconds: float | None) -> Iterator[Event]:
     """A job's events, to its end or for so many seconds."""
     if seconds is None:
         return job.run(preview=previews.wanted)
     from istar.deadline import run_in_time
 
     return run_in_time(job, seconds, preview=previews.wanted)
-
-
-def make_file(
-    job: Job,
-    events: Iterator[Event],
-    pipeline: InfinityStarPipeline,
-    output: OutputFile,
-    options: CommonOptions,
-    settings: TakeSettings | None,
-    *,
-    previews: PreviewOutput | None = None,
-    continued: Path | None = None,
-) -> None:
-    """Write what a job makes; meanwhile its take is kept.
-
-    Args:
-        job: a job.
-        events: of its run.
-        pipeline: the model.
-        output: the file.
-        options: of the command.
-        settings: what becomes of the take.
-        previews: where previews go.
-        continued: the file of the take that the job continues, see `kept_take`.
-    """
-    from istar.cli.display import StepDisplay
-
-    with (
-        kept_take(job, options, settings, continued) as keeping,
-        StepDisplay(previews) as display,
-        output.writing(pipeline, job.take()) as writer,
-    ):
-        for frames in display.pictures_of(keeping(events)):
-            writer.write(frames)
-        display.writing(output.target)
 
 
 def _new_notes(events: Iterator[Event], said: set[str]) -> Iterator[Event]:

@@ -73,8 +73,6 @@ class Conversation:
         # Drafts of the next prompt: how many are wanted, and those that are there to choose from.
         self._wanted = 0
         self._drafts: list[Take] = []
-        # Windows whose pictures the job has handed out, or will not.
-        self._made = 0
         if isinstance(start, Job):
             self._job = start
         else:
@@ -120,8 +118,7 @@ class Conversation:
                 self._wanted = parse_count(line.argument)
                 say(f"the next prompt gets {counted(self._wanted, 'draft')}")
             case Command(name="undo"):
-                self._go_to(self._job.take().without_last_prompt())
-                say(self._place())
+                self._undo()
             case Command(name="again"):
                 self._again()
             case Command(name="seed"):
@@ -133,6 +130,14 @@ class Conversation:
                 self._save(line.argument)
             case Command(name="help"):
                 say_help()
+
+    def _undo(self) -> None:
+        former = self._job.take()
+        take = former.without_last_prompt()
+        kept = self._session.keep(former)
+        self._go_to(take)
+        say(self._place())
+        say(f"/branch {kept} goes back to what there was")
 
     def _prompt(self, prompt: str) -> None:
         self._job.add_prompt(prompt, seed=self._session.settings.seed)
@@ -179,7 +184,7 @@ class Conversation:
         if seed is None:
             seed = secrets.randbits(_SEED_BITS)
             say(f"seed {seed}")
-        former, made = self._job, self._made
+        former = self._job
         try:
             if len(request.prompts) > 1:
                 take = former.take().without_last_prompt()
@@ -189,12 +194,12 @@ class Conversation:
                 self._job.add_prompt(request.prompts[-1], seed=seed)
             else:
                 self._job = self._pipeline.job(replace(request, seed=seed), former.inputs)
-                self._made = 0
-            self._make(replaces=True)
+            kept = self._make_in_place_of(former.take())
         except IstarError:
-            self._job, self._made = former, made
+            self._job = former
             raise
         self._session.update(seed=None)
+        say(f"/branch {kept} goes back to the former clip")
 
     def _branch(self, name: str) -> None:
         now = self._session.settings.branch
@@ -246,34 +251,40 @@ class Conversation:
         """The job of a take of which the video holds so many windows."""
         from istar.job import Job
 
-        job = Job.from_take(self._pipeline.networks, take, hidden=made)
-        self._made = made
-        return job
+        return Job.from_take(self._pipeline.networks, take, hidden=made)
 
-    def _make(self, *, replaces: bool = False) -> None:
-        """Make all that is asked for.
+    def _make(self) -> None:
+        """Make all that is asked for; meanwhile its take is written."""
+        take = self._job.take()
+        self._session.save(take)
+        events = self._events_after(take)
+        keeper = TakeKeeper(self._job, None, path=self._session.take_path)
+        try:
+            self._follow(keeper.keeping(events))
+        finally:
+            keeper.write(synced=True)
+
+    def _make_in_place_of(self, former: Take) -> str:
+        """Make all that is asked for, in place of what stays until this is there.
 
         Args:
-            replaces: the clip that is made takes the place of another one, of which the take and
-                the video stay until it is there; otherwise the take is written meanwhile.
+            former: the take of the branch.
+
+        Returns:
+            the name of the branch that has it afterwards.
         """
-        take = self._job.take()
-        if not replaces:
-            self._session.save(take)
-        # The file may have been taken away, or be as it was before a crash.
-        if (held := self._film.holds(take)) != self._made:
+        self._follow(self._events_after(self._job.take()))
+        kept = self._session.keep(former)
+        self._session.save(self._job.take())
+        return kept
+
+    def _events_after(self, take: Take) -> Iterator[Event]:
+        """The events of the job, whose take is given: pictures of all that the video lacks."""
+        # The file may have been taken away, or be as it was before an error or a crash.
+        held, is_under_way = self._film.holds(take), self._job.state.generation is not None
+        if is_under_way or held != self._job.windows_shown:
             self._job = self._job_after(take, held)
-        events = self._job.run(preview=self._previews.wanted)
-        if replaces:
-            self._follow(events)
-            self._session.save(self._job.take())
-        else:
-            keeper = TakeKeeper(self._job, None, path=self._session.take_path)
-            try:
-                self._follow(keeper.keeping(events))
-            finally:
-                keeper.write(synced=True)
-        self._made = len(self._job.state.windows)
+        return self._job.run(preview=self._previews.wanted)
 
     def _follow(self, events: Iterator[Event]) -> None:
         with StepDisplay(self._previews) as display:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from istar.clip_format import ClipEncoding, Preset
+from istar.errors import UsageError
 
 
 class Audio(str, Enum):
@@ -48,13 +49,17 @@ class EncodingOptions:
         ),
     ] = None
 
-    def settled(self) -> ClipEncoding:
+    def settled(self, fps_of_then: float | None = None) -> ClipEncoding:
         """The same, checked.
+
+        Args:
+            fps_of_then: the speed where none was typed.
 
         Raises:
             UsageError: a speed that no clip has.
         """
-        return ClipEncoding(crf=self.crf, preset=self.preset, fps=self.fps)
+        fps = fps_of_then if self.fps is None else self.fps
+        return ClipEncoding(crf=self.crf, preset=self.preset, fps=fps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +75,21 @@ class ClipOutput:
     encoding: ClipEncoding = field(default_factory=ClipEncoding)
     sound: Path | None = None
     grows: bool = False
+
+    @property
+    def words(self) -> list[str]:
+        """What is typed for the same encoding in a command that continues this one."""
+        crf, preset, fps = self.encoding.crf, self.encoding.preset, self.encoding.fps
+        words = [] if crf is None else ["--crf", str(crf)]
+        words += [] if preset is None else ["--preset", preset.value]
+        return words if fps is None else [*words, "--fps", repr(fps).removesuffix(".0")]
+
+
+def refuse_encoding_of_drafts(encoding: EncodingOptions) -> None:
+    """Refuse how a clip is encoded where drafts are made.
+
+    Raises:
+        UsageError: something was typed.
+    """
+    if encoding != EncodingOptions():
+        raise UsageError("a draft writes no video, so how it is encoded does not go with it")

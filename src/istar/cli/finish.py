@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istar.cli.batch import events_of, make_file
+from istar.cli.batch import make_file
 from istar.cli.completion import take_names
 from istar.cli.console import say
 from istar.cli.drafts import (
@@ -27,8 +26,9 @@ from istar.cli.drafts import (
     parse_scale,
     parse_until,
 )
+from istar.cli.encoding import ClipOutput, EncodingOptions, refuse_encoding_of_drafts
 from istar.cli.generate import DeadlineOption, parse_deadline
-from istar.cli.inputs import input_file, read_prompt, take_input
+from istar.cli.inputs import read_prompt, take_file
 from istar.cli.keep import TakeSettings
 from istar.cli.option_groups import with_option_groups
 from istar.cli.options import (
@@ -47,18 +47,16 @@ from istar.cli.options import (
 )
 from istar.cli.output import STDOUT, output_directory, output_file
 from istar.cli.render import write_rendered
-from istar.cli.take_options import TakeOptions
+from istar.cli.take_options import TakeArgument, TakeOptions
 from istar.errors import UsageError
 from istar.output_names import SLASHES
 from istar.output_templates import is_template
-from istar.plurals import counted
 
 if TYPE_CHECKING:
     from istar.pipeline import InfinityStarPipeline
     from istar.take import Take
     from istar.take_file import ModelIdentity
 
-_ON_SHEET = re.compile(r"(.+):([0-9]{1,3})", re.DOTALL)
 _TIMES = re.compile(r"([0-9]{1,6}(?:\.[0-9]*)?)s?-([0-9]{1,6}(?:\.[0-9]*)?)s?")
 _REGION = re.compile(r"([0-9]{1,6}),([0-9]{1,6}),([0-9]{1,6}),([0-9]{1,6})")
 
@@ -114,7 +112,7 @@ class ContinueOptions(TakeOptions):
 @with_option_groups
 def finish(
     takes: Annotated[
-        list[str],
+        list[Path],
         typer.Argument(
             metavar="TAKE...",
             help="Takes, names that `istar takes list` shows, or the number of one on a sheet of "
@@ -123,6 +121,7 @@ def finish(
         ),
     ],
     options: ContinueOptions,
+    encoding: EncodingOptions,
     deadline: DeadlineOption = None,
 ) -> None:
     """Continue takes to their end: drafts, or what a deadline cut short.
@@ -136,22 +135,16 @@ def finish(
     seconds = parse_deadline(deadline)
     if seconds is not None and len(takes) > 1:
         raise UsageError("--deadline is for one take")
-    paths = [take_file(text) for text in takes]
+    paths = [take_file(path) for path in takes]
     starts = [(path, Take.load(path)) for path in paths]
-    _make(starts, options, continues=True, seconds=seconds)
+    _make(starts, options, encoding, continues=True, seconds=seconds)
 
 
 @with_option_groups
 def vary(
-    take_name: Annotated[
-        str,
-        typer.Argument(
-            metavar="TAKE",
-            help="A take, its name in `istar takes list`, or one on a sheet of drafts: "
-            "SHEET.png:3.",
-        ),
-    ],
+    take: TakeArgument,
     options: ContinueOptions,
+    encoding: EncodingOptions,
     keep: Annotated[
         str | None,
         typer.Option(
@@ -213,6 +206,8 @@ def vary(
         raise UsageError("drafts are shown on their sheets, not by --preview")
     if draft and (options.no_metadata or options.sidecar):
         raise UsageError(DRAFTS_HOLD_ALL)
+    if draft:
+        refuse_encoding_of_drafts(encoding)
     if until is not None and not draft:
         raise UsageError("--until is for drafts; add --draft")
     if keep is None and frames is None and region is None:
@@ -222,24 +217,24 @@ def vary(
     if keep is not None and not kept:
         raise UsageError(f"--keep is a scale such as 9x5, not {keep!r}")
     times, place = _parsed_times(frames), _parsed_region(region)
-    path = take_file(take_name)
-    take = Take.load(path)
+    path = take_file(take)
+    held = Take.load(path)
     text = read_prompt(prompt)
     first = secrets.randbits(RANDOM_SEED_BITS) if seed is None else seed
     starts = [
-        take.varied(keep=kept or None, seed=one, prompt=text, seconds=times, region=place)
+        held.varied(keep=kept or None, seed=one, prompt=text, seconds=times, region=place)
         for one in consecutive_seeds(first, count)
     ]
     if draft:
         check_until(starts[0].windows[0].schedule.steps, how_far)
     if seed is None:
         say(f"seed {first}")
-    if take.total > 1:
+    if held.total > 1:
         say("only the first window of the take is kept; the rest of the video is made anew")
     if draft:
         with drafts_directory(options.output) as directory:
             make_drafts(
-                options.load(take, options.common(path, take).model),
+                options.load(held, options.common(path, held).model),
                 starts,
                 None,
                 directory,
@@ -247,12 +242,13 @@ def vary(
                 overwrite=options.overwrite,
             )
         return
-    _make([(path, start) for start in starts], options)
+    _make([(path, start) for start in starts], options, encoding)
 
 
 def _make(
     takes: Sequence[tuple[Path, Take]],
     options: ContinueOptions,
+    encoding: EncodingOptions,
     *,
     continues: bool = False,
     seconds: float | None = None,
@@ -262,19 +258,21 @@ def _make(
     Args:
         takes: each with the file that it came from.
         options: of the command.
+        encoding: of clips.
         continues: they are what those files hold, and no variations of it.
         seconds: how long each may take.
 
     Raises:
         UsageError: one file is named for several.
     """
+    written_as = ClipOutput(encoding=encoding.settled())
     commons = [options.common(path, take) for path, take in takes]
     settings = None if options.no_take else TakeSettings()
     loaded: tuple[ModelIdentity, InfinityStarPipeline] | None = None
     draws = not all(take.finished for _, take in takes)
     with _directory(options.output, files=len(takes)):
         for (path, take), common in zip(takes, commons, strict=True):
-            with output_file(common, take.request) as file:
+            with output_file(common, take.request, written_as) as file:
                 previews = common.previews(take.request, file.target)
                 if loaded is None or loaded[0] != take.model:
                     pipeline = options.load(take, common.model, decodes_only=not draws)
@@ -288,12 +286,12 @@ def _make(
                 job = pipeline.job(take)
                 make_file(
                     job,
-                    events_of(job, previews, seconds),
                     pipeline,
                     file,
                     common,
                     settings,
-                    previews=previews,
+                    previews,
+                    seconds=seconds,
                     continued=path if continues else None,
                 )
 
@@ -319,27 +317,6 @@ def _directory(output: str | None, *, files: int) -> AbstractContextManager[obje
     if Path(output).suffix or output in STDOUT:
         raise UsageError("these are several files: name a directory with --output")
     return output_directory(output)
-
-
-def take_file(text: str) -> Path:
-    """A take's file, named itself or by its number on a sheet of drafts.
-
-    Raises:
-        UsageError: it does not exist, or no take is named.
-        MediaError: there is no such take on the sheet.
-    """
-    found = _ON_SHEET.fullmatch(text)
-    if found is None or os.path.lexists(text):
-        if text.lower().endswith((".png", ".mp4")):
-            raise UsageError(f"'{text}' is no take; name one that a sheet shows, such as {text}:1")
-        return take_input(Path(text))
-    from istar.media.sheet import takes_on
-
-    sheet, number = input_file(Path(found[1])), int(found[2])
-    takes = takes_on(sheet)
-    if not 1 <= number <= len(takes):
-        raise UsageError(f"'{sheet}' shows {counted(len(takes), 'take')}: there is no {number}")
-    return input_file(takes[number - 1])
 
 
 def _parsed_times(text: str | None) -> tuple[float, float] | None:

@@ -22,8 +22,13 @@ from istar.cli.drafts import (
     make_drafts,
     parse_until,
 )
-from istar.cli.encoding import Audio, ClipOutput, EncodingOptions
-from istar.cli.inputs import STDIN, input_clip, input_file, read_prompt
+from istar.cli.encoding import (
+    Audio,
+    ClipOutput,
+    EncodingOptions,
+    refuse_encoding_of_drafts,
+)
+from istar.cli.inputs import STDIN, input_clip, input_file, is_take, read_prompt
 from istar.cli.naming import OutputNames
 from istar.cli.option_groups import with_option_groups
 from istar.cli.options import (
@@ -34,7 +39,6 @@ from istar.cli.options import (
     drawn_seed,
 )
 from istar.cli.prompt_list import Asked
-from istar.cli.reuse import is_take
 from istar.cli.rewrite import rewritten_requests
 from istar.cli.seeds import MOST_SEEDS, Seeds, SeedsOption, parse_seeds
 from istar.cli.tasks import request_for, tasks_of
@@ -180,7 +184,7 @@ def t2v(
     Example: istar t2v "waves roll onto a beach" --seconds 5
     """
     asked = Asked(prompt=read_prompt(prompt), seconds=seconds)
-    _generate(options, "t2v", asked, ClipOutput(encoding=encoding.settled()))
+    _generate(options, "t2v", asked, _clip_output(options, encoding))
 
 
 @with_option_groups
@@ -203,7 +207,7 @@ def i2v(
     """
     source = None if image is None else input_file(image)
     asked = Asked(prompt=read_prompt(prompt, source), image=source, seconds=seconds)
-    _generate(options, "i2v", asked, ClipOutput(encoding=encoding.settled()))
+    _generate(options, "i2v", asked, _clip_output(options, encoding))
 
 
 @with_option_groups
@@ -246,14 +250,28 @@ def extend(
     source = None if clip is None else input_clip(clip)
     if source is not None and is_take(source):
         _, options = options.read_take(source)
-    settled = encoding.settled()
     keeps_sound = audio is Audio.COPY
     if keeps_sound and source == STDIN:
         raise UsageError("stdin is read once, for the pictures; name a file for --audio copy")
-    if keeps_sound and settled.fps is not None:
+    if keeps_sound and encoding.fps is not None:
         raise UsageError("--fps changes the pictures' times and not the sound's; leave one out")
     asked = Asked(prompt=read_prompt(prompt, source), clip=source, seconds=seconds)
-    _generate(options, "extend", asked, ClipOutput(encoding=settled), keeps_sound=keeps_sound)
+    written_as = _clip_output(options, encoding, keeps_sound=keeps_sound)
+    _generate(options, "extend", asked, written_as, keeps_sound=keeps_sound)
+
+
+def _clip_output(
+    options: GenerateOptions, encoding: EncodingOptions, *, keeps_sound: bool = False
+) -> ClipOutput:
+    """How a clip is written: as it was typed, and as fast as `--from` plays.
+
+    Raises:
+        UsageError: a speed that no clip has, or an encoding of drafts.
+    """
+    if options.draft:
+        refuse_encoding_of_drafts(encoding)
+    then = options.reused.fps_for(options.output) if options.reused and not keeps_sound else None
+    return ClipOutput(encoding=encoding.settled(then))
 
 
 def _generate(
@@ -275,13 +293,15 @@ def _generate(
     """
     seconds = parse_deadline(options.deadline)
     if options.draft:
-        if keeps_sound or written_as != _PLAIN:
-            raise UsageError("a draft writes no video, so how it is encoded does not go with it")
+        if keeps_sound:
+            raise UsageError("a draft writes no video, so --audio does not go with it")
         seeds = options.all_seeds()
         requests = [request_for(options, mode, asked, seed) for seed in seeds.numbers]
         seeds.say()
         _draft(options, requests)
         return
+    if options.reused and seconds is None:
+        options.reused.say_end()
     several = options.is_batch
     names = OutputNames(options, mode, several=several, skips=options.skip_existing)
     batch = Batch(several=several, resumes=names.template is not None)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
 from istar.clip_format import is_numbered
 from istar.errors import UsageError
+from istar.plurals import counted
 from istar.text_files import read_text
 
 _PROMPT_BYTES = 1_000_000
+_ON_SHEET = re.compile(r"(.+):([0-9]{1,3})", re.DOTALL)
 _STDIN_NAMES = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
 STDIN = Path("/dev/stdin")
@@ -59,7 +62,8 @@ def input_clip(path: Path) -> Path:
     Raises:
         UsageError: it does not exist or is empty.
     """
-    if path.is_dir() or (is_numbered(path) and not path.exists()):
+    is_pictures = path.is_dir() and not is_take(path)
+    if is_pictures or (is_numbered(path) and not path.exists()):
         return path
     return take_input(path)
 
@@ -84,6 +88,32 @@ def input_file(path: Path) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{path} cannot be read: {reason}") from error
     return path
+
+
+def is_take(path: Path) -> bool:
+    """Whether a file is a take, by its name."""
+    return path.suffix.lower() == ".take"
+
+
+def take_file(path: Path) -> Path:
+    """A take's file, named as for `take_input`, or by its number on a sheet of drafts.
+
+    Raises:
+        UsageError: as `input_file`, or a picture or video is named.
+        MediaError: there is no such take on the sheet.
+    """
+    found = _ON_SHEET.fullmatch(str(path))
+    if found is None or os.path.lexists(path):
+        if path.suffix.lower() in (".png", ".mp4"):
+            raise UsageError(f"'{path}' is no take; name one that a sheet shows, such as {path}:1")
+        return take_input(path)
+    from istar.media.sheet import takes_on
+
+    sheet, number = input_file(Path(found[1])), int(found[2])
+    takes = takes_on(sheet)
+    if not 1 <= number <= len(takes):
+        raise UsageError(f"'{sheet}' shows {counted(len(takes), 'take')}: there is no {number}")
+    return input_file(takes[number - 1])
 
 
 def take_input(path: Path) -> Path:

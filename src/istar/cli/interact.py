@@ -15,11 +15,10 @@ import typer
 
 from istar.cli.console import print_path, say
 from istar.cli.encoding import ClipOutput
-from istar.cli.inputs import input_clip, input_file, is_stdin, read_stdin
+from istar.cli.inputs import input_clip, input_file, is_stdin, is_take, read_stdin
 from istar.cli.option_groups import with_option_groups
 from istar.cli.options import CommonOptions, NumberType
 from istar.cli.output import OutputFile, output_file
-from istar.cli.reuse import is_take
 from istar.cli.session import FIRST_BRANCH, SESSION_SUFFIX, Session, held_alone, is_session
 from istar.cli.session_lines import (
     Command,
@@ -90,7 +89,7 @@ def interact(
             options = _in_its_dtype(options, take)
             start, inputs = take, inputs_of(take)
     if isinstance(lines, ScriptLines):
-        lines.check(FIRST_BRANCH, prompts)
+        lines.check(FIRST_BRANCH, {FIRST_BRANCH: prompts})
     if start is None:
         first, options = _first_prompt(lines, options)
         options = options.with_seed()
@@ -123,7 +122,7 @@ def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> Non
     take, options = options.read_take(session.take_path)
     branch, prompts = session.settings.branch, take.request.prompts
     if isinstance(lines, ScriptLines):
-        lines.check(branch, len(prompts), session.branches)
+        lines.check(branch, session.prompts())
     say(place_words(branch, prompts))
     options = _in_its_dtype(options, take)
     if options.seed is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,11 +138,15 @@ class TakeKeeper:
             self.path.unlink(missing_ok=True)
             voice().take = None
 
-    def leave(self, options: CommonOptions) -> None:
-        """Write the take of a run that is not finished, and say how to continue it."""
+    def leave(self, words: Sequence[str]) -> None:
+        """Write the take of a run that is not finished, and say how to continue it.
+
+        Args:
+            words: options of the command that does.
+        """
         self.write(synced=True)
         if self.path is not None:
-            command = shlex.join(["istar", "finish", *options.model_words, str(self.path)])
+            command = shlex.join(["istar", "finish", *words, str(self.path)])
             say(f"what was made is kept; `{command}` continues it")
 
 
@@ -162,7 +166,7 @@ def take_settings(options: CommonOptions) -> TakeSettings | None:
 @contextmanager
 def kept_take(
     job: Job,
-    options: CommonOptions,
+    words: Sequence[str],
     settings: TakeSettings | None,
     continued: Path | None = None,
 ) -> Iterator[Keeping]:
@@ -170,7 +174,7 @@ def kept_take(
 
     Args:
         job: what runs.
-        options: of the command.
+        words: options of the command that continues it: its model, and how a clip is written.
         settings: see `take_settings`.
         continued: the file of the take that the job continues; one in the store is kept up to date.
     """
@@ -184,9 +188,9 @@ def kept_take(
     try:
         yield keeper.keeping
     except BaseException:
-        keeper.leave(options)
+        keeper.leave(words)
         raise
     if job.finished:
         keeper.finish()
     else:
-        keeper.leave(options)
+        keeper.leave(words)

@@ -16,9 +16,9 @@ import typer
 
 from istar.byte_size import readable_size
 from istar.cli.console import print_lines, printable, say
-from istar.cli.inputs import input_file
+from istar.cli.inputs import is_take, take_input
 from istar.cli.remedies import message
-from istar.cli.reuse import is_take, settings_of_take, whole_settings
+from istar.cli.reuse import settings_of_take, whole_settings
 from istar.errors import IstarError
 from istar.file_settings import FileSettings, UsedSampling
 from istar.generation.sampling import Temperature
@@ -51,7 +51,9 @@ def info(
     code, lines = 0, list[str]()
     for path in files:
         try:
-            found = _Found.of_take(path) if is_take(path) else _Found.of_media(path)
+            source = take_input(path)
+            read = _Found.of_take if is_take(source) else _Found.of_media
+            found = read(source, os.fsdecode(path))
         except IstarError as error:
             say(f"error: {message(error)}")
             code = max(code, error.exit_code)
@@ -79,8 +81,8 @@ class _Found:
     table: dict[str, Any]
 
     @classmethod
-    def of_media(cls, path: Path) -> _Found:
-        """Of a picture or a video.
+    def of_media(cls, source: Path, name: str) -> _Found:
+        """Of a picture or a video, under the name that was typed.
 
         Raises:
             IstarError: it is not there, damaged, or neither.
@@ -88,11 +90,11 @@ class _Found:
         from istar.media import probe_file
         from istar.media.sheet import take_names
 
-        info = probe_file(input_file(path))
-        settings = whole_settings(path, info)
+        info = probe_file(source)
+        settings = whole_settings(source, info)
         is_cut = settings is None and info.is_cut
         if is_cut:
-            settings = FileSettings.read(info.texts, f"'{path}'")
+            settings = FileSettings.read(info.texts, f"'{name}'")
         takes = take_names(info.texts)
         what = (
             info.kind if takes is None else f"sheet of {counted(len(takes), 'take')}, {info.kind}"
@@ -103,16 +105,18 @@ class _Found:
         if info.frames > 1:
             parts.append(counted(info.frames, "picture"))
         rows = [] if settings is None else list(_described(settings))
+        if settings is not None and settings.unfinished:
+            rows.append(("reached", "not the end: it is decoded from a take under way"))
         rows += [("take", f"{number}: {name}") for number, name in enumerate(takes or (), 1)]
         if is_cut:
             rows.append(("note", "the longest of these are cut: a JPEG has no room for more"))
         table = asdict(info)
         del table["texts"]
         return cls(
-            heading=f"{path}{'' if rows else f' {_NO_SETTINGS}'}: {', '.join(parts)}",
+            heading=f"{name}{'' if rows else f' {_NO_SETTINGS}'}: {', '.join(parts)}",
             rows=rows,
             table={
-                "file": os.fsdecode(path),
+                "file": name,
                 **table,
                 **({} if takes is None else {"takes": takes}),
                 "istar": None if settings is None else settings.as_json(),
@@ -120,23 +124,22 @@ class _Found:
         )
 
     @classmethod
-    def of_take(cls, path: Path) -> _Found:
-        """Of a take.
+    def of_take(cls, source: Path, name: str) -> _Found:
+        """Of a take, likewise.
 
         Raises:
             IstarError: it is not there, damaged, or of another version.
         """
         from istar.take import Take
 
-        source = input_file(path)
         take, size = Take.load(source), source.stat().st_size
         settings, progress = settings_of_take(take), _Progress.of(take)
         parts = ["take", *progress.size(), readable_size(size)]
         return cls(
-            heading=f"{path}: {', '.join(parts)}",
+            heading=f"{name}: {', '.join(parts)}",
             rows=[*_described(settings), *progress.rows()],
             table={
-                "file": os.fsdecode(path),
+                "file": name,
                 "kind": "take",
                 "bytes": size,
                 **progress.as_json(),
@@ -264,6 +267,8 @@ def _described(settings: FileSettings) -> Iterator[tuple[str, str]]:
     yield "seed", str(settings.seed)
     if settings.seeds is not None:
         yield "seeds", f"{' '.join(map(str, settings.seeds))} (one a prompt)"
+    if settings.deadline is not None:
+        yield "deadline", f"{settings.deadline:g} s: it may end early, or as a draft"
     if settings.varied:
         yield "varied", "some tokens are another take's"
     revision = f", revision {settings.revision}" if settings.revision else ""

@@ -45,6 +45,7 @@ class OutputFile:
 
     Attributes:
         target: the name that it has, or will have.
+        written_as: how, if it is a clip.
         stays: it outlasts the command; what goes to stdout does not.
         written: something is in it.
 
@@ -70,7 +71,7 @@ class OutputFile:
         streams: bool = False,
     ) -> None:
         self.target = target
-        self._written_as = written_as
+        self.written_as = written_as
         self._streams = streams
         self.stays = stays
         self.written = False
@@ -80,7 +81,13 @@ class OutputFile:
 
     @contextmanager
     def writing(
-        self, pipeline: InfinityStarPipeline, made: GenerationRequest | Take, *, kept: int = 0
+        self,
+        pipeline: InfinityStarPipeline,
+        made: GenerationRequest | Take,
+        *,
+        kept: int = 0,
+        deadline: float | None = None,
+        unfinished: bool = False,
     ) -> Iterator[Writer]:
         """Write it piece by piece; it appears under its name when the block ends well.
 
@@ -91,15 +98,18 @@ class OutputFile:
             made: the request that makes it, with every prompt so far, or the take that it is
                 decoded from.
             kept: of a clip that was written before, so many pictures come first.
+            deadline, unfinished: see `istar.file_settings.FileSettings`.
         """
         request = made if isinstance(made, GenerationRequest) else made.request
-        metadata = pipeline.metadata(made, encoding=self._written_as.encoding)
+        metadata = pipeline.metadata(
+            made, encoding=self.written_as.encoding, deadline=deadline, unfinished=unfinished
+        )
         with ExitStack() as stack:
             writer = Writer(
                 self.target,
                 stack,
                 is_picture=request.mode == "t2i",
-                written_as=self._written_as,
+                written_as=self.written_as,
                 metadata=metadata if self._has_settings else {},
                 overwrite=self._overwrite or self.written,
                 kept=kept,
@@ -110,7 +120,7 @@ class OutputFile:
                 writer.end_stream()
         writer.say_sound()
         if writer.size is not None:
-            frames, fps = kept + writer.pictures, self._written_as.encoding.fps
+            frames, fps = kept + writer.pictures, self.written_as.encoding.fps
             voice().made = Made(
                 model=pipeline.spec.name,
                 seed=request.seed,
@@ -292,6 +302,8 @@ def output_file(
         MediaError: the directory is missing or not writable, or the sound cannot be kept.
     """
     written_as = written_as or ClipOutput()
+    if request.mode == "t2i" and written_as.words:
+        raise UsageError(f"{written_as.words[0]} is for clips, and this is a picture")
     suffix = ".png" if request.mode == "t2i" else STREAMED_SUFFIX
     if target is None and options.output in STDOUT:
         check_stdout(options)

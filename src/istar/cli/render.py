@@ -8,24 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from istar.cli.console import emit, print_json, print_lines, printable, speak
-from istar.cli.inputs import take_input
-from istar.cli.json_events import start_event
-from istar.cli.option_groups import typed_options, with_option_groups
+from istar.cli.console import print_json, print_lines, printable
+from istar.cli.encoding import ClipOutput, EncodingOptions
+from istar.cli.option_groups import with_option_groups
 from istar.cli.options import (
     CommonOptions,
-    DeviceOption,
     EventsOption,
     NoMetadataOption,
     OverwriteOption,
-    QuietOption,
     SidecarOption,
 )
 from istar.cli.output import OutputFile, output_file
-from istar.cli.take_model import load_for_take, read_take
-from istar.cli.take_options import TakeArgument, TakeModelOption, TakeOptions
+from istar.cli.take_model import load_for_take
+from istar.cli.take_options import DecodeOptions, TakeArgument, TakeOptions
 from istar.generation.until import scale_name
-from istar.request import AUTO_MODEL
 
 if TYPE_CHECKING:
     from istar.generation.schedule import Step
@@ -37,9 +33,11 @@ if TYPE_CHECKING:
 _ROW = "{:>6} {:>4} {:>5} {:>8} {:>6} {:>11} {:>19} {:>7}"
 
 
+@with_option_groups
 def render(
-    context: typer.Context,
     take: TakeArgument,
+    options: DecodeOptions,
+    encoding: EncodingOptions,
     output: Annotated[
         str | None,
         typer.Option(
@@ -53,9 +51,6 @@ def render(
     overwrite: OverwriteOption = False,
     no_metadata: NoMetadataOption = False,
     sidecar: SidecarOption = False,
-    model: TakeModelOption = AUTO_MODEL,
-    device: DeviceOption = "auto",
-    quiet: QuietOption = False,
     as_events: EventsOption = False,
 ) -> None:
     """Decode a take's picture or video again; of a clip under way what there is of it.
@@ -64,15 +59,12 @@ def render(
 
     Example: istar render waves.take -o waves.mp4
     """
-    speak(quiet=quiet, as_json=as_events)
-    emit(start_event("render", context.params))
-    is_typed = "model" in typed_options(context)
-    held, name = read_take(take_input(take), model, is_typed=is_typed)
-    options = CommonOptions(
+    held, name = options.read(take)
+    common = CommonOptions(
         output=output, overwrite=overwrite, no_metadata=no_metadata, sidecar=sidecar
     )
-    with output_file(options, held.request) as target:
-        pipeline = load_for_take(held, name, device=device, decodes_only=True)
+    with output_file(common, held.request, ClipOutput(encoding=encoding.settled())) as target:
+        pipeline = load_for_take(held, name, device=options.device, decodes_only=True)
         write_rendered(pipeline, held, target)
 
 
@@ -86,7 +78,8 @@ def write_rendered(pipeline: InfinityStarPipeline, take: Take, output: OutputFil
     """
     from istar.cli.display import StepDisplay
 
-    with StepDisplay() as display, output.writing(pipeline, take) as writer:
+    unfinished = not take.finished
+    with StepDisplay() as display, output.writing(pipeline, take, unfinished=unfinished) as writer:
         for frames in display.pictures_of(pipeline.rendering(take)):
             writer.write(frames)
         display.writing(output.target)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from istar.cli.console import say
-from istar.cli.inputs import input_file
+from istar.cli.inputs import is_take, take_input
+from istar.clip_format import is_numbered
 from istar.errors import MediaError, UsageError
 
 if TYPE_CHECKING:
@@ -42,10 +43,11 @@ class Reused:
             MediaError: it cannot be read, istar did not write it, or its settings are not whole.
             StateError: it is a take that cannot be read.
         """
+        path = take_input(path)
         if is_take(path):
             from istar.take import Take
 
-            take = Take.load(input_file(path))
+            take = Take.load(path)
             return cls(
                 name=f"'{path}'",
                 settings=settings_of_take(take),
@@ -53,7 +55,7 @@ class Reused:
             )
         from istar.media import probe_file
 
-        info, name = probe_file(input_file(path)), f"'{path}'"
+        info, name = probe_file(path), f"'{path}'"
         settings = whole_settings(path, info)
         if settings is None and info.is_cut:
             raise MediaError(
@@ -95,6 +97,21 @@ class Reused:
     def seconds(self, mode: Mode) -> float | None:
         """The file's length, for a mode."""
         return None if mode in ("t2i", "interact") else self.settings.seconds or None
+
+    def fps_for(self, output: str | None) -> float | None:
+        """How fast a clip plays, where a file of that name has a speed.
+
+        Args:
+            output: as typed.
+        """
+        return None if output and is_numbered(Path(output)) else self.settings.fps
+
+    def say_end(self) -> None:
+        """Say that something new goes to its end, where the file may not have."""
+        if self.settings.unfinished:
+            say(f"{self.name} is of a run that was not finished; this one goes to its end")
+        elif (seconds := self.settings.deadline) is not None:
+            say(f"{self.name} had a deadline of {seconds:g} s; this run has none")
 
     def dtype_on(self, kind: str) -> str | None:
         """What the file was computed in, if that was on the same kind of device."""
@@ -150,11 +167,6 @@ def whole_settings(path: Path, info: FileInfo) -> FileSettings | None:
     return own or read_beside(path)
 
 
-def is_take(path: Path) -> bool:
-    """Whether a file is a take, by its name."""
-    return path.suffix.lower() == ".take"
-
-
 def settings_of_take(take: Take) -> FileSettings:
     """What a take says of how it was made."""
     from istar.file_settings import AskedSampling, FileSettings
@@ -173,6 +185,7 @@ def settings_of_take(take: Take) -> FileSettings:
         negative_prompt=request.negative_prompt,
         suffix=request.suffix,
         asked=AskedSampling.of(request),
+        unfinished=not take.finished,
         varied=take.is_varied,
         seeds=take.seeds,
         typed_prompt=request.typed_prompt,

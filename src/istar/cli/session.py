@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -225,6 +225,24 @@ class Session:
             StateError: it cannot be written.
         """
         take.save(self.take_path, overwrite=True)
+
+    def keep(self, take: Take) -> str:
+        """Keep a take that the branch is about to lose; gives the name of the branch that has it.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        return take.save(self.take_path, numbered=True).stem
+
+    def prompts(self) -> dict[str, int | None]:
+        """How many prompts every branch has; None of one that is no readable take."""
+        from istar.take_file import TakeSummary
+
+        counts: dict[str, int | None] = dict.fromkeys(self.branches)
+        for name in counts:
+            with suppress(StateError):
+                counts[name] = len(TakeSummary.read(self._path(name)).prompts)
+        return counts
 
     def has(self, branch: str) -> bool:
         """Whether there is a branch of a name."""

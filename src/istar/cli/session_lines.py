@@ -31,8 +31,8 @@ Line = str | Command
 """A prompt, or a command."""
 
 HELP = {
-    "undo": ("", "drop the last prompt and its clip"),
-    "again": ("", "make the last prompt's clip again, with another seed"),
+    "undo": ("", "take back the last prompt and its clip; a branch keeps them"),
+    "again": ("", "make the last prompt's clip again, with another seed; a branch keeps it"),
     "seed": ("N", "draw from this seed, from the next clip on"),
     "draft": ("N", "draft the next prompt with N seeds and show them on a sheet, to choose one"),
     "branch": (

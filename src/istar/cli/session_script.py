@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import TypeVar
 
 from istar.cli.session_lines import Command, Line, parse_line
@@ -44,18 +45,17 @@ class ScriptLines(Iterator[Line]):
         """An error of the line that was given last, with its number."""
         return type(error)(f"line {self.number}: {error}", remedies=error.remedies)
 
-    def check(self, branch: str, prompts: int, others: Collection[str] = ()) -> None:
+    def check(self, branch: str, prompts: Mapping[str, int | None]) -> None:
         """Refuse a script with a line that cannot be done where it stands.
 
         Args:
             branch: where it begins.
-            prompts: how many there are by then.
-            others: branches that exist; how many prompts they have is not known.
+            prompts: how many each branch has; None where that is not known.
 
         Raises:
             UsageError: there is one.
         """
-        counts: dict[str, int | None] = {**dict.fromkeys(others), branch: prompts}
+        counts = dict(prompts)
         wanted = drafts = 0
         for number, line in self._lines:
             self.number = number
@@ -79,8 +79,11 @@ class ScriptLines(Iterator[Line]):
             self._check_command(line, known)
             if line.name == "draft":
                 wanted = int(line.argument)
-            elif line.name == "undo" and known is not None:
-                counts[branch] = known - 1
+            elif line.name in ("undo", "again"):
+                names = (f"{branch}-{number}" for number in count(1))
+                counts[next(name for name in names if name not in counts)] = known
+                if line.name == "undo" and known is not None:
+                    counts[branch] = known - 1
             elif line.name == "branch" and line.argument:
                 branch = line.argument
                 counts.setdefault(branch, known)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.completion import model_names, take_names
-from istar.cli.inputs import take_input
+from istar.cli.inputs import take_file
 from istar.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 TakeArgument = Annotated[
     Path,
     typer.Argument(
-        help="A take, or a name that `istar takes list` shows.", autocompletion=take_names
+        metavar="TAKE",
+        help="A take, a name that `istar takes list` shows, or the number of one on a sheet of "
+        "drafts: SHEET.png:3.",
+        autocompletion=take_names,
     ),
 ]
 TakeModelOption = Annotated[
@@ -47,14 +50,11 @@ TakeModelOption = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class TakeOptions:
-    """What model a take is read with, and how, as it was typed."""
+class DecodeOptions:
+    """What model a take is decoded with, and where, as it was typed."""
 
     model: TakeModelOption = AUTO_MODEL
     device: DeviceOption = "auto"
-    dtype: DtypeOption = None
-    memory: MemoryOption = Memory.AUTO
-    yes: YesOption = False
     quiet: QuietOption = False
     model_is_typed: bool = False
     """`--model` is not a setting; no option of its own."""
@@ -74,6 +74,23 @@ class TakeOptions:
             CheckpointError: it has to be named.
         """
         return model_of_file(f"'{path}'", take.model.name, self.model, is_typed=self.model_is_typed)
+
+    def read(self, path: Path) -> tuple[Take, str]:
+        """A take, see `istar.cli.inputs.take_file`, and the name of its model.
+
+        Raises:
+            IstarError: as `take_file` and `istar.cli.take_model.read_take`.
+        """
+        return read_take(take_file(path), self.model, is_typed=self.model_is_typed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeOptions(DecodeOptions):
+    """What model a take is read with, and how, as it was typed."""
+
+    dtype: DtypeOption = None
+    memory: MemoryOption = Memory.AUTO
+    yes: YesOption = False
 
     def dtype_for(self, take: Take) -> str | None:
         """The transformer's; None for the usual one."""
@@ -99,11 +116,3 @@ class TakeOptions:
             yes=self.yes,
             decodes_only=decodes_only,
         )
-
-    def read(self, path: Path) -> tuple[Take, str]:
-        """A take, by its file or its name in the store, and the name of its model.
-
-        Raises:
-            IstarError: as `take_input` and `istar.cli.take_model.read_take`.
-        """
-        return read_take(take_input(path), self.model, is_typed=self.model_is_typed)

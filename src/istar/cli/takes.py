@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +15,13 @@ from istar.cli.console import print_json, print_lines, print_path, printable
 from istar.errors import UsageError
 
 if TYPE_CHECKING:
+    from istar.take_file import TakeSummary
     from istar.take_store import StoredTake
 
+_GAP = "  "
 _PROMPT_CHARACTERS = 40
+_FEWEST_CHARACTERS = 12
+_LONGEST_MODEL = 12
 
 takes = typer.Typer(
     no_args_is_help=True,
@@ -27,7 +33,7 @@ takes = typer.Typer(
 def list_takes(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """List takes, the newest first: how far each is, and what it shows.
+    """List takes, the newest first: what each makes, and how far it is.
 
     Which are kept, and how large all may be together, are the settings keep-takes and takes-size
     (`istar config show`): when the size is passed the oldest go, finished ones first.
@@ -38,10 +44,19 @@ def list_takes(
     if as_json:
         print_json([_described(take) for take in found])
         return
-    rows = [("NAME", "DONE", "SIZE", "WRITTEN", "PROMPT"), *map(_row, found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    rows = [("NAME", "MODEL", "LENGTH", "DONE", "SIZE", "PROMPT"), *map(_row, found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    room = _PROMPT_CHARACTERS
+    if sys.stdout.isatty():
+        others = sum(width + len(_GAP) for width in widths)
+        room = max(shutil.get_terminal_size().columns - others, _FEWEST_CHARACTERS)
     print_lines(
-        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]))
+        _GAP.join(
+            (
+                *(cell.ljust(width) for cell, width in zip(row, widths, strict=False)),
+                _cut(row[-1], room),
+            )
+        )
         for row in rows
     )
 
@@ -91,16 +106,23 @@ def remove(
         print_path(path)
 
 
-def _row(take: StoredTake) -> tuple[str, str, str, str, str]:
-    summary = take.summary
-    written = datetime.fromtimestamp(take.written).strftime("%Y-%m-%d %H:%M")
-    size = readable_size(take.bytes_here)
+def _row(take: StoredTake) -> tuple[str, str, str, str, str, str]:
+    summary, name, size = take.summary, printable(take.name), readable_size(take.bytes_here)
     if summary is None:
-        return (printable(take.name), "?", size, written, "(of another version, or no take)")
+        return (name, "?", "?", "?", size, "(of another version, or no take)")
+    model = _cut(printable(summary.model), _LONGEST_MODEL)
     prompt = printable(" / ".join(summary.prompts))
-    if len(prompt) > _PROMPT_CHARACTERS:
-        prompt = prompt[: _PROMPT_CHARACTERS - 1] + "…"
-    return (printable(take.name), f"{summary.share:.0%}", size, written, prompt)
+    return (name, model, _length(summary), f"{summary.share:.0%}", size, prompt)
+
+
+def _length(summary: TakeSummary) -> str:
+    if summary.mode == "t2i":
+        return "picture"
+    return "?" if summary.seconds is None else f"{summary.seconds:g} s"
+
+
+def _cut(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
 def _described(take: StoredTake) -> dict[str, Any]:
@@ -116,6 +138,7 @@ def _described(take: StoredTake) -> dict[str, Any]:
             "prompts": summary.prompts,
             "seed": summary.seed,
             "model": summary.model,
+            "seconds": summary.seconds,
             "share": summary.share,
             "finished": take.finished,
         }
