@@ -191,6 +191,7 @@ class Work:
             plan.sampling(number, request).guidance.scale != 1
             for number in range(len(plan.windows))
         )
+        pictures = pictures or int(any(image is not None for image in request.images))
         return cls.of(plan.windows, spec, template, pictures=pictures, branches=1 + guided)
 
     @classmethod
