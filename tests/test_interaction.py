@@ -195,7 +195,7 @@ def test_only_prompts_of_an_interactive_video_have_pictures() -> None:
         {"mode": "interact", "prompt": ("one",), "images": (None, Path("a.png"))},
         {"mode": "interact", "prompt": ("one",), "images": ("a.png",), "clip": "a.mp4"},
     ):
-        with pytest.raises(UsageError, match="images are for|begins with no picture"):
+        with pytest.raises(UsageError, match=r"images are for the prompts|with no picture"):
             request(**wrong)  # type: ignore[arg-type]
     wanted = request("interact", prompt=("one", "two"), images=(None, Path("a.png")))
     assert GenerationRequest.from_json(wanted.to_json()) == wanted

@@ -60,6 +60,8 @@ class Inputs:
         size = picture_size(self.template, spec)
         own = (picture.pixels.shape[0], picture.pixels.shape[1])
         notes = (*picture.notes, *_fitting_notes(f"'{path}'", own, size))
+        if not self.images and "i2v" not in spec.modes:
+            notes += (f"the {spec.name} model was not trained to begin with a picture",)
         pixels = cover_and_crop(picture.pixels.unsqueeze(0), *size)
         return replace(self, images={**self.images, prompt: pixels}, notes=(*self.notes, *notes))
 
