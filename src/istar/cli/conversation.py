@@ -197,7 +197,9 @@ class Conversation:
                 self._job = self._job_after(take, len(take.windows))
                 for _ in self._job.run():
                     pass
-                self._job.add_prompt(request.prompts[-1], seed=seed)
+                last = len(request.prompts) - 1
+                image = request.image_of(last)
+                self._job.add_prompt(request.prompts[last], seed=seed, image=image)
             else:
                 self._job = self._pipeline.job(replace(request, seed=seed), former.inputs)
             kept = self._make_in_place_of(former.take())

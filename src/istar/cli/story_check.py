@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from istar.plan import Plan
     from istar.request import GenerationRequest
     from istar.take import Take
+    from istar.take_store import StoredTake
 
 _MOST_TAKES = 20
 """So many takes are looked at for one that says how fast this machine is."""
@@ -196,13 +197,19 @@ def _takes_here(story: StoryPlan) -> Iterator[tuple[Path, Take]]:
     if is_session(story.directory):
         session = Session.open(story.directory)
         paths += [session.path_of(branch) for branch in session.branches]
-    paths += [one.path for one in stored_takes() if one.summary and one.summary.model == name]
+    paths += [one.path for one in stored_takes() if _is_video_of(one, name)]
     for path in paths[:_MOST_TAKES]:
         with suppress(StateError):
             take = Take.load(path)
             own = (take.model.name, take.model.dtype, take.model.device)
             if own == (name, story.placement.precision, story.placement.device.type):
                 yield path, take
+
+
+def _is_video_of(stored: StoredTake, model: str) -> bool:
+    """Whether a take is a model's, and no picture: that says little of large steps."""
+    summary = stored.summary
+    return summary is not None and summary.model == model and summary.mode != "t2i"
 
 
 def _pace(story: StoryPlan, take: Take, sizes: NetworkSizes) -> Pace | None:

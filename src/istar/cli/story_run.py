@@ -140,13 +140,6 @@ class StoryPlan:
 
         return branches_of(session, self.clips, self.request, self.inputs, self.model.spec.name)
 
-    def scenes_in(self, places: Sequence[int | None]) -> int:
-        """How many scenes are whole there, by the place of every clip."""
-        missing = {
-            clip.scene for clip, place in zip(self.clips, places, strict=True) if place is None
-        }
-        return len(self.story.scenes) - len(missing)
-
 
 def _output(output: str | None, stem: str) -> str:
     """The name of the video: by default that of the story, here or in a directory."""
@@ -191,6 +184,10 @@ def _tell_on(plan: StoryPlan) -> None:
     best = branches[0] if branches else None
     if best is not None:
         options = in_its_dtype(options, best.take)
+    if best is not None and best.branch == session.settings.branch and _is_told(session, best):
+        say("every scene is there as the story has it")
+        print_path(session.video)
+        return
     output = video_of(session)
     previews = options.previews(plan.request, output.target)
     pipeline, inputs = options.load(plan.request, plan.inputs)
@@ -199,11 +196,22 @@ def _tell_on(plan: StoryPlan) -> None:
         _keep(session, None)
         start, made = pipeline.job(*_first(plan, inputs)), 1
     else:
+        _say_kept(plan.clips[0], len(best.leading))
         start, made = _started(session, best), len(best.leading)
     with _kept_said(session):
         conversation = Conversation(pipeline, start, output, session, previews)
         _follow(plan, conversation, made, branches)
     print_path(output.target)
+
+
+def _is_told(session: Session, best: Told) -> bool:
+    """Whether there is nothing to make, and the video holds all of it."""
+    from istar.cli.film import window_hash
+
+    held, take = session.settings.held, best.take
+    if held is None or not (best.is_all and take.finished and session.has_video()):
+        return False
+    return len(best.places) == take.total and held.windows == tuple(map(window_hash, take.windows))
 
 
 def _started(session: Session, best: Told) -> Take:
@@ -256,9 +264,6 @@ def _follow(
 
     for note in plan.inputs.notes:
         say(note)
-    if made > 1 or branches:
-        whole = plan.scenes_in([*range(made), *[None] * (len(plan.clips) - made)])
-        say(f"{whole} of {counted(len(plan.story.scenes), 'scene')} stay from the beginning")
     conversation.make()
     number = made
     while number < len(plan.clips):
@@ -266,7 +271,7 @@ def _follow(
         holder = next((one for one in branches if one.places[number] is not None), None)
         if clip.image is not None and holder is not None:
             places = holder.run_from(number)
-            say(f"from scene {clip.scene} on, {counted(len(places), 'clip')} stay")
+            _say_kept(clip, len(places))
             conversation.go_to(with_clips_of(conversation.take(), holder.take, places))
             number += len(places)
             continue
@@ -276,9 +281,16 @@ def _follow(
         number += 1
 
 
+def _say_kept(clip: StoryClip, count: int) -> None:
+    say(f"kept from scene {clip.scene} on: {counted(count, 'clip')}")
+
+
 def _say_scene(plan: StoryPlan, clip: StoryClip) -> None:
     seed = "" if clip.seed is None else f", seed {clip.seed}"
     say(f"scene {clip.scene} of {len(plan.story.scenes)}{seed}")
+    in_file = plan.story.scenes[clip.scene - 1].seed
+    if in_file is not None and clip.seed != in_file:
+        say(f"the story has seed {in_file} there; write {clip.seed} into it to keep this one")
 
 
 @contextmanager
