@@ -81,7 +81,7 @@ def interact(
     directory beside the file: story.session of story.mp4. With it, interact continues where the
     session was, whatever ended it.
 
-    Example: istar interact --script story.txt -o story.mp4
+    Example: istar interact --script story.toml --check
     """
     if script is not None and script.suffix.lower() == STORY_SUFFIX:
         if clip is not None:
