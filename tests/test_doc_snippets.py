@@ -108,7 +108,8 @@ def test_examples_print_what_is_shown(
     directory, printed = desk
     monkeypatch.chdir(directory)
     text = (ROOT / name).read_text(encoding="utf-8")
-    for file, content in re.findall(r'^```(?:text|toml) title="(.*?)"\n(.*?)^```', text, re.M | re.S):
+    files = re.findall(r'^```(?:text|toml) title="(.*?)"\n(.*?)^```', text, re.M | re.S)
+    for file, content in files:
         Path(file).write_text(content, encoding="utf-8")
     ran = 0
     for line, shown in examples(ROOT / name):

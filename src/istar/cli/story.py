@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +108,6 @@ class StorySettings:
             "model": self.model,
             "res": None if self.res is None else Resolution(self.res),
             "aspect": self.aspect,
-            "seed": self.seed,
             "guidance": self.guidance,
             "tau": None if self.tau is None else str(self.tau),
             "negative": self.negative,
@@ -168,21 +167,16 @@ class Story:
         assert found.settings is not None
         return cls(path=path, settings=found.settings, scenes=tuple(found.scenes))
 
-    def clips(
-        self, clip_seconds: int, *, seed: int | None, again: int | None = None
-    ) -> tuple[StoryClip, ...]:
+    def clips(self, clip_seconds: int, seeds: Mapping[int, int]) -> tuple[StoryClip, ...]:
         """The clips of all scenes.
 
         Args:
             clip_seconds: of the model.
-            seed: of the first scene, where that does not say; with `again` of that scene.
-            again: a scene that is made anew, counted from 1.
+            seeds: of scenes, counted from 1, in place of those that the file has.
 
         Raises:
-            UsageError: there is no such scene, or a length is not one of whole clips.
+            UsageError: a length is not one of whole clips, or there are too many.
         """
-        if again is not None and not 1 <= again <= len(self.scenes):
-            raise UsageError(f"there is no scene {again}; '{self.path}' has {len(self.scenes)}")
         clips: list[StoryClip] = []
         for number, scene in enumerate(self.scenes, 1):
             seconds = scene.seconds or self.settings.seconds or clip_seconds
@@ -191,24 +185,24 @@ class Story:
                     f"scene {number}: the model makes clips of {clip_seconds} s, and {seconds:g} s "
                     "are not whole ones"
                 )
-            own = scene.seed
-            if again == number:
-                own = seed
-            elif number == 1 and own is None:
-                own = self.settings.seed if again else seed
-            for clip in range(int(seconds) // clip_seconds):
-                clips.append(
-                    StoryClip(
-                        scene=number,
-                        prompt=scene.prompt,
-                        begins=clip == 0,
-                        seed=own if clip == 0 else None,
-                        image=scene.image if clip == 0 else None,
-                    )
-                )
-        if len(clips) > _MOST_CLIPS:
-            raise UsageError(f"a story has at most {_MOST_CLIPS} clips, not {len(clips)}")
+            count = int(seconds) // clip_seconds
+            if len(clips) + count > _MOST_CLIPS:
+                raise UsageError(f"'{self.path}' needs more than {_MOST_CLIPS} clips")
+            first = StoryClip(
+                scene=number,
+                prompt=scene.prompt,
+                begins=True,
+                seed=seeds.get(number, self.seed_of(number)),
+                image=scene.image,
+            )
+            later = replace(first, begins=False, seed=None, image=None)
+            clips += [first, *[later] * (count - 1)]
         return tuple(clips)
+
+    def seed_of(self, scene: int) -> int | None:
+        """The seed that the file has for a scene, counted from 1."""
+        own = self.scenes[scene - 1].seed
+        return self.settings.seed if own is None and scene == 1 else own
 
 
 def problems_of(path: Path) -> tuple[str, ...]:

@@ -69,6 +69,7 @@ class StoryPlan:
         inputs: the pictures.
         directory: of the story's session.
         stays: the session outlasts the command.
+        again: the seed of the scene that is made anew; None without one.
     """
 
     story: Story
@@ -81,6 +82,7 @@ class StoryPlan:
     inputs: Inputs
     directory: Path
     stays: bool
+    again: int | None
 
     @classmethod
     def of(cls, options: CommonOptions, story: Story, again: int | None) -> StoryPlan:
@@ -99,7 +101,7 @@ class StoryPlan:
         output = _output(options.output, story.path.stem)
         model_words = options.model_words
         options = replace(story.settings.under(options), output=output)
-        seed = options.seed if again is None else _typed_seed(options)
+        seeds = _seeds(options, story, again)
         # 2. The model, and what it makes of the scenes.
         dtype = options.dtype.value if options.dtype else None
         placement = Placement.choose(options.device, dtype)
@@ -111,7 +113,7 @@ class StoryPlan:
                 dtype=placement.precision,
                 on_event=display,
             )
-        clips = story.clips(model.spec.clip_seconds, seed=seed, again=again)
+        clips = story.clips(model.spec.clip_seconds, seeds)
         request = replace(
             replace(options, seed=0).request("interact", tuple(clip.prompt for clip in clips)),
             images=tuple(clip.image for clip in clips),
@@ -132,6 +134,7 @@ class StoryPlan:
             inputs=read_inputs(request, model.spec),
             directory=directory,
             stays=stays,
+            again=None if again is None else seeds[again],
         )
 
     def branches(self, session: Session) -> tuple[Told, ...]:
@@ -150,10 +153,17 @@ def _output(output: str | None, stem: str) -> str:
     return output or f"{stem}.mp4"
 
 
-def _typed_seed(options: CommonOptions) -> int:
-    """The seed of a scene that is made anew."""
-    is_typed = options.seed is not None and "seed" in options.typed
-    return options.seed if is_typed and options.seed is not None else _drawn_seed()
+def _seeds(options: CommonOptions, story: Story, again: int | None) -> dict[int, int]:
+    """The seeds that count more than those in the file: as typed, or of a scene made anew.
+
+    Raises:
+        UsageError: there is no such scene.
+    """
+    if again is not None and not 1 <= again <= len(story.scenes):
+        raise UsageError(f"there is no scene {again}; '{story.path}' has {len(story.scenes)}")
+    if options.seed is not None:
+        return {again or 1: options.seed}
+    return {} if again is None else {again: _drawn_seed()}
 
 
 def _drawn_seed() -> int:
@@ -168,7 +178,7 @@ def _tell_anew(plan: StoryPlan) -> None:
         job = pipeline.job(*_first(plan, inputs))
         with (
             new_session(plan.options, plan.model_words, output, plan.directory) as session,
-            _kept_said(session),
+            _kept_said(plan, session),
         ):
             _follow(plan, Conversation(pipeline, job, output, session, previews), 1, ())
 
@@ -198,7 +208,7 @@ def _tell_on(plan: StoryPlan) -> None:
     else:
         _say_kept(plan.clips[0], len(best.leading))
         start, made = _started(session, best), len(best.leading)
-    with _kept_said(session):
+    with _kept_said(plan, session):
         conversation = Conversation(pipeline, start, output, session, previews)
         _follow(plan, conversation, made, branches)
     print_path(output.target)
@@ -288,17 +298,18 @@ def _say_kept(clip: StoryClip, count: int) -> None:
 def _say_scene(plan: StoryPlan, clip: StoryClip) -> None:
     seed = "" if clip.seed is None else f", seed {clip.seed}"
     say(f"scene {clip.scene} of {len(plan.story.scenes)}{seed}")
-    in_file = plan.story.scenes[clip.scene - 1].seed
+    in_file = plan.story.seed_of(clip.scene)
     if in_file is not None and clip.seed != in_file:
         say(f"the story has seed {in_file} there; write {clip.seed} into it to keep this one")
 
 
 @contextmanager
-def _kept_said(session: Session) -> Iterator[None]:
+def _kept_said(plan: StoryPlan, session: Session) -> Iterator[None]:
     """Say what helps where something ends a story before its end."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, IstarError):
         if session.stays and session.take_path.is_file():
-            say("what is made is kept; the same command continues there")
+            seed = "" if plan.again is None else f" with --seed {plan.again}"
+            say(f"what is made is kept; the same command{seed} continues it")
         raise
