@@ -112,7 +112,7 @@ class Opening:
         if number < len(state.known):
             tokens, final = state.known[number], state.final(number)
             return frozenset(i for i in tokens.bits if i < final or i not in tokens.masks)
-        clips = self.given_clips(self.plan.windows[number])
+        clips = self.given_clips(number)
         return frozenset(step.index for step in self.plan.steps(number) if step.clip < clips)
 
     def texts_from(self, state: JobState) -> tuple[str, ...]:

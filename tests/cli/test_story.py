@@ -192,7 +192,7 @@ def test_a_check_says_what_it_takes(capfd: pytest.CaptureFixture[str]) -> None:
     write_story(ONE)
     tell(capfd)
     write_story(ONE, TWO, CUT)
-    lines, _ = tell(capfd, "--check")
+    lines, _ = tell(capfd, "--dry-run")
     assert lines[1].endswith("is there")
     assert lines[4] == "3 clips of 4 to be made"
     assert "as fast as those of 'story.session/main.take'" in lines[6]

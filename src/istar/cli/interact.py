@@ -89,7 +89,7 @@ def interact(
         from istar.cli.story_check import check_story
         from istar.cli.story_run import tell_story
 
-        if check:
+        if check or options.dry_run:
             check_story(options, script, scene)
         else:
             tell_story(options, script, scene)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from istar.cli.console import print_lines, printable, say
+from istar.cli.console import print_lines, printable, say, voice
 from istar.cli.inputs import input_file
 from istar.cli.options import CommonOptions
 from istar.cli.session import Session, is_session
@@ -17,8 +17,8 @@ from istar.errors import StateError, UsageError
 from istar.plurals import counted
 
 if TYPE_CHECKING:
-    from istar.deadline import Pace
     from istar.memory_use import NetworkSizes
+    from istar.pace import Pace
     from istar.plan import Plan
     from istar.request import GenerationRequest
     from istar.take import Take
@@ -49,6 +49,10 @@ def check_story(options: CommonOptions, path: Path, again: int | None) -> None:
     story = StoryPlan.of(options, Story.read(path), again)
     for note in story.inputs.notes:
         say(note)
+    if voice().as_json:
+        for line in _lines(story):
+            say(line)
+        return
     print_lines(printable(line) for line in _lines(story))
 
 
@@ -214,8 +218,8 @@ def _is_video_of(stored: StoredTake, model: str) -> bool:
 
 def _pace(story: StoryPlan, take: Take, sizes: NetworkSizes) -> Pace | None:
     """How long steps took of a take; None where it does not say, or its schedule is another."""
-    from istar.deadline import Pace
     from istar.inputs import template_of
+    from istar.pace import Pace
     from istar.plan import plan_request
 
     request, pace, is_timed = take.request, Pace(), False
