@@ -83,6 +83,8 @@ def test_scenes_that_did_not_change_stay(capfd: pytest.CaptureFixture[str]) -> N
     assert len(first) == 3 * SECOND + 1 + 2 * SECOND + 1
     assert (first[3 * SECOND + 1].float() - pictures(1)[0]).abs().mean() < 5
     assert prompts() == ("one", "two", "two", "three", "four")
+    assert run(["info", "story.mp4"]) == 0
+    assert "prompt 4 began with a picture" in capfd.readouterr().out
     # 1. Again: nothing is made, nothing is loaded.
     _, said = tell(capfd)
     assert said == "istar: every scene is there as the story has it\n"

@@ -198,7 +198,7 @@ def _tell_on(plan: StoryPlan) -> None:
         say("every scene is there as the story has it")
         print_path(session.video)
         return
-    output = video_of(session)
+    output = video_of(options, session)
     previews = options.previews(plan.request, output.target)
     pipeline, inputs = options.load(plan.request, plan.inputs)
     start: Job | Take
