@@ -13,11 +13,14 @@ from istar import (
     ClipReady,
     GenerationRequest,
     InfinityStarPipeline,
+    Take,
     UsageError,
 )
 from istar.generation.loop import advance
 from istar.generation.sampling import SamplingConfig
 from istar.generation.state import GenerationState
+from istar.job import Job
+from istar.media import write_picture
 from istar.transformer.model import Transformer
 
 
@@ -155,3 +158,46 @@ def test_only_the_last_clips_length_of_pictures_is_read(pipeline: InfinityStarPi
         for shown in (clip, clip[-33:])
     )
     assert torch.equal(new, same)
+
+
+def test_a_picture_begins_a_new_shot(pipeline: InfinityStarPipeline, tmp_path: Path) -> None:
+    """What comes before it does not matter, and what follows continues it alone."""
+    picture = write_picture(pictures(1)[0], tmp_path / "boat.png")
+    job = pipeline.job(request("interact", prompt=("one",)))
+    before = list(job.run())
+    job.add_prompt("two", seed=8, image=picture)
+    after = list(job.run())
+    job.add_prompt("three")
+    after += job.run()
+    alone = request("interact", prompt=("two", "three"), seed=8, images=(picture,))
+    shot = frames_of(pipeline.stream(alone))
+    assert [len(clip) for clip in clips_of(after)] == [33, 32]
+    assert torch.equal(frames_of(after), shot)
+    assert torch.equal(shot[0], pictures(1)[0])
+    # Its take makes the same without the picture's file.
+    picture.unlink()
+    job.take().save(tmp_path / "a.take")
+    take = Take.load(tmp_path / "a.take")
+    assert take.pictures == 33 + 33 + 32
+    films = [
+        frames_of(kind(pipeline.networks, take).run()) for kind in (Job.from_take, Job.rendering)
+    ]
+    assert all(torch.equal(film, torch.cat((frames_of(before), shot))) for film in films)
+    last = take.without_last_prompt().without_last_prompt()
+    assert (last.request.images, dict(last.images)) == ((None,), {})
+    hidden = frames_of(Job.from_take(pipeline.networks, take, hidden=2).run())
+    assert torch.equal(hidden, shot[33:])
+
+
+def test_only_prompts_of_an_interactive_video_have_pictures() -> None:
+    for wrong in (
+        {"mode": "t2v", "images": (Path("a.png"),)},
+        {"mode": "interact", "prompt": ("one",), "images": (None, Path("a.png"))},
+        {"mode": "interact", "prompt": ("one",), "images": ("a.png",), "clip": "a.mp4"},
+    ):
+        with pytest.raises(UsageError, match=r"images are for the prompts|with no picture"):
+            request(**wrong)  # type: ignore[arg-type]
+    wanted = request("interact", prompt=("one", "two"), images=(None, Path("a.png")))
+    assert GenerationRequest.from_json(wanted.to_json()) == wanted
+    with pytest.raises(UsageError, match="images are names of files"):
+        GenerationRequest.from_json(wanted.to_json().replace('"a.png"', "1"))

@@ -93,6 +93,7 @@ class FileSettings:
         unfinished: it is decoded from a take under way.
         varied: some tokens are another take's, which the rest of this does not give.
         seeds: in `interact` that of every prompt, where one is not `seed`.
+        cuts: in `interact` the prompts, counted from 1, that began with a picture.
         typed_prompt: what a person typed, where the prompt was rewritten from it.
     """
 
@@ -119,6 +120,7 @@ class FileSettings:
     unfinished: bool = False
     varied: bool = False
     seeds: tuple[int, ...] | None = None
+    cuts: tuple[int, ...] | None = None
     typed_prompt: str | None = None
 
     @classmethod
@@ -163,6 +165,7 @@ class FileSettings:
             tau=used.tau,
             start=start,
             suffix=request.suffix,
+            cuts=cuts_of(request),
             asked=AskedSampling.of(request),
             fps=encoding.fps,
             crf=encoding.crf,
@@ -282,3 +285,8 @@ def read_beside(path: Path) -> FileSettings | None:
             if found := FileSettings.read(texts, f"'{beside}'"):
                 return found
     return None
+
+
+def cuts_of(request: GenerationRequest) -> tuple[int, ...] | None:
+    """The prompts of a request, counted from 1, that begin with a picture; None without any."""
+    return tuple(n for n, image in enumerate(request.images, 1) if image is not None) or None

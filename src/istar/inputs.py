@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -34,6 +35,8 @@ class Inputs:
         clip: `(F, H, W, 3)`, uint8, at 16 a second: the clip to continue.
         notes: what was noticed while reading.
         take: the finished take to continue, in the place of a clip.
+        images: `(1, H, W, 3)`, uint8, by the index of a prompt of `interact`: the picture with
+            which its clip begins a new shot.
     """
 
     template: Template
@@ -41,6 +44,26 @@ class Inputs:
     clip: Tensor | None
     notes: tuple[str, ...]
     take: Take | None = None
+    images: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def image_of(self, window: int) -> Tensor | None:
+        """The picture that a window which starts anew begins with."""
+        return self.image if window == 0 and self.image is not None else self.images.get(window)
+
+    def with_image(self, prompt: int, path: Path, spec: ModelSpec) -> Inputs:
+        """The same with the picture of a prompt, and what was noticed while reading it.
+
+        Raises:
+            MediaError: it cannot be read.
+        """
+        picture = read_picture(path)
+        size = picture_size(self.template, spec)
+        own = (picture.pixels.shape[0], picture.pixels.shape[1])
+        notes = (*picture.notes, *_fitting_notes(f"'{path}'", own, size))
+        if not self.images and "i2v" not in spec.modes:
+            notes += (f"the {spec.name} model was not trained to begin with a picture",)
+        pixels = cover_and_crop(picture.pixels.unsqueeze(0), *size)
+        return replace(self, images={**self.images, prompt: pixels}, notes=(*self.notes, *notes))
 
     @property
     def given_pictures(self) -> int:
@@ -73,8 +96,8 @@ def check_length(pictures: int, request: GenerationRequest, spec: ModelSpec) -> 
 def read_inputs(request: GenerationRequest, spec: ModelSpec) -> Inputs:
     """Read and fit what a request brings along.
 
-    The template is the one asked for, else the nearest to the input, else the model's own. A clip
-    whose name ends in `.take` is a take.
+    The template is the one asked for, else the nearest to what the video begins with, else the
+    model's own. A clip whose name ends in `.take` is a take.
 
     Raises:
         UsageError: pixels given directly have the wrong shape or dtype; a clip is too short; a
@@ -82,6 +105,15 @@ def read_inputs(request: GenerationRequest, spec: ModelSpec) -> Inputs:
         MediaError: a file cannot be read.
         StateError: a take cannot be read, or is not finished.
     """
+    inputs = _read_start(request, spec)
+    for prompt, path in enumerate(request.images):
+        if path is not None:
+            inputs = inputs.with_image(prompt, path, spec)
+    return inputs
+
+
+def _read_start(request: GenerationRequest, spec: ModelSpec) -> Inputs:
+    """What a video begins with; of `interact` not the pictures of its prompts."""
     if isinstance(request.clip, Path) and request.clip.suffix.lower() == TAKE_SUFFIX:
         return _read_take(request.clip, request, spec)
     if isinstance(request.clip, Path):
@@ -103,7 +135,11 @@ def read_inputs(request: GenerationRequest, spec: ModelSpec) -> Inputs:
         pixels, notes = _checked(request.clip, "a clip (F, H, W, 3)"), ()
         check_length(len(pixels), request, spec)
     else:
-        template = _template(request, spec.aspect)
+        own, first = spec.aspect, request.image_of(0)
+        if first is not None and request.aspect is None:
+            height, width, _ = read_picture(first).pixels.shape
+            own = height / width
+        template = _template(request, own)
         notes = _aspect_notes(request.aspect, template, picture_size(template, spec))
         return Inputs(template=template, image=None, clip=None, notes=notes)
     template = _template(request, pixels.shape[1] / pixels.shape[2])

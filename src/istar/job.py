@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic
 
 import torch
@@ -126,14 +127,19 @@ class Job:
         """Of how many windows the pictures are handed out, or will not be: the hidden ones."""
         return max(self._hidden, len(self.state.windows))
 
-    def add_prompt(self, prompt: str, *, seed: int | None = None) -> None:
+    def add_prompt(
+        self, prompt: str, *, seed: int | None = None, image: Path | None = None
+    ) -> None:
         """Let an interactive video continue with one more prompt: one full clip.
 
         Args:
             prompt: what happens.
             seed: from here on everything is drawn from it; None to continue with the draws before.
+            image: a picture's file, with which the clip begins a new shot; None to continue what
+                is before.
 
         Raises:
+            MediaError: the picture cannot be read.
             UsageError: the prompt is empty or unusable, the mode is not `interact`, or there is a
                 seed and what was asked before is not finished.
         """
@@ -144,9 +150,14 @@ class Job:
             check_seed(seed)
             if not self.finished:
                 raise UsageError("a seed can be set when the prompts before are finished")
+        prompts, images = self.request.prompts, self.request.images
+        if image is not None:
+            self.inputs = self.inputs.with_image(len(prompts), image, self.networks.spec)
+            images = (*images, *[None] * (len(prompts) - len(images)), image)
+        if seed is not None:
             self.state = replace(self.state, generator=_generator_of(seed))
-        self.request = replace(self.request, prompt=(*self.request.prompts, prompt))
-        self.plan = self.plan.with_prompt(prompt)
+        self.request = replace(self.request, prompt=(*prompts, prompt), images=images)
+        self.plan = self.plan.with_prompt(prompt, anew=image is not None)
 
     def run(self, until: Position | None = None, *, preview: bool = False) -> Iterator[Event]:
         """Everything that is left, event by event.

@@ -191,6 +191,7 @@ class Work:
             plan.sampling(number, request).guidance.scale != 1
             for number in range(len(plan.windows))
         )
+        pictures = pictures or int(any(image is not None for image in request.images))
         return cls.of(plan.windows, spec, template, pictures=pictures, branches=1 + guided)
 
     @classmethod
@@ -322,15 +323,20 @@ def _pixels(work: Work) -> int:
     return SPATIAL_STRIDE**2 * height * width
 
 
+def condition_tokens(window: Window, spec: ModelSpec, template: Template) -> int:
+    """The tokens of the frames that an interactive window continues; else 0."""
+    if not window.interactive:
+        return 0
+    scales = spec.pixel_budget.scales(template)
+    height, width = scales[interact_of(spec).context_scale]
+    full_height, full_width = scales[-1]
+    return spec.clip_frames * height * width + 3 * full_height * full_width
+
+
 def _step_tokens(window: Window, spec: ModelSpec, template: Template) -> Iterator[StepTokens]:
     steps = window.steps(spec, template)
     text = spec.transformer_config or TransformerConfig()
-    shared = 0
-    if window.interactive:
-        scales = spec.pixel_budget.scales(template)
-        height, width = scales[interact_of(spec).context_scale]
-        full_height, full_width = scales[-1]
-        shared = spec.clip_frames * height * width + 3 * full_height * full_width
+    shared = condition_tokens(window, spec, template)
     for step in steps:
         looked_at = (steps[index].grid.tokens for index in step.looks_at)
         yield StepTokens(

@@ -96,22 +96,23 @@ class Opening:
         Given clips are not. Nor is a new video's image clip: the next clip brings its picture.
         """
         window, first = self.plan.windows[number], self.plan.steps(number)[0]
-        given = self.given_clips(window)
+        given = self.given_clips(number)
         is_hidden = not given and begins_with_image(first, window) and window.new_seconds > 0
         return 1 if is_hidden else given
 
-    def given_clips(self, window: Window) -> int:
+    def given_clips(self, number: int) -> int:
         """How many of a window's clips show what was there before."""
+        window = self.plan.windows[number]
         if window.interactive:
             return 0
-        return 2 if window.given_seconds else int(self.inputs.image is not None)
+        return 2 if window.given_seconds else int(self.inputs.image_of(number) is not None)
 
     def known_steps(self, number: int, state: JobState) -> frozenset[int]:
         """Indices of a window's steps whose bits are not drawn, whatever they will be."""
         if number < len(state.known):
             tokens, final = state.known[number], state.final(number)
             return frozenset(i for i in tokens.bits if i < final or i not in tokens.masks)
-        clips = self.given_clips(self.plan.windows[number])
+        clips = self.given_clips(number)
         return frozenset(step.index for step in self.plan.steps(number) if step.clip < clips)
 
     def texts_from(self, state: JobState) -> tuple[str, ...]:
@@ -147,7 +148,7 @@ class Opening:
             former = torch.cat((state.former, *latents), dim=2)
         else:
             former = torch.cat(tuple(latents), dim=2)
-            if first is None and not window.given_seconds:
+            if not window.given_seconds:
                 first = former[:, :, :1]
         # A full clip and the frame before it; fewer do not serve.
         count = self.plan.spec.clip_frames + 1
@@ -159,7 +160,7 @@ class Opening:
         if number < len(state.known):
             return state.known[number]
         schedule = self.plan.schedules[number]
-        bits = self._given_bits(self.plan.windows[number], schedule, state)
+        bits = self._given_bits(number, schedule, state)
         return TakeWindow(
             schedule=schedule,
             generator=state.generator,
@@ -191,13 +192,14 @@ class Opening:
         grid = scales[interact_of(self.plan.spec).context_scale]
         return read_conditions(self.networks.transformer, state.former, state.first, grid)
 
-    def _given_bits(self, window: Window, schedule: Schedule, state: JobState) -> Bits:
+    def _given_bits(self, number: int, schedule: Schedule, state: JobState) -> Bits:
         """The bits of every step of the given clips.
 
         Clips that are those of the window before keep their bits; of others the pictures are
         encoded.
         """
-        count = self.given_clips(window)
+        window, image = self.plan.windows[number], self.inputs.image_of(number)
+        count = self.given_clips(number)
         if not count:
             return {}
         given: dict[int, Tensor] = {}
@@ -206,8 +208,8 @@ class Opening:
                 given |= same_clips(before, schedule, count)
             pictures = last_pictures(state.tail, window.given_pictures)
         else:
-            assert self.inputs.image is not None
-            pictures = self.inputs.image
+            assert image is not None
+            pictures = image
         clips = [[step for step in schedule.steps if step.clip == clip] for clip in range(count)]
         missing = [own for own in clips if own[0].index not in given]
         if not missing:

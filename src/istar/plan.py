@@ -174,9 +174,15 @@ class Plan:
             suffix=request.suffix,
         )
 
-    def with_prompt(self, prompt: str) -> Plan:
-        """The plan with one more interactive window."""
-        window = Window(given_seconds=0, new_seconds=self.spec.clip_seconds, interactive=True)
+    def with_prompt(self, prompt: str, *, anew: bool = False) -> Plan:
+        """The plan with one more window of the interactive mode.
+
+        Args:
+            prompt: the window's.
+            anew: it starts a video, and looks at nothing before it.
+        """
+        clip = self.spec.clip_seconds
+        window = Window(given_seconds=0, new_seconds=clip, interactive=not anew)
         return replace(self, windows=(*self.windows, window), prompts=(*self.prompts, prompt))
 
 
@@ -204,12 +210,9 @@ def plan_request(
         return Plan(spec=spec, template=template, windows=windows, prompts=prompts)
     interact_of(spec)  # refuses a model that cannot
     plan = Plan(spec=spec, template=template, windows=(), prompts=())
-    remaining = list(request.prompts)
-    if not given_pictures:
-        start = Window(given_seconds=0, new_seconds=spec.clip_seconds)
-        plan = replace(plan, windows=(start,), prompts=(remaining.pop(0),))
-    for prompt in remaining:
-        plan = plan.with_prompt(prompt)
+    for number, prompt in enumerate(request.prompts):
+        starts = number == 0 and not given_pictures
+        plan = plan.with_prompt(prompt, anew=starts or request.image_of(number) is not None)
     return plan
 
 

@@ -49,6 +49,9 @@ class GenerationRequest:
         negative_prompt: what to steer away from; takes the place of the learned unconditional.
         guidance_scale: None for the model's own; 1 for none, which also halves the work. A request
             without a prompt and a negative prompt is not guided.
+        images: `interact`: for every prompt the file of the picture with which its clip begins a
+            new shot, or None to continue what is before; those that are missing at the end
+            continue. The first prompt continues a clip, where there is one.
         tau_image: sampling temperature of image clips; None for the model's own.
         tau_video: sampling temperature of video clips; None for the model's own.
         suffix: add the model's own suffix to the prompt.
@@ -72,6 +75,7 @@ class GenerationRequest:
     tau_video: float | None = None
     suffix: bool = True
     typed_prompt: str | None = None
+    images: tuple[Path | None, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("seconds", "aspect", "seed", "guidance_scale", "tau_image", "tau_video"):
@@ -91,6 +95,8 @@ class GenerationRequest:
         for name in ("image", "clip"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, Path(value).expanduser())
+        images = (None if one is None else Path(one).expanduser() for one in self.images)
+        object.__setattr__(self, "images", tuple(images))
         self._check_inputs()
         if self.seconds is not None:
             check_seconds(self.seconds, least=SECONDS_STEP if self.mode == "extend" else 1)
@@ -117,6 +123,10 @@ class GenerationRequest:
             raise UsageError("extend needs a clip")
         if self.clip is not None and self.mode not in ("extend", "interact"):
             raise UsageError("a clip is for extend and interact only")
+        if self.images and (self.mode != "interact" or len(self.images) > len(self.prompts)):
+            raise UsageError("images are for the prompts of interact, one for each or none")
+        if self.clip is not None and self.image_of(0) is not None:
+            raise UsageError("the first prompt continues the clip, and begins with no picture")
         for name, value in (("image", self.image), ("clip", self.clip)):
             if (
                 value is not None
@@ -132,6 +142,7 @@ class GenerationRequest:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         for name in ("image", "clip"):
             values[name] = str(values[name]) if isinstance(values[name], Path) else None
+        values["images"] = [None if one is None else str(one) for one in self.images]
         return json.dumps(values)
 
     @classmethod
@@ -157,6 +168,10 @@ class GenerationRequest:
             raise UsageError(f"a request is an object of {', '.join(sorted(known))}")
         if isinstance(values.get("prompt"), list):
             values["prompt"] = tuple(values["prompt"])
+        if not isinstance(images := values.get("images", []), list) or not all(
+            one is None or isinstance(one, str) for one in images
+        ):
+            raise UsageError(f"images are names of files, not {images!r:.80}")
         for name, pixels in (("image", image), ("clip", clip)):
             if values.get(name) is None:
                 values[name] = pixels
@@ -168,6 +183,10 @@ class GenerationRequest:
     def prompts(self) -> tuple[str, ...]:
         """All prompts: one, or in `interact` one for every full clip."""
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+
+    def image_of(self, prompt: int) -> Path | None:
+        """`interact`: the picture with which the clip of a prompt, by its index, begins."""
+        return self.images[prompt] if prompt < len(self.images) else None
 
 
 def check_mode(mode: str) -> None:

@@ -90,6 +90,7 @@ def take_of(
         clip=held.clip,
         clip_file=held.clip_file,
         before=inputs.take,
+        images=inputs.images,
     )
 
 
@@ -173,7 +174,8 @@ def _inputs(take: Take, networks: Networks, *, continues: bool) -> Inputs:
     """
     template = template_of(take)
     size = picture_size(template, networks.spec)
-    for name, pictures in (("image", take.image), ("clip", take.clip)):
+    shots = (("image", picture) for picture in take.images.values())
+    for name, pictures in (("image", take.image), ("clip", take.clip), *shots):
         if pictures is not None and tuple(pictures.shape[1:3]) != size:
             raise StateError(f"the take's {name} has the wrong size")
     notes = []
@@ -193,7 +195,12 @@ def _inputs(take: Take, networks: Networks, *, continues: bool) -> Inputs:
         else:
             clip = whole
     return Inputs(
-        template=template, image=take.image, clip=clip, notes=tuple(notes), take=take.before
+        template=template,
+        image=take.image,
+        clip=clip,
+        notes=tuple(notes),
+        take=take.before,
+        images=take.images,
     )
 
 

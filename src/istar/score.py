@@ -250,7 +250,7 @@ def pictures_of(networks: Networks, take: Take, frames: Iterable[ScoredFrame]) -
             continue
         latents = latents_of(window, take.detail_bits).to(networks.device)
         skip = 0
-        if before is not None:
+        if before is not None and number not in take.images:
             skip, latents = before.shape[2], torch.cat((before, latents), dim=2)
         pieces = networks.pictures(latents, skip=skip)
         for frame, pictures in enumerate(pieces):

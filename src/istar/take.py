@@ -8,7 +8,8 @@ bits where a later step needs them. The file's layout is described in `docs/take
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -46,6 +47,8 @@ _MOST_STEPS = 1_000_000
 _MOST_BITS = 1024
 _INPUT_CLIPS = {"i2v": 1, "extend": 2}
 """How many clips of the first window show the input, by mode."""
+_IMAGE = "image."
+"""How names of pictures begin that start new shots, before the index of a prompt."""
 _BEFORE = "before."
 """How names of tensors of the take that another continues begin."""
 
@@ -69,6 +72,8 @@ class Take:
             many as are read.
         clip_file: the file that the clip came from.
         before: the finished take that this one continues, in the place of a clip.
+        images: `(1, H, W, 3)`, uint8, by the index of a prompt: the pictures that start new shots
+            of an interactive video.
 
     Example:
         >>> take = pipeline.draft(request)
@@ -89,6 +94,7 @@ class Take:
     clip: Tensor | None = None
     clip_file: ClipFile | None = None
     before: Take | None = None
+    images: Mapping[int, Tensor] = field(default_factory=dict)
 
     @property
     def position(self) -> Position:
@@ -112,7 +118,7 @@ class Take:
         """Some of its tokens are another take's, which the request alone does not give."""
         if not self.windows:
             return False
-        window, clips = self.windows[0], _INPUT_CLIPS.get(self.request.mode, 0)
+        window, clips = self.windows[0], self._input_clips
         steps = window.schedule.steps
         return bool(window.masks) or any(steps[index].clip >= clips for index in window.given)
 
@@ -173,7 +179,7 @@ class Take:
             generator,
             keep=-1 if keep is None else scale_number(schedule.steps, keep),
             part=part,
-            input_clips=_INPUT_CLIPS.get(mode, 0),
+            input_clips=self._input_clips,
         )
         # 3. The request, of which later windows are made as ever.
         request = replace(self.request, seed=seed)
@@ -183,6 +189,11 @@ class Take:
                 request, prompt=prompts if mode == "interact" else prompt, typed_prompt=None
             )
         return replace(self, request=request, windows=(window,), taken=0, generator=generator)
+
+    @property
+    def _input_clips(self) -> int:
+        """How many clips of the first window show the input."""
+        return 1 if 0 in self.images else _INPUT_CLIPS.get(self.request.mode, 0)
 
     @property
     def given_pictures(self) -> int:
@@ -199,9 +210,9 @@ class Take:
         count = self.given_pictures
         for number, window in enumerate(self.windows):
             clips = window.schedule.clips
-            if number == 0 and not count:
-                # A video's first latent frame is one picture.
-                count = 1 + TEMPORAL_STRIDE * (sum(clip.frames for clip in clips) - 1)
+            if number in self.images or (number == 0 and not count):
+                # A new shot's first latent frame is one picture.
+                count += 1 + TEMPORAL_STRIDE * (sum(clip.frames for clip in clips) - 1)
             else:
                 count += TEMPORAL_STRIDE * clips[-1].frames
         return count
@@ -214,18 +225,22 @@ class Take:
         """
         if self.request.mode != "interact" or len(self.request.prompts) < 2:
             raise UsageError("the last prompt is the only one, and cannot be taken back")
-        windows = self.windows[: self.total - 1]
+        count = self.total - 1
+        windows = self.windows[:count]
         generator = self.generator
         # After a finished window the last prompt may have begun with a seed of its own.
         if windows and len(windows[-1].seconds) == len(windows[-1].schedule.steps):
             generator = windows[-1].generator_after(self.semantic_bits, self.detail_bits)
         return replace(
             self,
-            request=replace(self.request, prompt=self.request.prompts[:-1]),
+            request=replace(
+                self.request, prompt=self.request.prompts[:-1], images=self.request.images[:count]
+            ),
             windows=windows,
             taken=len(windows[-1].seconds) if windows else 0,
-            total=self.total - 1,
+            total=count,
             generator=generator,
+            images={number: image for number, image in self.images.items() if number < count},
         )
 
     def save(
@@ -313,6 +328,7 @@ def _tensors(take: Take) -> dict[str, Tensor]:
     for name, pictures in (("image", take.image), ("clip", take.clip)):
         if pictures is not None:
             tensors[name] = pictures
+    tensors |= {f"{_IMAGE}{number}": image for number, image in take.images.items()}
     if take.before is not None:
         tensors |= {_BEFORE + name: tensor for name, tensor in _tensors(take.before).items()}
     # Cloned: safetensors refuses tensors that share memory.
@@ -337,6 +353,11 @@ def _take(header: TakeHeader, tensors: dict[str, Tensor]) -> Take:
             raise StateError("it continues a take that is not finished")
     pictures = {name: tensors.pop(name, None) for name in ("image", "clip")}
     image, clip = pictures.values()
+    images = {
+        int(name.removeprefix(_IMAGE)): tensors.pop(name)
+        for name in sorted(tensors)
+        if name.startswith(_IMAGE)
+    }
     windows = tuple(
         read_window(
             window,
@@ -355,7 +376,7 @@ def _take(header: TakeHeader, tensors: dict[str, Tensor]) -> Take:
     if tensors:
         raise StateError(f"it holds something unknown, {min(tensors)!r:.80}")
     return Take(
-        request=_request(header, image, clip),
+        request=_request(header, image, clip, images),
         template=header.template,
         model=header.model,
         semantic_bits=header.semantic_bits,
@@ -368,17 +389,21 @@ def _take(header: TakeHeader, tensors: dict[str, Tensor]) -> Take:
         clip=clip,
         clip_file=header.clip_file,
         before=before,
+        images=images,
     )
 
 
-def _request(header: TakeHeader, image: Tensor | None, clip: Tensor | None) -> GenerationRequest:
+def _request(
+    header: TakeHeader, image: Tensor | None, clip: Tensor | None, images: Mapping[int, Tensor]
+) -> GenerationRequest:
     """The request, its pixels given where it names no file."""
-    for name, pictures, least in (("image", image, 1), ("clip", clip, 1)):
+    shots = (("image", picture) for picture in images.values())
+    for name, pictures in (("image", image), ("clip", clip), *shots):
         if pictures is not None and (
             pictures.dtype != torch.uint8
             or pictures.ndim != 4
             or pictures.shape[3] != 3
-            or len(pictures) < least
+            or len(pictures) < 1
         ):
             raise StateError(f"its {name} is not made of pictures")
     request = GenerationRequest.from_json(
@@ -387,6 +412,8 @@ def _request(header: TakeHeader, image: Tensor | None, clip: Tensor | None) -> G
     for name, held in (("image", image), ("clip", header.before or clip)):
         if (getattr(request, name) is None) != (held is None):
             raise StateError(f"its {name} is missing")
+    if images.keys() != {number for number, one in enumerate(request.images) if one is not None}:
+        raise StateError("its images are not those of its prompts")
     if header.before is not None and clip is not None:
         raise StateError("it continues both a clip and a take")
     if header.clip_file and not isinstance(request.clip, Path):

@@ -101,7 +101,7 @@ class WindowPictures:
         """
         if clip != 1 or not begins_with_image(first_step, self.plan.windows[state.window]):
             return frames
-        image = self.inputs.image
+        image = self.inputs.image_of(state.window)
         return torch.cat((frames[:1] if image is None else image, frames))
 
     def under_way(self, state: JobState) -> Tensor:

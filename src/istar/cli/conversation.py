@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from istar.cli.console import say
@@ -85,7 +86,7 @@ class Conversation:
             lines: prompts and commands; somebody who types them hears what cannot be done.
         """
         try:
-            self._make()
+            self.make()
             for line in lines:
                 try:
                     self._do(line)
@@ -113,7 +114,7 @@ class Conversation:
             case str() if self._wanted:
                 self._draft(line)
             case str():
-                self._prompt(line)
+                self.add(line, seed=self._session.settings.seed)
             case Command(name="draft"):
                 self._wanted = parse_count(line.argument)
                 say(f"the next prompt gets {counted(self._wanted, 'draft')}")
@@ -135,16 +136,21 @@ class Conversation:
         former = self._job.take()
         take = former.without_last_prompt()
         kept = self._session.keep(former)
-        self._go_to(take)
+        self.go_to(take)
         say(self._place())
         say(f"/branch {kept} goes back to what there was")
 
-    def _prompt(self, prompt: str) -> None:
-        self._job.add_prompt(prompt, seed=self._session.settings.seed)
+    def take(self) -> Take:
+        """All that was asked for so far."""
+        return self._job.take()
+
+    def add(self, prompt: str, *, seed: int | None, image: Path | None = None) -> None:
+        """Make one more clip, see `istar.job.Job.add_prompt`."""
+        self._job.add_prompt(prompt, seed=seed, image=image)
         self._session.save(self._job.take())
         if self._session.settings.seed is not None:
             self._session.update(seed=None)
-        self._make()
+        self.make()
 
     def _draft(self, prompt: str) -> None:
         """Draft a prompt with the seed that was set, or one that is drawn, and those after it."""
@@ -171,7 +177,7 @@ class Conversation:
             say(f"none of the drafts is used: {self._place()}")
             return
         self._session.update(seed=None)
-        self._go_to(drafts[int(str(line)) - 1])
+        self.go_to(drafts[int(str(line)) - 1])
         say(f"draft {line} is finished: {self._place()}")
 
     def _place(self) -> str:
@@ -191,7 +197,9 @@ class Conversation:
                 self._job = self._job_after(take, len(take.windows))
                 for _ in self._job.run():
                     pass
-                self._job.add_prompt(request.prompts[-1], seed=seed)
+                last = len(request.prompts) - 1
+                image = request.image_of(last)
+                self._job.add_prompt(request.prompts[last], seed=seed, image=image)
             else:
                 self._job = self._pipeline.job(replace(request, seed=seed), former.inputs)
             kept = self._make_in_place_of(former.take())
@@ -212,7 +220,7 @@ class Conversation:
             self._session.switch(name)
             try:
                 take = self._session.take()
-                self._go_to(take)
+                self.go_to(take)
             except IstarError:
                 self._session.switch(now)
                 raise
@@ -242,10 +250,10 @@ class Conversation:
                 raise writing_failed(target, error) from error
         say(f"the video so far is in {pending.target}")
 
-    def _go_to(self, take: Take) -> None:
+    def go_to(self, take: Take) -> None:
         """Continue from another take, and let the video hold what it holds."""
         self._job = self._job_after(take, self._film.holds(take))
-        self._make()
+        self.make()
 
     def _job_after(self, take: Take, made: int) -> Job:
         """The job of a take of which the video holds so many windows."""
@@ -253,7 +261,7 @@ class Conversation:
 
         return Job.from_take(self._pipeline.networks, take, hidden=made)
 
-    def _make(self) -> None:
+    def make(self) -> None:
         """Make all that is asked for; meanwhile its take is written."""
         take = self._job.take()
         self._session.save(take)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,9 +14,9 @@ from istar.cli.console import print_path, say
 from istar.cli.encoding import ClipOutput
 from istar.cli.inputs import input_clip, input_file, is_stdin, is_take, read_stdin
 from istar.cli.option_groups import with_option_groups
-from istar.cli.options import CommonOptions, NumberType
+from istar.cli.options import CommonOptions
 from istar.cli.output import OutputFile, output_file
-from istar.cli.session import FIRST_BRANCH, SESSION_SUFFIX, Session, held_alone, is_session
+from istar.cli.session import FIRST_BRANCH, Session, held_alone, is_session
 from istar.cli.session_lines import (
     Command,
     Line,
@@ -29,10 +26,10 @@ from istar.cli.session_lines import (
     say_help,
 )
 from istar.cli.session_script import ScriptLines
+from istar.cli.session_start import in_its_dtype, new_session, video_of
+from istar.cli.story import STORY_SUFFIX
 from istar.cli.take_model import inputs_of
 from istar.errors import UsageError
-from istar.files import unfinished
-from istar.output_names import output_path
 from istar.request import GenerationRequest
 from istar.text_files import read_text
 
@@ -59,8 +56,21 @@ def interact(
         typer.Option(
             "--script",
             metavar="FILE",
-            help="Prompts and commands, one a line; - is stdin.",
+            help="Prompts and commands, one a line; - is stdin. Or a story, FILE.toml.",
             show_default="those of --from, else asks",
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Check a story, and say what it would take; nothing is made."),
+    ] = False,
+    scene: Annotated[
+        int | None,
+        typer.Option(
+            "--scene",
+            metavar="N",
+            help="Make this scene of a story anew, with another seed, and what continues it.",
+            show_default="what is not there yet",
         ),
     ] = None,
 ) -> None:
@@ -71,8 +81,21 @@ def interact(
     directory beside the file: story.session of story.mp4. With it, interact continues where the
     session was, whatever ended it.
 
-    Example: istar interact --script story.txt -o story.mp4
+    Example: istar interact --script story.toml --check
     """
+    if script is not None and script.suffix.lower() == STORY_SUFFIX:
+        if clip is not None:
+            raise UsageError("a story begins by itself, or with a picture; leave out the video")
+        from istar.cli.story_check import check_story
+        from istar.cli.story_run import tell_story
+
+        if check or options.dry_run:
+            check_story(options, script, scene)
+        else:
+            tell_story(options, script, scene)
+        return
+    if check or scene is not None:
+        raise UsageError("--check and --scene are for a story: --script FILE.toml")
     if clip is not None and is_session(clip):
         with held_alone(clip.expanduser()):
             _reopen(options, clip.expanduser(), script)
@@ -86,7 +109,7 @@ def interact(
         if take.request.mode == "interact":
             prompts = len(take.request.prompts)
             _check_settings(options)
-            options = _in_its_dtype(options, take)
+            options = in_its_dtype(options, take)
             start, inputs = take, inputs_of(take)
     if isinstance(lines, ScriptLines):
         lines.check(FIRST_BRANCH, {FIRST_BRANCH: prompts})
@@ -99,7 +122,7 @@ def interact(
         previews = options.previews(request, output.target)
         pipeline, inputs = options.load(request, inputs, target=output.target)
         job = pipeline.job(start, inputs)
-        with _new_session(options, model_words, output) as session:
+        with new_session(options, model_words, output) as session:
             if request is not start:
                 session.update(seed=options.seed)
             _converse(pipeline, job, output, session, previews, lines)
@@ -124,21 +147,12 @@ def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> Non
     if isinstance(lines, ScriptLines):
         lines.check(branch, session.prompts())
     say(place_words(branch, prompts))
-    options = _in_its_dtype(options, take)
+    options = in_its_dtype(options, take)
     if options.seed is not None:
         session.update(seed=options.seed)
-    target = session.video
-    if not session.owns_video():
-        target = output_path(target, default_stem=target.stem, suffix=".mp4", overwrite=False)
-    previews = options.previews(take.request, target)
-    pipeline, _ = options.load(take.request, inputs_of(take), target=target)
-    output = OutputFile(
-        target,
-        written_as=ClipOutput(grows=True),
-        overwrite=False,
-        has_settings=not options.no_metadata,
-        has_sidecar=options.sidecar,
-    )
+    output = video_of(options, session)
+    previews = options.previews(take.request, output.target)
+    pipeline, _ = options.load(take.request, inputs_of(take), target=output.target)
     _converse(pipeline, take, output, session, previews, lines)
     print_path(output.target)
 
@@ -154,39 +168,6 @@ def _converse(
     from istar.cli.conversation import Conversation
 
     Conversation(pipeline, start, output, session, previews).run(lines)
-
-
-@contextmanager
-def _new_session(
-    options: CommonOptions, model_words: Sequence[str], output: OutputFile
-) -> Iterator[Session]:
-    """The directory of a new session: beside the video, or one that is gone afterwards.
-
-    Raises:
-        StateError: it cannot be made.
-    """
-    directory = output.target.with_suffix(SESSION_SUFFIX)
-    if output.stays and not options.no_take:
-        session = Session.create(directory, video=output.target, model_words=model_words)
-        with held_alone(session.directory):
-            yield session
-        return
-    temporary = Path(tempfile.mkdtemp(prefix="istar-"))
-    with unfinished(temporary):
-        try:
-            yield Session.create(temporary / directory.name, video=output.target, stays=False)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _in_its_dtype(options: CommonOptions, take: Take) -> CommonOptions:
-    """The options with the dtype of a take, where none is named and the device is of its kind."""
-    from istar.placement import Placement
-
-    kind = Placement.choose(options.device).device.type
-    if options.dtype is not None or kind != take.model.device:
-        return options
-    return replace(options, dtype=NumberType(take.model.dtype))
 
 
 def _check_settings(options: CommonOptions) -> None:

@@ -267,6 +267,8 @@ def _described(settings: FileSettings) -> Iterator[tuple[str, str]]:
     yield "seed", str(settings.seed)
     if settings.seeds is not None:
         yield "seeds", f"{' '.join(map(str, settings.seeds))} (one a prompt)"
+    if settings.cuts is not None:
+        yield "cuts", f"prompt {', '.join(map(str, settings.cuts))} began with a picture"
     if settings.deadline is not None:
         yield "deadline", f"{settings.deadline:g} s: it may end early, or as a draft"
     if settings.varied:

@@ -286,6 +286,8 @@ class CommonOptions:
     as_events: EventsOption = False
     reused: Reused | None = None
     """What `--from` names, read; no option of its own."""
+    typed: Set[str] = frozenset()
+    """The names of those that were typed; no option of its own."""
     model_is_typed: bool = False
     """`--model` is neither a setting nor of `--from`; no option of its own."""
 
@@ -300,14 +302,14 @@ class CommonOptions:
         """
         is_typed = "model" in typed
         if self.from_file is None:
-            return replace(self, model_is_typed=is_typed)
+            return replace(self, typed=typed, model_is_typed=is_typed)
         reused = Reused.read(self.from_file)
         values = {name: value for name, value in reused.as_typed().items() if name not in typed}
         if "res" not in typed:
             values["model"] = model_of_file(
                 reused.name, reused.settings.model, self.model, is_typed=is_typed
             )
-        return replace(self, **values, reused=reused, model_is_typed=is_typed)
+        return replace(self, **values, reused=reused, typed=typed, model_is_typed=is_typed)
 
     def with_seed(self) -> Self:
         """The options with a seed, which is printed if it was not typed for this."""

@@ -144,6 +144,8 @@ class Reused:
             changes.append("as a variation of a take")
         if then.seeds is not None:
             changes.append("with other seeds for later prompts")
+        if then.cuts is not None:
+            changes.append("from pictures that it does not hold")
         if changes and request.seed == then.seed:
             say(
                 f"{self.name} was made {', and '.join(changes)}: the same seed gives other pictures"
@@ -169,7 +171,7 @@ def whole_settings(path: Path, info: FileInfo) -> FileSettings | None:
 
 def settings_of_take(take: Take) -> FileSettings:
     """What a take says of how it was made."""
-    from istar.file_settings import AskedSampling, FileSettings
+    from istar.file_settings import AskedSampling, FileSettings, cuts_of
 
     request, made_by = take.request, take.model
     return FileSettings(
@@ -184,6 +186,7 @@ def settings_of_take(take: Take) -> FileSettings:
         seed=request.seed,
         negative_prompt=request.negative_prompt,
         suffix=request.suffix,
+        cuts=cuts_of(request),
         asked=AskedSampling.of(request),
         unfinished=not take.finished,
         varied=take.is_varied,

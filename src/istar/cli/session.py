@@ -201,7 +201,7 @@ class Session:
     @property
     def take_path(self) -> Path:
         """The take of the branch that the next prompt goes to."""
-        return self._path(self.settings.branch)
+        return self.path_of(self.settings.branch)
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -241,18 +241,19 @@ class Session:
         counts: dict[str, int | None] = dict.fromkeys(self.branches)
         for name in counts:
             with suppress(StateError):
-                counts[name] = len(TakeSummary.read(self._path(name)).prompts)
+                counts[name] = len(TakeSummary.read(self.path_of(name)).prompts)
         return counts
 
     def has(self, branch: str) -> bool:
         """Whether there is a branch of a name."""
-        return os.path.lexists(self._path(branch))
+        return os.path.lexists(self.path_of(branch))
 
     def switch(self, branch: str) -> None:
         """Let the next prompt go to another branch, or to a new one."""
         self.update(branch=branch)
 
-    def _path(self, branch: str) -> Path:
+    def path_of(self, branch: str) -> Path:
+        """The take of a branch, there or not."""
         return self.directory / f"{branch}{_TAKE_SUFFIX}"
 
 

@@ -68,7 +68,12 @@ def inputs_of(take: Take) -> Inputs:
     from istar.inputs import Inputs, template_of
 
     return Inputs(
-        template=template_of(take), image=take.image, clip=take.clip, notes=(), take=take.before
+        template=template_of(take),
+        image=take.image,
+        clip=take.clip,
+        notes=(),
+        take=take.before,
+        images=take.images,
     )
 
 

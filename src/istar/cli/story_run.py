@@ -1,0 +1,315 @@
+"""A story told: what is there of it stays, the rest is made."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from istar.cli.console import print_path, say
+from istar.cli.conversation import Conversation
+from istar.cli.encoding import ClipOutput
+from istar.cli.inputs import input_file
+from istar.cli.options import RANDOM_SEED_BITS, CommonOptions
+from istar.cli.output import STDOUT, output_file
+from istar.cli.session import SESSION_SUFFIX, Session, held_alone, is_session
+from istar.cli.session_start import in_its_dtype, new_session, video_of
+from istar.cli.story import Story, StoryClip
+from istar.errors import IstarError, UsageError
+from istar.output_names import SLASHES, output_path
+from istar.plurals import counted
+
+if TYPE_CHECKING:
+    from istar.cli.story_takes import Told
+    from istar.inputs import Inputs
+    from istar.job import Job
+    from istar.models.find import FoundModel
+    from istar.placement import Placement
+    from istar.request import GenerationRequest
+    from istar.take import Take
+
+
+def tell_story(options: CommonOptions, path: Path, again: int | None) -> None:
+    """Make what is not there of a story.
+
+    Args:
+        options: as typed.
+        path: of the story.
+        again: a scene that is made anew, with another seed, counted from 1.
+
+    Raises:
+        IstarError: whatever ends it.
+    """
+    if options.from_file is not None:
+        raise UsageError("a story has its own prompts and settings; leave out --from")
+    story = Story.read(input_file(path))
+    plan = StoryPlan.of(options, story, again)
+    if not (plan.stays and is_session(plan.directory)):
+        _tell_anew(plan)
+        return
+    with held_alone(plan.directory):
+        _tell_on(plan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoryPlan:
+    """A story as one model makes it.
+
+    Attributes:
+        story: its file.
+        options: as typed, and as the story has them where nothing was typed.
+        model_words: what names the model in a command, as it was typed.
+        model: the model.
+        placement: where it computes.
+        clips: the story's.
+        request: of all clips; its seed does not count.
+        inputs: the pictures.
+        directory: of the story's session.
+        stays: the session outlasts the command.
+        again: the seed of the scene that is made anew; None without one.
+    """
+
+    story: Story
+    options: CommonOptions
+    model_words: Sequence[str]
+    model: FoundModel
+    placement: Placement
+    clips: tuple[StoryClip, ...]
+    request: GenerationRequest
+    inputs: Inputs
+    directory: Path
+    stays: bool
+    again: int | None
+
+    @classmethod
+    def of(cls, options: CommonOptions, story: Story, again: int | None) -> StoryPlan:
+        """The plan; the model is chosen, and nothing large is fetched or loaded.
+
+        Raises:
+            IstarError: a setting, a length or a picture does not fit.
+        """
+        from istar.cli.display import DownloadDisplay
+        from istar.inputs import read_inputs
+        from istar.models.find import find_model
+        from istar.placement import Placement
+
+        # 1. The options.
+        stays = options.output not in STDOUT and not options.no_take
+        output = _output(options.output, story.path.stem)
+        model_words = options.model_words
+        options = replace(story.settings.under(options), output=output)
+        seeds = _seeds(options, story, again)
+        # 2. The model, and what it makes of the scenes.
+        dtype = options.dtype.value if options.dtype else None
+        placement = Placement.choose(options.device, dtype)
+        with DownloadDisplay() as display:
+            model = find_model(
+                options.model,
+                mode="interact",
+                resolution=options.res.value if options.res else None,
+                dtype=placement.precision,
+                on_event=display,
+            )
+        clips = story.clips(model.spec.clip_seconds, seeds)
+        request = replace(
+            replace(options, seed=0).request("interact", tuple(clip.prompt for clip in clips)),
+            images=tuple(clip.image for clip in clips),
+        )
+        directory = (
+            output_path(output, default_stem="", suffix=".mp4", overwrite=True)
+            if stays
+            else Path(story.path.stem)
+        ).with_suffix(SESSION_SUFFIX)
+        return cls(
+            story=story,
+            options=options,
+            model_words=model_words,
+            model=model,
+            placement=placement,
+            clips=clips,
+            request=request,
+            inputs=read_inputs(request, model.spec),
+            directory=directory,
+            stays=stays,
+            again=None if again is None else seeds[again],
+        )
+
+    def branches(self, session: Session) -> tuple[Told, ...]:
+        """The branches of a session that hold some of it, the best first."""
+        from istar.cli.story_takes import branches_of
+
+        return branches_of(session, self.clips, self.request, self.inputs, self.model.spec.name)
+
+
+def _output(output: str | None, stem: str) -> str:
+    """The name of the video: by default that of the story, here or in a directory."""
+    if output in STDOUT:
+        return str(output)
+    if output and (output.endswith(SLASHES) or Path(output).expanduser().is_dir()):
+        return str(Path(output) / f"{stem}.mp4")
+    return output or f"{stem}.mp4"
+
+
+def _seeds(options: CommonOptions, story: Story, again: int | None) -> dict[int, int]:
+    """The seeds that count more than those in the file: as typed, or of a scene made anew.
+
+    Raises:
+        UsageError: there is no such scene.
+    """
+    if again is not None and not 1 <= again <= len(story.scenes):
+        raise UsageError(f"there is no scene {again}; '{story.path}' has {len(story.scenes)}")
+    if options.seed is not None:
+        return {again or 1: options.seed}
+    return {} if again is None else {again: _drawn_seed()}
+
+
+def _drawn_seed() -> int:
+    return secrets.randbits(RANDOM_SEED_BITS)
+
+
+def _tell_anew(plan: StoryPlan) -> None:
+    """Make a story of which there is nothing."""
+    with output_file(plan.options, plan.request, ClipOutput(grows=True)) as output:
+        previews = plan.options.previews(plan.request, output.target)
+        pipeline, inputs = plan.options.load(plan.request, plan.inputs)
+        job = pipeline.job(*_first(plan, inputs))
+        with (
+            new_session(plan.options, plan.model_words, output, plan.directory) as session,
+            _kept_said(plan, session),
+        ):
+            _follow(plan, Conversation(pipeline, job, output, session, previews), 1, ())
+
+
+def _tell_on(plan: StoryPlan) -> None:
+    """Make what a session lacks of a story.
+
+    Raises:
+        IstarError: whatever ends it.
+    """
+    session = Session.open(plan.directory, model_words=plan.model_words)
+    options, branches = plan.options, plan.branches(session)
+    best = branches[0] if branches else None
+    if best is not None:
+        options = in_its_dtype(options, best.take)
+    if best is not None and best.branch == session.settings.branch and _is_told(session, best):
+        say("every scene is there as the story has it")
+        print_path(session.video)
+        return
+    output = video_of(options, session)
+    previews = options.previews(plan.request, output.target)
+    pipeline, inputs = options.load(plan.request, plan.inputs)
+    start: Job | Take
+    if best is None or not best.leading:
+        _keep(session, None)
+        start, made = pipeline.job(*_first(plan, inputs)), 1
+    else:
+        _say_kept(plan.clips[0], len(best.leading))
+        start, made = _started(session, best), len(best.leading)
+    with _kept_said(plan, session):
+        conversation = Conversation(pipeline, start, output, session, previews)
+        _follow(plan, conversation, made, branches)
+    print_path(output.target)
+
+
+def _is_told(session: Session, best: Told) -> bool:
+    """Whether there is nothing to make, and the video holds all of it."""
+    from istar.cli.film import window_hash
+
+    held, take = session.settings.held, best.take
+    if held is None or not (best.is_all and take.finished and session.has_video()):
+        return False
+    return len(best.places) == take.total and held.windows == tuple(map(window_hash, take.windows))
+
+
+def _started(session: Session, best: Told) -> Take:
+    """The take of the clips that are there before the first that is not; the branch goes there."""
+    from istar.cli.story_takes import with_clips_of
+
+    session.switch(best.branch)
+    if best.leading == tuple(range(best.take.total)):
+        return best.take
+    _keep(session, best.take)
+    return with_clips_of(None, best.take, best.leading)
+
+
+def _keep(session: Session, take: Take | None) -> None:
+    """Keep what the branch is about to lose: its take, by default as it is in its file."""
+    if take is None:
+        if not session.has(session.settings.branch):
+            return
+        take = session.take()
+    say(f"what there was stays as the branch {session.keep(take)}")
+
+
+def _first(plan: StoryPlan, inputs: Inputs) -> tuple[GenerationRequest, Inputs]:
+    """The request of a story's first clip, and its picture."""
+    clip = plan.clips[0]
+    seed = _drawn_seed() if clip.seed is None else clip.seed
+    _say_scene(plan, replace(clip, seed=seed))
+    request = replace(
+        plan.request, prompt=(clip.prompt,), images=plan.request.images[:1], seed=seed
+    )
+    own = {0: inputs.images[0]} if 0 in inputs.images else {}
+    return request, replace(inputs, images=own, notes=())
+
+
+def _follow(
+    plan: StoryPlan, conversation: Conversation, made: int, branches: Sequence[Told]
+) -> None:
+    """Make the clips of a story from one on, or take them from branches that hold them.
+
+    A clip that begins a new shot looks at nothing before it, so that what a branch holds from
+    there on can stay.
+
+    Args:
+        plan: the story.
+        conversation: with the clips before.
+        made: how many these are.
+        branches: that hold some of the story, the best first.
+    """
+    from istar.cli.story_takes import with_clips_of
+
+    for note in plan.inputs.notes:
+        say(note)
+    conversation.make()
+    number = made
+    while number < len(plan.clips):
+        clip = plan.clips[number]
+        holder = next((one for one in branches if one.places[number] is not None), None)
+        if clip.image is not None and holder is not None:
+            places = holder.run_from(number)
+            _say_kept(clip, len(places))
+            conversation.go_to(with_clips_of(conversation.take(), holder.take, places))
+            number += len(places)
+            continue
+        if clip.begins:
+            _say_scene(plan, clip)
+        conversation.add(clip.prompt, seed=clip.seed, image=clip.image)
+        number += 1
+
+
+def _say_kept(clip: StoryClip, count: int) -> None:
+    say(f"kept from scene {clip.scene} on: {counted(count, 'clip')}")
+
+
+def _say_scene(plan: StoryPlan, clip: StoryClip) -> None:
+    seed = "" if clip.seed is None else f", seed {clip.seed}"
+    say(f"scene {clip.scene} of {len(plan.story.scenes)}{seed}")
+    in_file = plan.story.seed_of(clip.scene)
+    if in_file is not None and clip.seed != in_file:
+        say(f"the story has seed {in_file} there; write {clip.seed} into it to keep this one")
+
+
+@contextmanager
+def _kept_said(plan: StoryPlan, session: Session) -> Iterator[None]:
+    """Say what helps where something ends a story before its end."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, IstarError):
+        if session.stays and session.take_path.is_file():
+            seed = "" if plan.again is None else f" with --seed {plan.again}"
+            say(f"what is made is kept; the same command{seed} continues it")
+        raise
