@@ -70,7 +70,14 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "istar.checkpoint.tensor_files",
     ),
     ("istar.models.find", "istar.models.store"),
-    ("istar.plan", "istar.file_settings", "istar.previews", "istar.rewriting"),
+    (
+        "istar.plan",
+        "istar.file_settings",
+        "istar.previews",
+        "istar.rewriting",
+        "istar.output_templates",
+        "istar.evaluation_prompts",
+    ),
     ("istar.models.*",),
     ("istar.model_spec",),
     (

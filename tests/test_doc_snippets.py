@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -15,6 +16,7 @@ import pytest
 from typer.main import get_command
 
 from istar.cli.app import app, run
+from processes import run_warm
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,9 +26,16 @@ else:
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Their examples run: those with the bundled model, and those on files that earlier ones made.
-LIVELY = ["docs/takes.md", "docs/tutorial.md", "docs/stories.md", "docs/index.md", "README.md"]
+LIVELY = [
+    "docs/takes.md",
+    "docs/batches.md",
+    "docs/tutorial.md",
+    "docs/stories.md",
+    "docs/index.md",
+    "README.md",
+]
 # Other programs that a page may name.
-OTHERS = {"pip", "python", "python3", ".", "jq", "ffplay", "tensorboard"}
+OTHERS = {"pip", "python", "python3", ".", "jq", "ffplay", "tensorboard", "printf"}
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -129,6 +138,26 @@ def test_examples_print_what_is_shown(
         elif shown:
             assert printed[line] == shown, line
     assert ran > 1
+
+
+def test_pipelines_give_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line, shown in examples(ROOT / "docs" / "pipelines.md"):
+        piped = b""
+        for program, *arguments in programs(line):
+            done = (
+                run_warm(*arguments, input=piped)
+                if program == "istar"
+                else subprocess.run([program, *arguments], capture_output=True, check=True)
+            )
+            assert done.returncode == 0, done.stderr
+            piped = done.stdout
+        if ">" in (parts := words(line)):
+            Path(parts[-1]).write_bytes(piped)
+            shown = parts[-1:]
+        else:
+            assert piped.decode().splitlines() == shown, line
+        assert all(Path(path).stat().st_size for path in shown), line
 
 
 def test_the_clip_on_the_first_page_is_of_the_command_above_it(

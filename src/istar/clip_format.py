@@ -72,6 +72,9 @@ CLIP_FORMATS = {
 }
 """By suffix; the first is the usual one."""
 
+STREAMED_SUFFIX = ".mp4"
+"""Of a clip that is written where nothing can be written again, such as to a pipe."""
+
 NUMBERED_SUFFIX = ".png"
 """Of pictures whose names hold a number, as in `boat/%04d.png`."""
 

@@ -158,7 +158,7 @@ WITHOUT_TORCH = {
 @pytest.mark.parametrize(
     ("flag", "value", "said"),
     [
-        ("--seed", "abc", "'abc' is not a"),
+        ("--count", "abc", "'abc' is not a"),
         ("--seconds", "abc", "'abc' is not a"),
         ("--res", "1080p", "'1080p' is not one of '192p'"),
     ],
@@ -167,7 +167,7 @@ def test_refused_values_are_named_in_plain_words(
     flag: str, value: str, said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     message = assert_refused(["t2v", "x", flag, value], 2, capfd)
-    assert f"'{flag}': {said}" in message
+    assert f"{flag}': {said}" in message
     assert "Input should" not in message
 
 
@@ -388,9 +388,36 @@ def test_a_stdout_that_takes_nothing() -> None:
             environment={**os.environ, "TMPDIR": str(Path.cwd())},
         )
     assert done.returncode == 1
-    said, _, name = done.stderr.decode().strip().rpartition(" the file is kept as ")
-    assert "No space left" in said
-    read_picture(Path(name))
+    said, kept = done.stderr.decode().splitlines()[-1:-3:-1]
+    assert said.startswith("istar: error: stdout cannot be written: No space left")
+    take = kept.partition("--model tiny ")[2].partition("`")[0]
+    assert run(["finish", take, "-o", "b.png"]) == 0
+    read_picture(Path("b.png"))
+
+
+@pytest.mark.slow
+def test_commands_pass_pictures_and_videos_on(tmp_path: Path) -> None:
+    istar = f"{sys.executable} -m istar"
+    quick = "--model tiny --seconds 1 --seed 3"
+    shell = (
+        f"{istar} t2i @prompt.txt --model tiny --seed 3 -o - | "
+        f"{istar} i2v - @prompt.txt {quick} -o - | cat > piped.mp4; "
+        f"echo ${{PIPESTATUS[@]}}"
+    )
+    Path("prompt.txt").write_text("a red circle\n")
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path / "empty")}
+    (tmp_path / "empty").mkdir()
+    done = subprocess.run(
+        ["bash", "-c", shell], capture_output=True, check=True, text=True, env=environment
+    )
+    assert done.stdout == "0 0 0\n", done.stderr
+    assert list((tmp_path / "empty").glob("istar*")) == []
+    assert run(["t2i", "a red circle", "--model", "tiny", "--seed", "3", "-o", "a.png"]) == 0
+    assert run(["i2v", "a.png", "a red circle", *quick.split(), "-o", "a.mp4"]) == 0
+    one, other = read_clip(Path("a.mp4")), read_clip(Path("piped.mp4"))
+    assert torch.equal(one.frames, other.frames)
+    assert other.notes == ()
+    assert texts_in(Path("piped.mp4")) == texts_in(Path("a.mp4"))
 
 
 def test_a_stderr_that_takes_nothing_changes_nothing() -> None:
@@ -426,6 +453,16 @@ def test_a_name_taken_meanwhile_gets_a_number(
     assert named.read_text() == "another's"
 
 
+@pytest.mark.usefixtures("model")
+def test_a_prompt_from_a_file(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("prompt.txt").write_text("a cat\non a mat\n")
+    for typed, prompt in (("@prompt.txt", "a cat\non a mat"), ("@@prompt.txt", "@prompt.txt")):
+        assert run(["t2i", typed, "-o", "a.png", "--overwrite"]) == 0
+        assert texts_in(Path("a.png"))["title"] == prompt
+    capfd.readouterr()
+    assert "nowhere.txt does not exist" in assert_refused(["t2i", "@nowhere.txt"], 2, capfd)
+
+
 def test_a_reader_that_left() -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -434,7 +471,8 @@ def test_a_reader_that_left() -> None:
     finally:
         os.close(writer)
     assert done.returncode == 141
-    assert not [line for line in done.stderr.splitlines() if b"step" not in line], done.stderr
+    (said,) = (line for line in done.stderr.splitlines() if b"step" not in line)
+    assert said.endswith(b".take` continues it")
     # What remains in stdout when the interpreter ends is no matter either.
     for command in ("--help", "--version", "models list"):
         shell = f"{sys.executable} -m istar {command} | sleep 0; echo ${{PIPESTATUS[0]}}"

@@ -74,7 +74,7 @@ def test_a_run_is_told_as_the_page_says(
     assert (code, err) == (0, "")
     start, *_, result = events
     assert (start["event"], start["version"], start["command"]) == ("start", VERSION, "t2v")
-    assert (start["settings"]["seed"], start["settings"]["output"]) == (7, "a.mp4")
+    assert (start["settings"]["seeds"], start["settings"]["output"]) == ("7", "a.mp4")
     assert result["event"] == "result"
     assert (tmp_path / result["path"]).is_file()
     assert Path(result["take"]).is_file()

@@ -195,3 +195,49 @@ def test_a_clip_that_is_not_continued_stays_as_it_was(tmp_path: Path) -> None:
         writer.write(grey_clip([3]).float())
     assert path.read_bytes() == before
     assert [one.name for one in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+class Pipe:
+    """Takes bytes, and so many at most."""
+
+    def __init__(self, most: int = 1 << 30) -> None:
+        self.taken = b""
+        self.pictures = 0
+        self.after: list[int] = []
+        self._most = most
+
+    def write(self, piece: bytes) -> int:
+        if len(self.taken) + len(piece) > self._most:
+            raise BrokenPipeError
+        self.taken += bytes(piece)
+        self.after.append(self.pictures)
+        return len(piece)
+
+
+def test_a_clip_goes_into_a_pipe_while_it_is_made(tmp_path: Path) -> None:
+    frames, pipe, texts = smooth_clip(161), Pipe(), {"title": "a boat", "istar": "x" * 70_000}
+    with ClipWriter(tmp_path / "a.mp4", 64, 96, stream=pipe, metadata=texts) as writer:
+        for pictures in frames.split(8):
+            writer.write(pictures)
+            pipe.pictures += len(pictures)
+    assert list(tmp_path.iterdir()) == []
+    assert max(pipe.after) > min(pipe.after[2:]) + 16
+    file = write_clip(frames, tmp_path / "b.mp4", metadata=texts)
+    piped = tmp_path / "piped.mp4"
+    piped.write_bytes(pipe.taken)
+    clip = read_clip(piped)
+    assert (clip.notes, probe_clip(piped).seconds) == ((), probe_clip(file).seconds)
+    assert torch.equal(clip.frames, read_clip(file).frames)
+    assert texts_in(piped) == texts_in(file) == texts
+
+
+def test_a_pipe_that_breaks_ends_the_clip(tmp_path: Path) -> None:
+    for most in (10, 100_000):
+        with (
+            pytest.raises(BrokenPipeError),
+            ClipWriter(tmp_path / "a.mp4", 64, 96, stream=Pipe(most)) as writer,
+        ):
+            writer.write(smooth_clip(161))
+    with pytest.raises(UsageError, match="WebM cannot be written piece by piece"):
+        ClipWriter(tmp_path / "a.webm", 64, 96, stream=Pipe())
+    assert list(tmp_path.iterdir()) == []

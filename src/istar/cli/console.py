@@ -86,6 +86,13 @@ def say_anyway(text: str) -> None:
     write_stderr("istar: " + printable(text) + "\n")
 
 
+def say_failure(text: str) -> None:
+    """Say on stderr why one thing of several failed, which ends no command; a note too."""
+    if voice().as_json:
+        emit(note_event(f"error: {text}"))
+    say_anyway(f"error: {text}")
+
+
 def emit(event: JsonEvent) -> None:
     """Write an event as a line on stdout, at once; nothing without `--json`.
 
@@ -128,13 +135,13 @@ def print_path(path: Path) -> None:
         emit(result_event(path, speaker.take, speaker.made))
         speaker.made = speaker.take = None
         return
-    with _said_where_stdout_fails(f"{path} is written"):
+    with said_where_stdout_fails(f"{path} is written"):
         _write_all([os.fsencode(path) + os.fsencode(os.linesep)])
 
 
 def print_lines(lines: Iterable[str]) -> None:
     """Lines on stdout, in UTF-8 whatever the locale."""
-    with _said_where_stdout_fails():
+    with said_where_stdout_fails():
         _write_all(f"{line}\n".encode("utf-8", "backslashreplace") for line in lines)
 
 
@@ -145,8 +152,21 @@ def print_json(value: object) -> None:
 
 def print_file(path: Path) -> None:
     """A file's bytes on stdout."""
-    with path.open("rb") as file, _said_where_stdout_fails():
+    with path.open("rb") as file, said_where_stdout_fails():
         _write_all(iter(lambda: file.read(1 << 20), b""))
+
+
+class StdoutBytes:
+    """stdout for media that come piece by piece; see `said_where_stdout_fails`."""
+
+    def write(self, piece: bytes) -> int:
+        """Send all of a piece.
+
+        Raises:
+            OSError: stdout takes no more.
+        """
+        _write_all([piece])
+        return len(piece)
 
 
 def silence(stream: TextIO | None) -> None:
@@ -177,7 +197,7 @@ def _write_all(pieces: Iterable[bytes]) -> None:
 
 
 @contextmanager
-def _said_where_stdout_fails(done: str = "") -> Iterator[None]:
+def said_where_stdout_fails(done: str = "") -> Iterator[None]:
     """End with a reader that left, and fail where stdout is full.
 
     Args:

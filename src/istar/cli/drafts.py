@@ -41,17 +41,6 @@ DraftOption = Annotated[
         "`istar finish` continues, into the directory --output.",
     ),
 ]
-CountOption = Annotated[
-    int | None,
-    typer.Option(
-        "-n",
-        "--count",
-        min=1,
-        max=MOST_DRAFTS,
-        help="How many, with consecutive seeds.",
-        show_default="1",
-    ),
-]
 BestOption = Annotated[
     int | None,
     typer.Option(

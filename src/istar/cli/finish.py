@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from istar.cli.batch import make_file
 from istar.cli.completion import take_names
 from istar.cli.console import say
 from istar.cli.drafts import (
@@ -26,7 +27,7 @@ from istar.cli.drafts import (
     parse_until,
 )
 from istar.cli.encoding import ClipOutput, EncodingOptions, refuse_encoding_of_drafts
-from istar.cli.generate import DeadlineOption, make_file, parse_deadline
+from istar.cli.generate import DeadlineOption, parse_deadline
 from istar.cli.inputs import read_prompt, take_file
 from istar.cli.keep import TakeSettings
 from istar.cli.option_groups import with_option_groups
@@ -49,6 +50,7 @@ from istar.cli.render import write_rendered
 from istar.cli.take_options import TakeArgument, TakeOptions
 from istar.errors import UsageError
 from istar.output_names import SLASHES
+from istar.output_templates import is_template
 
 if TYPE_CHECKING:
     from istar.pipeline import InfinityStarPipeline
@@ -310,7 +312,7 @@ def _directory(output: str | None, *, files: int) -> AbstractContextManager[obje
         return nullcontext()
     if output.endswith(SLASHES):
         return output_directory(output)
-    if files == 1 or Path(output).is_dir():
+    if files == 1 or Path(output).is_dir() or is_template(output):
         return nullcontext()
     if Path(output).suffix or output in STDOUT:
         raise UsageError("these are several files: name a directory with --output")

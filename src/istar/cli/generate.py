@@ -1,19 +1,20 @@
-"""`t2i`, `t2v`, `i2v` and `extend`: one request, one file."""
+"""`t2i`, `t2v`, `i2v` and `extend`: a file for every prompt and seed."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from istar.cli.batch import Batch, make_all
 from istar.cli.drafts import (
     DRAFTS_HOLD_ALL,
+    MOST_DRAFTS,
     BestOption,
-    CountOption,
     DraftOption,
     UntilOption,
     consecutive_seeds,
@@ -28,28 +29,50 @@ from istar.cli.encoding import (
     refuse_encoding_of_drafts,
 )
 from istar.cli.inputs import STDIN, input_clip, input_file, is_take, read_prompt
-from istar.cli.keep import TakeSettings, kept_take, take_settings
+from istar.cli.naming import OutputNames
 from istar.cli.option_groups import with_option_groups
 from istar.cli.options import (
     CommonOptions,
     OptionalPromptArgument,
     PromptArgument,
     SecondsOption,
+    drawn_seed,
 )
-from istar.cli.output import OutputFile, output_file
+from istar.cli.prompt_list import Asked
 from istar.cli.rewrite import rewritten_requests
+from istar.cli.seeds import MOST_SEEDS, Seeds, SeedsOption, parse_seeds
+from istar.cli.tasks import request_for, tasks_of
 from istar.errors import UsageError
-from istar.request import GenerationRequest
-
-if TYPE_CHECKING:
-    from istar.cli.previews import PreviewOutput
-    from istar.events import Event
-    from istar.job import Job
-    from istar.pipeline import InfinityStarPipeline
+from istar.request import GenerationRequest, Mode
 
 _SECONDS = re.compile(r"([0-9]{1,9}(?:\.[0-9]*)?)s?")
+_PLAIN = ClipOutput()
 
-
+CountOption = Annotated[
+    int | None,
+    typer.Option(
+        "-n",
+        "--count",
+        min=1,
+        max=MOST_SEEDS,
+        help="How many, with consecutive seeds.",
+        show_default="1",
+    ),
+]
+PromptsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help="A list: a prompt a line, or a JSON object a line with a prompt and settings of its "
+        "own; - is stdin.",
+        show_default="none",
+    ),
+]
+SkipExistingOption = Annotated[
+    bool,
+    typer.Option("--skip-existing", help="Make only those files that are not there yet."),
+]
 DeadlineOption = Annotated[
     str | None,
     typer.Option(
@@ -86,14 +109,19 @@ def parse_deadline(text: str | None) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(CommonOptions):
-    """The options of the commands that make one request's file, or drafts of it.
+    """The options of the commands that make a file for every prompt and seed, or drafts of one.
 
     Raises:
         UsageError: some do not go together.
     """
 
-    draft: DraftOption = False
+    seed: int | None = None
+    """That of `--from`; no option of its own."""
+    seeds: SeedsOption = None
     count: CountOption = None
+    prompts: PromptsOption = None
+    skip_existing: SkipExistingOption = False
+    draft: DraftOption = False
     until: UntilOption = None
     best: BestOption = None
     deadline: DeadlineOption = None
@@ -108,13 +136,31 @@ class GenerateOptions(CommonOptions):
             )
         if self.draft and (self.preview or self.preview_file is not None):
             raise UsageError("drafts are shown on their sheets, not by --preview")
-        if not self.draft and (self.count, self.until, self.best) != (None, None, None):
-            raise UsageError("-n, --until and --best are for drafts; add --draft")
-        if self.best is not None and self.best > (self.count or 1):
-            raise UsageError(
-                f"--best keeps some of the drafts: it is at most -n, {self.count or 1}, not "
-                f"{self.best}"
-            )
+        if self.draft and (self.prompts is not None or self.skip_existing):
+            raise UsageError("drafts are of one prompt, and made anew: leave out --draft")
+        if not self.draft and (self.until, self.best) != (None, None):
+            raise UsageError("--until and --best are for drafts; add --draft")
+        if self.count is not None and len(parse_seeds(self.seeds or "0")) > 1:
+            raise UsageError("-n counts on from one seed; leave it out, or give one --seed")
+
+    @property
+    def is_batch(self) -> bool:
+        """Several files may be made; a list is one, whatever its length."""
+        seeds = self.count or len(parse_seeds(self.seeds or "0"))
+        return self.prompts is not None or seeds > 1
+
+    def all_seeds(self) -> Seeds:
+        """The seeds of every prompt.
+
+        Raises:
+            UsageError: there are not so many.
+        """
+        if self.seeds is None:
+            first = drawn_seed() if self.seed is None else self.seed
+            return Seeds(consecutive_seeds(first, self.count or 1), are_typed=False)
+        seeds = parse_seeds(self.seeds)
+        numbers = consecutive_seeds(seeds[0], self.count) if self.count else seeds
+        return Seeds(numbers, are_typed=True)
 
 
 @with_option_groups
@@ -123,7 +169,7 @@ def t2i(options: GenerateOptions, prompt: PromptArgument = None) -> None:
 
     Example: istar t2i "a lighthouse at dusk" -o lighthouse.png
     """
-    _generate(options, options.request("t2i", read_prompt(prompt)))
+    _generate(options, "t2i", Asked(prompt=read_prompt(prompt)))
 
 
 @with_option_groups
@@ -137,17 +183,21 @@ def t2v(
 
     Example: istar t2v "waves roll onto a beach" --seconds 5
     """
-    request = options.request("t2v", read_prompt(prompt), seconds=seconds)
-    _generate(options, request, _clip_output(options, encoding))
+    asked = Asked(prompt=read_prompt(prompt), seconds=seconds)
+    _generate(options, "t2v", asked, _clip_output(options, encoding))
 
 
 @with_option_groups
 def i2v(
-    image: Annotated[
-        Path, typer.Argument(help="The first picture: PNG, JPEG, WebP and others; - is stdin.")
-    ],
     options: GenerateOptions,
     encoding: EncodingOptions,
+    image: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The first picture: PNG, JPEG, WebP and others; - is stdin. A line of --prompts "
+            "may name its own."
+        ),
+    ] = None,
     prompt: OptionalPromptArgument = None,
     seconds: SecondsOption = None,
 ) -> None:
@@ -155,22 +205,23 @@ def i2v(
 
     Example: istar i2v boat.jpg "the boat leaves the harbour"
     """
-    source = input_file(image)
-    request = options.request("i2v", read_prompt(prompt, source), image=source, seconds=seconds)
-    _generate(options, request, _clip_output(options, encoding))
+    source = None if image is None else input_file(image)
+    asked = Asked(prompt=read_prompt(prompt, source), image=source, seconds=seconds)
+    _generate(options, "i2v", asked, _clip_output(options, encoding))
 
 
 @with_option_groups
 def extend(
-    clip: Annotated[
-        Path,
-        typer.Argument(
-            help="The video to continue, of a second or more: MP4, MOV, MKV, WebM, GIF and others, "
-            "a directory of numbered pictures, or a take; - is stdin."
-        ),
-    ],
     options: GenerateOptions,
     encoding: EncodingOptions,
+    clip: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The video to continue, of a second or more: MP4, MOV, MKV, WebM, GIF and others, "
+            "a directory of numbered pictures, or a take; - is stdin. A line of --prompts may name "
+            "its own."
+        ),
+    ] = None,
     prompt: OptionalPromptArgument = None,
     seconds: Annotated[
         float | None,
@@ -196,21 +247,21 @@ def extend(
 
     Example: istar extend clip.mp4 "the boat sails on" --seconds 10
     """
-    source = input_clip(clip)
-    if is_take(source):
+    source = None if clip is None else input_clip(clip)
+    if source is not None and is_take(source):
         _, options = options.read_take(source)
     keeps_sound = audio is Audio.COPY
     if keeps_sound and source == STDIN:
         raise UsageError("stdin is read once, for the pictures; name a file for --audio copy")
     if keeps_sound and encoding.fps is not None:
         raise UsageError("--fps changes the pictures' times and not the sound's; leave one out")
-    request = options.request("extend", read_prompt(prompt, source), clip=source, seconds=seconds)
-    sound = source if keeps_sound else None
-    _generate(options, request, _clip_output(options, encoding, sound))
+    asked = Asked(prompt=read_prompt(prompt, source), clip=source, seconds=seconds)
+    written_as = _clip_output(options, encoding, keeps_sound=keeps_sound)
+    _generate(options, "extend", asked, written_as, keeps_sound=keeps_sound)
 
 
 def _clip_output(
-    options: GenerateOptions, encoding: EncodingOptions, sound: Path | None = None
+    options: GenerateOptions, encoding: EncodingOptions, *, keeps_sound: bool = False
 ) -> ClipOutput:
     """How a clip is written: as it was typed, and as fast as `--from` plays.
 
@@ -219,99 +270,73 @@ def _clip_output(
     """
     if options.draft:
         refuse_encoding_of_drafts(encoding)
-    then = options.reused.fps_for(options.output) if options.reused and sound is None else None
-    return ClipOutput(encoding=encoding.settled(then), sound=sound)
+    then = options.reused.fps_for(options.output) if options.reused and not keeps_sound else None
+    return ClipOutput(encoding=encoding.settled(then))
 
 
 def _generate(
-    options: GenerateOptions, request: GenerationRequest, written_as: ClipOutput | None = None
+    options: GenerateOptions,
+    mode: Mode,
+    asked: Asked,
+    written_as: ClipOutput = _PLAIN,
+    *,
+    keeps_sound: bool = False,
 ) -> None:
-    """Make a request's file, or drafts of it."""
+    """Make the files of a command, or drafts.
+
+    Args:
+        options: as typed.
+        mode: of the command.
+        asked: what is made; the lines of a list say more.
+        written_as: how clips are.
+        keeps_sound: they have the sound of the clip that they continue.
+    """
     seconds = parse_deadline(options.deadline)
     if options.draft:
-        _draft(options, request)
+        if keeps_sound:
+            raise UsageError("a draft writes no video, so --audio does not go with it")
+        seeds = options.all_seeds()
+        requests = [request_for(options, mode, asked, seed) for seed in seeds.numbers]
+        seeds.say()
+        _draft(options, requests)
         return
     if options.reused and seconds is None:
         options.reused.say_end()
-    settings = take_settings(options)
-    with output_file(options, request, written_as) as output:
-        previews = options.previews(request, output.target)
-        request = _rewritten(options, request)
-        pipeline, inputs = options.load(request, target=output.target)
-        if written_as and written_as.sound:
-            inputs = inputs.with_sound_kept()
-        job = pipeline.job(request, inputs)
-        make_file(job, pipeline, output, options, settings, previews, seconds=seconds)
+    several = options.is_batch
+    names = OutputNames(options, mode, several=several, skips=options.skip_existing)
+    batch = Batch(several=several, resumes=names.template is not None)
+    tasks = tasks_of(options, mode, asked, written_as, names, batch, keeps_sound=keeps_sound)
+    rewrites = options.rewrite and not options.dry_run
+    make_all(options, tasks, names, batch, seconds=seconds, rewrites=rewrites)
 
 
-def _rewritten(options: GenerateOptions, request: GenerationRequest) -> GenerationRequest:
-    """The request with a richer prompt, if that is asked for and something is made."""
-    if not options.rewrite or options.dry_run:
-        return request
-    return rewritten_requests([request], options.device)[0]
+def _draft(options: GenerateOptions, requests: Sequence[GenerationRequest]) -> None:
+    """Make drafts of requests that differ in their seeds alone.
 
-
-def _events(job: Job, previews: PreviewOutput, seconds: float | None) -> Iterator[Event]:
-    """A job's events, to its end or for so many seconds."""
-    if seconds is None:
-        return job.run(preview=previews.wanted)
-    from istar.deadline import run_in_time
-
-    return run_in_time(job, seconds, preview=previews.wanted)
-
-
-def make_file(
-    job: Job,
-    pipeline: InfinityStarPipeline,
-    output: OutputFile,
-    options: CommonOptions,
-    settings: TakeSettings | None,
-    previews: PreviewOutput,
-    *,
-    seconds: float | None = None,
-    continued: Path | None = None,
-) -> None:
-    """Write what a job makes; meanwhile its take is kept.
-
-    Args:
-        job: a job.
-        pipeline: the model.
-        output: the file.
-        options: of the command.
-        settings: what becomes of the take.
-        previews: where previews go.
-        seconds: how long it may take.
-        continued: the file of the take that the job continues, see `kept_take`.
+    Raises:
+        UsageError: they are too many, or more are kept than there are.
     """
-    from istar.cli.display import StepDisplay
-
-    words = [*options.model_words, *output.written_as.words]
-    events = _events(job, previews, seconds)
-    with (
-        kept_take(job, words, settings, continued) as keeping,
-        StepDisplay(previews) as display,
-        output.writing(pipeline, job.take(), deadline=seconds) as writer,
-    ):
-        for frames in display.pictures_of(keeping(events)):
-            writer.write(frames)
-        display.writing(output.target)
-
-
-def _draft(options: GenerateOptions, request: GenerationRequest) -> None:
     from istar.generation.until import check_until
 
+    count = len(requests)
+    if count > MOST_DRAFTS:
+        raise UsageError(f"there are at most {MOST_DRAFTS} drafts, not {count}")
+    if options.best is not None and options.best > count:
+        raise UsageError(
+            f"--best keeps some of the drafts: it is at most {count}, not {options.best}"
+        )
     until = parse_until(options.until)
-    seeds = consecutive_seeds(request.seed, options.count or 1)
     with drafts_directory(options.output) as directory:
-        request = _rewritten(options, request)
+        if options.rewrite and not options.dry_run:
+            requests = rewritten_requests(requests, options.device)
         pipeline, inputs = options.load(
-            request,
+            requests[0],
             target=directory,
             check=lambda plan: check_until(plan.steps(0), until),
         )
         make_drafts(
             pipeline,
-            [replace(request, seed=seed) for seed in seeds],
+            requests,
             inputs,
             directory,
             until=until,

@@ -12,7 +12,7 @@ from istar.errors import UsageError
 from istar.plurals import counted
 from istar.text_files import read_text
 
-_STDIN_BYTES = 1_000_000
+_PROMPT_BYTES = 1_000_000
 _ON_SHEET = re.compile(r"(.+):([0-9]{1,3})", re.DOTALL)
 _STDIN_NAMES = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
@@ -21,18 +21,25 @@ STDIN = Path("/dev/stdin")
 
 
 def read_prompt(prompt: str | None, source: Path | None = None) -> str | None:
-    """A prompt as typed, if one was, or stdin's text for `-`.
+    """A prompt as typed, if one was; stdin's text for `-`, and a file's for `@FILE`.
 
     Args:
-        prompt: as typed.
+        prompt: as typed; what begins with `@@` is a prompt that begins with `@`.
         source: the file beside it, from `input_file`.
 
     Raises:
-        UsageError: stdin is closed, too long or not UTF-8, or the file comes from it too.
+        UsageError: stdin is closed, the file is not there, the text is too long or not UTF-8, or
+            the file beside it comes from stdin too.
     """
-    if prompt != "-":
+    if prompt is None:
         return prompt
-    return read_stdin("the prompt", source).strip()
+    if prompt == "-":
+        return read_stdin("the prompt", source).strip()
+    if prompt.startswith("@@"):
+        return prompt[1:]
+    if prompt.startswith("@"):
+        return read_text(input_file(Path(prompt[1:])), limit=_PROMPT_BYTES).strip()
+    return prompt
 
 
 def is_stdin(path: Path) -> bool:
@@ -40,13 +47,13 @@ def is_stdin(path: Path) -> bool:
     return str(path) in _STDIN_NAMES
 
 
-def read_stdin(what: str, source: Path | None = None) -> str:
-    """The text on stdin, which `what` comes from; see `read_prompt`."""
+def read_stdin(what: str, source: Path | None = None, *, limit: int = _PROMPT_BYTES) -> str:
+    """The text on stdin, which `what` comes from, of so many bytes at most; see `read_prompt`."""
     if source == STDIN:
         raise UsageError(f"{what} and the input cannot both come from stdin")
     if sys.stdin is None:
         raise UsageError(f"{what} should come from stdin, and stdin is closed")
-    return read_text(sys.stdin.buffer, f"{what} from stdin", limit=_STDIN_BYTES)
+    return read_text(sys.stdin.buffer, f"{what} from stdin", limit=limit)
 
 
 def input_clip(path: Path) -> Path:

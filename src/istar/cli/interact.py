@@ -115,6 +115,7 @@ def interact(
         lines.check(FIRST_BRANCH, {FIRST_BRANCH: prompts})
     if start is None:
         first, options = _first_prompt(lines, options)
+        options = options.with_seed()
         start = options.request("interact", (first,), clip=source)
     request = start if isinstance(start, GenerationRequest) else start.request
     with output_file(options, request, ClipOutput(grows=True)) as output:

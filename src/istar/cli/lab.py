@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import print_json, print_lines, print_path, say
+from istar.cli.eval_prompts import prompts
 from istar.cli.memory_check import check_memory
 from istar.cli.options import (
     DeviceOption,
@@ -30,6 +31,8 @@ evaluate = typer.Typer(
     no_args_is_help=True,
     help="Measure how good a model is.",
 )
+
+evaluate.command()(prompts)
 
 _REPORT, _SHEET = "report.json", "sheet.png"
 

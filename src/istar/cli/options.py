@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from istar.cli.chosen_model import ChosenModel
 from istar.cli.completion import aspects, devices, model_names
 from istar.cli.console import say
-from istar.cli.memory_check import check_memory, say_plan
 from istar.cli.parsing import parse_aspect, parse_tau
 from istar.cli.reuse import Reused
 from istar.cli.take_model import model_of_file, read_take
@@ -92,10 +92,12 @@ DeviceOption = Annotated[
 ]
 PromptArgument = Annotated[
     str | None,
-    typer.Argument(help="What to show; - reads it from stdin. Needed without --from."),
+    typer.Argument(
+        help="What to show; - reads it from stdin, @FILE from a file. Needed without --from."
+    ),
 ]
 OptionalPromptArgument = Annotated[
-    str | None, typer.Argument(help="What happens; - reads it from stdin.")
+    str | None, typer.Argument(help="What happens; - reads it from stdin, @FILE from a file.")
 ]
 SecondsOption = Annotated[
     float | None,
@@ -184,6 +186,13 @@ EventsOption = Annotated[
         help="Events on stdout in place of the path, a line of JSON each; the last is the result.",
     ),
 ]
+
+
+def drawn_seed() -> int:
+    """A seed by chance."""
+    import secrets
+
+    return secrets.randbits(RANDOM_SEED_BITS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +291,7 @@ class CommonOptions:
     model_is_typed: bool = False
     """`--model` is neither a setting nor of `--from`; no option of its own."""
 
-    def completed(self, typed: Set[str]) -> CommonOptions:
+    def completed(self, typed: Set[str]) -> Self:
         """The options with the settings of `--from` for those that were not typed.
 
         Args:
@@ -301,6 +310,13 @@ class CommonOptions:
                 reused.name, reused.settings.model, self.model, is_typed=is_typed
             )
         return replace(self, **values, reused=reused, typed=typed, model_is_typed=is_typed)
+
+    def with_seed(self) -> Self:
+        """The options with a seed, which is printed if it was not typed for this."""
+        seed = drawn_seed() if self.seed is None else self.seed
+        if self.seed is None or self.reused:
+            say(f"seed {seed}")
+        return replace(self, seed=seed)
 
     def read_take(self, path: Path) -> tuple[Take, Self]:
         """A take that is continued, and the options with its model.
@@ -325,7 +341,7 @@ class CommonOptions:
         clip: Path | None = None,
         seconds: float | None = None,
     ) -> GenerationRequest:
-        """The request that the options make; a seed is drawn, and printed, if none was given.
+        """The request that the options make; a seed is drawn if there is none.
 
         Args:
             mode: of the command.
@@ -352,19 +368,14 @@ class CommonOptions:
                 "there is no prompt: type one, or name a file that has one with --from"
             )
         tau_image, tau_video = parse_tau(self.tau)
-        seed = self.seed
-        if seed is None:
-            import secrets
-
-            seed = secrets.randbits(RANDOM_SEED_BITS)
-        request = GenerationRequest(
+        return GenerationRequest(
             mode=mode,
             prompt=prompt or "",
             image=image,
             clip=clip,
             seconds=seconds,
             aspect=parse_aspect(self.aspect),
-            seed=seed,
+            seed=drawn_seed() if self.seed is None else self.seed,
             negative_prompt=self.negative,
             guidance_scale=self.guidance,
             tau_image=tau_image,
@@ -372,9 +383,6 @@ class CommonOptions:
             suffix=not self.no_suffix,
             typed_prompt=typed_prompt,
         )
-        if self.seed is None or self.reused:
-            say(f"seed {seed}")
-        return request
 
     def previews(self, request: GenerationRequest, target: Path) -> PreviewOutput:
         """Where the previews of a request go.
@@ -418,50 +426,7 @@ class CommonOptions:
             Exit: with `--dry-run`, once the plan is printed.
             IstarError: as `check`, `find_model`, `read_inputs` and `InfinityStarPipeline.load`.
         """
-        from istar.cli.display import DownloadDisplay
-        from istar.cli.dry_run import print_plan
-        from istar.inputs import read_inputs
-        from istar.memory_use import Work
-        from istar.models.find import find_model
-        from istar.pipeline import InfinityStarPipeline
-        from istar.placement import Placement
-        from istar.plan import plan_request
-        from istar.resume import check_maker
-
-        dtype = self.dtype.value if self.dtype else None
-        if dtype is None and self.reused:
-            dtype = self.reused.dtype_on(Placement.choose(self.device).device.type)
-        placement = Placement.choose(self.device, dtype)
-        with DownloadDisplay() as display:
-            model = find_model(
-                self.model,
-                mode=request.mode,
-                resolution=self.res.value if self.res else None,
-                seconds=request.seconds,
-                dtype=placement.precision,
-                on_event=display,
-            )
-            if self.reused:
-                model = self.reused.model_of_then(model, placement, request)
-            inputs = inputs or read_inputs(request, model.spec)
-            if inputs.take is not None:
-                check_maker(inputs.take, model.spec)
-            given = inputs.given_pictures
-            plan = plan_request(request, model.spec, inputs.template, given_pictures=given)
-            check(plan)
-            pictures = given if inputs.image is None else 1
-            work = Work.of_request(request, model.spec, inputs.template, pictures=pictures)
-            if self.dry_run:
-                print_plan(plan, request, model, placement, work, self.memory.value, target)
-                raise typer.Exit
-            anyway = check_memory(model, placement, work, self.memory.value, yes=self.yes)
-            pipeline = InfinityStarPipeline.load(
-                model,
-                placement,
-                work,
-                memory=self.memory.value,
-                anyway=anyway,
-                on_plan=say_plan,
-                on_event=display,
-            )
-            return pipeline, inputs
+        model = ChosenModel(self, [request])
+        inputs = inputs or model.read(request)
+        check(model.plan(request, inputs))
+        return model.load(request, inputs, target=target), inputs

@@ -6,20 +6,28 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from istar.cli.console import print_file, print_path, say, voice
+from istar.cli.console import (
+    StdoutBytes,
+    print_file,
+    print_path,
+    said_where_stdout_fails,
+    say,
+    voice,
+)
 from istar.cli.encoding import ClipOutput
 from istar.cli.json_events import Made
 from istar.cli.options import CommonOptions
-from istar.clip_format import clip_format
+from istar.clip_format import STREAMED_SUFFIX, clip_format, is_numbered
 from istar.errors import IstarError, MediaError, UsageError
 from istar.files import unfinished, writing_failed
 from istar.output_names import output_path
-from istar.request import GenerationRequest
+from istar.output_templates import NameTemplate, is_template
+from istar.request import GenerationRequest, Mode
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
 if TYPE_CHECKING:
@@ -48,6 +56,7 @@ class OutputFile:
         has_settings: it holds how it was made.
         has_sidecar: a file beside it does.
         stays: see the attributes.
+        streams: it goes to stdout as it is made, and `target` is no more than its format.
     """
 
     def __init__(
@@ -59,9 +68,11 @@ class OutputFile:
         has_settings: bool = True,
         has_sidecar: bool = False,
         stays: bool = True,
+        streams: bool = False,
     ) -> None:
         self.target = target
         self.written_as = written_as
+        self._streams = streams
         self.stays = stays
         self.written = False
         self._overwrite = overwrite
@@ -102,8 +113,11 @@ class OutputFile:
                 metadata=metadata if self._has_settings else {},
                 overwrite=self._overwrite or self.written,
                 kept=kept,
+                streams=self._streams,
             )
             yield writer
+            if self._streams:
+                writer.end_stream()
         writer.say_sound()
         if writer.size is not None:
             frames, fps = kept + writer.pictures, self.written_as.encoding.fps
@@ -141,6 +155,7 @@ class Writer:
         metadata: dict[str, str],
         overwrite: bool,
         kept: int,
+        streams: bool,
     ) -> None:
         self.pictures = 0
         self.size: tuple[int, int] | None = None
@@ -151,41 +166,55 @@ class Writer:
         self._metadata = metadata
         self._overwrite = overwrite
         self._kept = kept
+        self._stdout = StdoutBytes() if streams else None
         self._clip: ClipWriter | NumberedPicturesWriter | None = None
 
     def write(self, frames: Tensor) -> None:
         """Append frames; of a picture there is one."""
-        from istar.media import open_clip_writer, texts_that_fit, write_picture
-
         self.pictures += len(frames)
         self.size = (frames.shape[1], frames.shape[2])
-        if self._is_picture:
-            if texts_that_fit(self._metadata, self._target) != self._metadata:
-                say(f"{self._target}: a JPEG holds 60 kB of text; its longest settings are cut")
-            self._target = write_picture(
-                frames[0],
-                self._target,
-                overwrite=self._overwrite,
-                numbered=True,
-                metadata=self._metadata,
-            )
+        with self._stdout_failures_said():
+            if self._is_picture:
+                self._write_picture(frames[0])
+                return
+            if self._clip is None:
+                self._clip = self._stack.enter_context(self._clip_writer(*frames.shape[1:3]))
+            self._clip.write(frames)
+
+    def _write_picture(self, pixels: Tensor) -> None:
+        from istar.media import encode_png, texts_that_fit, write_picture
+
+        if self._stdout is not None:
+            self._stdout.write(encode_png(pixels, self._metadata))
             return
-        if self._clip is None:
-            self._clip = self._stack.enter_context(
-                open_clip_writer(
-                    self._target,
-                    frames.shape[1],
-                    frames.shape[2],
-                    after=self._target if self._kept else None,
-                    kept=self._kept,
-                    encoding=self._written_as.encoding,
-                    sound=self._written_as.sound,
-                    metadata=self._metadata,
-                    overwrite=self._overwrite,
-                    numbered=True,
-                )
-            )
-        self._clip.write(frames)
+        if texts_that_fit(self._metadata, self._target) != self._metadata:
+            say(f"{self._target}: a JPEG holds 60 kB of text; its longest settings are cut")
+        self._target = write_picture(
+            pixels,
+            self._target,
+            overwrite=self._overwrite,
+            numbered=True,
+            metadata=self._metadata,
+        )
+
+    def _clip_writer(
+        self, height: int, width: int
+    ) -> AbstractContextManager[ClipWriter | NumberedPicturesWriter]:
+        from istar.media import open_clip_writer
+
+        return open_clip_writer(
+            self._target,
+            height,
+            width,
+            encoding=self._written_as.encoding,
+            stream=self._stdout,
+            after=self._target if self._kept else None,
+            kept=self._kept,
+            sound=self._written_as.sound,
+            metadata=self._metadata,
+            overwrite=self._overwrite,
+            numbered=True,
+        )
 
     def say_sound(self) -> None:
         """Say what became of the sound that was to be kept."""
@@ -205,6 +234,15 @@ class Writer:
 
         assert isinstance(self._clip, ClipWriter)
         return self._clip.finish()
+
+    def end_stream(self) -> None:
+        """Send the rest of what goes to stdout."""
+        if not self._is_picture:
+            with self._stdout_failures_said():
+                self.finish()
+
+    def _stdout_failures_said(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._stdout is None else said_where_stdout_fails()
 
     @property
     def written(self) -> Path:
@@ -244,7 +282,10 @@ def output_directory(name: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def output_file(
-    options: CommonOptions, request: GenerationRequest, written_as: ClipOutput | None = None
+    options: CommonOptions,
+    request: GenerationRequest,
+    written_as: ClipOutput | None = None,
+    target: Path | None = None,
 ) -> Iterator[OutputFile]:
     """The file to write, its name settled and refused early; its path printed at the end.
 
@@ -252,6 +293,8 @@ def output_file(
         options: as typed.
         request: what is made.
         written_as: how, if it is a clip.
+        target: its name, a number added if it is taken; its directory is made. None for the one
+            that the options give.
 
     Raises:
         UsageError: stdout is a terminal and the bytes should go there; the suffix does not fit, or
@@ -261,16 +304,37 @@ def output_file(
     written_as = written_as or ClipOutput()
     if request.mode == "t2i" and written_as.words:
         raise UsageError(f"{written_as.words[0]} is for clips, and this is a picture")
-    suffix = ".png" if request.mode == "t2i" else ".mp4"
-    if options.output not in STDOUT:
-        target = output_path(
-            options.output,
-            default_stem=f"istar-{request.mode}",
-            suffix=suffix,
-            overwrite=options.overwrite,
-        )
+    suffix = ".png" if request.mode == "t2i" else STREAMED_SUFFIX
+    if target is None and options.output in STDOUT:
+        check_stdout(options)
+        if written_as.grows:
+            with _file_for_stdout(options, suffix, written_as) as output:
+                yield output
+            return
+        streamed = Path("stdout").with_suffix(suffix)
         if request.mode != "t2i":
-            _check_clip(target, written_as)
+            check_clip(streamed, written_as)
+        yield OutputFile(
+            streamed,
+            written_as=written_as,
+            overwrite=True,
+            has_settings=not options.no_metadata,
+            stays=False,
+            streams=True,
+        )
+        return
+    if target is None and options.output and is_template(options.output):
+        target = _filled(options.output, request, suffix)
+    with ExitStack() as block:
+        if target is not None:
+            directory = target.parent
+            if request.mode != "t2i" and is_numbered(target):
+                directory = directory.parent
+            block.enter_context(output_directory(directory))
+        wanted = options.output if target is None else target
+        target = free_path(wanted, request.mode, overwrite=options.overwrite)
+        if request.mode != "t2i":
+            check_clip(target, written_as)
         if options.sidecar:
             _check_sidecar(target, overwrite=options.overwrite)
         output = OutputFile(
@@ -281,33 +345,74 @@ def output_file(
             has_sidecar=options.sidecar,
         )
         yield output
-        print_path(output.target)
-        return
+    print_path(output.target)
+
+
+def free_path(wanted: str | Path | None, mode: Mode, *, overwrite: bool) -> Path:
+    """The name that a file of a mode gets, see `istar.output_names.output_path`."""
+    return output_path(
+        wanted,
+        default_stem=f"istar-{mode}",
+        suffix=".png" if mode == "t2i" else STREAMED_SUFFIX,
+        overwrite=overwrite,
+    )
+
+
+def field_values(request: GenerationRequest, number: int) -> dict[str, Callable[[], str | int]]:
+    """What fields of a template stand for, as far as a request says."""
+    return {
+        "prompt": lambda: request.typed_prompt or request.prompts[0],
+        "seed": lambda: request.seed,
+        "number": lambda: number,
+        "mode": lambda: request.mode,
+    }
+
+
+def _filled(text: str, request: GenerationRequest, suffix: str) -> Path:
+    """The name of the only file of a command, by a template."""
+    template, values = NameTemplate.parse(text, suffix=suffix), field_values(request, 1)
+    for field in template.fields - values.keys():
+        raise UsageError(f"'{text}': {{{field}}} is for what is made from a prompt")
+    return template.path(values)
+
+
+def check_stdout(options: CommonOptions) -> None:
+    """Refuse to send media where they should not go.
+
+    Raises:
+        UsageError: stdout is a terminal or takes events, or a file should lie beside it.
+    """
     if voice().as_json:
         raise UsageError("stdout takes the file or --json's events; name a file with --output")
     if sys.stdout.isatty():
         raise UsageError("stdout is a terminal; send it to a file, or name one with --output")
     if options.sidecar:
         raise UsageError("--sidecar writes a file beside the output, and stdout has no such place")
+
+
+@contextmanager
+def _file_for_stdout(
+    options: CommonOptions, suffix: str, written_as: ClipOutput
+) -> Iterator[OutputFile]:
+    """A temporary file for what is written again and again, sent to stdout at the end."""
     directory = Path(tempfile.mkdtemp(prefix="istar-"))
-    output = OutputFile(
-        directory / f"output{suffix}",
-        written_as=written_as,
-        overwrite=True,
-        has_settings=not options.no_metadata,
-        stays=False,
-    )
+    target = directory / f"output{suffix}"
     with ExitStack() as block:
         block.enter_context(unfinished(directory))
         block.callback(shutil.rmtree, directory, ignore_errors=True)
-        if request.mode != "t2i":
-            _check_clip(output.target, written_as)
-        yield output
+        check_clip(target, written_as)
+        yield OutputFile(
+            target,
+            written_as=written_as,
+            overwrite=True,
+            has_settings=not options.no_metadata,
+            stays=False,
+        )
         try:
-            print_file(output.target)
+            print_file(target)
         except IstarError as error:
             block.pop_all()
-            raise IstarError(f"{error}; the file is kept as {output.target}") from error
+            raise IstarError(f"{error}; the file is kept as {target}") from error
 
 
 def _check_sidecar(target: Path, *, overwrite: bool) -> None:
@@ -319,7 +424,7 @@ def _check_sidecar(target: Path, *, overwrite: bool) -> None:
         raise MediaError(f"'{beside}' exists", remedies=("other_name", "overwrite"))
 
 
-def _check_clip(target: Path, written_as: ClipOutput) -> None:
+def check_clip(target: Path, written_as: ClipOutput) -> None:
     """Refuse what the format of a clip does not know, before anything is loaded."""
     written_as.encoding.check(target)
     kind = clip_format(target)

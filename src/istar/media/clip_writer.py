@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import torch
@@ -14,7 +14,13 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from istar.clip_format import ClipEncoding, clip_format, is_numbered
+from istar.clip_format import (
+    CLIP_FORMATS,
+    STREAMED_SUFFIX,
+    ClipEncoding,
+    clip_format,
+    is_numbered,
+)
 from istar.errors import MediaError, UsageError
 from istar.files import PendingFile, writing_failed
 from istar.media.animation_texts import add_texts
@@ -24,6 +30,15 @@ from istar.media.picture_writer import clean_texts
 from istar.media.sound import Sound, open_sound
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+_FRAGMENTS = {
+    # A reader that cannot seek knows the clip from its beginning, whose first picture is at 0.
+    "movflags": "+frag_keyframe+empty_moov+default_base_moof+negative_cts_offsets",
+    "frag_duration": "1000000",  # microseconds: shorter than from one key frame to the next
+}
+_BUFFER_BYTES = 65_536
 _PLAIN_KEYS = frozenset({"title", "comment", "artist", "description", "copyright", "date"})
 
 
@@ -41,6 +56,8 @@ class ClipWriter:
         target: ends in one of `istar.output_names.CLIP_SUFFIXES`.
         height, width: of every frame; even for MP4 and WebM.
         encoding: how it is encoded, and how fast it plays.
+        stream: where the bytes go as they are made, of MP4 only, which is in fragments then;
+            `target` is no more than a name in messages, and what was sent stays sent.
         after: a file that a `ClipWriter` of this size, format and speed wrote; its pictures come
             first, copied and not encoded again. It may be `target` itself. MP4 and WebM only. Its
             last part must have several pictures: after a single one the encoder's order of
@@ -58,6 +75,7 @@ class ClipWriter:
         UsageError: another suffix, or what its format does not know.
         MediaError: an odd size, wrong frames, no frames, `target` exists, a sound that does not
             fit, or writing failed.
+        OSError: `stream` took no more.
     """
 
     def __init__(
@@ -67,6 +85,7 @@ class ClipWriter:
         width: int,
         *,
         encoding: ClipEncoding | None = None,
+        stream: SupportsWrite[bytes] | None = None,
         after: Path | None = None,
         kept: int | None = None,
         sound: Path | None = None,
@@ -79,6 +98,8 @@ class ClipWriter:
         kind = clip_format(target)
         if is_numbered(target):
             raise UsageError(f"'{target}' stands for numbered pictures, not for a file")
+        if stream is not None and kind is not CLIP_FORMATS[STREAMED_SUFFIX]:
+            raise UsageError(f"{kind.name} cannot be written piece by piece; choose MP4")
         if after is not None and not kind.continues:
             raise UsageError(f"{kind.name} cannot be continued; choose MP4 or WebM")
         if height < 2 or width < 2 or (kind.even and (height % 2 or width % 2)):
@@ -90,6 +111,7 @@ class ClipWriter:
         self._encoding = encoding
         self._encoder = ENCODERS[target.suffix.lower()]
         self._rate = encoding.rate(FRAMES_PER_SECOND)
+        self._pipe = stream
         self._after = after
         self._kept = kept
         self._sound_source = sound
@@ -122,7 +144,8 @@ class ClipWriter:
     @contextmanager
     def _file(self) -> Iterator[None]:
         with ExitStack() as block:
-            block.enter_context(self._pending)
+            if self._pipe is None:
+                block.enter_context(self._pending)
             if self._sound_source is not None:
                 self._sound = block.enter_context(open_sound(self._sound_source, self.target))
             with self._failures_named():
@@ -159,14 +182,23 @@ class ClipWriter:
         return self._pending.temporary
 
     def _open(self) -> None:
-        encoder, options = self._encoder, dict(self._encoder.container_options)
+        encoder = self._encoder
+        options = dict(encoder.container_options if self._pipe is None else _FRAGMENTS)
         if encoder.container == "mp4" and not self._metadata.keys() <= _PLAIN_KEYS:
             options["movflags"] += "+use_metadata_tags"
         if encoder.is_video and not self._metadata:
             options["fflags"] = "+bitexact"  # no version of libav
         # An absolute path behind `file:` is never taken for another protocol.
         url = f"file:{self._pending.temporary.absolute()}"
-        self._container = av.open(url, "w", format=encoder.container, options=options)
+        # Sizes of the parts of a head are put in when it is complete: it stays in memory till then.
+        texts = sum(len(text.encode()) for entry in self._metadata.items() for text in entry)
+        self._container = av.open(
+            url if self._pipe is None else self._pipe,
+            "w",
+            format=encoder.container,
+            options=options,
+            buffer_size=_BUFFER_BYTES + texts,
+        )
         stream = self._container.add_stream(
             encoder.codec, rate=self._rate, options=encoder.options(self._encoding)
         )
@@ -213,6 +245,8 @@ class ClipWriter:
         try:
             yield
         except (av.FFmpegError, OSError) as error:
+            if self._pipe is not None and not isinstance(error, av.FFmpegError):
+                raise
             raise writing_failed(self.target, error) from error
 
     def write(self, frames: Tensor) -> None:
@@ -260,6 +294,7 @@ def open_clip_writer(
     width: int,
     *,
     encoding: ClipEncoding | None = None,
+    stream: SupportsWrite[bytes] | None = None,
     after: Path | None = None,
     kept: int | None = None,
     sound: Path | None = None,
@@ -274,6 +309,7 @@ def open_clip_writer(
             height,
             width,
             encoding=encoding,
+            stream=stream,
             after=after,
             kept=kept,
             sound=sound,

@@ -89,10 +89,11 @@ def png_texts(texts: Mapping[str, str]) -> PngImagePlugin.PngInfo:
     return chunks
 
 
-def encode_png(pixels: Tensor) -> bytes:
-    """A picture `(H, W, 3)` uint8 RGB as the bytes of a PNG."""
-    file = BytesIO()
-    Image.fromarray(pixels.detach().cpu().contiguous().numpy()).save(file, "PNG")
+def encode_png(pixels: Tensor, metadata: Mapping[str, str] | None = None) -> bytes:
+    """A picture `(H, W, 3)` uint8 RGB, and texts, as the bytes of a PNG."""
+    file, texts = BytesIO(), clean_texts(metadata or {})
+    picture = Image.fromarray(pixels.detach().cpu().contiguous().numpy())
+    picture.save(file, "PNG", pnginfo=png_texts(texts))
     return file.getvalue()
 
 

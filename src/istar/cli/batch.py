@@ -1,0 +1,261 @@
+"""Making files one after the other with a model that is loaded once; a single one, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from istar.cli.chosen_model import ChosenModel
+from istar.cli.console import say, say_failure
+from istar.cli.keep import TakeSettings, kept_take, take_settings
+from istar.cli.naming import OutputNames
+from istar.cli.output import OutputFile, output_file
+from istar.cli.remedies import message
+from istar.errors import IstarError
+
+if TYPE_CHECKING:
+    from istar.cli.options import CommonOptions
+    from istar.cli.previews import PreviewOutput
+    from istar.cli.tasks import Task
+    from istar.events import Event
+    from istar.inputs import Inputs
+    from istar.job import Job
+    from istar.pipeline import InfinityStarPipeline
+    from istar.request import GenerationRequest
+
+
+class Batch:
+    """Counts what becomes of tasks; where there are several, one that fails ends no other.
+
+    Args:
+        several: a list may have one line, and is several all the same.
+        resumes: names are predictable, so that the same command can go on.
+
+    Attributes:
+        made, skipped, failed: how many.
+    """
+
+    def __init__(self, *, several: bool, resumes: bool) -> None:
+        self.made = self.skipped = self.failed = 0
+        self._several = several
+        self._resumes = resumes
+        self._is_ended = False
+
+    @contextmanager
+    def attempt(self, label: str, *, files: int = 1) -> Iterator[None]:
+        """Inside, one of several tasks may fail: it is said and counted.
+
+        Args:
+            label: what it is called.
+            files: how many are missing then.
+        """
+        try:
+            yield
+        except IstarError as error:
+            if not self._several or self._is_ended:
+                raise
+            self.failed += files
+            say_failure(f"{label}: {message(error)}")
+
+    @contextmanager
+    def ending_it(self) -> Iterator[None]:
+        """Inside, what fails would fail for every task, and ends them all."""
+        try:
+            yield
+        except IstarError:
+            self._is_ended = True
+            raise
+
+    @contextmanager
+    def counted(self, total: int) -> Iterator[None]:
+        """Inside, all tasks are done; then, or where something ends them, it is said how many are.
+
+        Args:
+            total: how many there are, those included that failed before.
+
+        Raises:
+            Exit: some failed.
+        """
+        try:
+            yield
+        except BaseException:
+            if self._several and (done := self.made + self.skipped):
+                others = "; the same command with --skip-existing makes the others"
+                say(f"{done} of {total} made{others if self._resumes else ''}")
+            raise
+        if not self._several:
+            return
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
+        failed = f", {self.failed} failed" if self.failed else ""
+        say(f"{self.made} of {total} made{skipped}{failed}")
+        if self.failed:
+            raise typer.Exit(1)
+
+
+def make_all(
+    options: CommonOptions,
+    tasks: Sequence[Task],
+    names: OutputNames,
+    batch: Batch,
+    *,
+    seconds: float | None,
+    rewrites: bool = False,
+) -> None:
+    """Make files with one model, which is loaded for the first that has to be made.
+
+    Args:
+        options: of the command.
+        tasks: what is made.
+        names: of the files.
+        batch: counts them.
+        seconds: how long each may take; None for as long as it takes.
+        rewrites: a language model writes richer prompts first.
+
+    Raises:
+        IstarError: the model cannot be had; of a single task also that it failed.
+        Exit: several were to be made, and some failed.
+    """
+    total = len(tasks) + batch.failed
+    settings = take_settings(options)
+    with batch.counted(total):
+        if not tasks:
+            return
+        model = ChosenModel(options, [task.request for task in tasks])
+        todo = _to_be_made(tasks, model, names, batch)
+        requests = [task.request for task, _ in todo]
+        if rewrites and requests:
+            from istar.cli.rewrite import rewritten_requests
+
+            requests = rewritten_requests(requests, options.device)
+        pipeline: InfinityStarPipeline | None = None
+        previews: PreviewOutput | None = None
+        said: set[str] = set()
+        for (task, target), request in zip(todo, requests, strict=True):
+            with batch.attempt(task.label):
+                with output_file(options, request, task.written_as, target) as output:
+                    if total > 1:
+                        say(f"{task.number} of {total}, {task.label}: {request.prompts[0]:.80}")
+                    if previews is None:
+                        with batch.ending_it():
+                            previews = options.previews(request, output.target)
+                    inputs = model.read(request)
+                    model.plan(request, inputs)
+                    if task.written_as.sound:
+                        inputs = inputs.with_sound_kept()
+                    if pipeline is None:
+                        with batch.ending_it():
+                            pipeline = model.load(request, inputs, target=output.target)
+                    if task.tiles:
+                        _make_tiles(pipeline, (request, *task.tiles), inputs, output, said)
+                    else:
+                        make_file(
+                            pipeline.job(request, inputs),
+                            pipeline,
+                            output,
+                            options,
+                            settings,
+                            previews,
+                            seconds=seconds,
+                            said=said,
+                        )
+                batch.made += 1
+
+
+def _to_be_made(
+    tasks: Sequence[Task], model: ChosenModel, names: OutputNames, batch: Batch
+) -> list[tuple[Task, Path | None]]:
+    """Those of some tasks that a model can do and whose files are not there, with their names."""
+    found = []
+    for task in tasks:
+        with batch.attempt(task.label):
+            model.spec.check_possible(task.request.mode, task.request.seconds)
+            target = names.target(task.label, task.request, task.number, task.output, model)
+            if names.is_there(target):
+                batch.skipped += 1
+            else:
+                found.append((task, target))
+    return found
+
+
+def _make_tiles(
+    pipeline: InfinityStarPipeline,
+    requests: Sequence[GenerationRequest],
+    inputs: Inputs,
+    output: OutputFile,
+    said: set[str],
+) -> None:
+    """Write pictures as one, two in a row, with the settings of the first."""
+    from istar.cli.display import StepDisplay
+    from istar.media.sheet import page
+
+    tiles = []
+    with StepDisplay() as display:
+        for request in requests:
+            events = _new_notes(pipeline.stream(request, inputs), said)
+            tiles += [frames[0] for frames in display.pictures_of(events)]
+    with output.writing(pipeline, requests[0]) as writer:
+        writer.write(page(tiles, columns=2).unsqueeze(0))
+
+
+def make_file(
+    job: Job,
+    pipeline: InfinityStarPipeline,
+    output: OutputFile,
+    options: CommonOptions,
+    settings: TakeSettings | None,
+    previews: PreviewOutput,
+    *,
+    seconds: float | None = None,
+    continued: Path | None = None,
+    said: set[str] | None = None,
+) -> None:
+    """Write what a job makes; meanwhile its take is kept.
+
+    Args:
+        job: a job.
+        pipeline: the model.
+        output: the file.
+        options: of the command.
+        settings: what becomes of the take.
+        previews: where previews go.
+        seconds: how long it may take.
+        continued: the file of the take that the job continues, see `kept_take`.
+        said: notes of other jobs, which are not said again; those of this one are added.
+    """
+    from istar.cli.display import StepDisplay
+
+    words = [*options.model_words, *output.written_as.words]
+    events = _new_notes(_events(job, previews, seconds), set() if said is None else said)
+    with (
+        kept_take(job, words, settings, continued) as keeping,
+        StepDisplay(previews) as display,
+        output.writing(pipeline, job.take(), deadline=seconds) as writer,
+    ):
+        for frames in display.pictures_of(keeping(events)):
+            writer.write(frames)
+        display.writing(output.target)
+
+
+def _events(job: Job, previews: PreviewOutput, seconds: float | None) -> Iterator[Event]:
+    """A job's events, to its end or for so many seconds."""
+    if seconds is None:
+        return job.run(preview=previews.wanted)
+    from istar.deadline import run_in_time
+
+    return run_in_time(job, seconds, preview=previews.wanted)
+
+
+def _new_notes(events: Iterator[Event], said: set[str]) -> Iterator[Event]:
+    """Events without the notes that were said before; those of these are added."""
+    from istar.events import Note
+
+    for event in events:
+        if not isinstance(event, Note):
+            yield event
+        elif event.text not in said:
+            said.add(event.text)
+            yield event

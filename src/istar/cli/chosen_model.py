@@ -1,0 +1,146 @@
+"""The model of a command: chosen once, asked what it can do, loaded when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from istar.request import GenerationRequest
+
+if TYPE_CHECKING:
+    from istar.cli.options import CommonOptions
+    from istar.inputs import Inputs
+    from istar.model_spec import ModelSpec
+    from istar.pipeline import InfinityStarPipeline
+    from istar.plan import Plan
+
+
+class ChosenModel:
+    """A model that does what some requests of one mode ask.
+
+    Args:
+        options: of the command.
+        requests: what is made.
+
+    Raises:
+        IstarError: as `istar.models.find.find_model`.
+    """
+
+    def __init__(self, options: CommonOptions, requests: Sequence[GenerationRequest]) -> None:
+        from istar.cli.display import DownloadDisplay
+        from istar.models.find import find_model
+        from istar.placement import Placement
+
+        first, lengths = requests[0], [one.seconds for one in requests if one.seconds is not None]
+        dtype = options.dtype.value if options.dtype else None
+        if dtype is None and options.reused:
+            dtype = options.reused.dtype_on(Placement.choose(options.device).device.type)
+        self._options = options
+        self._placement = Placement.choose(options.device, dtype)
+        with DownloadDisplay() as display:
+            model = find_model(
+                options.model,
+                mode=first.mode,
+                resolution=options.res.value if options.res else None,
+                seconds=max(lengths, default=None),
+                dtype=self._placement.precision,
+                on_event=display,
+            )
+        if options.reused:
+            model = options.reused.model_of_then(model, self._placement, first)
+        self._model = model
+        self._longest = max(map(model.spec.seconds_for, requests))
+        self._read: tuple[tuple[Any, ...], Inputs] | None = None
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model."""
+        return self._model.spec
+
+    def read(self, request: GenerationRequest) -> Inputs:
+        """A request's input; that of the request before is not read again.
+
+        Raises:
+            IstarError: as `istar.inputs.read_inputs`.
+        """
+        from istar.inputs import read_inputs
+
+        wanted = (request.image, request.clip, request.aspect)
+        if self._read is None or self._read[0] != wanted:
+            self._read = wanted, read_inputs(request, self.spec)
+        return self._read[1]
+
+    def size_of(self, request: GenerationRequest) -> tuple[int, int]:
+        """Height and width of a request's pictures; errors are those of `read`."""
+        from istar.inputs import picture_size
+
+        return picture_size(self.read(request).template, self.spec)
+
+    def plan(self, request: GenerationRequest, inputs: Inputs) -> Plan:
+        """A request's plan.
+
+        Raises:
+            CheckpointError: the model cannot do it.
+            StateError: another model made the take that is continued.
+        """
+        from istar.plan import plan_request
+        from istar.resume import check_maker
+
+        if inputs.take is not None:
+            check_maker(inputs.take, self.spec)
+        given = inputs.given_pictures
+        return plan_request(request, self.spec, inputs.template, given_pictures=given)
+
+    def load(
+        self, request: GenerationRequest, inputs: Inputs, *, target: Path | None = None
+    ) -> InfinityStarPipeline:
+        """The model, loaded; its memory plan is for one of the requests, as long as the longest.
+
+        Args:
+            request: what is made first.
+            inputs: its input.
+            target: its file, as `--dry-run` names it.
+
+        Raises:
+            Exit: with `--dry-run`, once the plan is printed.
+            IstarError: as `InfinityStarPipeline.load`, or it does not fit and nobody agreed.
+        """
+        from istar.cli.display import DownloadDisplay
+        from istar.cli.dry_run import print_plan
+        from istar.cli.memory_check import check_memory, say_plan
+        from istar.memory_use import Work
+        from istar.pipeline import InfinityStarPipeline
+
+        options = self._options
+        if self._longest > self.spec.seconds_for(request):
+            request = replace(request, seconds=self._longest)
+        pictures = inputs.given_pictures if inputs.image is None else 1
+        work = Work.of_request(request, self.spec, inputs.template, pictures=pictures)
+        if options.dry_run:
+            print_plan(
+                self.plan(request, inputs),
+                request,
+                self._model,
+                self._placement,
+                work,
+                options.memory.value,
+                target,
+            )
+            raise typer.Exit
+        anyway = check_memory(
+            self._model, self._placement, work, options.memory.value, yes=options.yes
+        )
+        with DownloadDisplay() as display:
+            return InfinityStarPipeline.load(
+                self._model,
+                self._placement,
+                work,
+                memory=options.memory.value,
+                anyway=anyway,
+                on_plan=say_plan,
+                on_event=display,
+            )
