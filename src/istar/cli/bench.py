@@ -9,7 +9,7 @@ import typer
 
 from istar.cli.console import print_json, print_lines, printable
 from istar.cli.memory_check import check_memory
-from istar.cli.options import (
+from istar.cli.option_types import (
     DeviceOption,
     DtypeOption,
     Memory,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -12,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from istar.cli.console import say
 from istar.cli.display import StepDisplay
-from istar.cli.drafts import consecutive_seeds
 from istar.cli.film import Film
 from istar.cli.keep import TakeKeeper
 from istar.cli.remedies import message
+from istar.cli.seeds import consecutive_seeds, drawn_seed
 from istar.cli.session_drafts import draft_prompt
 from istar.cli.session_lines import (
     Command,
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from istar.job import Job
     from istar.pipeline import InfinityStarPipeline
     from istar.take import Take
-
-_SEED_BITS = 32
 
 
 class Conversation:
@@ -156,7 +153,7 @@ class Conversation:
         """Draft a prompt with the seed that was set, or one that is drawn, and those after it."""
         first = self._session.settings.seed
         if first is None:
-            first = secrets.randbits(_SEED_BITS)
+            first = drawn_seed()
         sheet = self._session.directory / "drafts.png"
         seeds = consecutive_seeds(first, self._wanted)
         self._drafts = draft_prompt(self._job, prompt, seeds, sheet)
@@ -188,7 +185,7 @@ class Conversation:
         """The last prompt with the seed that was set, or one that is drawn and said."""
         seed, request = self._session.settings.seed, self._job.request
         if seed is None:
-            seed = secrets.randbits(_SEED_BITS)
+            seed = drawn_seed()
             say(f"seed {seed}")
         former = self._job
         try:

@@ -17,7 +17,7 @@ from istar.cli.json_events import drafts_event
 from istar.cli.output import STDOUT, output_directory
 from istar.errors import IstarError, UsageError
 from istar.plurals import counted
-from istar.request import LAST_SEED, GenerationRequest
+from istar.request import GenerationRequest
 
 if TYPE_CHECKING:
     from istar.events import Event
@@ -87,17 +87,6 @@ def parse_scale(text: str) -> tuple[int, int] | None:
     """Width and height of a scale, as typed; None of another text."""
     found = _SCALE.fullmatch(text)
     return found and (int(found[1]), int(found[2]))
-
-
-def consecutive_seeds(first: int, number: int) -> range:
-    """The seeds of several drafts.
-
-    Raises:
-        UsageError: there are not so many.
-    """
-    if first + number - 1 > LAST_SEED:
-        raise UsageError(f"{number} seeds from {first} on pass the largest, {LAST_SEED}")
-    return range(first, first + number)
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from istar.cli.console import say
 from istar.cli.encoding import ClipOutput
 from istar.cli.naming import OutputNames
 from istar.cli.option_groups import with_option_groups
-from istar.cli.options import CommonOptions, SecondsOption
+from istar.cli.option_types import SecondsOption
+from istar.cli.options import CommonOptions
 from istar.cli.output import STDOUT, output_directory
 from istar.cli.tasks import Task
 from istar.errors import UsageError

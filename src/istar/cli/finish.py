@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from istar.cli.drafts import (
     MOST_DRAFTS,
     DraftOption,
     UntilOption,
-    consecutive_seeds,
     drafts_directory,
     make_drafts,
     parse_scale,
@@ -31,9 +29,7 @@ from istar.cli.generate import DeadlineOption, parse_deadline
 from istar.cli.inputs import read_prompt, take_file
 from istar.cli.keep import TakeSettings
 from istar.cli.option_groups import with_option_groups
-from istar.cli.options import (
-    RANDOM_SEED_BITS,
-    CommonOptions,
+from istar.cli.option_types import (
     EventsOption,
     NoMetadataOption,
     NoTakeOption,
@@ -45,8 +41,10 @@ from istar.cli.options import (
     SidecarOption,
     VerboseOption,
 )
+from istar.cli.options import CommonOptions
 from istar.cli.output import STDOUT, output_directory, output_file
 from istar.cli.render import write_rendered
+from istar.cli.seeds import consecutive_seeds, drawn_seed
 from istar.cli.take_options import TakeArgument, TakeOptions
 from istar.errors import UsageError
 from istar.output_names import SLASHES
@@ -220,7 +218,7 @@ def vary(
     path = take_file(take)
     held = Take.load(path)
     text = read_prompt(prompt)
-    first = secrets.randbits(RANDOM_SEED_BITS) if seed is None else seed
+    first = drawn_seed() if seed is None else seed
     starts = [
         held.varied(keep=kept or None, seed=one, prompt=text, seconds=times, region=place)
         for one in consecutive_seeds(first, count)

@@ -17,30 +17,26 @@ from istar.cli.drafts import (
     BestOption,
     DraftOption,
     UntilOption,
-    consecutive_seeds,
     drafts_directory,
     make_drafts,
     parse_until,
 )
-from istar.cli.encoding import (
-    Audio,
-    ClipOutput,
-    EncodingOptions,
-    refuse_encoding_of_drafts,
-)
+from istar.cli.encoding import Audio, ClipOutput, EncodingOptions, refuse_encoding_of_drafts
 from istar.cli.inputs import STDIN, input_clip, input_file, is_take, read_prompt
 from istar.cli.naming import OutputNames
 from istar.cli.option_groups import with_option_groups
-from istar.cli.options import (
-    CommonOptions,
-    OptionalPromptArgument,
-    PromptArgument,
-    SecondsOption,
-    drawn_seed,
-)
+from istar.cli.option_types import OptionalPromptArgument, PromptArgument, SecondsOption
+from istar.cli.options import CommonOptions
 from istar.cli.prompt_list import Asked
 from istar.cli.rewrite import rewritten_requests
-from istar.cli.seeds import MOST_SEEDS, Seeds, SeedsOption, parse_seeds
+from istar.cli.seeds import (
+    MOST_SEEDS,
+    Seeds,
+    SeedsOption,
+    consecutive_seeds,
+    drawn_seed,
+    parse_seeds,
+)
 from istar.cli.tasks import request_for, tasks_of
 from istar.errors import UsageError
 from istar.request import GenerationRequest, Mode

@@ -17,14 +17,7 @@ from istar.cli.option_groups import with_option_groups
 from istar.cli.options import CommonOptions
 from istar.cli.output import OutputFile, output_file
 from istar.cli.session import FIRST_BRANCH, Session, held_alone, is_session
-from istar.cli.session_lines import (
-    Command,
-    Line,
-    TypedLines,
-    parse_seed,
-    place_words,
-    say_help,
-)
+from istar.cli.session_lines import Command, Line, TypedLines, parse_seed, place_words, say_help
 from istar.cli.session_script import ScriptLines
 from istar.cli.session_start import in_its_dtype, new_session, video_of
 from istar.cli.story import STORY_SUFFIX

@@ -10,7 +10,7 @@ import typer
 from istar.cli.console import print_json, print_lines, print_path, say
 from istar.cli.eval_prompts import prompts
 from istar.cli.memory_check import check_memory
-from istar.cli.options import (
+from istar.cli.option_types import (
     DeviceOption,
     DtypeOption,
     Memory,

@@ -10,7 +10,7 @@ import typer
 
 from istar.byte_size import readable_size
 from istar.cli.console import asked_yes, print_json, print_lines, print_path, say, speak
-from istar.cli.options import NumberType, QuietOption
+from istar.cli.option_types import NumberType, QuietOption
 from istar.errors import IstarError, UsageError
 
 if TYPE_CHECKING:

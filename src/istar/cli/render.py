@@ -11,13 +11,8 @@ import typer
 from istar.cli.console import print_json, print_lines, printable
 from istar.cli.encoding import ClipOutput, EncodingOptions
 from istar.cli.option_groups import with_option_groups
-from istar.cli.options import (
-    CommonOptions,
-    EventsOption,
-    NoMetadataOption,
-    OverwriteOption,
-    SidecarOption,
-)
+from istar.cli.option_types import EventsOption, NoMetadataOption, OverwriteOption, SidecarOption
+from istar.cli.options import CommonOptions
 from istar.cli.output import OutputFile, output_file
 from istar.cli.take_model import load_for_take
 from istar.cli.take_options import DecodeOptions, TakeArgument, TakeOptions

@@ -14,7 +14,7 @@ import typer
 
 from istar.cli.console import print_lines, say
 from istar.cli.inputs import read_prompt
-from istar.cli.options import DeviceOption
+from istar.cli.option_types import DeviceOption
 from istar.cli.remedies import message
 from istar.errors import HubError, RewriteError, UsageError
 from istar.plurals import counted

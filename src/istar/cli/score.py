@@ -10,7 +10,7 @@ import typer
 
 from istar.cli.console import print_json, print_lines, print_path, printable
 from istar.cli.option_groups import with_option_groups
-from istar.cli.options import OverwriteOption
+from istar.cli.option_types import OverwriteOption
 from istar.cli.take_options import TakeArgument, TakeOptions
 from istar.generation.until import scale_name
 from istar.output_names import output_path

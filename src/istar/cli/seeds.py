@@ -15,6 +15,7 @@ from istar.request import LAST_SEED
 
 MOST_SEEDS = 10_000
 
+_DRAWN_BITS = 32
 _RANGE = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 
 SeedsOption = Annotated[
@@ -67,3 +68,21 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if len(seeds) > MOST_SEEDS:
         raise UsageError(f"--seed: these are more than {MOST_SEEDS} seeds")
     return tuple(seeds)
+
+
+def consecutive_seeds(first: int, number: int) -> range:
+    """The seeds of several drafts.
+
+    Raises:
+        UsageError: there are not so many.
+    """
+    if first + number - 1 > LAST_SEED:
+        raise UsageError(f"seed {first + number - 1} is too large; the largest is {LAST_SEED}")
+    return range(first, first + number)
+
+
+def drawn_seed() -> int:
+    """A seed by chance."""
+    import secrets
+
+    return secrets.randbits(_DRAWN_BITS)

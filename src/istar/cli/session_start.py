@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from istar.cli.encoding import ClipOutput
-from istar.cli.options import CommonOptions, NumberType
+from istar.cli.option_types import NumberType
+from istar.cli.options import CommonOptions
 from istar.cli.output import OutputFile
 from istar.cli.session import SESSION_SUFFIX, Session, held_alone
 from istar.files import unfinished

@@ -38,7 +38,7 @@ def guidance_check(value: float, command: str) -> None:
 
 def device_check(value: str, command: str) -> None:
     """Refuse a name of no kind of device."""
-    from istar.cli.options import checked_device
+    from istar.cli.option_types import checked_device
 
     checked_device(value)
 
@@ -82,21 +82,21 @@ def timeout_check(value: float, command: str) -> None:
 
 def resolutions() -> tuple[str, ...]:
     """Those of `--res`."""
-    from istar.cli.options import Resolution
+    from istar.cli.option_types import Resolution
 
     return _values(Resolution)
 
 
 def dtypes() -> tuple[str, ...]:
     """Those of `--dtype`."""
-    from istar.cli.options import NumberType
+    from istar.cli.option_types import NumberType
 
     return _values(NumberType)
 
 
 def memory_plans() -> tuple[str, ...]:
     """Those of `--memory`."""
-    from istar.cli.options import Memory
+    from istar.cli.option_types import Memory
 
     return _values(Memory)
 

@@ -99,7 +99,7 @@ class StorySettings:
         Raises:
             UsageError: `res` is none.
         """
-        from istar.cli.options import Resolution
+        from istar.cli.option_types import Resolution
 
         names = [one.value for one in Resolution]
         if self.res is not None and self.res not in names:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,8 +12,9 @@ from istar.cli.console import print_path, say
 from istar.cli.conversation import Conversation
 from istar.cli.encoding import ClipOutput
 from istar.cli.inputs import input_file
-from istar.cli.options import RANDOM_SEED_BITS, CommonOptions
+from istar.cli.options import CommonOptions
 from istar.cli.output import STDOUT, output_file
+from istar.cli.seeds import drawn_seed
 from istar.cli.session import SESSION_SUFFIX, Session, held_alone, is_session
 from istar.cli.session_start import in_its_dtype, new_session, video_of
 from istar.cli.story import Story, StoryClip
@@ -163,11 +163,7 @@ def _seeds(options: CommonOptions, story: Story, again: int | None) -> dict[int,
         raise UsageError(f"there is no scene {again}; '{story.path}' has {len(story.scenes)}")
     if options.seed is not None:
         return {again or 1: options.seed}
-    return {} if again is None else {again: _drawn_seed()}
-
-
-def _drawn_seed() -> int:
-    return secrets.randbits(RANDOM_SEED_BITS)
+    return {} if again is None else {again: drawn_seed()}
 
 
 def _tell_anew(plan: StoryPlan) -> None:
@@ -247,7 +243,7 @@ def _keep(session: Session, take: Take | None) -> None:
 def _first(plan: StoryPlan, inputs: Inputs) -> tuple[GenerationRequest, Inputs]:
     """The request of a story's first clip, and its picture."""
     clip = plan.clips[0]
-    seed = _drawn_seed() if clip.seed is None else clip.seed
+    seed = drawn_seed() if clip.seed is None else clip.seed
     _say_scene(plan, replace(clip, seed=seed))
     request = replace(
         plan.request, prompt=(clip.prompt,), images=plan.request.images[:1], seed=seed

@@ -11,7 +11,7 @@ import typer
 
 from istar.cli.completion import model_names, take_names
 from istar.cli.inputs import take_file
-from istar.cli.options import (
+from istar.cli.option_types import (
     DeviceOption,
     DtypeOption,
     Memory,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from istar.cli.drafts import consecutive_seeds
 from istar.cli.encoding import ClipOutput
 from istar.cli.inputs import input_clip, input_file
 from istar.cli.prompt_list import Asked, read_lines
+from istar.cli.seeds import consecutive_seeds
 from istar.errors import UsageError
 from istar.request import GenerationRequest, Mode
 

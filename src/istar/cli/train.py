@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import print_path, said_when_stopped, say
-from istar.cli.options import DeviceOption
+from istar.cli.option_types import DeviceOption
 from istar.errors import UsageError
 from istar.plurals import counted
 
