@@ -46,6 +46,8 @@ SETTINGS = replace(
         encoding=ClipEncoding(fps=24, crf=18, preset=Preset.SLOW),
     ),
     start=UsedSampling(guidance=SPEC.sampling.guidance, tau=(1.0, 0.5)),
+    deadline=20.0,
+    unfinished=True,
     varied=True,
     seeds=(1, LAST_SEED),
 )

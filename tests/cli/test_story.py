@@ -180,7 +180,10 @@ def test_a_story_that_is_interrupted_continues(capfd: pytest.CaptureFixture[str]
     assert prompts() == ("one", "two", "two")
 
 
-def test_a_check_says_what_it_takes(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_check_says_what_it_takes(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # where no run has been
     write_story(ONE, TWO, CUT)
     lines, said = tell(capfd, "--check")
     assert said == ""

@@ -10,7 +10,7 @@ import pytest
 
 from istar.bench.benchmark import counted
 from istar.bench.made_up import Sizes, text_tokens
-from istar.bench.run import Workload
+from istar.bench.run import Workload, step_name
 from istar.generation.flop import step_flop, window_flop
 from istar.generation.schedule import ContextKind
 from istar.model_spec import ModelSpec
@@ -37,7 +37,7 @@ def by_stage(spec: ModelSpec, workload: Workload, sizes: Sizes) -> dict[str, int
     )
     result: Counter[str] = Counter()
     for step, own in zip(steps, flop, strict=True):
-        result[f"clip {step.clip}, {'×'.join(map(str, step.grid))}"] += own
+        result[step_name(step)] += own
     return dict(result)
 
 

@@ -16,7 +16,7 @@ from istar.bench.cost import Cost, Costs, Stage
 from istar.bench.meter import Meter, tensors_in
 from istar.bench.replay import replayed
 from istar.events import ClipReady
-from istar.generation.schedule import nearest_template
+from istar.generation.schedule import Step, nearest_template
 from istar.generation.until import scale_name
 from istar.inputs import Inputs, picture_size
 from istar.job import Job
@@ -194,10 +194,13 @@ def _next_stage(job: Job) -> Stage:
         return Stage("text", f"{window}text")
     if state.decodes_next:
         return Stage("decode", f"{window}decode clip {state.decoded + 1}")
-    step = state.generation.next_step
+    return Stage("step", window + step_name(state.generation.next_step))
+
+
+def step_name(step: Step) -> str:
+    """The clip and the scale of a step."""
     scale = scale_name(step.grid.width, step.grid.height)
-    frames = counted(step.grid.frames, "frame")
-    return Stage("step", f"{window}clip {step.clip + 1}, {scale} of {frames}")
+    return f"clip {step.clip + 1}, {scale} of {counted(step.grid.frames, 'frame')}"
 
 
 # What a generation does not report by itself is seen by hooks of its modules.
