@@ -50,6 +50,7 @@ SETTINGS = replace(
     unfinished=True,
     varied=True,
     seeds=(1, LAST_SEED),
+    cuts=(2,),
 )
 """No field is as it is by default."""
 
