@@ -11,7 +11,8 @@ import typer
 
 from istar.cli.app import app, run
 from istar.cli.commands import ENTRIES
-from istar.cli.options import CommonOptions, Memory, NumberType, Resolution
+from istar.cli.option_types import Memory, NumberType, Resolution
+from istar.cli.options import CommonOptions
 from istar.cli.rewrite import RewriteSettings
 from istar.cli.setting_table import SETTINGS
 from istar.cli.settings import values_in_file
