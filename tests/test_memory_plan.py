@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from istar import DeviceError
+from istar.generation.schedule import nearest_template
 from istar.host_memory import HostMemory, host_memory
 from istar.memory_plan import MemoryPlan, Room, choose_plans, memory_plans
 from istar.memory_use import NetworkSizes, Work
 from istar.models.released import RELEASED_MODELS
 from istar.placement import Placement
+from istar.request import GenerationRequest
 
 GB = 10**9
 GPU = Placement(device=torch.device("cuda", 0), dtype=torch.bfloat16)
@@ -38,6 +40,21 @@ def test_what_the_released_models_take(model: str, seconds: float, plan: str, mo
     (found,) = (one for one in plans if one.name == plan)
     assert found.device_bytes <= most * GB
     assert found.host_bytes <= 20 * GB + (9.5 * GB if seconds > 5 else 0)
+
+
+def test_room_is_left_for_another_prompt() -> None:
+    (spec,) = (one for one in RELEASED_MODELS if "interact" in one.modes)
+    once, twice = (
+        Work.of_request(
+            GenerationRequest(mode="interact", prompt=("a", "b")[:count]),
+            spec,
+            nearest_template(spec.aspect),
+            pictures=0,
+        )
+        for count in (1, 2)
+    )
+    assert set(once.steps) == set(twice.steps)
+    assert replace(once, steps=()) == replace(twice, steps=())
 
 
 def rooms(monkeypatch: pytest.MonkeyPatch, device: float, host: float) -> None:

@@ -187,6 +187,8 @@ class Work:
         """
         given = 0 if request.image is not None else pictures
         plan = plan_request(request, spec, template, given_pictures=given)
+        if request.mode == "interact":
+            plan = plan.with_prompt(request.prompts[-1])  # another prompt may come
         guided = any(
             plan.sampling(number, request).guidance.scale != 1
             for number in range(len(plan.windows))

@@ -11,7 +11,9 @@ import typer
 
 from istar.cli.app import app, run
 from istar.cli.commands import ENTRIES
+from istar.cli.option_types import Memory, NumberType, Resolution
 from istar.cli.options import CommonOptions
+from istar.cli.rewrite import RewriteSettings
 from istar.cli.setting_table import SETTINGS
 from istar.cli.settings import values_in_file
 from istar.errors import UsageError
@@ -102,9 +104,34 @@ def test_a_setting_yields_to_what_it_does_not_go_with(
     ):
         assert counts["crf"]({"output": output}) is encoded
         assert not counts["preset"]({"output": output, "draft": True})
+    Path("a.session").mkdir()
+    Path("a.session/session.json").touch()
+    Path("a.mp4").touch()
     for name in ("aspect", "guidance", "dtype"):
-        assert not counts[name]({"clip": Path("a.take")})
+        for clip in ("a.take", "a.session", "name-in-the-store"):
+            assert not counts[name]({"clip": Path(clip)})
+        assert counts[name]({"clip": Path("a.mp4")})
     assert counts["seconds"]({"clip": Path("a.take")})
+
+
+def test_settings_reach_benchmarks_and_the_rewriter(
+    file: Path,
+    asked: list[tuple[CommonOptions, float | None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(file, 'res = "480p"\ndtype = "fp32"\nmemory = "low"\ndevice = "cpu"\n')
+    Path("list.json").write_text('[{"prompt_en": "x", "dimension": ["color"]}]')
+    run(["eval", "prompts", "vbench", "list.json", "-o", "made"])
+    options, _ = asked[0]
+    assert options.res is Resolution.P480
+    assert (options.dtype, options.memory) == (NumberType.FP32, Memory.LOW)
+
+    def answering(_: RewriteSettings, device: str) -> None:
+        raise UsageError(f"on {device}")
+
+    monkeypatch.setattr(RewriteSettings, "answering", answering)
+    with pytest.raises(UsageError, match="on cpu"):
+        app(["rewrite", "x", "--rewriter", "m"], standalone_mode=False)
 
 
 def test_a_file_is_made_again_whatever_is_set(file: Path) -> None:
@@ -176,9 +203,13 @@ def test_the_file_the_variable_and_config_set_refuse_what_the_option_refuses(
         ("model = [1]\n", "model is a text, not [1]"),
         ('keep-takes = "some"\n', "keep-takes is all or unfinished, not 'some'"),
         ('takes-size = "much"\n', "takes-size is a size such as 500MB"),
-        ('[rewrite]\nurl = "file:///etc"\n', "rewrite.url is an address such as"),
-        ('[rewrite]\nurl = "http://me:secret@host/v1"\n', "carries no name and no password"),
-        ("[rewrite]\ntimeout = 0\n", "rewrite.timeout is a positive number of seconds, not 0"),
+        ('[rewrite]\nurl = "file:///etc"\n', "rewrite.url: the rewriter's address is not valid"),
+        (
+            '[rewrite]\nurl = "http://me:secret@host/v1"\n',
+            "address has credentials in it",
+        ),
+        ("[rewrite]\ntimeout = 7200\n", "3600 at most, not 7200"),
+        ("[rewrite]\ntimeout = 0\n", "3600 at most, not 0"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_one_line(

@@ -75,7 +75,7 @@ def prompts(branch: str = "main") -> tuple[str, ...]:
 
 
 def test_scenes_that_did_not_change_stay(capfd: pytest.CaptureFixture[str]) -> None:
-    """The video is always that of the story told anew."""
+    """The video is always that of a story made from nothing."""
     write_story(ONE, TWO, CUT, FOUR)
     printed, said = tell(capfd)
     assert printed == ["story.mp4"]
@@ -87,13 +87,13 @@ def test_scenes_that_did_not_change_stay(capfd: pytest.CaptureFixture[str]) -> N
     assert "prompt 4 began with a picture" in capfd.readouterr().out
     # 1. Again: nothing is made, nothing is loaded.
     _, said = tell(capfd)
-    assert said == "istar: every scene is there as the story has it\n"
+    assert said == "istar: all scenes are already made\n"
     assert Path("story.mp4").read_bytes() == written
     # 2. A scene is changed: it is made anew, and what is behind the cut stays.
     write_story(ONE, TWO | {"prompt": "other"}, CUT, FOUR)
     _, said = tell(capfd)
     assert "kept from scene 1 on: 1 clip\n" in said
-    assert "what there was stays as the branch main-1" in said
+    assert "the previous version is kept as branch main-1" in said
     assert "scene 2 of 4, seed 3" in said
     assert "kept from scene 3 on: 2 clips" in said
     changed = frames()
@@ -139,7 +139,7 @@ def test_a_scene_is_made_anew(capfd: pytest.CaptureFixture[str]) -> None:
     assert not torch.equal(again, first)
     # With that seed in the file it is there; with the former one the former is.
     write_story(ONE, TWO | {"seed": 9}, FOUR, CUT)
-    assert "every scene is there" in tell(capfd)[1]
+    assert "all scenes are already made" in tell(capfd)[1]
     write_story(ONE, TWO, FOUR, CUT)
     tell(capfd)
     assert torch.equal(frames(), first)
@@ -147,11 +147,11 @@ def test_a_scene_is_made_anew(capfd: pytest.CaptureFixture[str]) -> None:
     _, said = tell(capfd, "--scene", "3")
     assert "scene 3 of 4, seed " in said
     assert "write" not in said
-    assert "every scene is there" in tell(capfd)[1]
+    assert "all scenes are already made" in tell(capfd)[1]
     # Settings of another story: everything is made anew. What is typed counts more than the file.
     write_story(ONE, guidance=1)
     _, said = tell(capfd, "--seed", "6")
-    assert "what there was stays as the branch" in said
+    assert "the previous version is kept as branch" in said
     assert "scene 1 of 1, seed 6" in said
     assert "there is no scene 2; 'story.toml' has 1" in tell(capfd, "--scene", "2", code=2)[1]
 
@@ -195,7 +195,10 @@ def test_a_check_says_what_it_takes(
     assert lines[6].startswith("time: not known, as no run of this model here says; its steps are")
     assert not Path("story.session").exists()
     write_story(ONE)
-    tell(capfd)
+    with monkeypatch.context() as environment:
+        environment.setenv("ISTAR_OUTPUT", "{prompt}.mp4")  # is for files of one prompt
+        assert tell(capfd)[0] == ["story.mp4"]
+    assert "leave out --from" in tell(capfd, "--check", "--from", "story.mp4", code=2)[1]
     write_story(ONE, TWO, CUT)
     lines, _ = tell(capfd, "--dry-run")
     assert lines[1].endswith("is there")
@@ -245,6 +248,7 @@ def test_what_goes_with_a_story_only_is_refused_elsewhere(
         (["--check"], "--check and --scene are for a story"),
         (["--script", "boat.png", "--scene", "1"], "--check and --scene are for a story"),
         (["a.mp4", "--script", "story.toml"], "a story begins by itself, or with a picture"),
+        (["--script", "story.toml", "-o", "{prompt}.mp4"], "name it without fields"),
     ):
         assert run(["interact", *arguments]) == 2
         assert words in capfd.readouterr().err

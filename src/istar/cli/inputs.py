@@ -95,6 +95,13 @@ def is_take(path: Path) -> bool:
     return path.suffix.lower() == ".take"
 
 
+def settles(clip: Path) -> bool:
+    """Whether a clip settles how it goes on, by its name: a take, or a session's directory."""
+    from istar.cli.session import is_session
+
+    return is_take(clip) or _is_stored_name(clip) or is_session(clip)
+
+
 def take_file(path: Path) -> Path:
     """A take's file, named as for `take_input`, or by its number on a sheet of drafts.
 
@@ -122,9 +129,13 @@ def take_input(path: Path) -> Path:
     Raises:
         UsageError: as `input_file`.
     """
-    is_name = path.name == str(path) and not is_stdin(path)
-    if is_name and not os.path.lexists(path):
+    if _is_stored_name(path):
         from istar.take_store import stored_path
 
         path = stored_path(path.name) or path
     return input_file(path)
+
+
+def _is_stored_name(path: Path) -> bool:
+    """Whether a path may be the name of a take in the store: no file has it."""
+    return path.name == str(path) and not is_stdin(path) and not os.path.lexists(path)

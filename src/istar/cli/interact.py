@@ -80,12 +80,12 @@ def interact(
         if clip is not None:
             raise UsageError("a story begins by itself, or with a picture; leave out the video")
         from istar.cli.story_check import check_story
-        from istar.cli.story_run import tell_story
+        from istar.cli.story_run import make_story
 
         if check or options.dry_run:
             check_story(options, script, scene)
         else:
-            tell_story(options, script, scene)
+            make_story(options, script, scene)
         return
     if check or scene is not None:
         raise UsageError("--check and --scene are for a story: --script FILE.toml")
@@ -130,7 +130,7 @@ def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> Non
     """
     session = Session.open(directory, model_words=options.model_words)
     _check_settings(options)
-    if options.output is not None:
+    if "output" in options.typed:
         raise UsageError(f"the video of '{directory}' is {session.video}; /save FILE copies it")
     # Without anybody to ask, what is under way is finished.
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
@@ -169,18 +169,18 @@ def _check_settings(options: CommonOptions) -> None:
     Raises:
         UsageError: one of them was typed.
     """
-    typed = {
-        "--from": options.from_file,
-        "--res": options.res,
-        "--aspect": options.aspect,
-        "--guidance": options.guidance,
-        "--tau": options.tau,
-        "--negative": options.negative or None,
-        "--no-suffix": options.no_suffix or None,
+    settled = {
+        "from_file": "--from",
+        "res": "--res",
+        "aspect": "--aspect",
+        "guidance": "--guidance",
+        "tau": "--tau",
+        "negative": "--negative",
+        "no_suffix": "--no-suffix",
     }
-    for name, value in typed.items():
-        if value is not None:
-            raise UsageError(f"the video keeps the settings that it has; leave out {name}")
+    for name, option in settled.items():
+        if name in options.typed:
+            raise UsageError(f"the video keeps the settings that it has; leave out {option}")
 
 
 def _first_prompt(lines: Iterator[Line], options: CommonOptions) -> tuple[str, CommonOptions]:

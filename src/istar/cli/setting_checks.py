@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from math import isfinite
 from pathlib import Path
 
 from istar.errors import UsageError
@@ -60,24 +59,16 @@ def size_check(value: str, command: str) -> None:
 
 def url_check(value: str, command: str) -> None:
     """Refuse what is no address of an endpoint, and one that carries credentials."""
-    if "@" in value:  # it is not shown then, whatever else is wrong with it
-        raise UsageError("rewrite.url carries no name and no password")
-    from urllib.parse import urlsplit
+    from istar.models.chat import ChatEndpoint
 
-    try:
-        parts = urlsplit(value)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(
-            f"rewrite.url is an address such as http://localhost:8000/v1, not {value!r}"
-        )
+    ChatEndpoint(url=value)
 
 
 def timeout_check(value: float, command: str) -> None:
     """Refuse what is no time to wait."""
-    if not (isfinite(value) and value > 0):
-        raise UsageError(f"rewrite.timeout is a positive number of seconds, not {value:g}")
+    from istar.models.chat import ChatEndpoint
+
+    ChatEndpoint(url="http://localhost", timeout=value)
 
 
 def resolutions() -> tuple[str, ...]:

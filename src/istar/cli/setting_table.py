@@ -33,42 +33,45 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
-def _always(typed: Mapping[str, Any]) -> bool:
+def _always(values: Mapping[str, Any]) -> bool:
     return True
 
 
-def _without_file(typed: Mapping[str, Any]) -> bool:
-    """Nothing is named that settles how it was made: `--from`, or a take to continue."""
-    return typed.get("from_file") is None and not str(typed.get("clip")).endswith(".take")
+def _without_file(values: Mapping[str, Any]) -> bool:
+    """Nothing is named that settles it: `--from`, or a take or session to continue."""
+    from istar.cli.inputs import settles
+
+    clip = values.get("clip")
+    return values.get("from_file") is None and (clip is None or not settles(clip))
 
 
-def _without_from(typed: Mapping[str, Any]) -> bool:
-    return typed.get("from_file") is None
+def _without_from(values: Mapping[str, Any]) -> bool:
+    return values.get("from_file") is None
 
 
-def _where_auto(typed: Mapping[str, Any]) -> bool:
+def _where_auto(values: Mapping[str, Any]) -> bool:
     """The model is chosen by the resolution."""
-    return typed.get("model") == "auto" and _without_file(typed)
+    return values.get("model") == "auto" and _without_file(values)
 
 
-def _without_draft(typed: Mapping[str, Any]) -> bool:
-    return not typed.get("draft")
+def _without_draft(values: Mapping[str, Any]) -> bool:
+    return not values.get("draft")
 
 
-def _where_shown(typed: Mapping[str, Any]) -> bool:
+def _where_shown(values: Mapping[str, Any]) -> bool:
     """There is a terminal for previews; that there is none is said only of what is typed."""
-    return _without_draft(typed) and sys.stderr is not None and sys.stderr.isatty()
+    return _without_draft(values) and sys.stderr is not None and sys.stderr.isatty()
 
 
-def _where_encoded(typed: Mapping[str, Any]) -> bool:
+def _where_encoded(values: Mapping[str, Any]) -> bool:
     """The output is of a format that is encoded with a rate factor: MP4 or WebM."""
     from istar.clip_format import CLIP_FORMATS, is_numbered
 
-    target = Path(typed.get("output") or "")
+    target = Path(values.get("output") or "")
     known = CLIP_FORMATS.get(target.suffix.lower())
     if is_numbered(target) or (known is not None and known.worst_crf is None):
         return False
-    return _without_draft(typed)
+    return _without_draft(values)
 
 
 def in_words(value: object) -> str:
@@ -170,7 +173,7 @@ SETTINGS = {
             name="res",
             help="Which of the models, where `model` is auto.",
             default="the best for the mode",
-            commands=_MAKING,
+            commands=(*_MAKING, "eval"),
             choices=resolutions,
             counts=_where_auto,
         ),
@@ -204,14 +207,14 @@ SETTINGS = {
             name="device",
             help="What computes: auto, cuda, cuda:N or cpu.",
             default="auto",
-            commands=(*_MAKING, *_CONTINUING, *_READING, "prepare", "train"),
+            commands=(*_MAKING, *_CONTINUING, *_READING, "prepare", "train", "rewrite"),
             check=device_check,
         ),
         Setting(
             name="dtype",
             help="Of the transformer.",
             default="bf16 on CUDA, fp32 on the CPU",
-            commands=_MAKING,
+            commands=(*_MAKING, "eval"),
             choices=dtypes,
             counts=_without_file,
         ),
@@ -219,7 +222,7 @@ SETTINGS = {
             name="memory",
             help="What lies where, as `--memory` says it.",
             default="auto",
-            commands=(*_MAKING, *_CONTINUING, "verify", "score"),
+            commands=(*_MAKING, *_CONTINUING, "verify", "score", "eval"),
             choices=memory_plans,
         ),
         Setting(

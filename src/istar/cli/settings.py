@@ -59,24 +59,24 @@ def option_defaults(command: str) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if value is not None}
 
 
-def choose(setting: Setting, in_file: Mapping[str, Any], command: str = "") -> Chosen:
+def choose(wanted: Setting, in_file: Mapping[str, Any], command: str = "") -> Chosen:
     """The value to use of a setting: the variable's, else the command's own, else that for all.
 
     Args:
-        setting: to be looked up.
+        wanted: to be looked up.
         in_file: see `values_in_file`.
         command: by name; empty for what is set for all.
 
     Raises:
         UsageError: the variable's value is not allowed.
     """
-    if text := os.environ.get(setting.variable):
+    if text := os.environ.get(wanted.variable):
         try:
-            return Chosen(value=setting.parsed(text, command), origin=setting.variable)
+            return Chosen(value=wanted.parsed(text, command), origin=wanted.variable)
         except UsageError as error:
-            text = str(error).removeprefix(setting.name)
-            raise UsageError(setting.variable + text, remedies=error.remedies) from error
-    for name in (f"{command}.{setting.name}", setting.name):
+            text = str(error).removeprefix(wanted.name)
+            raise UsageError(wanted.variable + text, remedies=error.remedies) from error
+    for name in (f"{command}.{wanted.name}", wanted.name):
         if name in in_file:
             return Chosen(value=in_file[name], origin=str(settings_path()), in_file=True)
     return Chosen()
@@ -100,8 +100,8 @@ def values_in_file() -> dict[str, Any]:
     path, found = settings_path(), {}
     for name, value in _flat(_content(path)):
         try:
-            command, setting = find_setting(name)
-            found[name] = setting.checked(value, command)
+            command, one = find_setting(name)
+            found[name] = one.checked(value, command)
         except UsageError as error:
             raise UsageError(f"{path}: {error}", remedies=error.remedies) from error
     return found

@@ -1,4 +1,4 @@
-"""A story told: what is there of it stays, the rest is made."""
+"""A story is made: the clips that are there stay, the others follow."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from istar.cli.session_start import in_its_dtype, new_session, video_of
 from istar.cli.story import Story, StoryClip
 from istar.errors import IstarError, UsageError
 from istar.output_names import SLASHES, output_path
+from istar.output_templates import is_template
 from istar.plurals import counted
 
 if TYPE_CHECKING:
-    from istar.cli.story_takes import Told
+    from istar.cli.story_takes import HeldStory
     from istar.inputs import Inputs
     from istar.job import Job
     from istar.models.find import FoundModel
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from istar.take import Take
 
 
-def tell_story(options: CommonOptions, path: Path, again: int | None) -> None:
+def make_story(options: CommonOptions, path: Path, again: int | None) -> None:
     """Make what is not there of a story.
 
     Args:
@@ -43,15 +44,13 @@ def tell_story(options: CommonOptions, path: Path, again: int | None) -> None:
     Raises:
         IstarError: whatever ends it.
     """
-    if options.from_file is not None:
-        raise UsageError("a story has its own prompts and settings; leave out --from")
     story = Story.read(input_file(path))
     plan = StoryPlan.of(options, story, again)
     if not (plan.stays and is_session(plan.directory)):
-        _tell_anew(plan)
+        _make_new(plan)
         return
     with held_alone(plan.directory):
-        _tell_on(plan)
+        _continue(plan)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +96,10 @@ class StoryPlan:
         from istar.placement import Placement
 
         # 1. The options.
+        if options.from_file is not None:
+            raise UsageError("a story has its own prompts and settings; leave out --from")
         stays = options.output not in STDOUT and not options.no_take
-        output = _output(options.output, story.path.stem)
+        output = _output(options, story.path.stem)
         model_words = options.model_words
         options = replace(story.settings.under(options), output=output)
         seeds = _seeds(options, story, again)
@@ -137,15 +138,24 @@ class StoryPlan:
             again=None if again is None else seeds[again],
         )
 
-    def branches(self, session: Session) -> tuple[Told, ...]:
+    def branches(self, session: Session) -> tuple[HeldStory, ...]:
         """The branches of a session that hold some of it, the best first."""
         from istar.cli.story_takes import branches_of
 
         return branches_of(session, self.clips, self.request, self.inputs, self.model.spec.name)
 
 
-def _output(output: str | None, stem: str) -> str:
-    """The name of the video: by default that of the story, here or in a directory."""
+def _output(options: CommonOptions, stem: str) -> str:
+    """The name of the video: by default that of the story, here or in a directory.
+
+    Raises:
+        UsageError: a template was typed.
+    """
+    output = options.output
+    if output and is_template(output):
+        if "output" in options.typed:
+            raise UsageError(f"'{output}': a story makes one video; name it without fields")
+        output = None
     if output in STDOUT:
         return str(output)
     if output and (output.endswith(SLASHES) or Path(output).expanduser().is_dir()):
@@ -166,7 +176,7 @@ def _seeds(options: CommonOptions, story: Story, again: int | None) -> dict[int,
     return {} if again is None else {again: drawn_seed()}
 
 
-def _tell_anew(plan: StoryPlan) -> None:
+def _make_new(plan: StoryPlan) -> None:
     """Make a story of which there is nothing."""
     with output_file(plan.options, plan.request, ClipOutput(grows=True)) as output:
         previews = plan.options.previews(plan.request, output.target)
@@ -179,7 +189,7 @@ def _tell_anew(plan: StoryPlan) -> None:
             _follow(plan, Conversation(pipeline, job, output, session, previews), 1, ())
 
 
-def _tell_on(plan: StoryPlan) -> None:
+def _continue(plan: StoryPlan) -> None:
     """Make what a session lacks of a story.
 
     Raises:
@@ -190,8 +200,8 @@ def _tell_on(plan: StoryPlan) -> None:
     best = branches[0] if branches else None
     if best is not None:
         options = in_its_dtype(options, best.take)
-    if best is not None and best.branch == session.settings.branch and _is_told(session, best):
-        say("every scene is there as the story has it")
+    if best is not None and best.branch == session.settings.branch and _is_complete(session, best):
+        say("all scenes are already made")
         print_path(session.video)
         return
     output = video_of(options, session)
@@ -210,7 +220,7 @@ def _tell_on(plan: StoryPlan) -> None:
     print_path(output.target)
 
 
-def _is_told(session: Session, best: Told) -> bool:
+def _is_complete(session: Session, best: HeldStory) -> bool:
     """Whether there is nothing to make, and the video holds all of it."""
     from istar.cli.film import window_hash
 
@@ -220,7 +230,7 @@ def _is_told(session: Session, best: Told) -> bool:
     return len(best.places) == take.total and held.windows == tuple(map(window_hash, take.windows))
 
 
-def _started(session: Session, best: Told) -> Take:
+def _started(session: Session, best: HeldStory) -> Take:
     """The take of the clips that are there before the first that is not; the branch goes there."""
     from istar.cli.story_takes import with_clips_of
 
@@ -237,7 +247,7 @@ def _keep(session: Session, take: Take | None) -> None:
         if not session.has(session.settings.branch):
             return
         take = session.take()
-    say(f"what there was stays as the branch {session.keep(take)}")
+    say(f"the previous version is kept as branch {session.keep(take)}")
 
 
 def _first(plan: StoryPlan, inputs: Inputs) -> tuple[GenerationRequest, Inputs]:
@@ -253,7 +263,7 @@ def _first(plan: StoryPlan, inputs: Inputs) -> tuple[GenerationRequest, Inputs]:
 
 
 def _follow(
-    plan: StoryPlan, conversation: Conversation, made: int, branches: Sequence[Told]
+    plan: StoryPlan, conversation: Conversation, made: int, branches: Sequence[HeldStory]
 ) -> None:
     """Make the clips of a story from one on, or take them from branches that hold them.
 

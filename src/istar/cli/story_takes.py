@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class HeldStory:
     """A branch of a session, and where it holds a story.
 
     Attributes:
@@ -67,7 +67,7 @@ def branches_of(
     request: GenerationRequest,
     inputs: Inputs,
     model: str,
-) -> tuple[Told, ...]:
+) -> tuple[HeldStory, ...]:
     """The branches of a session that hold some of a story, those that hold most of it first.
 
     Args:
@@ -86,7 +86,7 @@ def branches_of(
             take = Take.load(session.path_of(branch))
             if take.model.name == model and _alike(take, request, inputs):
                 places = places_in(take, clips, inputs.images)
-                found.append(Told(branch=branch, take=take, places=places))
+                found.append(HeldStory(branch=branch, take=take, places=places))
     here = session.settings.branch
     return tuple(
         sorted(

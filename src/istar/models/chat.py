@@ -28,7 +28,7 @@ class ChatEndpoint:
         timeout: seconds without an answer.
 
     Raises:
-        UsageError: the address is none of the web's, or has a password in it; no time to wait.
+        UsageError: the address is not one of the web, or has a password in it; no time to wait.
     """
 
     url: str
@@ -45,7 +45,7 @@ class ChatEndpoint:
         # Not quoted: what is wrong with it may be a password.
         if not is_address:
             raise UsageError(
-                "the rewriter's address is none: write it like http://localhost:8080/v1"
+                "the rewriter's address is not valid: write it like http://localhost:8080/v1"
             )
         if "@" in parts.netloc:
             raise UsageError(
@@ -55,7 +55,8 @@ class ChatEndpoint:
             )
         if not 0 < self.timeout <= 3600:
             raise UsageError(
-                f"the rewriter is given 0 to 3600 seconds to answer, not {self.timeout:g}"
+                "the time to wait for the rewriter is more than 0 seconds and 3600 at most, not "
+                f"{self.timeout:g}"
             )
 
     @property
