@@ -194,7 +194,7 @@ def test_the_file_the_variable_and_config_set_refuse_what_the_option_refuses(
     [
         ("seconds = 2\nmodel =\n", "is not TOML: Invalid value (at line 2, column 8)"),
         ("secnds = 2\n", "there is no setting 'secnds'; did you mean seconds?"),
-        ("[t2i]\nseconds = 2\n", "there is no setting 't2i.seconds'"),
+        ("[t2i]\nseconds = 2\n", "t2i has no setting 'seconds'"),
         ("[rewrite]\nport = 2\n", "there is no setting 'rewrite.port'"),
         ('seconds = "2"\n', "seconds is a number, not '2'"),
         ("preview = 1\n", "preview is true or false, not 1"),
@@ -257,6 +257,18 @@ def test_show_says_where_each_value_comes_from(
         "default": False,
     }
     assert (found["crf"]["value"], found["crf"]["source"]) == (None, "default")
+    for name, shown in (("t2v.seconds", "10"), ("preview", "true"), ("memory", "auto")):
+        assert run(["config", "show", name]) == 0
+        assert capfd.readouterr().out == f"{shown}\n"
+
+
+def test_the_name_of_one_file_is_no_place_for_every_result(
+    file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["config", "set", "output", "clip.mp4"]) == 2
+    assert "'clip.mp4' is one file" in capfd.readouterr().err
+    for value in ("clips/", "{seed}.mp4", str(file.parent.parent)):
+        assert run(["config", "set", "output", value]) == 0
 
 
 def test_set_and_unset_leave_the_rest_of_the_file_as_it_is(

@@ -38,15 +38,32 @@ config = typer.Typer(
 
 @config.command("show")
 def show(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="One of them, as `NAME` or `COMMAND.NAME`.",
+            autocompletion=setting_names,
+            show_default="all",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Print every setting, its value and where that is set."""
+    """Print settings, their values and where those are set; of one that is named the value."""
     in_file = values_in_file()
-    found = [(name, one, choose(one, in_file)) for name, one in SETTINGS.items()]
-    for name in in_file:
+    if name is not None:
         command, one = find_setting(name)
+        chosen = choose(one, in_file, command)
+        if as_json:
+            print_json(_described(name, one, chosen))
+        else:
+            value = one.default_in_words if chosen.origin is None else in_words(chosen.value)
+            print_lines([printable(value)])
+        return
+    found = [(key, one, choose(one, in_file)) for key, one in SETTINGS.items()]
+    for key in in_file:
+        command, one = find_setting(key)
         if command:
-            found.append((name, one, choose(one, in_file, command)))
+            found.append((key, one, choose(one, in_file, command)))
     if as_json:
         print_json([_described(*row) for row in found])
         return

@@ -49,6 +49,19 @@ def crf_check(value: int, command: str) -> None:
     ClipEncoding(crf=value).check(Path("clip.webm"))
 
 
+def output_check(value: str, command: str) -> None:
+    """Refuse the name of one file: every run would ask for it."""
+    from istar.output_names import SLASHES
+    from istar.output_templates import is_template
+
+    text_check(value, command)
+    if not (value.endswith(SLASHES) or is_template(value) or Path(value).expanduser().is_dir()):
+        raise UsageError(
+            f"output is a directory, such as '{value}{SLASHES[0]}', or a name with fields, such as "
+            f"'{{seed}}.mp4'; {value!r} is one file"
+        )
+
+
 def size_check(value: str, command: str) -> None:
     """Refuse what is no size."""
     from istar.byte_size import bytes_of

@@ -16,6 +16,7 @@ from istar.cli.setting_checks import (
     dtypes,
     guidance_check,
     memory_plans,
+    output_check,
     resolutions,
     seconds_check,
     size_check,
@@ -227,9 +228,10 @@ SETTINGS = {
         ),
         Setting(
             name="output",
-            help="Where results go: a directory, such as `~/Videos/`, or a file.",
+            help="Where results go: a directory, such as `~/Videos/`, or a name with fields.",
             default="a numbered name here",
             commands=(*_MAKING, *_CONTINUING),
+            check=output_check,
             counts=_without_draft,
         ),
         Setting(

@@ -118,6 +118,8 @@ def find_setting(name: str) -> tuple[str, Setting]:
     command, _, rest = name.partition(".")
     if rest in SETTINGS and command in SETTINGS[rest].commands:
         return command, SETTINGS[rest]
+    if rest in SETTINGS and any(command in one.commands for one in SETTINGS.values()):
+        raise UsageError(f"{command} has no setting {rest!r}")
     from difflib import get_close_matches
 
     near = get_close_matches(name, SETTINGS, n=1)
