@@ -88,12 +88,12 @@ def prompts(
     output = options.output or "-"
     if output in STDOUT:
         raise UsageError("name a directory with --output")
+    directory = expanded(output)
     found = read_evaluation(name.value, expanded(prompt_list))
     if found.is_square:
         if options.aspect not in (None, "1:1"):
             raise UsageError(f"{name.value} looks at square pictures; leave out --aspect")
         options = replace(options, aspect="1:1")
-    directory = expanded(output)
     options = replace(options, output=f"{output}/")
     names = OutputNames(options, found.mode, several=True, skips=not options.overwrite)
     batch = Batch(several=True, resumes=False)
