@@ -24,7 +24,8 @@ def names_directory(text: str) -> bool:
     Raises:
         UsageError: it names a home directory that is unknown.
     """
-    return text.endswith(SLASHES) or expanded(text).is_dir()
+    directory = expanded(text)
+    return text.endswith(SLASHES) or directory.is_dir()
 
 
 def check_name(name: str) -> None:

@@ -321,10 +321,10 @@ def _targets(options: ContinueOptions, takes: Sequence[Take]) -> list[Path | Non
 
 
 def _directory(output: str | None, *, files: int) -> AbstractContextManager[object]:
-    """Inside, the directory that an output without a slash at its end names is there.
+    """Inside, the directory that an output names for several files is there.
 
     Args:
-        output: as typed. What has no suffix names a directory where several files are written.
+        output: as typed. Where several files are written, what has no suffix names a directory.
         files: how many are written.
 
     Raises:
@@ -333,9 +333,9 @@ def _directory(output: str | None, *, files: int) -> AbstractContextManager[obje
     """
     if not output:
         return nullcontext()
-    if files == 1 or names_directory(output) or is_template(output):
+    if files == 1 or is_template(output):
         return nullcontext()
-    if Path(output).suffix or output in STDOUT:
+    if not names_directory(output) and (Path(output).suffix or output in STDOUT):
         raise UsageError("these are several files: name a directory with --output")
     return output_directory(output)
 
