@@ -128,11 +128,3 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "self").write_text("0::/job/step\n")
     monkeypatch.setattr("istar.host_memory.OWN_CGROUP", tmp_path / "self")
     assert host_memory() == HostMemory(200_000, 200_000)
-
-
-def test_a_session_that_begins_has_room_for_another_prompt() -> None:
-    (spec,) = (model for model in RELEASED_MODELS if model.interact is not None)
-    request = GenerationRequest(mode="interact", prompt=("a cat",))
-    work = Work.of_request(request, spec, nearest_template(spec.aspect), pictures=0)
-    later = Work.usual(spec, "interact")
-    assert work.steps[-len(later.steps) :] == later.steps
