@@ -65,7 +65,7 @@ def read_evaluation(name: str, path: Path) -> EvaluationSet:
     """The files for a list of prompts.
 
     Args:
-        name: one of `EVALUATIONS`.
+        name: of the benchmark.
         path: the list, in the form in which the benchmark publishes it. An entry of VBench or
             VBench-2.0 with a `refined_prompt` is made from that, and called after `prompt_en`.
 
@@ -150,9 +150,6 @@ _READERS: dict[str, Callable[[Path], EvaluationSet]] = {
     "geneval": _read_geneval,
     "dpg": _read_dpg,
 }
-
-EVALUATIONS = tuple(_READERS)
-"""The benchmarks, by the names that they have here."""
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:

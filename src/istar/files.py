@@ -12,13 +12,25 @@ from itertools import count
 from pathlib import Path
 from types import TracebackType
 
-from istar.errors import MediaError
+from istar.errors import MediaError, UsageError
 
 LONGEST_NAME = 255
 """Of a file, in bytes."""
 
 _unfinished: set[Path] = set()
 """Temporary files and directories of this process."""
+
+
+def expanded(name: str | Path) -> Path:
+    """A path with its `~` expanded.
+
+    Raises:
+        UsageError: it names a home directory that is unknown.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"'{name}' names a home directory that is unknown") from error
 
 
 def check_plain(target: Path) -> None:
@@ -82,7 +94,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def unfinished(path: Path) -> Iterator[None]:
+def temporary_path(path: Path) -> Iterator[None]:
     """Inside, a temporary file or directory that must not outlast this process."""
     _unfinished.add(path)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from istar.clip_format import CLIP_FORMATS, clip_format, is_numbered, number_in
 from istar.errors import MediaError, UsageError
-from istar.files import check_plain, numbered_names, writing_failed
+from istar.files import check_plain, expanded, numbered_names, writing_failed
 
 CLIP_SUFFIXES = tuple(CLIP_FORMATS)
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -16,6 +16,32 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SLASHES = tuple(filter(None, (os.sep, os.altsep)))
 
 _NO_DIRECTORIES = (Path("/dev"), Path("/dev/fd"))
+
+
+def names_directory(text: str) -> bool:
+    """Whether a name as typed is that of a directory: it is one, or ends in a slash.
+
+    Raises:
+        UsageError: it names a home directory that is unknown.
+    """
+    directory = expanded(text)
+    return text.endswith(SLASHES) or directory.is_dir()
+
+
+def check_name(name: str) -> None:
+    """Refuse a text that can name no file.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if not name:
+        raise UsageError("the output path is empty")
+    if "\0" in name:
+        raise UsageError("an output path cannot hold a NUL character")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"no file can be called {name!r}") from error
 
 
 def output_path(
@@ -50,16 +76,10 @@ def output_path(
 def _output_path(
     wanted: str | Path | None, default_stem: str, suffix: str, overwrite: bool
 ) -> Path:
-    if wanted == "":
-        raise UsageError("the output path is empty")
-    text = str(wanted or "")
-    if "\0" in text:
-        raise UsageError("an output path cannot hold a NUL character")
-    try:
-        target = Path(text).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"'{wanted}' names a home directory that is unknown") from error
-    if target.is_dir() or text.endswith(SLASHES):
+    text = "." if wanted is None else str(wanted)
+    check_name(text)
+    target = expanded(text)
+    if names_directory(text):
         _check_directory(target)
         return next(
             name

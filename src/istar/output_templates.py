@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Formatter
 
 from istar.errors import UsageError
-from istar.files import LONGEST_NAME
+from istar.files import LONGEST_NAME, expanded
 from istar.output_names import SLASHES
 
 NUMBERS = ("seed", "number")
@@ -82,10 +82,7 @@ class NameTemplate:
             raise UsageError(f"'{text}' names a directory; name a file in it")
         if end.field is not None or not Path("x" + end.literal).suffix:
             parts[-1].append(_Piece(literal=suffix, field=None, spec=""))
-        try:
-            root = Path("".join(f"{name}{os.sep}" for name in literals[:first])).expanduser()
-        except RuntimeError as error:
-            raise UsageError(f"'{text}' names a home directory that is unknown") from error
+        root = expanded("".join(f"{name}{os.sep}" for name in literals[:first]))
         return cls(root=root, parts=tuple(map(tuple, parts[first:])))
 
     @property

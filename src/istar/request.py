@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from istar.errors import UsageError
+from istar.files import expanded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,8 +95,8 @@ class GenerationRequest:
             check_prompt(self.typed_prompt, name="typed prompt")
         for name in ("image", "clip"):
             if isinstance(value := getattr(self, name), str):
-                object.__setattr__(self, name, Path(value).expanduser())
-        images = (None if one is None else Path(one).expanduser() for one in self.images)
+                object.__setattr__(self, name, expanded(value))
+        images = (None if one is None else expanded(one) for one in self.images)
         object.__setattr__(self, "images", tuple(images))
         self._check_inputs()
         if self.seconds is not None:

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from istar.errors import MediaError, StateError, UsageError
-from istar.files import PendingFile, writing_failed
+from istar.files import PendingFile, expanded, writing_failed
 from istar.generation.likelihood import Score, total
 from istar.generation.schedule import Step
 from istar.generation.state import Position, TakeWindow
@@ -265,7 +265,7 @@ class Take:
         Raises:
             StateError: it cannot be written.
         """
-        target = Path(path).expanduser()
+        target = expanded(path)
         try:
             tensors = _tensors(self)
             header = encode(_header(self))
@@ -291,7 +291,7 @@ class Take:
         Raises:
             StateError: it is missing, damaged, of another version, or no take.
         """
-        source = Path(path).expanduser()
+        source = expanded(path)
         metadata, tensors = read_file(source)
         with damage_named(source):
             if metadata.pop("sha256", None) != digest(tensors, metadata):

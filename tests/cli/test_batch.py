@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def settings(path: str) -> dict[str, object]:
     return found
 
 
-LIST = """a cat
+LIST = """{"prompt": "a cat", "guidance": 1}
 
 {"prompt": "a dog", "seed": 7, "aspect": "9:16", "negative": "cats", "tau": [1, 0.5]}
 {"prompt": "a dog", "seeds": 7}
@@ -61,7 +62,7 @@ def test_a_list_makes_what_it_can(
 ) -> None:
     from istar.pipeline import InfinityStarPipeline
 
-    load, loaded = InfinityStarPipeline.load, []
+    load, loaded = InfinityStarPipeline.load, list[Any]()
 
     def counted(*arguments: object, **options: object) -> object:
         loaded.append(arguments)
@@ -82,7 +83,7 @@ def test_a_list_makes_what_it_can(
         (6, "is not JSON"),
         (7, "a seed is a whole number"),
         (8, 'guidance is a number, not "much"'),
-        (9, "no name of a file in the directory"),
+        (9, "must name a file inside the --output directory"),
         (10, "its name must end in .png"),
         (11, "'image' is no setting of t2i"),
     ):
@@ -93,6 +94,8 @@ def test_a_list_makes_what_it_can(
     # What is refused is known before the model is loaded, which happens once.
     assert done.said[:8] == done.errors
     assert len(loaded) == 1
+    # Memory is planned for the lines with guidance, too.
+    assert loaded[0][2].branches == 2
     Path(names[1]).unlink()
     again = Command(capfd, *arguments, "--skip-existing")
     assert (again.code, again.paths) == (1, [names[1]])
@@ -132,6 +135,11 @@ def test_a_line_that_fails_ends_no_other(capfd: pytest.CaptureFixture[str]) -> N
 
 
 REFUSED = {
+    "a wrong option of several": (["-n", "2", "--aspect", "wide"], "--aspect"),
+    "a template for drafts": (
+        ["--seed", "1", "--draft", "-o", "{seed}.png"],
+        "written into a directory",
+    ),
     "one name for several": (["-n", "2", "-o", "a.png"], "these are several files"),
     "stdout for several": (["-n", "2", "-o", "-"], "these are several files"),
     "an unknown field": (["-o", "{sed}.png"], "{sed} is no field"),
@@ -185,6 +193,10 @@ def test_one_file_that_is_there_is_skipped(capfd: pytest.CaptureFixture[str]) ->
     done = Command(capfd, *arguments)
     assert (done.code, done.paths) == (0, [])
     assert Path("a cat.png").read_bytes() == made
+    # A directory with a slash at its end is made, and not by a plan.
+    assert Command(capfd, "t2i", "a cat", "-o", "a/b/", "--dry-run").code == 0
+    assert not Path("a").exists()
+    assert Command(capfd, "t2i", "a cat", "-o", "a/b/").paths == ["a/b/istar-t2i-0001.png"]
 
 
 def test_takes_and_sessions_know_templates(capfd: pytest.CaptureFixture[str]) -> None:
@@ -198,6 +210,17 @@ def test_takes_and_sessions_know_templates(capfd: pytest.CaptureFixture[str]) ->
         2,
         "error: '{model}.png': {model} is for what is made from a prompt",
     )
+    # No file replaces another of the same command.
+    assert Command(capfd, "finish", *takes, "-o", "{prompt}.png", "--overwrite").code == 2
+    done = Command(capfd, "finish", *takes, "-o", "{number}.png", "--overwrite")
+    assert (done.code, done.paths, done.said[-1]) == (0, ["1.png", "2.png"], "2 of 2 made")
+    # One that fails ends no other.
+    Path("4").touch()
+    done = Command(capfd, "finish", *takes, "-o", "{seed}/a.png")
+    assert (done.code, done.paths, done.said[-1]) == (1, ["9/a.png"], "1 of 2 made, 1 failed")
+    assert done.errors == [
+        f"error: {takes[0]}: '4' is a file, not a directory; choose another directory"
+    ]
 
 
 def test_prompts_through_a_pipe() -> None:

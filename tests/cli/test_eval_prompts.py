@@ -30,6 +30,9 @@ def test_what_is_missing_is_made_and_counted(capfd: pytest.CaptureFixture[str]) 
     assert run([*command, "--seed", "7"]) == 2
     assert "has no prompt_en" in capfd.readouterr().err
     Path("list.json").write_text(json.dumps(entries))
+    assert run([*command, "--dry-run"]) == 0
+    assert "missing" not in capfd.readouterr().err
+    assert not Path("made").exists()
     assert run([*command, "--seed", "7"]) == 0
     out, err = capfd.readouterr()
     paths = [Path(line) for line in out.splitlines()]
@@ -86,3 +89,6 @@ def test_a_directory_has_to_be_named(capfd: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["-o", "-"]):
         assert run(["eval", "prompts", "dpg", ".", *arguments]) == 2
         assert "name a directory with --output" in capfd.readouterr().err
+    for named in (["~nobody-here/a", "-o", "a"], [".", "-o", "~nobody-here/a"]):
+        assert run(["eval", "prompts", "dpg", *named]) == 2
+        assert "names a home directory that is unknown" in capfd.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import signal
@@ -96,6 +97,19 @@ def test_a_run_is_told_as_the_page_says(
     assert planned[-1]["steps"] == progress[0]["steps"]
     rendered, code, _ = shown("render", result["take"], "-o", "c.mp4")
     assert (code, rendered[-1]["frames"], rendered[-1]["take"]) == (0, 33, None)
+    Path("list.txt").write_text('a cat\n{"seed": 0.5}\n{"prompt": "a dog", "output": "\\ud800"}\n')
+    several = ("t2i", "--prompts", "list.txt", "--model", "tiny", "-o", "{number}.png")
+    batch, code, err = shown(*several, "--seed", "1")
+    lines = {event["label"]: event["message"] for event in batch if event["event"] == "failure"}
+    assert code == 1
+    assert lines == {
+        "line 2": "seed is a whole number, not 0.5",
+        "line 3": r"no file can be called '\ud800'",
+    }
+    assert all(f"error: {label}: {text}" in err for label, text in lines.items())
+    summary, error = batch[-2:]
+    assert (summary["made"], summary["failed"], summary["total"]) == (1, 2, 3)
+    assert (error["event"], error["message"]) == ("error", "1 of 3 made, 2 failed")
     failed, code, err = shown("finish", "nothing.take")
     assert (failed[-1]["exit_code"], failed[0]["command"]) == (code, "finish")
     assert failed[-1]["message"] in err
@@ -107,7 +121,7 @@ def test_a_run_is_told_as_the_page_says(
         assert not list(steps.pictures_of([Loading(part="transformer")]))
     speak()
     fetched = events_of(capfd.readouterr().out)
-    for more in (drafts, planned, rendered, failed, fetched):
+    for more in (drafts, planned, rendered, batch, failed, fetched):
         for event, names in fields_of(more).items():
             assert seen.setdefault(event, names) == names
     assert seen == documented()
@@ -127,6 +141,22 @@ def test_events_and_a_file_do_not_share_stdout(shown: Any) -> None:
     events, code, _ = shown("t2v", "a cat", *TINY, "--best", "2")
     assert (code, [event["event"] for event in events]) == (2, ["error"])
     assert events[0]["version"] == VERSION
+
+
+def test_a_failure_of_the_system_is_an_event(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def failed(path: Path) -> Path:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr("istar.cli.finish.take_file", failed)
+    written: list[str] = []
+    monkeypatch.setattr(
+        "istar.cli.app.silence", lambda stream: written.append(capfd.readouterr().out)
+    )
+    assert run(["finish", "a.take", "--json"]) == 1
+    last = events_of(written[0])[-1]
+    assert (last["event"], last["message"]) == ("error", "a.take: Input/output error")
 
 
 @pytest.mark.signals

@@ -139,6 +139,12 @@ def test_a_video_and_its_take_know_both(chat: Chat, capfd: Captured) -> None:
     assert kept.typed_prompt == "a ring"
     assert take.varied(keep=(1, 1), seed=1, prompt="a star").request.typed_prompt is None
     assert "no prompt" in said(["i2v", "c.png", "--rewrite"], capfd, 2)[1]
+    # A line without a prompt is made as it is.
+    Path("list.txt").write_text('{"seconds": 1}\n{"prompt": "a ring", "seconds": 1}\n')
+    typed = ["i2v", "c.png", "--prompts", "list.txt", "--rewrite", "-o", "{number}.mp4"]
+    assert said(typed, capfd)[0] == "1.mp4\n2.mp4\n"
+    both = said(["info", "--json", "1.mp4", "2.mp4"], capfd)[0].splitlines()
+    assert [json.loads(line)["istar"]["prompt"] for line in both] == ["", REWRITTEN]
 
 
 def test_without_an_answer_the_prompt_stays(

@@ -30,11 +30,11 @@ UNFINISHED = """
 import sys, time
 from pathlib import Path
 from istar.cli.signals import SignalWatch
-from istar.files import PendingFile, unfinished
+from istar.files import PendingFile, temporary_path
 SignalWatch()
 Path("directory").mkdir()
 Path("directory/file").touch()
-with PendingFile(Path("a.txt"), overwrite=False), unfinished(Path("directory")):
+with PendingFile(Path("a.txt"), overwrite=False), temporary_path(Path("directory")):
     try:
         print("working", file=sys.stderr, flush=True)
         time.sleep(60)

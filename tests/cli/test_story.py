@@ -243,10 +243,12 @@ def test_a_check_names_every_problem(capfd: pytest.CaptureFixture[str]) -> None:
 def test_what_goes_with_a_story_only_is_refused_elsewhere(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    assert run(["t2i", "a cat", "-o", "a.png"]) == 0
     write_story(ONE)
     for arguments, words in (
         (["--check"], "--check and --scene are for a story"),
         (["--script", "boat.png", "--scene", "1"], "--check and --scene are for a story"),
+        (["--script", "story.toml", "--check", "--from", "a.png"], "leave out --from"),
         (["a.mp4", "--script", "story.toml"], "a story begins by itself, or with a picture"),
         (["--script", "story.toml", "-o", "{prompt}.mp4"], "name it without fields"),
     ):

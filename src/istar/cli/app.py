@@ -134,10 +134,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except IstarError as error:
         return _fail(error, str(error), error.exit_code, remedy=remedy_words(error.remedies))
     except OSError as error:
-        silence(sys.stdout)
         if isinstance(error, BrokenPipeError):
+            silence(sys.stdout)
             return BROKEN_PIPE
-        return _fail(error, f"{error.filename or 'output'}: {error.strerror or error}", 1)
+        code = _fail(error, f"{error.filename or 'output'}: {error.strerror or error}", 1)
+        silence(sys.stdout)
+        return code
     except Exception as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(error, f"unexpected {what}; ISTAR_DEBUG=1 shows where", 1)

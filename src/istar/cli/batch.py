@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from istar.cli.chosen_model import ChosenModel
-from istar.cli.console import say, say_failure
+from istar.cli.console import emit, emit_error, say, say_failure, voice
+from istar.cli.json_events import summary_event
 from istar.cli.keep import TakeSettings, kept_take, take_settings
 from istar.cli.naming import OutputNames
 from istar.cli.output import OutputFile, output_file
-from istar.cli.remedies import message
 from istar.errors import IstarError
 
 if TYPE_CHECKING:
@@ -50,16 +50,18 @@ class Batch:
         """Inside, one of several tasks may fail: it is said and counted.
 
         Args:
-            label: what it is called.
+            label: what it is called; nothing is for all of them, and what fails then ends them.
             files: how many are missing then.
         """
         try:
             yield
         except IstarError as error:
-            if not self._several or self._is_ended:
+            if not label or not self._several or self._is_ended:
                 raise
             self.failed += files
-            say_failure(f"{label}: {message(error)}")
+            say_failure(label, error)
+            # The next result has a take of its own.
+            voice().take = voice().made = None
 
     @contextmanager
     def ending_it(self) -> Iterator[None]:
@@ -82,6 +84,8 @@ class Batch:
         """
         try:
             yield
+        except typer.Exit:
+            raise
         except BaseException:
             if self._several and (done := self.made + self.skipped):
                 others = "; the same command with --skip-existing makes the others"
@@ -91,8 +95,15 @@ class Batch:
             return
         skipped = f", {self.skipped} skipped" if self.skipped else ""
         failed = f", {self.failed} failed" if self.failed else ""
-        say(f"{self.made} of {total} made{skipped}{failed}")
+        text = f"{self.made} of {total} made{skipped}{failed}"
+        if voice().as_json:
+            emit(
+                summary_event(made=self.made, skipped=self.skipped, failed=self.failed, total=total)
+            )
+        else:
+            say(text)
         if self.failed:
+            emit_error(text, 1)
             raise typer.Exit(1)
 
 
@@ -195,7 +206,7 @@ def _make_tiles(
     tiles = []
     with StepDisplay() as display:
         for request in requests:
-            events = _new_notes(pipeline.stream(request, inputs), said)
+            events = new_notes(pipeline.stream(request, inputs), said)
             tiles += [frames[0] for frames in display.pictures_of(events)]
     with output.writing(pipeline, requests[0]) as writer:
         writer.write(page(tiles, columns=2).unsqueeze(0))
@@ -229,7 +240,7 @@ def make_file(
     from istar.cli.display import StepDisplay
 
     words = [*options.model_words, *output.written_as.words]
-    events = _new_notes(_events(job, previews, seconds), set() if said is None else said)
+    events = new_notes(_events(job, previews, seconds), set() if said is None else said)
     with (
         kept_take(job, words, settings, continued) as keeping,
         StepDisplay(previews) as display,
@@ -249,7 +260,7 @@ def _events(job: Job, previews: PreviewOutput, seconds: float | None) -> Iterato
     return run_in_time(job, seconds, preview=previews.wanted)
 
 
-def _new_notes(events: Iterator[Event], said: set[str]) -> Iterator[Event]:
+def new_notes(events: Iterator[Event], said: set[str]) -> Iterator[Event]:
     """Events without the notes that were said before; those of these are added."""
     from istar.events import Note
 

@@ -54,6 +54,7 @@ class ChosenModel:
             model = options.reused.model_of_then(model, self._placement, first)
         self._model = model
         self._longest = max(map(model.spec.seconds_for, requests))
+        self._guided = next(filter(self._is_guided, requests), first)
         self._read: tuple[tuple[Any, ...], Inputs] | None = None
 
     @property
@@ -95,10 +96,15 @@ class ChosenModel:
         given = inputs.given_pictures
         return plan_request(request, self.spec, inputs.template, given_pictures=given)
 
+    def _is_guided(self, request: GenerationRequest) -> bool:
+        is_led = bool(request.prompts[0].strip() or request.negative_prompt)
+        return is_led and self.spec.sampling.for_request(request).guidance.scale != 1
+
     def load(
         self, request: GenerationRequest, inputs: Inputs, *, target: Path | None = None
     ) -> InfinityStarPipeline:
-        """The model, loaded; its memory plan is for one of the requests, as long as the longest.
+        """The model, loaded; its memory plan is for a request as long as the longest, and guided if
+        any is.
 
         Args:
             request: what is made first.
@@ -116,10 +122,11 @@ class ChosenModel:
         from istar.pipeline import InfinityStarPipeline
 
         options = self._options
-        if self._longest > self.spec.seconds_for(request):
-            request = replace(request, seconds=self._longest)
+        largest = self._guided
+        if self._longest > self.spec.seconds_for(largest):
+            largest = replace(largest, seconds=self._longest)
         pictures = inputs.given_pictures if inputs.image is None else 1
-        work = Work.of_request(request, self.spec, inputs.template, pictures=pictures)
+        work = Work.of_request(largest, self.spec, inputs.template, pictures=pictures)
         if options.dry_run:
             print_plan(
                 self.plan(request, inputs),

@@ -21,9 +21,11 @@ from istar.cli.json_events import (
     JsonEvent,
     Made,
     error_event,
+    failure_event,
     note_event,
     result_event,
 )
+from istar.cli.remedies import message, remedy_words
 from istar.errors import IstarError
 
 if TYPE_CHECKING:
@@ -86,11 +88,15 @@ def say_anyway(text: str) -> None:
     write_stderr("istar: " + printable(text) + "\n")
 
 
-def say_failure(text: str) -> None:
-    """Say on stderr why one thing of several failed, which ends no command; a note too."""
-    if voice().as_json:
-        emit(note_event(f"error: {text}"))
-    say_anyway(f"error: {text}")
+def say_failure(label: str, error: IstarError) -> None:
+    """Say on stderr why one of several things failed, which ends no command; an event too.
+
+    Args:
+        label: what it is called; empty where the error names it.
+        error: why.
+    """
+    emit(failure_event(label, str(error), remedy_words(error.remedies)))
+    say_anyway("error: " + ": ".join(filter(None, (label, message(error)))))
 
 
 def emit(event: JsonEvent) -> None:

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from istar.cli.batch import new_notes
 from istar.cli.console import emit, print_path, say, voice
 from istar.cli.json_events import drafts_event
 from istar.cli.output import STDOUT, output_directory
 from istar.errors import IstarError, UsageError
+from istar.output_names import CLIP_SUFFIXES, PICTURE_SUFFIXES, check_name, names_directory
+from istar.output_templates import is_template
 from istar.plurals import counted
 from istar.request import GenerationRequest
 
@@ -94,13 +97,16 @@ def drafts_directory(output: str | None) -> Iterator[Path]:
     """The directory that drafts are written into, made if need be; gone again if it stays empty.
 
     Raises:
-        UsageError: no directory is named.
+        UsageError: a file is named, or none can have that name.
         MediaError: it cannot be made.
     """
     if output in STDOUT:
         raise UsageError("drafts are several files: name a directory with --output")
-    if output == "":
-        raise UsageError("the output path is empty")
+    if output is not None:
+        check_name(output)
+        is_file = Path(output).suffix.lower() in (*CLIP_SUFFIXES, *PICTURE_SUFFIXES)
+        if is_template(output) or (is_file and not names_directory(output)):
+            raise UsageError(f"drafts are written into a directory, and '{output}' names a file")
     names = (Path(f"istar-drafts-{number:04}") for number in count(1))
     with output_directory(output or next(n for n in names if not n.exists())) as directory:
         yield directory
@@ -281,19 +287,15 @@ def _one_of_many(
         total: how many there are.
         said: notes of the drafts before; those of this one are added.
     """
-    from istar.events import Note, Progress
+    from istar.events import Progress
 
     stop = job.stop(until)
-    for event in job.run(until=stop):
+    for event in new_notes(job.run(until=stop), said):
         if isinstance(event, Progress):
-            yield replace(
+            event = replace(
                 event,
                 done=(number - 1) * stop.step + event.done,
                 total=total * stop.step,
                 work=event.work.of_several(number, total),
             )
-        elif not isinstance(event, Note):
-            yield event
-        elif event.text not in said:
-            said.add(event.text)
-            yield event
+        yield event

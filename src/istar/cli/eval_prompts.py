@@ -19,6 +19,7 @@ from istar.cli.options import CommonOptions
 from istar.cli.output import STDOUT, output_directory
 from istar.cli.tasks import Task
 from istar.errors import UsageError
+from istar.files import expanded
 
 if TYPE_CHECKING:
     from istar.evaluation_prompts import EvaluationSet
@@ -64,7 +65,7 @@ class EvaluationOptions(CommonOptions):
 def prompts(
     options: EvaluationOptions,
     name: Annotated[Evaluation, typer.Argument(metavar="NAME", help="The benchmark.")],
-    prompts: Annotated[
+    prompt_list: Annotated[
         Path,
         typer.Argument(
             metavar="PROMPTS",
@@ -87,17 +88,20 @@ def prompts(
     output = options.output or "-"
     if output in STDOUT:
         raise UsageError("name a directory with --output")
-    found = read_evaluation(name.value, prompts.expanduser())
+    directory = expanded(output)
+    found = read_evaluation(name.value, expanded(prompt_list))
     if found.is_square:
         if options.aspect not in (None, "1:1"):
             raise UsageError(f"{name.value} looks at square pictures; leave out --aspect")
         options = replace(options, aspect="1:1")
-    directory = Path(output).expanduser()
     options = replace(options, output=f"{output}/")
     names = OutputNames(options, found.mode, several=True, skips=not options.overwrite)
     batch = Batch(several=True, resumes=False)
     tasks = _tasks(found, options, batch, seconds)
     with output_directory(directory):
+        if options.dry_run:
+            make_all(options, tasks, names, batch, seconds=None)
+            return
         _write_texts(found, directory, overwrite=options.overwrite)
         try:
             make_all(options, tasks, names, batch, seconds=None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istar.cli.batch import make_file
+from istar.cli.batch import Batch, make_file
 from istar.cli.completion import take_names
 from istar.cli.console import say
 from istar.cli.drafts import (
@@ -42,15 +42,16 @@ from istar.cli.option_types import (
     VerboseOption,
 )
 from istar.cli.options import CommonOptions
-from istar.cli.output import STDOUT, output_directory, output_file
+from istar.cli.output import STDOUT, output_directory, output_file, template_path
 from istar.cli.render import write_rendered
 from istar.cli.seeds import consecutive_seeds, drawn_seed
 from istar.cli.take_options import TakeArgument, TakeOptions
 from istar.errors import UsageError
-from istar.output_names import SLASHES
+from istar.output_names import names_directory
 from istar.output_templates import is_template
 
 if TYPE_CHECKING:
+    from istar.cli.previews import PreviewOutput
     from istar.pipeline import InfinityStarPipeline
     from istar.take import Take
     from istar.take_file import ModelIdentity
@@ -262,44 +263,68 @@ def _make(
 
     Raises:
         UsageError: one file is named for several.
+        Exit: there are several, and some failed.
     """
     written_as = ClipOutput(encoding=encoding.settled())
     commons = [options.common(path, take) for path, take in takes]
     settings = None if options.no_take else TakeSettings()
     loaded: tuple[ModelIdentity, InfinityStarPipeline] | None = None
+    previews: PreviewOutput | None = None
     draws = not all(take.finished for _, take in takes)
-    with _directory(options.output, files=len(takes)):
-        for (path, take), common in zip(takes, commons, strict=True):
-            with output_file(common, take.request, written_as) as file:
-                previews = common.previews(take.request, file.target)
-                if loaded is None or loaded[0] != take.model:
-                    pipeline = options.load(take, common.model, decodes_only=not draws)
-                    loaded = (take.model, pipeline)
-                pipeline = loaded[1]
-                if take.finished:
-                    write_rendered(pipeline, take, file)
-                    if continues and settings is not None:
-                        settings.remove_finished(path)
-                    continue
-                job = pipeline.job(take)
-                make_file(
-                    job,
-                    pipeline,
-                    file,
-                    common,
-                    settings,
-                    previews,
-                    seconds=seconds,
-                    continued=path if continues else None,
-                )
+    targets = _targets(options, [take for _, take in takes])
+    batch = Batch(several=len(takes) > 1, resumes=False)
+    said: set[str] = set()
+    with _directory(options.output, files=len(takes)), batch.counted(len(takes)):
+        for (path, take), common, target in zip(takes, commons, targets, strict=True):
+            label = str(path) if continues else f"seed {take.request.seed}"
+            with batch.attempt(label):
+                with output_file(common, take.request, written_as, target) as file:
+                    with batch.ending_it():
+                        if previews is None:
+                            previews = common.previews(take.request, file.target)
+                        if loaded is None or loaded[0] != take.model:
+                            pipeline = options.load(take, common.model, decodes_only=not draws)
+                            loaded = (take.model, pipeline)
+                    pipeline = loaded[1]
+                    if take.finished:
+                        write_rendered(pipeline, take, file)
+                        if continues and settings is not None:
+                            settings.remove_finished(path)
+                    else:
+                        make_file(
+                            pipeline.job(take),
+                            pipeline,
+                            file,
+                            common,
+                            settings,
+                            previews,
+                            seconds=seconds,
+                            continued=path if continues else None,
+                            said=said,
+                        )
+                batch.made += 1
+
+
+def _targets(options: ContinueOptions, takes: Sequence[Take]) -> list[Path | None]:
+    """The names that a template gives the files of takes; without one, None for each.
+
+    Raises:
+        UsageError: as `template_path`, or one file would replace another.
+    """
+    output = options.output
+    if not output or not is_template(output):
+        return [None] * len(takes)
+    targets = [template_path(output, take.request, one) for one, take in enumerate(takes, 1)]
+    if options.overwrite and len({*targets}) < len(targets):
+        raise UsageError(f"'{output}' gives several files one name; put {{number}} into it")
+    return [*targets]
 
 
 def _directory(output: str | None, *, files: int) -> AbstractContextManager[object]:
-    """Inside, the directory that an output names is there.
+    """Inside, the directory that an output names for several files is there.
 
     Args:
-        output: as typed. What ends in a slash names a directory; what has no suffix does so where
-            several files are written.
+        output: as typed. Where several files are written, what has no suffix names a directory.
         files: how many are written.
 
     Raises:
@@ -308,11 +333,9 @@ def _directory(output: str | None, *, files: int) -> AbstractContextManager[obje
     """
     if not output:
         return nullcontext()
-    if output.endswith(SLASHES):
-        return output_directory(output)
-    if files == 1 or Path(output).is_dir() or is_template(output):
+    if files == 1 or is_template(output):
         return nullcontext()
-    if Path(output).suffix or output in STDOUT:
+    if not names_directory(output) and (Path(output).suffix or output in STDOUT):
         raise UsageError("these are several files: name a directory with --output")
     return output_directory(output)
 

@@ -300,7 +300,9 @@ def _generate(
         options.reused.say_end()
     several = options.is_batch
     names = OutputNames(options, mode, several=several, skips=options.skip_existing)
-    batch = Batch(several=several, resumes=names.template is not None)
+    same_names = options.seeds is not None or not names.tells_seed(None)
+    resumes = names.template is not None and same_names and not options.overwrite
+    batch = Batch(several=several, resumes=resumes)
     tasks = tasks_of(options, mode, asked, written_as, names, batch, keeps_sound=keeps_sound)
     rewrites = options.rewrite and not options.dry_run
     make_all(options, tasks, names, batch, seconds=seconds, rewrites=rewrites)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from istar.clip_format import is_numbered
 from istar.errors import UsageError
+from istar.files import expanded
 from istar.plurals import counted
 from istar.text_files import read_text
 
@@ -75,7 +76,7 @@ def input_file(path: Path) -> Path:
         UsageError: it does not exist, is a directory or is empty.
     """
     try:
-        path = STDIN if is_stdin(path) else path.expanduser()
+        path = STDIN if is_stdin(path) else expanded(path)
         if path == STDIN and sys.stdin is None:
             raise UsageError("the input should come from stdin, and stdin is closed")
         if path.is_dir():
@@ -84,7 +85,7 @@ def input_file(path: Path) -> Path:
             raise UsageError(f"{path} is empty; check how it was made or downloaded")
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist") from error
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{path} cannot be read: {reason}") from error
     return path

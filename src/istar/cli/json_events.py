@@ -126,6 +126,28 @@ def result_event(path: Path, take: Path | None, made: Made | None) -> JsonEvent:
     }
 
 
+def failure_event(label: str, text: str, remedy: str) -> JsonEvent:
+    """One of several things failed; the others go on.
+
+    Args:
+        label: what it is called.
+        text: what failed, and why.
+        remedy: what to type next; empty where nothing is known.
+    """
+    return {"event": "failure", "label": label, "message": text, "remedy": remedy}
+
+
+def summary_event(*, made: int, skipped: int, failed: int, total: int) -> JsonEvent:
+    """What became of several things."""
+    return {
+        "event": "summary",
+        "made": made,
+        "skipped": skipped,
+        "failed": failed,
+        "total": total,
+    }
+
+
 def error_event(text: str, remedy: str, exit_code: int, take: Path | None) -> JsonEvent:
     """The command failed, or was ended by a signal; the last event.
 

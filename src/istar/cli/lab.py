@@ -20,6 +20,7 @@ from istar.cli.option_types import (
     YesOption,
 )
 from istar.errors import IstarError, MediaError, UsageError
+from istar.files import expanded
 from istar.plurals import counted
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def _targets(output: str, *, overwrite: bool) -> tuple[Path, Path]:
     """
     if not output:
         raise UsageError("the output path is empty")
-    directory = Path(output).expanduser()
+    directory = expanded(output)
     try:
         directory.mkdir(exist_ok=True)
     except OSError as error:

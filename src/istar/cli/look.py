@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from istar.byte_size import readable_size
-from istar.cli.console import print_lines, printable, say
+from istar.cli.console import print_lines, printable, say_failure
 from istar.cli.inputs import is_take, take_input
-from istar.cli.remedies import message
 from istar.cli.reuse import settings_of_take, whole_settings
 from istar.errors import IstarError
 from istar.file_settings import FileSettings, UsedSampling
@@ -55,7 +54,7 @@ def info(
             read = _Found.of_take if is_take(source) else _Found.of_media
             found = read(source, os.fsdecode(path))
         except IstarError as error:
-            say(f"error: {message(error)}")
+            say_failure("", error)
             code = max(code, error.exit_code)
             continue
         former = lines

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 from istar.cli.output import STDOUT, check_clip, check_stdout, field_values, free_path
 from istar.clip_format import STREAMED_SUFFIX, is_numbered
 from istar.errors import UsageError
-from istar.output_names import PICTURE_SUFFIXES, SLASHES, check_suffix
+from istar.output_names import (
+    PICTURE_SUFFIXES,
+    SLASHES,
+    check_name,
+    check_suffix,
+    names_directory,
+)
 from istar.output_templates import NameTemplate, is_template
 from istar.request import GenerationRequest, Mode
 
@@ -56,14 +62,14 @@ class OutputNames:
         elif output and is_template(output):
             self.template = NameTemplate.parse(output, suffix=suffix)
         elif output and several:
-            if not output.endswith(SLASHES) and not Path(output).is_dir() and Path(output).suffix:
+            if not names_directory(output) and Path(output).suffix:
                 raise UsageError(
                     f"these are several files, and '{output}' is one: name a directory, or a "
                     "template such as '{number}-{prompt:.40}" + suffix + "'"
                 )
             name = f"{output}{os.sep}istar-{mode}-{{number:04}}{suffix}"
             self.template = NameTemplate.parse(name, suffix=suffix)
-        elif output and skips and not output.endswith(SLASHES) and not Path(output).is_dir():
+        elif output and skips and not names_directory(output):
             self.template = NameTemplate.parse(output, suffix=suffix)
         if skips and self.template is None:
             raise UsageError(
@@ -91,7 +97,7 @@ class OutputNames:
         if output is not None:
             target = self._below_root(output)
             self._check_suffix(target)
-        elif self.template is not None or self._output in STDOUT:
+        elif self.template is not None or self._has_no_name:
             target = Path("x" + (self.template.suffix if self.template else self._suffix))
         else:
             target = free_path(self._output, self._mode, overwrite=self._overwrite)
@@ -146,13 +152,19 @@ class OutputNames:
 
     def _below_root(self, output: str) -> Path:
         """The path of a file that a line of a list names."""
+        check_name(output)
         path = Path(output)
         if not path.name or path.is_absolute() or ".." in path.parts or output.startswith("~"):
-            raise UsageError(f"'{output}' is no name of a file in the directory of --output")
+            raise UsageError(f"'{output}' must name a file inside the --output directory")
         if not path.suffix:
             path = path.with_name(path.name + self._suffix)
         root = self.template.root if self.template is not None else Path()
         return root / path
+
+    @property
+    def _has_no_name(self) -> bool:
+        """Files go to stdout, or into a directory that need not be there."""
+        return self._output in STDOUT or (self._output or "").endswith(SLASHES)
 
     def _check_suffix(self, target: Path) -> None:
         if self._mode == "t2i":

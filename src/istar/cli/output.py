@@ -24,8 +24,8 @@ from istar.cli.json_events import Made
 from istar.cli.options import CommonOptions
 from istar.clip_format import STREAMED_SUFFIX, clip_format, is_numbered
 from istar.errors import IstarError, MediaError, UsageError
-from istar.files import unfinished, writing_failed
-from istar.output_names import output_path
+from istar.files import existing_parent, expanded, temporary_path, writing_failed
+from istar.output_names import SLASHES, output_path
 from istar.output_templates import NameTemplate, is_template
 from istar.request import GenerationRequest, Mode
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
@@ -252,7 +252,7 @@ class Writer:
 
 @contextmanager
 def output_directory(name: str | Path) -> Iterator[Path]:
-    """Inside, a directory is there; one that was made for it goes again if it stays empty.
+    """Inside, a directory is there; those that were made for it go again if they stay empty.
 
     Args:
         name: of the directory, as typed.
@@ -261,13 +261,11 @@ def output_directory(name: str | Path) -> Iterator[Path]:
         UsageError: it names a home directory that is unknown.
         MediaError: it cannot be made.
     """
-    try:
-        directory = Path(name).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"'{name}' names a home directory that is unknown") from error
+    directory = expanded(name)
     if directory.exists() and not directory.is_dir():
-        raise MediaError(f"'{directory}' is a file, and several are written into a directory")
+        raise MediaError(f"'{directory}' is a file, not a directory; choose another directory")
     is_new = not directory.exists()
+    there = existing_parent(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
@@ -277,7 +275,10 @@ def output_directory(name: str | Path) -> Iterator[Path]:
     finally:
         if is_new:
             with suppress(OSError):
-                directory.rmdir()
+                for made in (directory, *directory.parents):
+                    if made == there:
+                        break
+                    made.rmdir()
 
 
 @contextmanager
@@ -294,7 +295,7 @@ def output_file(
         request: what is made.
         written_as: how, if it is a clip.
         target: its name, a number added if it is taken; its directory is made. None for the one
-            that the options give.
+            that the options give, whose directory is made if it ends in a slash.
 
     Raises:
         UsageError: stdout is a terminal and the bytes should go there; the suffix does not fit, or
@@ -324,13 +325,15 @@ def output_file(
         )
         return
     if target is None and options.output and is_template(options.output):
-        target = _filled(options.output, request, suffix)
+        target = template_path(options.output, request)
     with ExitStack() as block:
         if target is not None:
             directory = target.parent
             if request.mode != "t2i" and is_numbered(target):
                 directory = directory.parent
             block.enter_context(output_directory(directory))
+        elif options.output and options.output.endswith(SLASHES):
+            block.enter_context(output_directory(options.output))
         wanted = options.output if target is None else target
         target = free_path(wanted, request.mode, overwrite=options.overwrite)
         if request.mode != "t2i":
@@ -368,9 +371,19 @@ def field_values(request: GenerationRequest, number: int) -> dict[str, Callable[
     }
 
 
-def _filled(text: str, request: GenerationRequest, suffix: str) -> Path:
-    """The name of the only file of a command, by a template."""
-    template, values = NameTemplate.parse(text, suffix=suffix), field_values(request, 1)
+def template_path(text: str, request: GenerationRequest, number: int = 1) -> Path:
+    """The name of a file by a template, where the model is not known.
+
+    Args:
+        text: as typed.
+        request: what is made.
+        number: its place among all, from 1.
+
+    Raises:
+        UsageError: as `NameTemplate.parse`, or a field is for what is made from a prompt.
+    """
+    suffix = ".png" if request.mode == "t2i" else STREAMED_SUFFIX
+    template, values = NameTemplate.parse(text, suffix=suffix), field_values(request, number)
     for field in template.fields - values.keys():
         raise UsageError(f"'{text}': {{{field}}} is for what is made from a prompt")
     return template.path(values)
@@ -398,7 +411,7 @@ def _file_for_stdout(
     directory = Path(tempfile.mkdtemp(prefix="istar-"))
     target = directory / f"output{suffix}"
     with ExitStack() as block:
-        block.enter_context(unfinished(directory))
+        block.enter_context(temporary_path(directory))
         block.callback(shutil.rmtree, directory, ignore_errors=True)
         check_clip(target, written_as)
         yield OutputFile(

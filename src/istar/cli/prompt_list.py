@@ -20,7 +20,7 @@ _OWN_KEYS: dict[Mode, tuple[str, ...]] = {
     "extend": ("seconds", "clip"),
 }
 _SHOWN = 80
-_NUMBERS = ("seconds", "guidance", "seed")
+_NUMBERS = ("seconds", "guidance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +66,13 @@ class Asked:
                 raise UsageError(f"{name!r} is no setting of {mode}; there are {', '.join(known)}")
             if name == "tau":
                 settings[name] = _tau_text(value)
-            elif name in _NUMBERS and not _is_number(value):
-                raise UsageError(f"{name} is a number, not {_shown(value)}")
-            elif name not in _NUMBERS and not isinstance(value, str):
+            elif name == "seed":
+                if type(value) is not int:
+                    raise UsageError(f"seed is a whole number, not {_shown(value)}")
+            elif name in _NUMBERS:
+                if not _is_number(value):
+                    raise UsageError(f"{name} is a number, not {_shown(value)}")
+            elif not isinstance(value, str):
                 raise UsageError(f"{name} is a text, not {_shown(value)}")
         for name in ("image", "clip"):
             if name in settings:

@@ -17,6 +17,7 @@ from istar.cli.inputs import read_prompt
 from istar.cli.option_types import DeviceOption
 from istar.cli.remedies import message
 from istar.errors import HubError, RewriteError, UsageError
+from istar.files import expanded
 from istar.plurals import counted
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class RewriteSettings:
         return cls(
             url=url,
             model=model,
-            directory=directory and directory.expanduser(),
+            directory=directory and expanded(directory),
             timeout=timeout,
         )
 
@@ -110,7 +111,7 @@ class RewriteSettings:
         from istar.placement import Placement
 
         assert self.model is not None
-        name = str(Path(self.model).expanduser()) if self.model.startswith("~") else self.model
+        name = str(expanded(self.model)) if self.model.startswith("~") else self.model
         with loaded_language_model(name, Placement.choose(device).device) as answer:
             yield answer
 
@@ -134,13 +135,14 @@ def rewritten_requests(
     from istar.rewriting import rewritten
 
     typed = [request.typed_prompt or request.prompts[0] for request in requests]
-    if not all(prompt.strip() for prompt in typed):
+    wanted = [prompt for prompt in dict.fromkeys(typed) if prompt.strip()]
+    if not wanted:
         raise UsageError("there is no prompt that --rewrite could rewrite")
     settings = RewriteSettings.settled()
     richer: dict[str, str] = {}
-    say(f"rewriting {counted(len(set(typed)), 'prompt')}")
+    say(f"rewriting {counted(len(wanted), 'prompt')}")
     with _said_where_none_comes(), settings.answering(device) as answering:
-        for prompt in dict.fromkeys(typed):
+        for prompt in wanted:
             with _said_where_none_comes():
                 mode = requests[0].mode
                 richer[prompt] = rewritten(prompt, mode, answering, settings.directory)

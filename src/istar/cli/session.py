@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from istar.errors import StateError, UsageError
-from istar.files import replace_text, writing_failed
+from istar.files import expanded, replace_text, writing_failed
 from istar.tables import decode, encode
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def held_alone(directory: Path) -> Iterator[None]:
 
 def is_session(path: Path) -> bool:
     """Whether a path is that of a session's directory."""
-    return (path.expanduser() / _SETTINGS).is_file()
+    return (expanded(path) / _SETTINGS).is_file()
 
 
 def _is_beside(video: str) -> bool:

@@ -15,7 +15,7 @@ from istar.cli.option_types import NumberType
 from istar.cli.options import CommonOptions
 from istar.cli.output import OutputFile
 from istar.cli.session import SESSION_SUFFIX, Session, held_alone
-from istar.files import unfinished
+from istar.files import temporary_path
 from istar.output_names import output_path
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def new_session(
             yield session
         return
     temporary = Path(tempfile.mkdtemp(prefix="istar-"))
-    with unfinished(temporary):
+    with temporary_path(temporary):
         try:
             yield Session.create(temporary / directory.name, video=output.target, stays=False)
         finally:

@@ -19,7 +19,7 @@ from istar.cli.session import SESSION_SUFFIX, Session, held_alone, is_session
 from istar.cli.session_start import in_its_dtype, new_session, video_of
 from istar.cli.story import Story, StoryClip
 from istar.errors import IstarError, UsageError
-from istar.output_names import SLASHES, output_path
+from istar.output_names import names_directory, output_path
 from istar.output_templates import is_template
 from istar.plurals import counted
 
@@ -158,7 +158,7 @@ def _output(options: CommonOptions, stem: str) -> str:
         output = None
     if output in STDOUT:
         return str(output)
-    if output and (output.endswith(SLASHES) or Path(output).expanduser().is_dir()):
+    if output and names_directory(output):
         return str(Path(output) / f"{stem}.mp4")
     return output or f"{stem}.mp4"
 

@@ -68,6 +68,7 @@ def tasks_of(
     seeds = options.all_seeds()
     tasks: list[Task] = []
     number = 0
+    draws = False
     for label, line in _lines(options, asked):
         own = seeds.numbers
         with batch.attempt(label, files=len(own)):
@@ -91,8 +92,9 @@ def tasks_of(
                 names.check(task.output, task.written_as)
                 made.append(task)
             tasks += made
+            draws = draws or one.seed is None
         number += len(own)
-    if tasks:
+    if draws:
         seeds.say()
     return tasks
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 from istar.errors import CheckpointError, HubError, Remedy, UsageError
+from istar.files import expanded
 from istar.model_spec import ModelSpec
 from istar.models import bundled, hub
 from istar.models.download_events import DownloadListener, DownloadNote, ignore
@@ -178,7 +179,7 @@ def check_name(name: str | Path) -> None:
     """
     if not str(name).strip():
         raise UsageError("the model's name is empty", remedies=("list_models",))
-    if name not in _names() and not Path(name).expanduser().exists():
+    if name not in _names() and not expanded(name).exists():
         _hub_name(name)
 
 
@@ -213,7 +214,7 @@ def _described_here(name: str | Path) -> tuple[Path | None, tuple[ModelSpec, ...
     if name == bundled.NAME:
         root, spec = bundled.bundled_checkpoint()
         return root, (spec,)
-    directory = Path(name).expanduser()
+    directory = expanded(name)
     if directory.exists():
         return find_models(directory)
     _hub_name(name)
