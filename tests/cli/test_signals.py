@@ -159,6 +159,6 @@ def test_at_every_stage(
         return
     (path,) = takes
     assert kept == [
-        f"istar: what was made is kept; `istar finish --model tiny {path}` continues it"
+        f"istar: what was made is kept; `istar finish --model tiny -o a.mp4 {path}` continues it"
     ]
     Take.load(path)

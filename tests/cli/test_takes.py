@@ -166,9 +166,8 @@ def test_a_result_that_cannot_be_written_is_not_lost(
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     (path,) = takes_of(store)
-    assert f"what was made is kept; `istar finish --model tiny {path}` continues it" in (
-        err.decode()
-    )
+    command = f"istar finish --model tiny -o {target} {path}"
+    assert f"what was made is kept; `{command}` continues it" in err.decode()
     assert Take.load(path).finished
     assert len(pipeline.finish(Take.load(path)).frames) == 17
 
@@ -265,7 +264,7 @@ def test_interrupted_and_finished_equals_undisturbed(
     (path,) = takes_of(store)
     take = Take.load(path)
     if not target.exists():
-        assert f"`istar finish --model tiny {path}` continues it".encode() in err
+        assert f"`istar finish --model tiny -o {target} {path}` continues it".encode() in err
         assert [file.name for file in tmp_path.iterdir()] == ["state"]
     pipeline.finish(take).save(target, overwrite=True)
     assert torch.equal(read_clip(target).frames, undisturbed)

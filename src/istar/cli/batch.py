@@ -239,7 +239,7 @@ def make_file(
     """
     from istar.cli.display import StepDisplay
 
-    words = [*options.model_words, *output.written_as.words]
+    words = [*options.model_words, *output.words]
     events = new_notes(_events(job, previews, seconds), set() if said is None else said)
     with (
         kept_take(job, words, settings, continued) as keeping,

@@ -55,6 +55,7 @@ class OutputFile:
         overwrite: it may replace a file.
         has_settings: it holds how it was made.
         has_sidecar: a file beside it does.
+        is_named: the name was asked for.
         stays: see the attributes.
         streams: it goes to stdout as it is made, and `target` is no more than its format.
     """
@@ -67,10 +68,12 @@ class OutputFile:
         overwrite: bool,
         has_settings: bool = True,
         has_sidecar: bool = False,
+        is_named: bool = False,
         stays: bool = True,
         streams: bool = False,
     ) -> None:
         self.target = target
+        self._is_named = is_named
         self.written_as = written_as
         self._streams = streams
         self.stays = stays
@@ -78,6 +81,14 @@ class OutputFile:
         self._overwrite = overwrite
         self._has_settings = has_settings
         self._has_sidecar = has_sidecar
+
+    @property
+    def words(self) -> list[str]:
+        """The options of a command that writes it in the same way, under the name asked for."""
+        words = self.written_as.words
+        words += [] if self._has_settings else ["--no-metadata"]
+        words += ["--sidecar"] if self._has_sidecar else []
+        return [*words, "-o", str(self.target)] if self._is_named else words
 
     @contextmanager
     def writing(
@@ -335,6 +346,7 @@ def output_file(
         elif options.output and options.output.endswith(SLASHES):
             block.enter_context(output_directory(options.output))
         wanted = options.output if target is None else target
+        is_named = wanted is not None
         target = free_path(wanted, request.mode, overwrite=options.overwrite)
         if request.mode != "t2i":
             check_clip(target, written_as)
@@ -346,6 +358,7 @@ def output_file(
             overwrite=options.overwrite,
             has_settings=not options.no_metadata,
             has_sidecar=options.sidecar,
+            is_named=is_named,
         )
         yield output
     print_path(output.target)
