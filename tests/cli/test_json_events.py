@@ -107,6 +107,11 @@ def test_a_run_is_told_as_the_page_says(
         "line 3": r"no file can be called '\ud800'",
     }
     assert all(f"error: {label}: {text}" in err for label, text in lines.items())
+    (begun,) = (event for event in batch if event["event"] == "file")
+    assert (begun["label"], begun["number"], begun["total"]) == ("line 1", 1, 3)
+    again, _, _ = shown(*several, "--seed", "1", "--skip-existing")
+    (there,) = (event for event in again if event["event"] == "skipped")
+    assert (there["label"], there["path"]) == ("line 1", "1.png")
     summary, error = batch[-2:]
     assert (summary["made"], summary["failed"], summary["total"]) == (1, 2, 3)
     assert (error["event"], error["message"]) == ("error", "1 of 3 made, 2 failed")
@@ -121,7 +126,7 @@ def test_a_run_is_told_as_the_page_says(
         assert not list(steps.pictures_of([Loading(part="transformer")]))
     speak()
     fetched = events_of(capfd.readouterr().out)
-    for more in (drafts, planned, rendered, batch, failed, fetched):
+    for more in (drafts, planned, rendered, batch, again, failed, fetched):
         for event, names in fields_of(more).items():
             assert seen.setdefault(event, names) == names
     assert seen == documented()

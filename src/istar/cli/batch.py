@@ -11,7 +11,7 @@ import typer
 
 from istar.cli.chosen_model import ChosenModel
 from istar.cli.console import emit, emit_error, say, say_failure, voice
-from istar.cli.json_events import summary_event
+from istar.cli.json_events import file_event, skipped_event, summary_event
 from istar.cli.keep import TakeSettings, kept_take, take_settings
 from istar.cli.naming import OutputNames
 from istar.cli.output import OutputFile, output_file
@@ -150,6 +150,7 @@ def make_all(
                 with output_file(options, request, task.written_as, target) as output:
                     if total > 1:
                         say(f"{task.number} of {total}, {task.label}: {request.prompts[0]:.80}")
+                        emit(file_event(task.label, task.number, total))
                     if previews is None:
                         with batch.ending_it():
                             previews = options.previews(request, output.target)
@@ -187,6 +188,7 @@ def _to_be_made(
             target = names.target(task.label, task.request, task.number, task.output, model)
             if names.is_there(target):
                 batch.skipped += 1
+                emit(skipped_event(task.label, target))
             else:
                 found.append((task, target))
     return found

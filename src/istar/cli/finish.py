@@ -13,7 +13,7 @@ import typer
 
 from istar.cli.batch import Batch, make_file
 from istar.cli.completion import take_names
-from istar.cli.console import say
+from istar.cli.console import emit, say
 from istar.cli.drafts import (
     DRAFTS_HOLD_ALL,
     MOST_DRAFTS,
@@ -27,6 +27,7 @@ from istar.cli.drafts import (
 from istar.cli.encoding import ClipOutput, EncodingOptions, refuse_encoding_of_drafts
 from istar.cli.generate import DeadlineOption, parse_deadline
 from istar.cli.inputs import read_prompt, take_file
+from istar.cli.json_events import file_event
 from istar.cli.keep import TakeSettings
 from istar.cli.option_groups import with_option_groups
 from istar.cli.option_types import (
@@ -275,10 +276,14 @@ def _make(
     batch = Batch(several=len(takes) > 1, resumes=False)
     said: set[str] = set()
     with _directory(options.output, files=len(takes)), batch.counted(len(takes)):
-        for (path, take), common, target in zip(takes, commons, targets, strict=True):
+        for number, ((path, take), common, target) in enumerate(
+            zip(takes, commons, targets, strict=True), start=1
+        ):
             label = str(path) if continues else f"seed {take.request.seed}"
             with batch.attempt(label):
                 with output_file(common, take.request, written_as, target) as file:
+                    if len(takes) > 1:
+                        emit(file_event(label, number, len(takes)))
                     with batch.ending_it():
                         if previews is None:
                             previews = common.previews(take.request, file.target)

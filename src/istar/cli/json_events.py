@@ -126,6 +126,22 @@ def result_event(path: Path, take: Path | None, made: Made | None) -> JsonEvent:
     }
 
 
+def file_event(label: str, number: int, total: int) -> JsonEvent:
+    """One of several things is made next.
+
+    Args:
+        label: what it is called.
+        number: which of them, from 1.
+        total: how many there are.
+    """
+    return {"event": "file", "label": label, "number": number, "total": total}
+
+
+def skipped_event(label: str, path: Path | None) -> JsonEvent:
+    """One of several things is there already, under this name."""
+    return {"event": "skipped", "label": label, "path": None if path is None else str(path)}
+
+
 def failure_event(label: str, text: str, remedy: str) -> JsonEvent:
     """One of several things failed; the others go on.
 
