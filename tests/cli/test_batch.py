@@ -184,6 +184,8 @@ def test_two_files_of_one_name(capfd: pytest.CaptureFixture[str]) -> None:
         done = Command(capfd, *arguments, option)
         assert done.code == 1
         assert "'a cat.png' is the name of line 1 too" in done.errors[0]
+    done = Command(capfd, *arguments, "--overwrite", "--dry-run")
+    assert (done.code, len(done.errors), done.said[-1]) == (1, 1, "1 of 2, line 1: a cat.png")
 
 
 def test_one_file_that_is_there_is_skipped(capfd: pytest.CaptureFixture[str]) -> None:

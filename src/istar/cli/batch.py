@@ -84,8 +84,8 @@ class Batch:
         """
         try:
             yield
-        except typer.Exit:
-            raise
+        except typer.Exit as end:  # of a dry run, after the plan
+            raise typer.Exit(1 if self.failed else end.exit_code) from end
         except BaseException:
             if self._several and (done := self.made + self.skipped):
                 others = "; the same command with --skip-existing makes the others"
@@ -138,6 +138,9 @@ def make_all(
         model = ChosenModel(options, [task.request for task in tasks])
         todo = _to_be_made(tasks, model, names, batch)
         requests = [task.request for task, _ in todo]
+        if options.dry_run and total > 1:
+            for task, target in todo:
+                say(f"{task.number} of {total}, {task.label}: {target or 'a numbered name'}")
         if rewrites and requests:
             from istar.cli.rewrite import rewritten_requests
 
@@ -148,7 +151,7 @@ def make_all(
         for (task, target), request in zip(todo, requests, strict=True):
             with batch.attempt(task.label):
                 with output_file(options, request, task.written_as, target) as output:
-                    if total > 1:
+                    if total > 1 and not options.dry_run:
                         say(f"{task.number} of {total}, {task.label}: {request.prompts[0]:.80}")
                         emit(file_event(task.label, task.number, total))
                     if previews is None:
