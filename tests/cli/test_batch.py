@@ -210,7 +210,7 @@ def test_takes_and_sessions_know_templates(capfd: pytest.CaptureFixture[str]) ->
     done = Command(capfd, "finish", takes[0], "-o", "{model}.png")
     assert (done.code, done.errors[0]) == (
         2,
-        "error: '{model}.png': {model} is for what is made from a prompt",
+        "error: '{model}.png': {model} is for t2i, t2v, i2v and extend",
     )
     # No file replaces another of the same command.
     assert Command(capfd, "finish", *takes, "-o", "{prompt}.png", "--overwrite").code == 2

@@ -393,12 +393,12 @@ def template_path(text: str, request: GenerationRequest, number: int = 1) -> Pat
         number: its place among all, from 1.
 
     Raises:
-        UsageError: as `NameTemplate.parse`, or a field is for what is made from a prompt.
+        UsageError: as `NameTemplate.parse`, or a field that other commands do not know.
     """
     suffix = ".png" if request.mode == "t2i" else STREAMED_SUFFIX
     template, values = NameTemplate.parse(text, suffix=suffix), field_values(request, number)
     for field in template.fields - values.keys():
-        raise UsageError(f"'{text}': {{{field}}} is for what is made from a prompt")
+        raise UsageError(f"'{text}': {{{field}}} is for t2i, t2v, i2v and extend")
     return template.path(values)
 
 
