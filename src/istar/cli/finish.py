@@ -25,12 +25,12 @@ from istar.cli.drafts import (
     parse_until,
 )
 from istar.cli.encoding import ClipOutput, EncodingOptions, refuse_encoding_of_drafts
-from istar.cli.generate import DeadlineOption, parse_deadline
 from istar.cli.inputs import read_prompt, take_file
 from istar.cli.json_events import file_event
 from istar.cli.keep import TakeSettings
 from istar.cli.option_groups import with_option_groups
 from istar.cli.option_types import (
+    DeadlineOption,
     EventsOption,
     NoMetadataOption,
     NoTakeOption,
@@ -44,6 +44,7 @@ from istar.cli.option_types import (
 )
 from istar.cli.options import CommonOptions
 from istar.cli.output import STDOUT, output_directory, output_file, template_path
+from istar.cli.parsing import parse_deadline
 from istar.cli.render import write_rendered
 from istar.cli.seeds import consecutive_seeds, drawn_seed
 from istar.cli.take_options import TakeArgument, TakeOptions

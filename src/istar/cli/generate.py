@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,14 @@ from istar.cli.encoding import Audio, ClipOutput, EncodingOptions, refuse_encodi
 from istar.cli.inputs import STDIN, input_clip, input_file, is_take, read_prompt
 from istar.cli.naming import OutputNames
 from istar.cli.option_groups import with_option_groups
-from istar.cli.option_types import OptionalPromptArgument, PromptArgument, SecondsOption
+from istar.cli.option_types import (
+    DeadlineOption,
+    OptionalPromptArgument,
+    PromptArgument,
+    SecondsOption,
+)
 from istar.cli.options import CommonOptions
+from istar.cli.parsing import parse_deadline
 from istar.cli.prompt_list import Asked
 from istar.cli.rewrite import rewritten_requests
 from istar.cli.seeds import (
@@ -41,7 +46,6 @@ from istar.cli.tasks import request_for, tasks_of
 from istar.errors import UsageError
 from istar.request import GenerationRequest, Mode
 
-_SECONDS = re.compile(r"([0-9]{1,9}(?:\.[0-9]*)?)s?")
 _PLAIN = ClipOutput()
 
 CountOption = Annotated[
@@ -69,16 +73,6 @@ SkipExistingOption = Annotated[
     bool,
     typer.Option("--skip-existing", help="Make only those files that are not there yet."),
 ]
-DeadlineOption = Annotated[
-    str | None,
-    typer.Option(
-        "--deadline",
-        metavar="SECONDS",
-        help="Stop at the last scale that is decoded so many seconds after the model is "
-        "loaded, such as 20s, and leave a take that `istar finish` continues.",
-    ),
-]
-
 
 RewriteOption = Annotated[
     bool,
@@ -87,20 +81,6 @@ RewriteOption = Annotated[
         help="Let a language model write a richer prompt first, see `istar rewrite`.",
     ),
 ]
-
-
-def parse_deadline(text: str | None) -> float | None:
-    """How many seconds a generation may take, as typed; None for as long as it takes.
-
-    Raises:
-        UsageError: no number of seconds.
-    """
-    if text is None:
-        return None
-    found = _SECONDS.fullmatch(text)
-    if found is None or not float(found[1]):
-        raise UsageError(f"--deadline is a number of seconds, such as 20s, not {text!r}")
-    return float(found[1])
 
 
 @dataclass(frozen=True, kw_only=True)

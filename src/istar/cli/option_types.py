@@ -167,3 +167,12 @@ EventsOption = Annotated[
         help="Events on stdout in place of the path, a line of JSON each; the last is the result.",
     ),
 ]
+DeadlineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--deadline",
+        metavar="SECONDS",
+        help="Stop at the last scale that is decoded so many seconds after the model is "
+        "loaded, such as 20s, and leave a take that `istar finish` continues.",
+    ),
+]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from math import isfinite
 
 from istar.errors import UsageError
+
+_SECONDS = re.compile(r"([0-9]{1,9}(?:\.[0-9]*)?)s?")
 
 
 def parse_aspect(text: str | None) -> float | None:
@@ -34,3 +37,17 @@ def parse_tau(text: str | None) -> tuple[float | None, float | None]:
         return float(image) if image else None, float(video) if video else None
     except ValueError as error:
         raise UsageError(f"--tau is one number or two, such as 1,0.4, not {text!r}") from error
+
+
+def parse_deadline(text: str | None) -> float | None:
+    """How many seconds a generation may take, as typed; None for as long as it takes.
+
+    Raises:
+        UsageError: no number of seconds.
+    """
+    if text is None:
+        return None
+    found = _SECONDS.fullmatch(text)
+    if found is None or not float(found[1]):
+        raise UsageError(f"--deadline is a number of seconds, such as 20s, not {text!r}")
+    return float(found[1])
