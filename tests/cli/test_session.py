@@ -225,7 +225,7 @@ def test_a_session_does_not_decide_which_directory_is_loaded(
 def test_a_session_is_continued_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     interact("-o", "a.mp4", "--dtype", "bf16", lines="one\n")
     # The person's settings are for what is new.
-    for name, value in (("DTYPE", "fp32"), ("GUIDANCE", "3"), ("OUTPUT", "b.mp4")):
+    for name, value in (("DTYPE", "fp32"), ("GUIDANCE", "3"), ("OUTPUT", "b/")):
         monkeypatch.setenv(f"ISTAR_{name}", value)
     assert "continues in" not in interact("a.session", lines="two\n")
     said = interact("a.session", "--dtype", "fp32", lines="three\n")

@@ -138,5 +138,5 @@ def test_what_is_no_address_is_not_repeated(url: str) -> None:
 
 def test_a_time_to_wait_is_finite() -> None:
     for timeout in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(UsageError, match="seconds to answer"):
+        with pytest.raises(UsageError, match="the time to wait for the rewriter"):
             ChatEndpoint(url="http://localhost", timeout=timeout)
