@@ -19,7 +19,7 @@ from istar.errors import DeviceError, GenerationError, StateError, UsageError
 from istar.events import ClipReady, Decoding, Event, Loading, Note, Preview, Progress
 from istar.generation.loop import advance
 from istar.generation.schedule import Step
-from istar.generation.state import GenerationState, JobState, Position
+from istar.generation.state import GenerationState, JobState, Position, seeded_state
 from istar.generation.until import Until, stop_step
 from istar.inputs import Inputs, read_inputs
 from istar.networks import Networks
@@ -110,7 +110,7 @@ class Job:
         plan = plan_request(
             request, networks.spec, inputs.template, given_pictures=inputs.given_pictures
         )
-        state = JobState(generator=_generator_of(request.seed))
+        state = JobState(generator=seeded_state(request.seed))
         return cls(networks, request, inputs, plan, state, before)
 
     @property
@@ -155,7 +155,7 @@ class Job:
             self.inputs = self.inputs.with_image(len(prompts), image, self.networks.spec)
             images = (*images, *[None] * (len(prompts) - len(images)), image)
         if seed is not None:
-            self.state = replace(self.state, generator=_generator_of(seed))
+            self.state = replace(self.state, generator=seeded_state(seed))
         self.request = replace(self.request, prompt=(*prompts, prompt), images=images)
         self.plan = self.plan.with_prompt(prompt, anew=image is not None)
 
@@ -513,8 +513,3 @@ class Job:
             scales=1 + max(one.scale for one in generation.steps if one.clip == step.clip),
             final=step.ends_clip,
         )
-
-
-def _generator_of(seed: int) -> Tensor:
-    """The state of a CPU generator with a seed."""
-    return torch.Generator().manual_seed(seed).get_state()

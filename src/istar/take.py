@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
@@ -22,7 +21,7 @@ from istar.errors import MediaError, StateError, UsageError
 from istar.files import PendingFile, expanded, writing_failed
 from istar.generation.likelihood import Score, total
 from istar.generation.schedule import Step
-from istar.generation.state import Position, TakeWindow
+from istar.generation.state import Position, TakeWindow, seed_in, seeded_state
 from istar.generation.until import scale_number
 from istar.generation.variation import Part, frames_within, varied
 from istar.request import GenerationRequest
@@ -39,6 +38,7 @@ from istar.take_file import (
     levels,
     read_file,
     read_window,
+    request_of,
     window_tensors,
 )
 from istar.video_tokenizer.config import TEMPORAL_STRIDE
@@ -129,7 +129,7 @@ class Take:
             return None
         states = [window.generator for window in self.windows]
         states += [self.generator] * (self.total - len(states))
-        seeds = tuple(_seed(state) for state in states)
+        seeds = tuple(seed_in(state) for state in states)
         return None if set(seeds) <= {self.request.seed} else seeds
 
     @property
@@ -167,7 +167,7 @@ class Take:
         if keep is None and seconds is None and region is None:
             raise UsageError("a variation keeps a scale, or what is outside a part")
         window, mode = self.windows[0], self.request.mode
-        schedule, generator = window.schedule, torch.Generator().manual_seed(seed).get_state()
+        schedule, generator = window.schedule, seeded_state(seed)
         # 1. What is drawn anew.
         part = None
         if seconds is not None or region is not None:
@@ -229,7 +229,7 @@ class Take:
         windows = self.windows[:count]
         generator = self.generator
         # After a finished window the last prompt may have begun with a seed of its own.
-        if windows and len(windows[-1].seconds) == len(windows[-1].schedule.steps):
+        if windows and windows[-1].is_whole:
             generator = windows[-1].generator_after(self.semantic_bits, self.detail_bits)
         return replace(
             self,
@@ -376,7 +376,7 @@ def _take(header: TakeHeader, tensors: dict[str, Tensor]) -> Take:
     if tensors:
         raise StateError(f"it holds something unknown, {min(tensors)!r:.80}")
     return Take(
-        request=_request(header, image, clip, images),
+        request=request_of(header, image, clip, images),
         template=header.template,
         model=header.model,
         semantic_bits=header.semantic_bits,
@@ -391,41 +391,6 @@ def _take(header: TakeHeader, tensors: dict[str, Tensor]) -> Take:
         before=before,
         images=images,
     )
-
-
-def _request(
-    header: TakeHeader, image: Tensor | None, clip: Tensor | None, images: Mapping[int, Tensor]
-) -> GenerationRequest:
-    """The request, its pixels given where it names no file."""
-    shots = (("image", picture) for picture in images.values())
-    for name, pictures in (("image", image), ("clip", clip), *shots):
-        if pictures is not None and (
-            pictures.dtype != torch.uint8
-            or pictures.ndim != 4
-            or pictures.shape[3] != 3
-            or len(pictures) < 1
-        ):
-            raise StateError(f"its {name} is not made of pictures")
-    request = GenerationRequest.from_json(
-        header.request, image=None if image is None else image[0], clip=clip
-    )
-    for name, held in (("image", image), ("clip", header.before or clip)):
-        if (getattr(request, name) is None) != (held is None):
-            raise StateError(f"its {name} is missing")
-    if images.keys() != {number for number, one in enumerate(request.images) if one is not None}:
-        raise StateError("its images are not those of its prompts")
-    if header.before is not None and clip is not None:
-        raise StateError("it continues both a clip and a take")
-    if header.clip_file and not isinstance(request.clip, Path):
-        raise StateError("the file of its clip has no name")
-    return request
-
-
-def _seed(state: Tensor) -> int:
-    """The seed from which a CPU generator came to a state."""
-    generator = torch.Generator()
-    generator.set_state(state)
-    return generator.initial_seed()
 
 
 def pictures_hash(pictures: Tensor) -> str:

@@ -23,7 +23,7 @@ from istar.generation.likelihood import Score
 from istar.generation.schedule import ClipPlan, ContextKind, Schedule
 from istar.generation.state import TakeWindow
 from istar.model_spec import Precision
-from istar.request import Mode
+from istar.request import GenerationRequest, Mode
 from istar.tables import decode
 from istar.video_tokenizer.config import FRAMES_PER_SECOND, TEMPORAL_STRIDE
 
@@ -348,3 +348,41 @@ def _unpacked(packed: Tensor, tokens: int, bits: int) -> Tensor:
         raise StateError(f"{tuple(packed.shape)} {packed.dtype} does not hold {count} bits")
     unpacked = np.unpackbits(packed.numpy(), count=count).astype(bool)
     return torch.from_numpy(unpacked).reshape(tokens, bits)
+
+
+def request_of(
+    header: TakeHeader, image: Tensor | None, clip: Tensor | None, images: Mapping[int, Tensor]
+) -> GenerationRequest:
+    """The request of a take, its pixels given where it names no file.
+
+    Args:
+        header: of its file.
+        image: `(1, H, W, 3)`, uint8: the picture that it begins with.
+        clip: `(F, H, W, 3)`, uint8: the clip that it continues.
+        images: like `image`, by the index of the prompt that begins with it.
+
+    Raises:
+        StateError: they do not fit together.
+    """
+    shots = (("image", picture) for picture in images.values())
+    for name, pictures in (("image", image), ("clip", clip), *shots):
+        if pictures is not None and (
+            pictures.dtype != torch.uint8
+            or pictures.ndim != 4
+            or pictures.shape[3] != 3
+            or len(pictures) < 1
+        ):
+            raise StateError(f"its {name} is not made of pictures")
+    request = GenerationRequest.from_json(
+        header.request, image=None if image is None else image[0], clip=clip
+    )
+    for name, held in (("image", image), ("clip", header.before or clip)):
+        if (getattr(request, name) is None) != (held is None):
+            raise StateError(f"its {name} is missing")
+    if images.keys() != {number for number, one in enumerate(request.images) if one is not None}:
+        raise StateError("its images are not those of its prompts")
+    if header.before is not None and clip is not None:
+        raise StateError("it continues both a clip and a take")
+    if header.clip_file and not isinstance(request.clip, Path):
+        raise StateError("the file of its clip has no name")
+    return request

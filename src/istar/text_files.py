@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -71,3 +72,19 @@ def read_json(path: Path, *, error: type[IstarError] = UsageError) -> Any:
         return json.loads(read_text(path, error=error))
     except (ValueError, RecursionError) as failure:
         raise error(f"{path} is not readable JSON: {failure}") from failure
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """What a TOML text says.
+
+    Raises:
+        ValueError: it is not TOML; the message says where.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

@@ -49,8 +49,7 @@ class Film:
             return 0
         count = 0
         for window, theirs in zip(take.windows, known.windows, strict=False):
-            is_whole = len(window.seconds) == len(window.schedule.steps)
-            if not is_whole or window_hash(window) != theirs:
+            if not window.is_whole or window_hash(window) != theirs:
                 break
             count += 1
         return count

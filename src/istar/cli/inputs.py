@@ -93,7 +93,9 @@ def input_file(path: Path) -> Path:
 
 def is_take(path: Path) -> bool:
     """Whether a file is a take, by its name."""
-    return path.suffix.lower() == ".take"
+    from istar.take_directory import TAKE_SUFFIX
+
+    return path.suffix.lower() == TAKE_SUFFIX
 
 
 def settles(clip: Path) -> bool:

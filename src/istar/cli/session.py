@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from istar.errors import StateError, UsageError
 from istar.files import expanded, replace_text, writing_failed
 from istar.tables import decode, encode
+from istar.take_directory import TAKE_SUFFIX
 
 if TYPE_CHECKING:
     from istar.take import Take
@@ -27,7 +28,6 @@ FIRST_BRANCH = "main"
 _FORMAT = "istar-session-1"
 _SETTINGS = "session.json"
 _LOCK = "session.lock"
-_TAKE_SUFFIX = ".take"
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -206,7 +206,7 @@ class Session:
     @property
     def branches(self) -> tuple[str, ...]:
         """The names of all branches."""
-        return tuple(sorted(path.stem for path in self.directory.glob(f"[!.]*{_TAKE_SUFFIX}")))
+        return tuple(sorted(path.stem for path in self.directory.glob(f"[!.]*{TAKE_SUFFIX}")))
 
     def take(self) -> Take:
         """The take of the branch.
@@ -254,7 +254,7 @@ class Session:
 
     def path_of(self, branch: str) -> Path:
         """The take of a branch, there or not."""
-        return self.directory / f"{branch}{_TAKE_SUFFIX}"
+        return self.directory / f"{branch}{TAKE_SUFFIX}"
 
 
 @contextmanager

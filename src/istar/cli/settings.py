@@ -7,7 +7,6 @@ default; what is typed counts more than both.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,15 +132,11 @@ def _content(path: Path) -> dict[str, Any]:
         if os.environ.get(PATH_VARIABLE):
             raise UsageError(f"there is no '{path}', which {PATH_VARIABLE} names")
         return {}
-    from istar.text_files import read_text
+    from istar.text_files import parse_toml, read_text
 
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     try:
-        return tomllib.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        return parse_toml(read_text(path))
+    except ValueError as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
 
 

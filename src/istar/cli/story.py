@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,15 +13,10 @@ from istar.errors import UsageError
 from istar.models.find import check_name, similar_name
 from istar.request import check_prompt, check_seconds, check_seed
 from istar.tables import decode
-from istar.text_files import read_text
+from istar.text_files import parse_toml, read_text
 
 if TYPE_CHECKING:
     from istar.cli.options import CommonOptions
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 STORY_SUFFIX = ".toml"
 
@@ -230,8 +224,8 @@ class _Reader:
         self._path = path
         self._text = read_text(path)
         try:
-            table = tomllib.loads(self._text)
-        except (ValueError, RecursionError) as error:
+            table = parse_toml(self._text)
+        except ValueError as error:
             self._add(None, f"it is not TOML: {_place_first(str(error))}")
             return
         scenes = table.pop(_SCENES, [])

@@ -148,33 +148,21 @@ def places_in(
 
 
 def _is_whole(take: Take, place: int) -> bool:
-    if place >= len(take.windows):
-        return False
-    window = take.windows[place]
-    return len(window.seconds) == len(window.schedule.steps)
+    return place < len(take.windows) and take.windows[place].is_whole
 
 
 def _is_there(clip: StoryClip, take: Take, place: int) -> bool:
     """Whether a window of a take, if there is one, has the prompt and the seed of a clip."""
     if place >= take.total or take.request.prompts[place] != clip.prompt:
         return False
+    from istar.generation.state import seed_in, seeded_state
+
     begun = place < len(take.windows)
     state = take.windows[place].generator if begun else take.generator
     if not clip.begins:
         # It continues the draws of the clip before, from no seed of its own.
-        return not torch.equal(state, _seeded(seed_in(state)))
-    return clip.seed is None or torch.equal(state, _seeded(clip.seed))
-
-
-def _seeded(seed: int) -> Tensor:
-    return torch.Generator().manual_seed(seed).get_state()
-
-
-def seed_in(state: Tensor) -> int:
-    """The seed from which a CPU generator came to a state."""
-    generator = torch.Generator()
-    generator.set_state(state)
-    return generator.initial_seed()
+        return not torch.equal(state, seeded_state(seed_in(state)))
+    return clip.seed is None or torch.equal(state, seeded_state(clip.seed))
 
 
 def with_clips_of(take: Take | None, former: Take, places: Iterable[int]) -> Take:
@@ -201,7 +189,7 @@ def with_clips_of(take: Take | None, former: Take, places: Iterable[int]) -> Tak
         prompts += (former.request.prompts[place],)
     last, generator = windows[-1] if windows else None, former.generator
     is_begun = places[-1] < len(former.windows)
-    if last is not None and is_begun and len(last.seconds) == len(last.schedule.steps):
+    if last is not None and is_begun and last.is_whole:
         # What is behind it in the other take may have begun with a seed of its own.
         generator = last.generator_after(former.semantic_bits, former.detail_bits)
     return replace(

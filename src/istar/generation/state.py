@@ -73,6 +73,18 @@ class Position(NamedTuple):
     step: int
 
 
+def seeded_state(seed: int) -> Tensor:
+    """The state of a CPU generator that a seed begins."""
+    return torch.Generator().manual_seed(seed).get_state()
+
+
+def seed_in(state: Tensor) -> int:
+    """The seed from which a CPU generator came to a state."""
+    generator = torch.Generator()
+    generator.set_state(state)
+    return generator.initial_seed()
+
+
 @dataclass(frozen=True, kw_only=True)
 class TakeWindow:
     """The tokens of one window: everything that its pictures follow from.
@@ -96,6 +108,11 @@ class TakeWindow:
     masks: Mapping[int, Tensor] = field(default_factory=dict)
     seconds: tuple[float, ...] = ()
     scores: tuple[Score, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """All of its steps are taken."""
+        return len(self.seconds) == len(self.schedule.steps)
 
     def after(self, step: int, bits: Tensor, seconds: float, score: Score) -> TakeWindow:
         """The window with one more step taken.

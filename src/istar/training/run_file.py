@@ -5,18 +5,12 @@ Unknown and mistyped settings are refused. Paths are relative to the file.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TypeVar
 
 from istar.errors import UsageError
 from istar.tables import decode
-from istar.text_files import read_text
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from istar.text_files import parse_toml, read_text
 
 _Config = TypeVar("_Config")
 
@@ -29,8 +23,8 @@ def read_config(path: Path, kind: type[_Config]) -> _Config:
             out of range.
     """
     try:
-        content = tomllib.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        content = parse_toml(read_text(path))
+    except ValueError as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
     try:
         return decode(kind, content, base=path.absolute().parent)
