@@ -6,9 +6,16 @@ import os
 from itertools import count
 from pathlib import Path
 
-from istar.clip_format import CLIP_FORMATS, clip_format, is_numbered, number_in
+from istar.clip_format import (
+    CLIP_FORMATS,
+    STREAMED_SUFFIX,
+    clip_format,
+    is_numbered,
+    number_in,
+)
 from istar.errors import MediaError, UsageError
 from istar.files import check_plain, expanded, numbered_names, writing_failed
+from istar.request import Mode
 
 CLIP_SUFFIXES = tuple(CLIP_FORMATS)
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -42,6 +49,11 @@ def check_name(name: str) -> None:
         os.fsencode(name)
     except UnicodeEncodeError as error:
         raise UsageError(f"no file can be called {name!r}") from error
+
+
+def usual_suffix(mode: Mode) -> str:
+    """The suffix of what a mode makes, where none is asked for."""
+    return ".png" if mode == "t2i" else STREAMED_SUFFIX
 
 
 def output_path(

@@ -64,9 +64,9 @@ def test_a_list_makes_what_it_can(
 
     load, loaded = InfinityStarPipeline.load, list[Any]()
 
-    def counted(*arguments: object, **options: object) -> object:
+    def counted(*arguments: Any, **options: Any) -> object:
         loaded.append(arguments)
-        return load(*arguments, **options)  # type: ignore[arg-type]
+        return load(*arguments, **options)
 
     monkeypatch.setattr(InfinityStarPipeline, "load", counted)
     Path("list.txt").write_text(LIST, encoding="utf-8")

@@ -73,7 +73,7 @@ class Batch:
             raise
 
     @contextmanager
-    def counted(self, total: int) -> Iterator[None]:
+    def summary(self, total: int) -> Iterator[None]:
         """Inside, all tasks are done; then, or where something ends them, it is said how many are.
 
         Args:
@@ -132,7 +132,7 @@ def make_all(
     """
     total = len(tasks) + batch.failed
     settings = take_settings(options)
-    with batch.counted(total):
+    with batch.summary(total):
         if not tasks:
             return
         model = ChosenModel(options, [task.request for task in tasks])

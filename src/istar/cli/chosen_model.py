@@ -9,14 +9,49 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from istar.request import GenerationRequest
+from istar.request import GenerationRequest, Mode
 
 if TYPE_CHECKING:
     from istar.cli.options import CommonOptions
     from istar.inputs import Inputs
     from istar.model_spec import ModelSpec
+    from istar.models.find import FoundModel
     from istar.pipeline import InfinityStarPipeline
+    from istar.placement import Placement
     from istar.plan import Plan
+
+
+def find_chosen(
+    options: CommonOptions, mode: Mode, seconds: float | None = None
+) -> tuple[FoundModel, Placement]:
+    """The model that options name, and where it computes.
+
+    Args:
+        options: of the command.
+        mode: of what is made.
+        seconds: the longest of it; None where any length does.
+
+    Raises:
+        IstarError: as `istar.models.find.find_model`.
+    """
+    from istar.cli.display import DownloadDisplay
+    from istar.models.find import find_model
+    from istar.placement import Placement
+
+    dtype = options.dtype.value if options.dtype else None
+    if dtype is None and options.reused:
+        dtype = options.reused.dtype_on(Placement.choose(options.device).device.type)
+    placement = Placement.choose(options.device, dtype)
+    with DownloadDisplay() as display:
+        model = find_model(
+            options.model,
+            mode=mode,
+            resolution=options.res.value if options.res else None,
+            seconds=seconds,
+            dtype=placement.precision,
+            on_event=display,
+        )
+    return model, placement
 
 
 class ChosenModel:
@@ -27,29 +62,13 @@ class ChosenModel:
         requests: what is made.
 
     Raises:
-        IstarError: as `istar.models.find.find_model`.
+        IstarError: as `find_chosen`.
     """
 
     def __init__(self, options: CommonOptions, requests: Sequence[GenerationRequest]) -> None:
-        from istar.cli.display import DownloadDisplay
-        from istar.models.find import find_model
-        from istar.placement import Placement
-
         first, lengths = requests[0], [one.seconds for one in requests if one.seconds is not None]
-        dtype = options.dtype.value if options.dtype else None
-        if dtype is None and options.reused:
-            dtype = options.reused.dtype_on(Placement.choose(options.device).device.type)
         self._options = options
-        self._placement = Placement.choose(options.device, dtype)
-        with DownloadDisplay() as display:
-            model = find_model(
-                options.model,
-                mode=first.mode,
-                resolution=options.res.value if options.res else None,
-                seconds=max(lengths, default=None),
-                dtype=self._placement.precision,
-                on_event=display,
-            )
+        model, self._placement = find_chosen(options, first.mode, max(lengths, default=None))
         if options.reused:
             model = options.reused.model_of_then(model, self._placement, first)
         self._model = model

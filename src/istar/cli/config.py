@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from istar.cli.completion import setting_names, setting_values
-from istar.cli.console import print_json, print_lines, print_path, printable, say
+from istar.cli.console import aligned, print_json, print_lines, print_path, printable, say
 from istar.cli.setting_table import SETTINGS, Setting, in_words
 from istar.cli.settings import Chosen, choose, find_setting, settings_path, values_in_file
 from istar.errors import IstarError, UsageError
@@ -67,11 +67,7 @@ def show(
     if as_json:
         print_json([_described(*row) for row in found])
         return
-    rows = [("NAME", "VALUE", "FROM"), *(_row(*row) for row in found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    print_lines(
-        "  ".join((row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2])) for row in rows
-    )
+    print_lines(aligned([("NAME", "VALUE", "FROM"), *(_row(*row) for row in found)]))
 
 
 @config.command("set", context_settings={"ignore_unknown_options": True})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +149,14 @@ def print_lines(lines: Iterable[str]) -> None:
     """Lines on stdout, in UTF-8 whatever the locale."""
     with said_where_stdout_fails():
         _write_all(f"{line}\n".encode("utf-8", "backslashreplace") for line in lines)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table: its cells two spaces apart, the last of a row as it is."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
+        yield "  ".join((*cells, row[-1]))
 
 
 def print_json(value: object) -> None:

@@ -66,6 +66,27 @@ _STEP_ROOM, _DOWNLOAD_ROOM = 26, 38
 _NOT_SHOWN = ("gradient", "learning_rate")
 
 
+class StageTimes:
+    """How long each stage took, one after the other."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._stage, self._since = "", time.monotonic()
+
+    def begin(self, stage: str) -> None:
+        """A stage begins, or continues; the one before is over."""
+        now = time.monotonic()
+        if self._stage:
+            self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
+        self._stage, self._since = stage, now
+
+    def say(self) -> None:
+        """Say all of them, with `--verbose`."""
+        self.begin("")
+        if self._seconds and voice().verbose:
+            say(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self._seconds.items()))
+
+
 class Display:
     """A bar that appears with the first thing it shows, or lines where no bar can be.
 
@@ -91,6 +112,7 @@ class Display:
                 expand=True,
             )
         self._last_line = time.monotonic()
+        self._times = StageTimes()
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +125,8 @@ class Display:
     ) -> None:
         if self._bar:
             self._bar.stop()
+        if error is None:
+            self._times.say()
 
     def _update(
         self,
@@ -167,23 +191,12 @@ class StepDisplay(Display):
         self._step = "reading the text"
         self._work: WorkDone | None = None
         self._pictures = 0
-        self._times = StageTimes()
         super().__init__(
             "{task.fields[line]}",
             TaskProgressColumn(),
             _LeftColumn(),
             room=_STEP_ROOM,
         )
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        if error is None:
-            self._times.say()
 
     def show(self, done: int, total: int) -> None:
         """Say that `done` of `total` steps are taken, of which no more is known."""
@@ -256,27 +269,6 @@ class StepDisplay(Display):
         )
 
 
-class StageTimes:
-    """How long each stage took, one after the other."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._stage, self._since = "", time.monotonic()
-
-    def begin(self, stage: str) -> None:
-        """A stage begins, or continues; the one before is over."""
-        now = time.monotonic()
-        if self._stage:
-            self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._since
-        self._stage, self._since = stage, now
-
-    def say(self) -> None:
-        """Say all of them, with `--verbose`."""
-        self.begin("")
-        if self._seconds and voice().verbose:
-            say(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self._seconds.items()))
-
-
 class ClipsDisplay(Display):
     """How many clips are prepared."""
 
@@ -314,7 +306,6 @@ class DownloadDisplay(Display):
         # The file or network under way, when it came up, and how much of it was here then.
         self._under_way = ("", 0.0, 0)
         self._emitted = 0.0
-        self._times = StageTimes()
         super().__init__(
             "{task.description}",
             DownloadColumn(table_column=Column(no_wrap=True)),
@@ -330,8 +321,6 @@ class DownloadDisplay(Display):
         trace: TracebackType | None,
     ) -> None:
         super().__exit__(kind, error, trace)
-        if error is None:
-            self._times.say()
         if self._fetches and isinstance(error, KeyboardInterrupt | SystemExit):
             say("what was fetched is kept; the same command continues there")
 

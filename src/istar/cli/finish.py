@@ -276,7 +276,7 @@ def _make(
     targets = _targets(options, [take for _, take in takes])
     batch = Batch(several=len(takes) > 1, resumes=False)
     said: set[str] = set()
-    with _directory(options.output, files=len(takes)), batch.counted(len(takes)):
+    with _directory(options.output, files=len(takes)), batch.summary(len(takes)):
         for number, ((path, take), common, target) in enumerate(
             zip(takes, commons, targets, strict=True), start=1
         ):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from istar.byte_size import readable_size
-from istar.cli.console import asked_yes, print_json, print_lines, print_path, say, speak
+from istar.cli.console import aligned, asked_yes, print_json, print_lines, print_path, say, speak
 from istar.cli.option_types import NumberType, QuietOption
 from istar.errors import IstarError, UsageError
 
@@ -47,11 +47,7 @@ def list_models(as_json: JsonOption = False) -> None:
             (f"  {copy.dtype} copy", "", readable_size(copy.bytes_here), "ready", str(copy.path))
             for copy in state.copies
         ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    print_lines(
-        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]))
-        for row in rows
-    )
+    print_lines(aligned(rows))
 
 
 @models.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from istar.cli.output import STDOUT, check_clip, check_stdout, field_values, free_path
-from istar.clip_format import STREAMED_SUFFIX, is_numbered
+from istar.clip_format import is_numbered
 from istar.errors import UsageError
 from istar.output_names import (
     PICTURE_SUFFIXES,
@@ -15,6 +15,7 @@ from istar.output_names import (
     check_name,
     check_suffix,
     names_directory,
+    usual_suffix,
 )
 from istar.output_templates import NameTemplate, is_template
 from istar.request import GenerationRequest, Mode
@@ -50,7 +51,7 @@ class OutputNames:
         self._overwrite = options.overwrite
         self._skips = skips
         self._had: dict[Path, str] = {}
-        output, suffix = options.output, ".png" if mode == "t2i" else STREAMED_SUFFIX
+        output, suffix = options.output, usual_suffix(mode)
         self._suffix = suffix
         if skips and options.overwrite:
             raise UsageError("--overwrite and --skip-existing are opposites; leave one out")

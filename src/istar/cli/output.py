@@ -22,10 +22,10 @@ from istar.cli.console import (
 from istar.cli.encoding import ClipOutput
 from istar.cli.json_events import Made
 from istar.cli.options import CommonOptions
-from istar.clip_format import STREAMED_SUFFIX, clip_format, is_numbered
+from istar.clip_format import clip_format, is_numbered
 from istar.errors import IstarError, MediaError, UsageError
 from istar.files import existing_parent, expanded, temporary_path, writing_failed
-from istar.output_names import SLASHES, output_path
+from istar.output_names import SLASHES, output_path, usual_suffix
 from istar.output_templates import NameTemplate, is_template
 from istar.request import GenerationRequest, Mode
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
@@ -316,7 +316,7 @@ def output_file(
     written_as = written_as or ClipOutput()
     if request.mode == "t2i" and written_as.words:
         raise UsageError(f"{written_as.words[0]} is for clips, and this is a picture")
-    suffix = ".png" if request.mode == "t2i" else STREAMED_SUFFIX
+    suffix = usual_suffix(request.mode)
     if target is None and options.output in STDOUT:
         check_stdout(options)
         if written_as.grows:
@@ -369,7 +369,7 @@ def free_path(wanted: str | Path | None, mode: Mode, *, overwrite: bool) -> Path
     return output_path(
         wanted,
         default_stem=f"istar-{mode}",
-        suffix=".png" if mode == "t2i" else STREAMED_SUFFIX,
+        suffix=usual_suffix(mode),
         overwrite=overwrite,
     )
 
@@ -395,8 +395,8 @@ def template_path(text: str, request: GenerationRequest, number: int = 1) -> Pat
     Raises:
         UsageError: as `NameTemplate.parse`, or a field that other commands do not know.
     """
-    suffix = ".png" if request.mode == "t2i" else STREAMED_SUFFIX
-    template, values = NameTemplate.parse(text, suffix=suffix), field_values(request, number)
+    template = NameTemplate.parse(text, suffix=usual_suffix(request.mode))
+    values = field_values(request, number)
     for field in template.fields - values.keys():
         raise UsageError(f"'{text}': {{{field}}} is for t2i, t2v, i2v and extend")
     return template.path(values)

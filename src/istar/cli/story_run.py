@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from istar.cli.chosen_model import find_chosen
 from istar.cli.console import print_path, say
 from istar.cli.conversation import Conversation
 from istar.cli.encoding import ClipOutput
@@ -90,10 +91,7 @@ class StoryPlan:
         Raises:
             IstarError: a setting, a length or a picture does not fit.
         """
-        from istar.cli.display import DownloadDisplay
         from istar.inputs import read_inputs
-        from istar.models.find import find_model
-        from istar.placement import Placement
 
         # 1. The options.
         if options.from_file is not None:
@@ -104,16 +102,7 @@ class StoryPlan:
         options = replace(story.settings.under(options), output=output)
         seeds = _seeds(options, story, again)
         # 2. The model, and what it makes of the scenes.
-        dtype = options.dtype.value if options.dtype else None
-        placement = Placement.choose(options.device, dtype)
-        with DownloadDisplay() as display:
-            model = find_model(
-                options.model,
-                mode="interact",
-                resolution=options.res.value if options.res else None,
-                dtype=placement.precision,
-                on_event=display,
-            )
+        model, placement = find_chosen(options, "interact")
         clips = story.clips(model.spec.clip_seconds, seeds)
         request = replace(
             replace(options, seed=0).request("interact", tuple(clip.prompt for clip in clips)),

@@ -11,14 +11,13 @@ import typer
 
 from istar.byte_size import readable_size
 from istar.cli.completion import take_names
-from istar.cli.console import print_json, print_lines, print_path, printable
+from istar.cli.console import aligned, print_json, print_lines, print_path, printable
 from istar.errors import UsageError
 
 if TYPE_CHECKING:
     from istar.take_file import TakeSummary
     from istar.take_store import StoredTake
 
-_GAP = "  "
 _PROMPT_CHARACTERS = 40
 _FEWEST_CHARACTERS = 12
 _LONGEST_MODEL = 12
@@ -45,20 +44,11 @@ def list_takes(
         print_json([_described(take) for take in found])
         return
     rows = [("NAME", "MODEL", "LENGTH", "DONE", "SIZE", "PROMPT"), *map(_row, found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    lines = list(aligned([(*row[:-1], "") for row in rows]))
     room = _PROMPT_CHARACTERS
     if sys.stdout.isatty():
-        others = sum(width + len(_GAP) for width in widths)
-        room = max(shutil.get_terminal_size().columns - others, _FEWEST_CHARACTERS)
-    print_lines(
-        _GAP.join(
-            (
-                *(cell.ljust(width) for cell, width in zip(row, widths, strict=False)),
-                _cut(row[-1], room),
-            )
-        )
-        for row in rows
-    )
+        room = max(shutil.get_terminal_size().columns - len(lines[0]), _FEWEST_CHARACTERS)
+    print_lines(line + _cut(row[-1], room) for line, row in zip(lines, rows, strict=True))
 
 
 @takes.command("path")
