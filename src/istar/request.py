@@ -243,7 +243,7 @@ def check_seconds(seconds: float, *, least: float) -> None:
 
 
 def check_seed(seed: Any) -> None:
-    """Refuse what is no seed.
+    """Refuse a value that is not a seed.
 
     Raises:
         UsageError: it is no whole number from 0 to 2⁶⁴-1.

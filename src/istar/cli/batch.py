@@ -14,7 +14,8 @@ from istar.cli.console import emit, emit_error, say, say_failure, voice
 from istar.cli.json_events import file_event, skipped_event, summary_event
 from istar.cli.keep import TakeSettings, kept_take, take_settings
 from istar.cli.naming import OutputNames
-from istar.cli.output import OutputFile, output_file
+from istar.cli.output import output_file
+from istar.cli.output_writer import OutputFile
 from istar.errors import IstarError
 
 if TYPE_CHECKING:

@@ -196,7 +196,7 @@ def _document(path: Path) -> TOMLDocument:
 
 
 def _table_in(place: MutableMapping[str, Any], name: str, path: Path) -> MutableMapping[str, Any]:
-    """A table by its name, a new one where there is none.
+    """A table by its name; it is made where it is missing.
 
     Raises:
         UsageError: something else has the name.

@@ -32,7 +32,7 @@ from istar.output_names import output_path
 from istar.plurals import counted
 
 if TYPE_CHECKING:
-    from istar.cli.output import OutputFile
+    from istar.cli.output_writer import OutputFile
     from istar.cli.previews import PreviewOutput
     from istar.cli.session import Session
     from istar.events import Event

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from istar.cli.output import OutputFile, Writer
+from istar.cli.output_writer import OutputFile, Writer
 from istar.cli.session import HeldVideo, Session, WrittenFile
 
 if TYPE_CHECKING:

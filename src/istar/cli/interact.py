@@ -15,7 +15,8 @@ from istar.cli.encoding import ClipOutput
 from istar.cli.inputs import input_clip, input_file, is_stdin, is_take, read_stdin
 from istar.cli.option_groups import with_option_groups
 from istar.cli.options import CommonOptions
-from istar.cli.output import OutputFile, output_file
+from istar.cli.output import output_file
+from istar.cli.output_writer import OutputFile
 from istar.cli.session import FIRST_BRANCH, Session, held_alone, is_session
 from istar.cli.session_lines import Command, Line, TypedLines, parse_seed, place_words, say_help
 from istar.cli.session_script import ScriptLines

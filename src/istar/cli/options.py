@@ -193,7 +193,7 @@ class CommonOptions:
         clip: Path | None = None,
         seconds: float | None = None,
     ) -> GenerationRequest:
-        """The request that the options make; a seed is drawn if there is none.
+        """The request that the options make; a seed is drawn where it is left out.
 
         Args:
             mode: of the command.

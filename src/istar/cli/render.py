@@ -13,7 +13,8 @@ from istar.cli.encoding import ClipOutput, EncodingOptions
 from istar.cli.option_groups import with_option_groups
 from istar.cli.option_types import EventsOption, NoMetadataOption, OverwriteOption, SidecarOption
 from istar.cli.options import CommonOptions
-from istar.cli.output import OutputFile, output_file
+from istar.cli.output import output_file
+from istar.cli.output_writer import OutputFile
 from istar.cli.take_model import load_for_take
 from istar.cli.take_options import DecodeOptions, TakeArgument, TakeOptions
 from istar.generation.until import scale_name

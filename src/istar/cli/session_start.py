@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from istar.cli.encoding import ClipOutput
 from istar.cli.option_types import NumberType
 from istar.cli.options import CommonOptions
-from istar.cli.output import OutputFile
+from istar.cli.output_writer import OutputFile
 from istar.cli.session import SESSION_SUFFIX, Session, held_alone
 from istar.files import temporary_path
 from istar.output_names import output_path

@@ -15,7 +15,7 @@ def text_check(value: object, command: str) -> None:
 
 
 def aspect_check(value: str, command: str) -> None:
-    """Refuse what is no ratio."""
+    """Refuse a text other than a ratio."""
     from istar.cli.parsing import parse_aspect
 
     parse_aspect(value)
@@ -29,7 +29,7 @@ def seconds_check(value: float, command: str) -> None:
 
 
 def guidance_check(value: float, command: str) -> None:
-    """Refuse what is no guidance scale."""
+    """Refuse a guidance scale out of range."""
     from istar.request import GenerationRequest
 
     GenerationRequest(mode="i2v", image=Path("picture"), guidance_scale=value)
@@ -43,7 +43,7 @@ def device_check(value: str, command: str) -> None:
 
 
 def crf_check(value: int, command: str) -> None:
-    """Refuse what is no rate factor of any format."""
+    """Refuse a rate factor that every format refuses."""
     from istar.clip_format import ClipEncoding
 
     ClipEncoding(crf=value).check(Path("clip.webm"))
@@ -63,7 +63,7 @@ def output_check(value: str, command: str) -> None:
 
 
 def size_check(value: str, command: str) -> None:
-    """Refuse what is no size."""
+    """Refuse a text other than a size."""
     from istar.byte_size import bytes_of
 
     if bytes_of(value) is None:
@@ -71,14 +71,14 @@ def size_check(value: str, command: str) -> None:
 
 
 def url_check(value: str, command: str) -> None:
-    """Refuse what is no address of an endpoint, and one that carries credentials."""
+    """Refuse an address that an endpoint cannot have, and one that carries credentials."""
     from istar.models.chat import ChatEndpoint
 
     ChatEndpoint(url=value)
 
 
 def timeout_check(value: float, command: str) -> None:
-    """Refuse what is no time to wait."""
+    """Refuse a time to wait that is out of range."""
     from istar.models.chat import ChatEndpoint
 
     ChatEndpoint(url="http://localhost", timeout=value)

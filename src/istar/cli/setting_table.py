@@ -60,7 +60,7 @@ def _without_draft(values: Mapping[str, Any]) -> bool:
 
 
 def _where_shown(values: Mapping[str, Any]) -> bool:
-    """There is a terminal for previews; that there is none is said only of what is typed."""
+    """There is a terminal for previews; without one only a typed option is a fault."""
     return _without_draft(values) and sys.stderr is not None and sys.stderr.isatty()
 
 

@@ -91,7 +91,7 @@ class StorySettings:
         """The options with these settings for those that were not typed.
 
         Raises:
-            UsageError: `res` is none.
+            UsageError: `res` names no resolution.
         """
         from istar.cli.option_types import Resolution
 

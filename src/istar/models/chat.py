@@ -68,7 +68,7 @@ class ChatEndpoint:
         """The model's answer to a text, as it comes.
 
         Raises:
-            RewriteError: there is none; the message says why in a line.
+            RewriteError: no answer came; the message says why in a line.
             HubError: the Hub's client refuses its settings.
         """
         import_client()
