@@ -29,7 +29,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ),
     ("istar.pipeline", "istar.deadline", "istar.doctor"),
     ("istar.job", "istar.replay", "istar.score"),
-    ("istar.window_pictures", "istar.outlook"),
+    ("istar.window_pictures", "istar.outlook", "istar.previews"),
     ("istar.opening", "istar.resume", "istar.take_store"),
     (
         "istar.networks",
@@ -73,7 +73,6 @@ ROWS: tuple[tuple[str, ...], ...] = (
     (
         "istar.plan",
         "istar.file_settings",
-        "istar.previews",
         "istar.rewriting",
         "istar.output_templates",
         "istar.evaluation_prompts",

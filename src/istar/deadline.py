@@ -14,6 +14,7 @@ from istar.job import Job
 from istar.outlook import tokens_read
 from istar.pace import Pace
 from istar.placement import memory_failure
+from istar.previews import Previews
 from istar.video_tokenizer.config import TEMPORAL_STRIDE
 
 _PROBED_FRAMES = 2
@@ -44,6 +45,7 @@ def run_in_time(
     """
     end = clock() + seconds
     pace, per_picture = Pace(), 0.0
+    previews = Previews(job.preview, wanted=preview)
     while not job.finished:
         step, position = job.next_step, job.state.position
         # 1. Whether the next scale fits, or of one that takes longer than predicted the next step.
@@ -60,10 +62,7 @@ def run_in_time(
         if step is not None and _is_drawn(job, step) and job.state.position != position:
             pace.add(_flop(job, step), clock() - began)
         yield from (_no_longer_than(event, end - clock()) for event in events)
-        shown = job.preview_after(events) if preview else None
-        if shown is not None:
-            yield shown
-            preview = not isinstance(shown, Note)
+        yield from previews.after(events, job.state.generation)
 
 
 def _no_longer_than(event: Event, seconds: float) -> Event:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -71,6 +73,13 @@ class Inputs:
         if self.take is not None:
             return self.take.pictures
         return 0 if self.clip is None else len(self.clip)
+
+    @cached_property
+    def clip_hash(self) -> str:
+        """The sha256 of the clip's pixels; empty without a clip."""
+        if self.clip is None:
+            return ""
+        return sha256(self.clip.contiguous().numpy().tobytes()).hexdigest()
 
     def with_sound_kept(self) -> Inputs:
         """The same without the remark that the clip's sound is left out."""

@@ -7,7 +7,7 @@ known, and is finished by the same code as any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -15,8 +15,8 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from istar.errors import DeviceError, GenerationError, StateError, UsageError
-from istar.events import ClipReady, Decoding, Event, Loading, Note, Preview, Progress
+from istar.errors import StateError, UsageError
+from istar.events import ClipReady, Decoding, Event, Loading, Note, Progress
 from istar.generation.loop import advance
 from istar.generation.schedule import Step
 from istar.generation.state import GenerationState, JobState, Position, seeded_state
@@ -27,12 +27,12 @@ from istar.opening import Opening
 from istar.outlook import Outlook
 from istar.placement import memory_failure
 from istar.plan import Plan, plan_request
-from istar.previews import is_previewed
+from istar.previews import Previews
 from istar.request import GenerationRequest, check_prompt, check_seed
-from istar.resume import Held, resumed, take_of
+from istar.resume import resumed, take_of
 from istar.take import Take
 from istar.transformer.cache import stored
-from istar.window_pictures import WindowPictures, tail_with
+from istar.window_pictures import FinishedClips, WindowPictures
 
 
 class Job:
@@ -78,13 +78,10 @@ class Job:
         self._hidden = 0
         # The network that was reported to be loaded next.
         self._announced = ""
-        # What a take holds of the input, once one was made.
-        self._held: Held | None = None
         # Where `run` stops.
         self._until: Position | None = None
         self._outlook = Outlook()
-        # Pictures that are being decoded, and the state whose next ones come next.
-        self._decoding: tuple[JobState, Iterator[Tensor]] | None = None
+        self._finished_clips = FinishedClips()
 
     @classmethod
     def begin(
@@ -172,13 +169,11 @@ class Job:
             GenerationError: the network's output is not a number.
         """
         self._until = until
+        previews = Previews(self.preview, wanted=preview)
         while not self.finished and not (until and self.state.position >= until):
             events = self.advance()
             yield from events
-            shown = self.preview_after(events) if preview else None
-            if shown is not None:
-                yield shown
-                preview = not isinstance(shown, Note)
+            yield from previews.after(events, self.state.generation)
 
     @property
     def next_step(self) -> Step | None:
@@ -237,7 +232,6 @@ class Job:
             if failure is None:
                 raise
         # Only here, where nothing holds the failed step's tensors any more.
-        self._decoding = None
         plan = self.networks.step_down()
         if plan is None:
             raise failure
@@ -276,7 +270,7 @@ class Job:
         if self.before is not None:
             state = replace(state, former=self.before.state.former, first=self.before.state.first)
         if clip is not None:
-            state = replace(state, tail=tail_with(state, clip, self._opening.pictures_read(0)))
+            state = self._opening.with_pictures(state, clip)
             if not self._hidden:
                 events.append(ClipReady(frames=clip, from_input=True))
         return state, tuple(events)
@@ -287,11 +281,10 @@ class Job:
         if part := self._load_first():
             return self.state, (Loading(part=part),)
         after, events = before._next()
-        read = self._opening.pictures_read(0)
         state, shown = replace(self.state, before=after), list[Event]()
         for event in events:
             if isinstance(event, ClipReady):
-                state = replace(state, tail=tail_with(state, event.frames, read))
+                state = self._opening.with_pictures(state, event.frames)
                 if not self._hidden:
                     shown.append(replace(event, from_input=True))
             elif isinstance(event, Note):
@@ -365,20 +358,11 @@ class Job:
 
     def _decode(self, generation: GenerationState) -> tuple[JobState, tuple[Event, ...]]:
         """The next latent frame's pictures of the clip that is finished."""
-        # What is being decoded holds much; it is dropped where the state is not the one it has come
-        # to, after a failure, and begun again.
-        decoding, self._decoding = self._decoding, None
-        if decoding is not None and decoding[0] is self.state:
-            pictures = decoding[1]
-        else:
-            pictures = self._pictures.of_finished_clip(self.state)
         began = monotonic()
-        state, frames = self._pictures.taken(pictures, self.state)
+        state, frames = self._finished_clips.next(self._pictures, self.state)
         self._outlook.decoded_frame(self.state, monotonic() - began)
         work = self._outlook.at(state)
-        if state.shown:
-            self._decoding = (state, pictures)
-        elif generation.finished and not state.decodes_next:
+        if generation.finished and not state.decodes_next:
             state = self._end_window(state, generation)
         return state, (ClipReady(frames=frames, work=work),)
 
@@ -400,13 +384,7 @@ class Job:
 
     @property
     def _pictures(self) -> WindowPictures:
-        return WindowPictures(
-            networks=self.networks,
-            inputs=self.inputs,
-            plan=self.plan,
-            read=self._opening.pictures_read(self.state.window + 1),
-            continued=self._is_continued,
-        )
+        return WindowPictures(opening=self._opening, continued=self._is_continued)
 
     def _steps_before(self) -> tuple[int, int]:
         """Steps of the windows before this one, and of all; in `interact` the prompt's own."""
@@ -419,9 +397,7 @@ class Job:
 
     def take(self) -> Take:
         """The job as tokens, to be saved and continued, see `istar.take.Take`."""
-        if self._held is None:
-            self._held = Held.of(self.networks, self.request, self.inputs)
-        return take_of(self.networks, self._held, self.request, self.inputs, self.plan, self.state)
+        return take_of(self.networks, self.request, self.inputs, self.plan, self.state)
 
     @classmethod
     def from_take(cls, networks: Networks, take: Take, *, hidden: int = 0) -> Job:
@@ -488,28 +464,3 @@ class Job:
             if failure is None:
                 raise
         raise failure
-
-    def preview_after(self, events: Sequence[Event]) -> Preview | Note | None:
-        """What there is after some steps; a note where it cannot be decoded.
-
-        Args:
-            events: those of the `advance` before, which shows something only where it drew bits.
-        """
-        generation = self.state.generation
-        is_drawn = any(isinstance(one, Progress) and not one.given for one in events)
-        if generation is None or not is_drawn:
-            return None
-        step = generation.steps[generation.position - 1]
-        if not is_previewed(generation.steps, step.index):
-            return None
-        try:
-            frames = self.preview()
-        except (DeviceError, GenerationError) as error:
-            return Note(text=f"{error}; there are no more previews")
-        return Preview(
-            frames=frames,
-            clip=step.clip,
-            scale=step.scale,
-            scales=1 + max(one.scale for one in generation.steps if one.clip == step.clip),
-            final=step.ends_clip,
-        )

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from istar.generation.loop import read_conditions, start
 from istar.generation.residual import bits_of_latent
-from istar.generation.schedule import Schedule, Step
+from istar.generation.schedule import Schedule
 from istar.generation.state import Bits, JobState, Kept, TakeWindow
 from istar.inputs import Inputs
 from istar.networks import Networks, Texts
-from istar.plan import Plan, Window, interact_of
+from istar.plan import Plan, interact_of
 from istar.request import GenerationRequest
 from istar.transformer.cache import Context
 from istar.video_tokenizer.config import FRAMES_PER_SECOND, TEMPORAL_STRIDE
@@ -80,8 +80,9 @@ class Opening:
         opened = replace(state, generation=generation, current=current, decoded=0, shown=0)
         return opened, notes
 
-    def pictures_read(self, number: int) -> int:
-        """How many of the last pictures a window reads; 0 also of a window that does not exist."""
+    def pictures_read(self, state: JobState) -> int:
+        """How many of the last pictures the next window to open reads; 0 where there is none."""
+        number = state.window + (state.generation is not None)
         if number >= len(self.plan.windows):
             return 0
         window = self.plan.windows[number]
@@ -90,15 +91,28 @@ class Opening:
             return self.plan.spec.clip_seconds * FRAMES_PER_SECOND + 1
         return window.given_pictures
 
+    def with_pictures(self, state: JobState, frames: Tensor) -> JobState:
+        """The state with more pictures `(F, H, W, 3)`, of all the last as far as they are read."""
+        count = self.pictures_read(state)
+        # Copies, since the pictures themselves are handed out.
+        tail = (*state.tail, frames[-count:].clone()) if count else ()
+        while sum(map(len, tail[1:])) >= count > 0:
+            tail = tail[1:]
+        return replace(state, tail=tail)
+
     def first_shown(self, number: int) -> int:
         """The first of a window's clips whose pictures are new ones, to be shown.
 
         Given clips are not. Nor is a new video's image clip: the next clip brings its picture.
         """
-        window, first = self.plan.windows[number], self.plan.steps(number)[0]
         given = self.given_clips(number)
-        is_hidden = not given and begins_with_image(first, window) and window.new_seconds > 0
+        makes_video = self.plan.windows[number].new_seconds > 0
+        is_hidden = not given and self.begins_with_image(number) and makes_video
         return 1 if is_hidden else given
+
+    def begins_with_image(self, number: int) -> bool:
+        """Whether a window starts a video, or a picture, with an image clip."""
+        return self.plan.steps(number)[0].image and not self.plan.windows[number].given_seconds
 
     def given_clips(self, number: int) -> int:
         """How many of a window's clips show what was there before."""
@@ -255,11 +269,6 @@ def same_clips(before: TakeWindow, schedule: Schedule, count: int) -> dict[int, 
         ours = [step for step in schedule.steps if step.clip == count - back]
         bits |= {step.index: before.bits[one.index] for step, one in zip(ours, theirs, strict=True)}
     return bits
-
-
-def begins_with_image(first: Step, window: Window) -> bool:
-    """Whether a window, whose first step is given, starts a video with an image clip."""
-    return first.image and not window.given_seconds
 
 
 def last_pictures(shown: Sequence[Tensor], count: int) -> Tensor:

@@ -14,32 +14,9 @@ from istar.model_spec import ModelSpec
 from istar.networks import Networks
 from istar.plan import Plan, plan_request
 from istar.request import GenerationRequest
-from istar.take import Take, pictures_hash
+from istar.take import Take
 from istar.take_file import ClipFile, ModelIdentity
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
-
-
-class Held(NamedTuple):
-    """What is the same in all takes of one job.
-
-    Attributes:
-        model: what makes them.
-        clip: `(F, H, W, 3)`, uint8: of the clip that is continued.
-        clip_file: the file that it came from.
-    """
-
-    model: ModelIdentity
-    clip: Tensor | None
-    clip_file: ClipFile | None
-
-    @classmethod
-    def of(cls, networks: Networks, request: GenerationRequest, inputs: Inputs) -> Held:
-        """That of a job. Of a file's clip no more is held than windows read."""
-        clip, clip_file = inputs.clip, None
-        if clip is not None and isinstance(request.clip, Path):
-            clip_file = ClipFile(pictures=len(clip), sha256=pictures_hash(clip))
-            clip = clip[-(networks.spec.clip_seconds * FRAMES_PER_SECOND + 1) :]
-        return cls(identity(networks), clip, clip_file)
 
 
 class Resumed(NamedTuple):
@@ -66,20 +43,22 @@ def identity(networks: Networks) -> ModelIdentity:
 
 
 def take_of(
-    networks: Networks,
-    held: Held,
-    request: GenerationRequest,
-    inputs: Inputs,
-    plan: Plan,
-    state: JobState,
+    networks: Networks, request: GenerationRequest, inputs: Inputs, plan: Plan, state: JobState
 ) -> Take:
-    """A job's tokens: those it has taken, and those it knows and has not come to."""
+    """A job's tokens: those it has taken, and those it knows and has not come to.
+
+    Of a file's clip no more is held than windows read.
+    """
+    clip, clip_file = inputs.clip, None
+    if clip is not None and isinstance(request.clip, Path):
+        clip_file = ClipFile(pictures=len(clip), sha256=inputs.clip_hash)
+        clip = clip[-(networks.spec.clip_seconds * FRAMES_PER_SECOND + 1) :]
     windows = state.windows if state.current is None else (*state.windows, state.current)
     windows += state.known[len(windows) :]
     return Take(
         request=request,
         template=plan.template.name,
-        model=held.model,
+        model=identity(networks),
         semantic_bits=networks.config.semantic_bits,
         detail_bits=networks.config.latent_channels,
         windows=windows,
@@ -87,8 +66,8 @@ def take_of(
         total=len(plan.windows),
         generator=state.generation.generator if state.generation else state.generator,
         image=inputs.image,
-        clip=held.clip,
-        clip_file=held.clip_file,
+        clip=clip,
+        clip_file=clip_file,
         before=inputs.take,
         images=inputs.images,
     )
@@ -207,7 +186,7 @@ def _inputs(take: Take, networks: Networks, *, continues: bool) -> Inputs:
 def _clip_again(request: GenerationRequest, networks: Networks, file: ClipFile) -> Tensor | None:
     """The whole clip `(F, H, W, 3)` that a take continues; None where its file is another now."""
     try:
-        clip = read_inputs(request, networks.spec).clip
+        inputs = read_inputs(request, networks.spec)
     except IstarError:
         return None
-    return clip if clip is not None and pictures_hash(clip) == file.sha256 else None
+    return inputs.clip if inputs.clip_hash == file.sha256 else None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -391,8 +390,3 @@ def _take(header: TakeHeader, tensors: dict[str, Tensor]) -> Take:
         before=before,
         images=images,
     )
-
-
-def pictures_hash(pictures: Tensor) -> str:
-    """The sha256 of pictures `(F, H, W, 3)`, uint8."""
-    return sha256(pictures.contiguous().numpy().tobytes()).hexdigest()

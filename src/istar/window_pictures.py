@@ -9,12 +9,9 @@ import torch
 from torch import Tensor
 
 from istar.generation.preview import preview_latent
-from istar.generation.schedule import Step
 from istar.generation.state import JobState
-from istar.inputs import Inputs, picture_size
-from istar.networks import Networks
-from istar.opening import begins_with_image
-from istar.plan import Plan
+from istar.inputs import picture_size
+from istar.opening import Opening
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,43 +19,12 @@ class WindowPictures:
     """Decodes the clips of the window under way.
 
     Attributes:
-        networks: the loaded model.
-        inputs: the picture or clip that the job starts from.
-        plan: its windows.
-        read: how many of its last pictures the next window reads.
+        opening: what windows are opened with.
         continued: another job continues this one, and may read pictures too.
     """
 
-    networks: Networks
-    inputs: Inputs
-    plan: Plan
-    read: int
+    opening: Opening
     continued: bool
-
-    def of_finished_clip(self, state: JobState) -> Iterator[Tensor]:
-        """The pictures that are left of the clip that is decoded next, as `of_clip` gives them."""
-        assert state.generation is not None
-        return self.of_clip(state.generation.latents, state, clip=state.decoded, skip=state.shown)
-
-    def taken(self, pictures: Iterator[Tensor], state: JobState) -> tuple[JobState, Tensor]:
-        """Take the next pictures of the clip that is decoded.
-
-        Args:
-            pictures: from `of_finished_clip`.
-            state: where the job is.
-
-        Returns:
-            where it is then, and the pictures, `(F, H, W, 3)`, uint8.
-        """
-        generation, clip = state.generation, state.decoded
-        assert generation is not None
-        frames = next(pictures)
-        if not state.shown:
-            frames = self.with_first(frames, generation.steps[0], state, clip=clip)
-        state = replace(state, shown=state.shown + 1, tail=tail_with(state, frames, self.read))
-        if state.shown == generation.latents[clip].shape[2]:
-            state = replace(state, decoded=clip + 1, shown=0)
-        return state, frames
 
     def of_clip(
         self, latents: tuple[Tensor, ...], state: JobState, *, clip: int, skip: int = 0
@@ -78,16 +44,16 @@ class WindowPictures:
             `(F, H, W, 3)`, uint8.
         """
         before = latents[:clip]
-        if self.plan.windows[state.window].interactive:
+        if self.opening.plan.windows[state.window].interactive:
             assert state.former is not None
             before = (state.former[:, :, 1:],)
         skip += sum(latent.shape[2] for latent in before)
         whole = torch.cat((*before, latents[clip]), dim=2)
         # Those that become bits are decoded in one way only.
-        become_bits = self.read > 0 or self.continued
-        return self.networks.pictures(whole, skip=skip, whole=become_bits)
+        become_bits = self.opening.pictures_read(state) > 0 or self.continued
+        return self.opening.networks.pictures(whole, skip=skip, whole=become_bits)
 
-    def with_first(self, frames: Tensor, first_step: Step, state: JobState, *, clip: int) -> Tensor:
+    def with_first(self, frames: Tensor, state: JobState, *, clip: int) -> Tensor:
         """The first pictures of a clip, `(F, H, W, 3)`, behind a new video's first one.
 
         That is the image that the video is made from, else a copy of the second: the released
@@ -95,13 +61,12 @@ class WindowPictures:
 
         Args:
             frames: from the clip's beginning.
-            first_step: of the window.
             state: where the job is.
             clip: which clip of the window.
         """
-        if clip != 1 or not begins_with_image(first_step, self.plan.windows[state.window]):
+        if clip != 1 or not self.opening.begins_with_image(state.window):
             return frames
-        image = self.inputs.image_of(state.window)
+        image = self.opening.inputs.image_of(state.window)
         return torch.cat((frames[:1] if image is None else image, frames))
 
     def under_way(self, state: JobState) -> Tensor:
@@ -110,10 +75,9 @@ class WindowPictures:
         What is finer than the canvas is taken from the frame before, where the two agree. After a
         clip's last step these are its finished pictures, and between two windows there are none.
         """
-        generation = state.generation
+        generation, plan = state.generation, self.opening.plan
         if generation is None or not generation.position:
-            size = picture_size(self.plan.template, self.plan.spec)
-            return torch.zeros(0, *size, 3, dtype=torch.uint8)
+            return torch.zeros(0, *picture_size(plan.template, plan.spec), 3, dtype=torch.uint8)
         latents = generation.latents
         last = generation.steps[generation.position - 1]
         if not last.ends_clip:
@@ -122,22 +86,42 @@ class WindowPictures:
             latents = (*latents, preview_latent(generation.canvas.total, last.grid, frame))
         clip = len(latents) - 1
         frames = torch.cat(list(self.of_clip(latents, state, clip=clip)))
-        return self.with_first(frames, generation.steps[0], state, clip=clip)
+        return self.with_first(frames, state, clip=clip)
 
 
-def tail_with(state: JobState, frames: Tensor, count: int) -> tuple[Tensor, ...]:
-    """A job's last pictures after more of them, no more than are read.
+class FinishedClips:
+    """Decodes a job's finished clips, a latent frame at a time.
 
-    Copies, since the pictures themselves are handed out.
-
-    Args:
-        state: where the job is.
-        frames: `(F, H, W, 3)`.
-        count: how many are read.
+    What is being decoded holds much. It is kept from one frame to the next; after a failure, or in
+    another state than the one that it came to, the clip is begun again behind what was shown.
     """
-    if not count:
-        return ()
-    tail = (*state.tail, frames[-count:].clone())
-    while sum(map(len, tail[1:])) >= count:
-        tail = tail[1:]
-    return tail
+
+    def __init__(self) -> None:
+        self._kept: tuple[JobState, Iterator[Tensor]] | None = None
+
+    def next(self, window: WindowPictures, state: JobState) -> tuple[JobState, Tensor]:
+        """Decode the next latent frame.
+
+        Args:
+            window: the one under way.
+            state: where the job is, a finished clip's pictures next.
+
+        Returns:
+            where it is then, and the pictures, `(F, H, W, 3)`, uint8.
+        """
+        generation, clip = state.generation, state.decoded
+        assert generation is not None
+        kept, self._kept = self._kept, None
+        if kept is not None and kept[0] is state:
+            pictures = kept[1]
+        else:
+            pictures = window.of_clip(generation.latents, state, clip=clip, skip=state.shown)
+        frames = next(pictures)
+        if not state.shown:
+            frames = window.with_first(frames, state, clip=clip)
+        state = window.opening.with_pictures(state, frames)
+        if state.shown + 1 == generation.latents[clip].shape[2]:
+            return replace(state, decoded=clip + 1, shown=0), frames
+        state = replace(state, shown=state.shown + 1)
+        self._kept = state, pictures
+        return state, frames
