@@ -16,7 +16,8 @@ from istar.checkpoint.infer import stored_tokenizer_config, stored_transformer_c
 from istar.checkpoint.read import on_meta, transformer_dtype
 from istar.generation.schedule import Template, nearest_template
 from istar.model_spec import ModelSpec
-from istar.models.find import ModelFiles
+from istar.models.download_events import ignore
+from istar.models.find import FoundModel, ModelFiles
 from istar.models.released import WEIGHT_BYTES_ON_CPU, WEIGHT_BYTES_ON_GPU
 from istar.placement import Placement
 from istar.plan import (
@@ -74,6 +75,19 @@ class NetworkSizes:
     def whole(self) -> int:
         """All three networks."""
         return self.config.depth * self.block + self.outside + self.tokenizer + self.text_encoder
+
+    @classmethod
+    def of_found(cls, model: FoundModel, placement: Placement) -> NetworkSizes | None:
+        """Those of a model that was found; nothing is fetched.
+
+        Those of a published one are known. None of another whose files are not here.
+
+        Raises:
+            CheckpointError: a file is malformed.
+        """
+        if not model.is_here and model.spec.source is None:
+            return None
+        return cls.of(model.files(ignore) if model.is_here else None, model.spec, placement)
 
     @classmethod
     def of(cls, files: ModelFiles | None, spec: ModelSpec, placement: Placement) -> NetworkSizes:

@@ -14,6 +14,7 @@ from istar.request import GenerationRequest, Mode
 if TYPE_CHECKING:
     from istar.cli.options import CommonOptions
     from istar.inputs import Inputs
+    from istar.memory_use import NetworkSizes, Work
     from istar.model_spec import ModelSpec
     from istar.models.find import FoundModel
     from istar.pipeline import InfinityStarPipeline
@@ -60,17 +61,24 @@ class ChosenModel:
     Args:
         options: of the command.
         requests: what is made.
+        found: the model and where it computes, where that was found before.
 
     Raises:
         IstarError: as `find_chosen`.
     """
 
-    def __init__(self, options: CommonOptions, requests: Sequence[GenerationRequest]) -> None:
+    def __init__(
+        self,
+        options: CommonOptions,
+        requests: Sequence[GenerationRequest],
+        found: tuple[FoundModel, Placement] | None = None,
+    ) -> None:
         first, lengths = requests[0], [one.seconds for one in requests if one.seconds is not None]
         self._options = options
-        model, self._placement = find_chosen(options, first.mode, max(lengths, default=None))
+        found = found or find_chosen(options, first.mode, max(lengths, default=None))
+        model, self.placement = found
         if options.reused:
-            model = options.reused.model_of_then(model, self._placement, first)
+            model = options.reused.model_of_then(model, self.placement, first)
         self._model = model
         self._longest = max(map(model.spec.seconds_for, requests))
         self._guided = next(filter(self._is_guided, requests), first)
@@ -115,6 +123,22 @@ class ChosenModel:
         given = inputs.given_pictures
         return plan_request(request, self.spec, inputs.template, given_pictures=given)
 
+    def sizes(self) -> NetworkSizes | None:
+        """The sizes of its networks, as `NetworkSizes.of_found` gives them."""
+        from istar.memory_use import NetworkSizes
+
+        return NetworkSizes.of_found(self._model, self.placement)
+
+    def work(self, inputs: Inputs) -> Work:
+        """What is computed for a request as long as the longest, and guided if any is."""
+        from istar.memory_use import Work
+
+        largest = self._guided
+        if self._longest > self.spec.seconds_for(largest):
+            largest = replace(largest, seconds=self._longest)
+        pictures = inputs.given_pictures if inputs.image is None else 1
+        return Work.of_request(largest, self.spec, inputs.template, pictures=pictures)
+
     def _is_guided(self, request: GenerationRequest) -> bool:
         is_led = bool(request.prompts[0].strip() or request.negative_prompt)
         return is_led and self.spec.sampling.for_request(request).guidance.scale != 1
@@ -122,8 +146,7 @@ class ChosenModel:
     def load(
         self, request: GenerationRequest, inputs: Inputs, *, target: Path | None = None
     ) -> InfinityStarPipeline:
-        """The model, loaded; its memory plan is for a request as long as the longest, and guided if
-        any is.
+        """The model, loaded; its memory plan is for `work`.
 
         Args:
             request: what is made first.
@@ -137,33 +160,27 @@ class ChosenModel:
         from istar.cli.display import DownloadDisplay
         from istar.cli.dry_run import print_plan
         from istar.cli.memory_check import check_memory, say_plan
-        from istar.memory_use import Work
         from istar.pipeline import InfinityStarPipeline
 
-        options = self._options
-        largest = self._guided
-        if self._longest > self.spec.seconds_for(largest):
-            largest = replace(largest, seconds=self._longest)
-        pictures = inputs.given_pictures if inputs.image is None else 1
-        work = Work.of_request(largest, self.spec, inputs.template, pictures=pictures)
+        options, work = self._options, self.work(inputs)
         if options.dry_run:
             print_plan(
                 self.plan(request, inputs),
                 request,
                 self._model,
-                self._placement,
+                self.placement,
                 work,
                 options.memory.value,
                 target,
             )
             raise typer.Exit
         anyway = check_memory(
-            self._model, self._placement, work, options.memory.value, yes=options.yes
+            self._model, self.placement, work, options.memory.value, yes=options.yes
         )
         with DownloadDisplay() as display:
             return InfinityStarPipeline.load(
                 self._model,
-                self._placement,
+                self.placement,
                 work,
                 memory=options.memory.value,
                 anyway=anyway,

@@ -10,7 +10,6 @@ from istar.cli.json_events import plan_event
 from istar.inputs import picture_size
 from istar.memory_plan import MemoryChoice, choose_plans
 from istar.memory_use import NetworkSizes, Work
-from istar.models.download_events import ignore
 from istar.models.find import FoundModel
 from istar.placement import Placement
 from istar.plan import Plan
@@ -43,12 +42,8 @@ def print_plan(
         HubError: the Hub does not say how large the model is.
     """
     missing = model.bytes_to_fetch()
-    memory_plan = None
-    # Of a model of somebody else's the sizes are known when it is here.
-    if not missing or model.spec.source is not None:
-        files = None if missing else model.files(ignore)
-        sizes = NetworkSizes.of(files, model.spec, placement)
-        memory_plan, *_ = choose_plans(memory, sizes, work, placement)
+    sizes = NetworkSizes.of_found(model, placement)
+    memory_plan = choose_plans(memory, sizes, work, placement)[0] if sizes else None
     height, width = picture_size(plan.template, plan.spec)
     steps = sum(len(schedule.steps) for schedule in plan.schedules)
     if voice().as_json:

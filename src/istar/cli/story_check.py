@@ -69,7 +69,7 @@ def _lines(story: StoryPlan) -> Iterator[str]:
         f"{spec.clip_seconds * len(clips)} s, {width}×{height}, the {spec.name} model"
     )
     # 2. Its scenes.
-    sizes, places = _sizes(story), _places(story)
+    sizes, places = story.model.sizes(), _places(story)
     costs: list[tuple[int, ...]] = []
     for number in range(len(clips)):
         is_given = number in story.inputs.images
@@ -122,25 +122,12 @@ def _places(plan: StoryPlan) -> tuple[int | None, ...]:
     return tuple(places)
 
 
-def _sizes(plan: StoryPlan) -> NetworkSizes | None:
-    """The sizes of the model's networks; None where its files would have to be fetched."""
-    from istar.memory_use import NetworkSizes
-    from istar.models.download_events import ignore
-
-    if plan.model.spec.source is not None:
-        return NetworkSizes.of(None, plan.model.spec, plan.placement)
-    if plan.model.bytes_to_fetch():
-        return None
-    return NetworkSizes.of(plan.model.files(ignore), plan.model.spec, plan.placement)
-
-
 def _memory(plan: StoryPlan, sizes: NetworkSizes) -> str:
     from istar.memory_plan import choose_plans
-    from istar.memory_use import Work
 
-    work = Work.of_request(plan.request, plan.model.spec, plan.inputs.template, pictures=0)
+    work, placement = plan.model.work(plan.inputs), plan.model.placement
     chosen, *_ = choose_plans(
-        plan.options.memory.value, sizes, work, plan.placement, anyway=plan.options.yes
+        plan.options.memory.value, sizes, work, placement, anyway=plan.options.yes
     )
     return chosen.describe()
 
@@ -196,7 +183,7 @@ def _takes_here(story: StoryPlan) -> Iterator[tuple[Path, Take]]:
     from istar.take import Take
     from istar.take_store import stored_takes
 
-    name = story.model.spec.name
+    name, placement = story.model.spec.name, story.model.placement
     paths: list[Path] = []
     if is_session(story.directory):
         session = Session.open(story.directory)
@@ -206,7 +193,7 @@ def _takes_here(story: StoryPlan) -> Iterator[tuple[Path, Take]]:
         with suppress(StateError):
             take = Take.load(path)
             own = (take.model.name, take.model.dtype, take.model.device)
-            if own == (name, story.placement.precision, story.placement.device.type):
+            if own == (name, placement.precision, placement.device.type):
                 yield path, take
 
 

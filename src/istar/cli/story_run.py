@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from istar.cli.chosen_model import find_chosen
+from istar.cli.chosen_model import ChosenModel, find_chosen
 from istar.cli.console import print_path, say
 from istar.cli.conversation import Conversation
 from istar.cli.encoding import ClipOutput
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from istar.cli.story_takes import HeldStory
     from istar.inputs import Inputs
     from istar.job import Job
-    from istar.models.find import FoundModel
-    from istar.placement import Placement
     from istar.request import GenerationRequest
     from istar.take import Take
 
@@ -63,7 +61,6 @@ class StoryPlan:
         options: as typed, and as the story has them where nothing was typed.
         model_words: what names the model in a command, as it was typed.
         model: the model.
-        placement: where it computes.
         clips: the story's.
         request: of all clips; its seed does not count.
         inputs: the pictures.
@@ -75,8 +72,7 @@ class StoryPlan:
     story: Story
     options: CommonOptions
     model_words: Sequence[str]
-    model: FoundModel
-    placement: Placement
+    model: ChosenModel
     clips: tuple[StoryClip, ...]
     request: GenerationRequest
     inputs: Inputs
@@ -91,8 +87,6 @@ class StoryPlan:
         Raises:
             IstarError: a setting, a length or a picture does not fit.
         """
-        from istar.inputs import read_inputs
-
         # 1. The options.
         if options.from_file is not None:
             raise UsageError("a story has its own prompts and settings; leave out --from")
@@ -102,12 +96,13 @@ class StoryPlan:
         options = replace(story.settings.under(options), output=output)
         seeds = _seeds(options, story, again)
         # 2. The model, and what it makes of the scenes.
-        model, placement = find_chosen(options, "interact")
-        clips = story.clips(model.spec.clip_seconds, seeds)
+        found = find_chosen(options, "interact")
+        clips = story.clips(found[0].spec.clip_seconds, seeds)
         request = replace(
             replace(options, seed=0).request("interact", tuple(clip.prompt for clip in clips)),
             images=tuple(clip.image for clip in clips),
         )
+        model = ChosenModel(options, [request], found)
         directory = (
             output_path(output, default_stem="", suffix=".mp4", overwrite=True)
             if stays
@@ -118,10 +113,9 @@ class StoryPlan:
             options=options,
             model_words=model_words,
             model=model,
-            placement=placement,
             clips=clips,
             request=request,
-            inputs=read_inputs(request, model.spec),
+            inputs=model.read(request),
             directory=directory,
             stays=stays,
             again=None if again is None else seeds[again],
@@ -169,8 +163,8 @@ def _make_new(plan: StoryPlan) -> None:
     """Make a story of which there is nothing."""
     with output_file(plan.options, plan.request, ClipOutput(grows=True)) as output:
         previews = plan.options.previews(plan.request, output.target)
-        pipeline, inputs = plan.options.load(plan.request, plan.inputs)
-        job = pipeline.job(*_first(plan, inputs))
+        pipeline = plan.model.load(plan.request, plan.inputs)
+        job = pipeline.job(*_first(plan))
         with (
             new_session(plan.options, plan.model_words, output, plan.directory) as session,
             _kept_said(plan, session),
@@ -185,21 +179,23 @@ def _continue(plan: StoryPlan) -> None:
         IstarError: whatever ends it.
     """
     session = Session.open(plan.directory, model_words=plan.model_words)
-    options, branches = plan.options, plan.branches(session)
+    options, model, branches = plan.options, plan.model, plan.branches(session)
     best = branches[0] if branches else None
     if best is not None:
         options = in_its_dtype(options, best.take)
+        if options is not plan.options:
+            model = ChosenModel(options, [plan.request])
     if best is not None and best.branch == session.settings.branch and _is_complete(session, best):
         say("all scenes are already made")
         print_path(session.video)
         return
     output = video_of(options, session)
     previews = options.previews(plan.request, output.target)
-    pipeline, inputs = options.load(plan.request, plan.inputs)
+    pipeline = model.load(plan.request, plan.inputs)
     start: Job | Take
     if best is None or not best.leading:
         _keep(session, None)
-        start, made = pipeline.job(*_first(plan, inputs)), 1
+        start, made = pipeline.job(*_first(plan)), 1
     else:
         _say_kept(plan.clips[0], len(best.leading))
         start, made = _started(session, best), len(best.leading)
@@ -239,7 +235,7 @@ def _keep(session: Session, take: Take | None) -> None:
     say(f"the previous version is kept as branch {session.keep(take)}")
 
 
-def _first(plan: StoryPlan, inputs: Inputs) -> tuple[GenerationRequest, Inputs]:
+def _first(plan: StoryPlan) -> tuple[GenerationRequest, Inputs]:
     """The request of a story's first clip, and its picture."""
     clip = plan.clips[0]
     seed = drawn_seed() if clip.seed is None else clip.seed
@@ -247,8 +243,8 @@ def _first(plan: StoryPlan, inputs: Inputs) -> tuple[GenerationRequest, Inputs]:
     request = replace(
         plan.request, prompt=(clip.prompt,), images=plan.request.images[:1], seed=seed
     )
-    own = {0: inputs.images[0]} if 0 in inputs.images else {}
-    return request, replace(inputs, images=own, notes=())
+    own = {0: plan.inputs.images[0]} if 0 in plan.inputs.images else {}
+    return request, replace(plan.inputs, images=own, notes=())
 
 
 def _follow(

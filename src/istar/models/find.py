@@ -61,12 +61,14 @@ class FoundModel:
     Attributes:
         spec: the model.
         files: gives its files, fetching first what is missing, and reports that to a listener.
+        is_here: nothing is missing.
         bytes_to_fetch: the size of all its files, asked of the Hub; 0 if they are here.
         if_damaged: what helps if a file is.
     """
 
     spec: ModelSpec
     files: Callable[[DownloadListener], ModelFiles]
+    is_here: bool = True
     bytes_to_fetch: Callable[[], int] = lambda: 0
     if_damaged: tuple[Remedy, ...] = ()
 
@@ -139,7 +141,9 @@ def _to_be_fetched(spec: ModelSpec) -> FoundModel:
         with _small_model_offered():
             return hub.bytes_of(wanted_files(spec))
 
-    return FoundModel(spec=spec, files=fetched, bytes_to_fetch=size, if_damaged=("repair",))
+    return FoundModel(
+        spec=spec, files=fetched, is_here=False, bytes_to_fetch=size, if_damaged=("repair",)
+    )
 
 
 @contextmanager
@@ -338,5 +342,6 @@ def _in_repo(
         files=lambda listen: ModelFiles.below(
             hub.pull({where: wanted}, listen)[where] / prefix, spec
         ),
+        is_here=is_here,
         bytes_to_fetch=lambda: 0 if is_here else hub.bytes_of({where: wanted}),
     )
