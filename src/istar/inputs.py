@@ -48,6 +48,22 @@ class Inputs:
     take: Take | None = None
     images: Mapping[int, Tensor] = field(default_factory=dict)
 
+    @classmethod
+    def of_take(cls, take: Take) -> Inputs:
+        """A take's, as the take holds them.
+
+        Raises:
+            StateError: the take is of an unknown ratio.
+        """
+        return cls(
+            template=template_of(take),
+            image=take.image,
+            clip=take.clip,
+            notes=(),
+            take=take.before,
+            images=take.images,
+        )
+
     def image_of(self, window: int) -> Tensor | None:
         """The picture that a window which starts anew begins with."""
         return self.image if window == 0 and self.image is not None else self.images.get(window)

@@ -6,7 +6,7 @@ that it was drawn with, and then takes the take's bits. So one difference does n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -82,12 +82,14 @@ def replay(networks: Networks, take: Take) -> Iterator[ReplayedStep]:
     # While the text encoder is there anyway, the texts of all windows.
     networks.read_texts(opening.texts_from(replace(job.state, known=(), taken=0)))
     for number in range(len(job.plan.windows)):
-        # 1. The window as it was before its first step.
-        _attempted(job, partial(_opened, job, opening, take, number))
+        # 1. The window as it was before its first step. What memory does not suffice for has not
+        # happened, and is done again.
+        while job.state.generation is None:
+            job.attempt(partial(_opened, job, opening, take, number))
         # 2. Its steps, each drawn anew and then taken as it is.
         while (generation := job.state.generation) is not None and not generation.finished:
             drawings: list[Drawing] = []
-            _attempted(job, partial(_taken, job, take.windows[number], drawings))
+            job.attempt(partial(_taken, job, take.windows[number], drawings))
             step = generation.next_step
             for drawing in drawings:
                 yield ReplayedStep(
@@ -99,24 +101,13 @@ def replay(networks: Networks, take: Take) -> Iterator[ReplayedStep]:
                 )
         # 3. What the next window looks back at.
         if generation is not None:
-            job.state = opening.continued(job.state, generation.latents)
+            state = opening.continued(job.state, generation.latents)
+            job.state = replace(state, generation=None)
 
 
-def _attempted(job: Job, work: Callable[[], JobState]) -> None:
-    """Let a job do some work; after a failure for want of memory, again."""
-    is_done = False
-
-    def once() -> tuple[JobState, tuple[Event, ...]]:
-        nonlocal is_done
-        state = work()
-        is_done = True
-        return state, ()
-
-    while not is_done:
-        job.attempt(once)
-
-
-def _opened(job: Job, opening: Opening, take: Take, number: int) -> JobState:
+def _opened(
+    job: Job, opening: Opening, take: Take, number: int
+) -> tuple[JobState, tuple[Event, ...]]:
     """The job at a window of which what was given is known, and nothing else."""
     window, before = take.windows[number], take.windows[:number]
     given = {index: window.bits[index] for index in window.given}
@@ -126,10 +117,12 @@ def _opened(job: Job, opening: Opening, take: Take, number: int) -> JobState:
             job.state, generator=window.generator, known=(*before, bare), taken=0, windows=before
         )
     )
-    return state
+    return state, ()
 
 
-def _taken(job: Job, window: TakeWindow, drawings: list[Drawing]) -> JobState:
+def _taken(
+    job: Job, window: TakeWindow, drawings: list[Drawing]
+) -> tuple[JobState, tuple[Event, ...]]:
     """The job after its next step; what is drawn, if the step was not given, joins a list."""
     generation, networks = job.state.generation, job.networks
     assert generation is not None
@@ -147,7 +140,7 @@ def _taken(job: Job, window: TakeWindow, drawings: list[Drawing]) -> JobState:
             drawing = draw(networks.transformer, generation, sampling, together=together)
             generation = commit(generation, bits, drawing.contexts, drawing.generator)
             drawings.append(drawing)
-    return replace(job.state, generation=generation)
+    return replace(job.state, generation=generation), ()
 
 
 def check(replayed: ReplayedStep) -> StepCheck:

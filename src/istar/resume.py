@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from istar.errors import IstarError, StateError
 from istar.generation.state import JobState
-from istar.inputs import Inputs, picture_size, read_inputs, template_of
+from istar.inputs import Inputs, picture_size, read_inputs
 from istar.model_spec import ModelSpec
 from istar.networks import Networks
 from istar.plan import Plan, plan_request
@@ -151,8 +152,8 @@ def _inputs(take: Take, networks: Networks, *, continues: bool) -> Inputs:
     Raises:
         StateError: it does not fit.
     """
-    template = template_of(take)
-    size = picture_size(template, networks.spec)
+    inputs = Inputs.of_take(take)
+    size = picture_size(inputs.template, networks.spec)
     shots = (("image", picture) for picture in take.images.values())
     for name, pictures in (("image", take.image), ("clip", take.clip), *shots):
         if pictures is not None and tuple(pictures.shape[1:3]) != size:
@@ -163,24 +164,17 @@ def _inputs(take: Take, networks: Networks, *, continues: bool) -> Inputs:
             f"the take was made in {take.model.dtype} and continues in {networks.precision}: it "
             "may end in other pictures than in one run"
         )
-    clip = take.clip
-    if clip is not None and take.clip_file is not None and len(clip) < take.clip_file.pictures:
-        whole = _clip_again(take.request, networks, take.clip_file)
+    clip, file = take.clip, take.clip_file
+    if clip is not None and file is not None and len(clip) < file.pictures:
+        whole = _clip_again(take.request, networks, file)
         if whole is None:
             notes.append(
                 f"'{take.request.clip}' is not there as it was: the video begins with its last "
                 f"{len(clip) / FRAMES_PER_SECOND:.3g} s"
             )
         else:
-            clip = whole
-    return Inputs(
-        template=template,
-        image=take.image,
-        clip=clip,
-        notes=tuple(notes),
-        take=take.before,
-        images=take.images,
-    )
+            inputs = replace(inputs, clip=whole)
+    return replace(inputs, notes=tuple(notes))
 
 
 def _clip_again(request: GenerationRequest, networks: Networks, file: ClipFile) -> Tensor | None:

@@ -22,7 +22,6 @@ from istar.cli.session_lines import Command, Line, TypedLines, parse_seed, place
 from istar.cli.session_script import ScriptLines
 from istar.cli.session_start import in_its_dtype, new_session, video_of
 from istar.cli.story import STORY_SUFFIX
-from istar.cli.take_model import inputs_of
 from istar.errors import UsageError
 from istar.request import GenerationRequest
 from istar.text_files import read_text
@@ -99,12 +98,14 @@ def interact(
     start: GenerationRequest | Take | None = None
     inputs, model_words, prompts = None, options.model_words, 0
     if source is not None and is_take(source):
+        from istar.inputs import Inputs
+
         take, options = options.read_take(source)
         if take.request.mode == "interact":
             prompts = len(take.request.prompts)
             _check_settings(options)
             options = in_its_dtype(options, take)
-            start, inputs = take, inputs_of(take)
+            start, inputs = take, Inputs.of_take(take)
     if isinstance(lines, ScriptLines):
         lines.check(FIRST_BRANCH, {FIRST_BRANCH: prompts})
     if start is None:
@@ -129,6 +130,8 @@ def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> Non
         UsageError: an option does not fit what is there.
         StateError: the session or its take cannot be read.
     """
+    from istar.inputs import Inputs
+
     session = Session.open(directory, model_words=options.model_words)
     _check_settings(options)
     if "output" in options.typed:
@@ -146,7 +149,7 @@ def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> Non
         session.update(seed=options.seed)
     output = video_of(options, session)
     previews = options.previews(take.request, output.target)
-    pipeline, _ = options.load(take.request, inputs_of(take), target=output.target)
+    pipeline, _ = options.load(take.request, Inputs.of_take(take), target=output.target)
     _converse(pipeline, take, output, session, previews, lines)
     print_path(output.target)
 

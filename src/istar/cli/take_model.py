@@ -10,7 +10,6 @@ from istar.errors import CheckpointError
 from istar.request import AUTO_MODEL
 
 if TYPE_CHECKING:
-    from istar.inputs import Inputs
     from istar.memory_plan import MemoryChoice
     from istar.pipeline import InfinityStarPipeline
     from istar.take import Take
@@ -57,24 +56,6 @@ def read_take(path: Path, given: str, *, is_typed: bool) -> tuple[Take, str]:
 
     take = Take.load(path)
     return take, model_of_file(f"'{path}'", take.model.name, given, is_typed=is_typed)
-
-
-def inputs_of(take: Take) -> Inputs:
-    """A take's input as the take holds it.
-
-    Raises:
-        StateError: the take is of an unknown ratio.
-    """
-    from istar.inputs import Inputs, template_of
-
-    return Inputs(
-        template=template_of(take),
-        image=take.image,
-        clip=take.clip,
-        notes=(),
-        take=take.before,
-        images=take.images,
-    )
 
 
 def load_for_take(
