@@ -152,7 +152,6 @@ def test_kept_steps_draw_nothing(pipeline: InfinityStarPipeline) -> None:
                 seconds=(),
             ),
         ),
-        taken=0,
         generator=state,
     )
     job = pipeline.job(varied)

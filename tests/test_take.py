@@ -434,7 +434,6 @@ def test_of_a_step_with_a_mask_only_the_marked_tokens_are_drawn(
                 scores=(),
             ),
         ),
-        taken=0,
         generator=draw.get_state(),
     )
     whole = pipeline.job(varied)

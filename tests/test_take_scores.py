@@ -53,7 +53,7 @@ def varied(take: Take) -> Take:
     }
     given = frozenset(window.bits.keys() - masks.keys())
     window = replace(window, given=given, masks=masks, seconds=(), scores=())
-    return replace(take, windows=(window,), taken=0)
+    return replace(take, windows=(window,))
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_a_token_is_divided_among_the_cells_that_it_covers(pipeline: InfinitySta
     (window,) = take.windows
     assert window.schedule.scales == ((2, 3), (2, 4))
     (whole,) = uneven.score(take).frames
-    coarse = replace(take, windows=(replace(window, seconds=(0.0,), scores=()),), taken=1)
+    coarse = replace(take, windows=(replace(window, seconds=(0.0,), scores=()),))
     (frame,) = uneven.score(coarse).frames
     # A cell is three quarters of a token wide, so the second one lies in two tokens.
     tokens = next(iter(replay(uneven.networks, coarse)))

@@ -80,7 +80,7 @@ def replay(networks: Networks, take: Take) -> Iterator[ReplayedStep]:
         job.advance()
     opening = Opening(networks=networks, request=job.request, inputs=job.inputs, plan=job.plan)
     # While the text encoder is there anyway, the texts of all windows.
-    networks.read_texts(opening.texts_from(replace(job.state, known=(), taken=0)))
+    networks.read_texts(opening.texts_from(replace(job.state, known=())))
     for number in range(len(job.plan.windows)):
         # 1. The window as it was before its first step. What memory does not suffice for has not
         # happened, and is done again.
@@ -113,9 +113,7 @@ def _opened(
     given = {index: window.bits[index] for index in window.given}
     bare = replace(window, bits=given, masks={}, seconds=())
     state, _ = opening.open(
-        replace(
-            job.state, generator=window.generator, known=(*before, bare), taken=0, windows=before
-        )
+        replace(job.state, generator=window.generator, known=(*before, bare), windows=before)
     )
     return state, ()
 

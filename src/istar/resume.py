@@ -63,7 +63,6 @@ def take_of(
         semantic_bits=networks.config.semantic_bits,
         detail_bits=networks.config.latent_channels,
         windows=windows,
-        taken=len(windows[-1].seconds) if windows else 0,
         total=len(plan.windows),
         generator=state.generation.generator if state.generation else state.generator,
         image=inputs.image,
@@ -125,7 +124,7 @@ def resumed(take: Take, networks: Networks, *, continues: bool = True) -> Resume
     except IstarError as error:
         raise StateError(f"the take is damaged: {error}") from error
     _check_plan(take, plan, networks)
-    state = JobState(generator=take.generator, known=take.windows, taken=take.taken)
+    state = JobState(generator=take.generator, known=take.windows)
     return Resumed(take.request, inputs, plan, state)
 
 

@@ -63,7 +63,6 @@ class Take:
         semantic_bits: bits of a token on semantic scales.
         detail_bits: on detail scales.
         windows: those that are begun.
-        taken: how many steps of the last of these are final.
         total: how many windows the request has.
         generator: the state of the CPU generator from which the next step draws.
         image: `(1, H, W, 3)`, uint8: the request's picture as it was fitted.
@@ -86,7 +85,6 @@ class Take:
     semantic_bits: int
     detail_bits: int
     windows: tuple[TakeWindow, ...]
-    taken: int
     total: int
     generator: Tensor
     image: Tensor | None = None
@@ -94,6 +92,11 @@ class Take:
     clip_file: ClipFile | None = None
     before: Take | None = None
     images: Mapping[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def taken(self) -> int:
+        """How many steps of the last window are final."""
+        return len(self.windows[-1].seconds) if self.windows else 0
 
     @property
     def position(self) -> Position:
@@ -187,7 +190,7 @@ class Take:
             request = replace(
                 request, prompt=prompts if mode == "interact" else prompt, typed_prompt=None
             )
-        return replace(self, request=request, windows=(window,), taken=0, generator=generator)
+        return replace(self, request=request, windows=(window,), generator=generator)
 
     @property
     def _input_clips(self) -> int:
@@ -236,7 +239,6 @@ class Take:
                 self.request, prompt=self.request.prompts[:-1], images=self.request.images[:count]
             ),
             windows=windows,
-            taken=len(windows[-1].seconds) if windows else 0,
             total=count,
             generator=generator,
             images={number: image for number, image in self.images.items() if number < count},
@@ -368,20 +370,16 @@ def _take(header: TakeHeader, tensors: dict[str, Tensor]) -> Take:
         )
         for number, window in enumerate(header.windows)
     )
-    taken = len(windows[-1].seconds) if windows else 0
-    if header.taken != taken or not len(windows) <= header.total:
-        raise StateError("it says of itself how far it is, and is not")
     generator = generator_state(tensors.pop("generator"))
     if tensors:
         raise StateError(f"it holds something unknown, {min(tensors)!r:.80}")
-    return Take(
+    take = Take(
         request=request_of(header, image, clip, images),
         template=header.template,
         model=header.model,
         semantic_bits=header.semantic_bits,
         detail_bits=header.detail_bits,
         windows=windows,
-        taken=taken,
         total=header.total,
         generator=generator,
         image=image,
@@ -390,3 +388,6 @@ def _take(header: TakeHeader, tensors: dict[str, Tensor]) -> Take:
         before=before,
         images=images,
     )
+    if header.taken != take.taken or len(windows) > take.total:
+        raise StateError("it says of itself how far it is, and is not")
+    return take

@@ -200,7 +200,6 @@ def with_clips_of(take: Take | None, former: Take, places: Iterable[int]) -> Tak
             images=tuple(paths.get(number) for number in range(max(paths, default=-1) + 1)),
         ),
         windows=windows,
-        taken=len(last.seconds) if last is not None else 0,
         total=len(prompts),
         generator=generator,
         images=images,

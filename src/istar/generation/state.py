@@ -206,7 +206,6 @@ class JobState:
     Attributes:
         generator: the state of the CPU generator from which everything is drawn.
         known: the windows of the take that it continues.
-        taken: how many steps of the last of these are final.
         begun: it has reported its notes and the input's pictures.
         windows: those that are finished.
         current: the tokens of the window under way; None between two.
@@ -223,7 +222,6 @@ class JobState:
 
     generator: Tensor
     known: tuple[TakeWindow, ...] = ()
-    taken: int = 0
     begun: bool = False
     windows: tuple[TakeWindow, ...] = ()
     current: TakeWindow | None = None
@@ -260,6 +258,4 @@ class JobState:
 
     def final(self, window: int) -> int:
         """How many steps of a known window need not be taken again; 0 of one that is not known."""
-        if window < len(self.known) - 1:
-            return len(self.known[window].schedule.steps)
-        return self.taken if window == len(self.known) - 1 else 0
+        return len(self.known[window].seconds) if window < len(self.known) else 0
