@@ -115,17 +115,16 @@ class Outlook:
             flop = window_flop(config, steps, known, texts=texts, conditions=conditions)
             return WindowWork(steps=flop[:end], decoding=decoding)
 
+        self._windows = {}
         for number in numbers:
             steps = opening.plan.steps(number)
-            stops = until is not None and number == until.window
             self._windows[number] = work(
                 opening.plan.windows[number],
                 steps,
                 opening.known_steps(number, state),
                 len(steps) if number < hidden else opening.first_shown(number),
-                until.step if until and stops else len(steps),
+                until.step if until and number == until.window else len(steps),
             )
-        self._windows = {number: self._windows[number] for number in numbers}
 
     def took_step(self, window: int, step: int, seconds: float) -> None:
         """Learn from a step of a window."""

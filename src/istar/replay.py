@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from istar.events import Event
-from istar.generation.loop import Drawing, commit, draw, predict
+from istar.generation.loop import Drawing, advance, commit, draw
 from istar.generation.sampling import probabilities
 from istar.generation.schedule import Step
 from istar.generation.state import JobState, TakeWindow
@@ -125,17 +125,14 @@ def _taken(
     generation, networks = job.state.generation, job.networks
     assert generation is not None
     index, together = generation.next_step.index, networks.plan.together
-    bits = window.bits[index]
+    sampling = job.plan.sampling(job.state.window, job.request)
+    transformer = networks.transformer_as_it_is if generation.is_given else networks.transformer
     with torch.inference_mode():
-        if index in window.given:
-            transformer = (
-                networks.transformer_as_it_is if generation.is_given else networks.transformer
-            )
-            contexts = predict(transformer, generation, together=together).contexts
-            generation = commit(generation, bits, contexts)
+        if index in generation.given:
+            generation = advance(transformer, generation, sampling, together=together)
         else:
-            sampling = job.plan.sampling(job.state.window, job.request)
-            drawing = draw(networks.transformer, generation, sampling, together=together)
+            drawing = draw(transformer, generation, sampling, together=together)
+            bits = window.bits[index]
             generation = commit(generation, bits, drawing.contexts, drawing.generator)
             drawings.append(drawing)
     return replace(job.state, generation=generation), ()

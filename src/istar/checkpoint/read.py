@@ -47,7 +47,6 @@ def load_transformer(
     dtype: torch.dtype = torch.float32,
     eight_bit: EightBitType | None = None,
     with_blocks: bool = True,
-    on_bytes: Callable[[int], None] = _ignore,
 ) -> Transformer:
     """A transformer with the released tensor names, grouped or not, or with our own.
 
@@ -59,7 +58,6 @@ def load_transformer(
         eight_bit: the type of the linear weights in its blocks; None: `dtype`. Of files that hold
             floats, each is quantized when it is read.
         with_blocks: without, its blocks stay on the meta device until `load_blocks`.
-        on_bytes: receives the size of every tensor that was read.
 
     Raises:
         CheckpointError: a tensor missing, unknown, of the wrong shape or not finite; a file
@@ -77,7 +75,6 @@ def load_transformer(
         dtype,
         eight_bit,
         only=None if with_blocks else lambda name: not _is_in_block(name),
-        on_bytes=on_bytes,
     )
     return _filled(transformer, parameters)
 
@@ -129,7 +126,7 @@ def _transformer_parameters(
     eight_bit: EightBitType | None,
     *,
     only: Callable[[str], bool] | None,
-    on_bytes: Callable[[int], None],
+    on_bytes: Callable[[int], None] = _ignore,
 ) -> Iterator[tuple[str, Tensor]]:
     """The parameters of a transformer, each of its 8-bit weights as one."""
     parameters = read_parameters(

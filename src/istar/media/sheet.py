@@ -134,11 +134,11 @@ def row(pictures: Tensor, *, line: int = 0, colour: Colour = PAPER) -> Tensor:
     return made
 
 
-def page(cells: Sequence[Tensor], columns: int, *, colour: Colour = PAPER) -> Tensor:
+def page(cells: Sequence[Tensor], columns: int) -> Tensor:
     """Cells `(…, H, W, 3)` in rows, from the left and the top, each with room for the largest."""
     height, width = (max(cell.shape[axis] for cell in cells) for axis in (-3, -2))
     size = (ceil(len(cells) / columns) * height, columns * width)
-    made = filled((*cells[0].shape[:-3], *size), colour)
+    made = filled((*cells[0].shape[:-3], *size), PAPER)
     for number, cell in enumerate(cells):
         top, left = number // columns * height, number % columns * width
         made[..., top : top + cell.shape[-3], left : left + cell.shape[-2], :] = cell
