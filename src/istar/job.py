@@ -331,11 +331,9 @@ class Job:
             step.index, generation.bits[-1], seconds, generation.scores[-1]
         )
         # A finished clip that is not shown is decoded no further than the next one looks back.
-        is_hidden = self.state.window < self._hidden
-        shown = self._opening.first_shown(self.state.window)
-        if is_hidden:
-            shown = len(generation.latents)
-        decoded = max(self.state.decoded, min(shown, len(generation.latents)))
+        is_hidden, made = self.state.window < self._hidden, len(generation.latents)
+        shown = made if is_hidden else self._opening.first_shown(self.state.window)
+        decoded = max(self.state.decoded, min(shown, made))
         state = replace(self.state, generation=generation, current=current, decoded=decoded)
         before, total = self._steps_before()
         work = self._outlook.at(state)
