@@ -12,12 +12,7 @@ from istar.files import directory_size, working_directory
 from istar.model_spec import ModelSpec, Precision
 from istar.models import bundled, hub
 from istar.models.download_events import DownloadListener, ignore
-from istar.models.find import (
-    cached_files,
-    converted,
-    converted_directory,
-    wanted_files,
-)
+from istar.models.find import cached_files, converted, converted_directory, wanted_files
 from istar.models.manifest import MANIFEST_NAME, file_hash, read_hashes
 from istar.models.released import RELEASED_MODELS
 
@@ -138,13 +133,9 @@ def state_of(spec: ModelSpec) -> ModelState:
         bytes_total=sum(known) if len(known) == len(totals) else None,
         parts=parts,
         copies=tuple(
-            CopyState(
-                dtype=dtype,
-                path=copy,
-                bytes_here=directory_size(copy),
-            )
-            for dtype in get_args(Precision)
-            if converted(spec, dtype) and (copy := converted_directory(spec, dtype))
+            CopyState(dtype=dtype, path=copy, bytes_here=directory_size(copy))
+            for dtype in _copies(spec)
+            for copy in [converted_directory(spec, dtype)]
         ),
     )
 
@@ -227,4 +218,5 @@ def _damage(directory: Path) -> list[str]:
 
 
 def _copies(spec: ModelSpec) -> list[str]:
+    """The dtypes of which a model has a converted copy."""
     return [dtype for dtype in get_args(Precision) if converted(spec, dtype)]
