@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,12 +26,14 @@ class Chat:
         url: the address.
         status: of every answer.
         body: of every answer; None for none, until the server ends.
+        answers: gives the message instead, where it succeeds, by the text that was sent.
         asked: the JSON of every request, with its `path` and its `authorization`.
     """
 
     url: str = ""
     status: int = 200
     body: bytes | None = b""
+    answers: Callable[[str], str] | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
     ended: Event = field(default_factory=Event)
 
@@ -58,15 +60,20 @@ def chat_server() -> Iterator[Chat]:
             chat.asked.append(
                 {"path": self.path, "authorization": self.headers["Authorization"], **body}
             )
-            if chat.body is None:
+            sent = chat.body
+            if chat.answers is not None and chat.status == 200:
+                sent = json.dumps(
+                    chat_answer(chat.answers(body["messages"][-1]["content"]))
+                ).encode()
+            if sent is None:
                 chat.ended.wait()
                 return
             with suppress(OSError):
                 self.send_response(chat.status)
                 self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(chat.body)))
+                self.send_header("Content-Length", str(len(sent)))
                 self.end_headers()
-                self.wfile.write(chat.body)
+                self.wfile.write(sent)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

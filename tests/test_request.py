@@ -156,8 +156,15 @@ def test_what_was_typed_before_it_was_rewritten_is_kept() -> None:
     assert GenerationRequest.from_json(json.dumps(earlier)) == replace(wanted, typed_prompt=None)
     with pytest.raises(UsageError, match="typed prompt is empty"):
         GenerationRequest(mode="t2v", prompt="a red fox runs", typed_prompt=" ")
-    with pytest.raises(UsageError, match="are not rewritten"):
-        GenerationRequest(mode="interact", prompt=("a fox",), typed_prompt="fox")
+    prompts, typed = ("a red fox runs", "it stops"), ("a fox", "it stops")
+    several = GenerationRequest(mode="interact", prompt=prompts, typed_prompt=typed)
+    assert GenerationRequest.from_json(several.to_json()) == several
+    assert several.typed_prompts == typed
+    plain = replace(several, typed_prompt=prompts)
+    assert (plain.typed_prompt, plain.typed_prompts) == (None, prompts)
+    for wrong in ("fox", ("a fox",), ("a fox", " ")):
+        with pytest.raises(UsageError, match="typed prompt"):
+            replace(several, typed_prompt=wrong)
 
 
 def test_pixels_are_handed_over_beside_the_json() -> None:

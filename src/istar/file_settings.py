@@ -94,7 +94,8 @@ class FileSettings:
         varied: some tokens are another take's, which the rest of this does not give.
         seeds: in `interact` that of every prompt, where one is not `seed`.
         cuts: in `interact` the prompts, counted from 1, that began with a picture.
-        typed_prompt: what a person typed, where the prompt was rewritten from it.
+        typed_prompt: what a person typed, where the prompt was rewritten from it; in `interact`
+            for every prompt.
     """
 
     version: str | None = None
@@ -121,7 +122,11 @@ class FileSettings:
     varied: bool = False
     seeds: tuple[int, ...] | None = None
     cuts: tuple[int, ...] | None = None
-    typed_prompt: str | None = None
+    typed_prompt: str | tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.typed_prompts) != len(self.prompts):
+            raise MediaError("there is one typed prompt for each prompt")
 
     @classmethod
     def of(
@@ -212,6 +217,12 @@ class FileSettings:
     def prompts(self) -> tuple[str, ...]:
         """All prompts: one, or in `interact` one for every full clip."""
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def typed_prompts(self) -> tuple[str, ...]:
+        """All prompts as they were typed, before any was rewritten."""
+        typed = self.typed_prompt
+        return self.prompts if typed is None else (typed,) if isinstance(typed, str) else typed
 
     def texts(self) -> dict[str, str]:
         """A file's texts: the prompts as its title, everything as JSON in its comment."""

@@ -22,6 +22,7 @@ from istar.generation.schedule import Step
 from istar.generation.state import GenerationState, JobState, Position, seeded_state
 from istar.generation.until import Until, stop_step
 from istar.inputs import Inputs, read_inputs
+from istar.media import SOUND_LEFT_OUT
 from istar.networks import Networks
 from istar.opening import Opening
 from istar.outlook import Outlook
@@ -125,12 +126,18 @@ class Job:
         return max(self._hidden, len(self.state.windows))
 
     def add_prompt(
-        self, prompt: str, *, seed: int | None = None, image: Path | None = None
+        self,
+        prompt: str,
+        *,
+        typed: str | None = None,
+        seed: int | None = None,
+        image: Path | None = None,
     ) -> None:
         """Let an interactive video continue with one more prompt: one full clip.
 
         Args:
             prompt: what happens.
+            typed: what a person typed, where the prompt was rewritten from it.
             seed: from here on everything is drawn from it; None to continue with the draws before.
             image: a picture's file, with which the clip begins a new shot; None to continue what
                 is before.
@@ -153,7 +160,12 @@ class Job:
             images = (*images, *[None] * (len(prompts) - len(images)), image)
         if seed is not None:
             self.state = replace(self.state, generator=seeded_state(seed))
-        self.request = replace(self.request, prompt=(*prompts, prompt), images=images)
+        self.request = replace(
+            self.request,
+            prompt=(*prompts, prompt),
+            typed_prompt=(*self.request.typed_prompts, typed or prompt),
+            images=images,
+        )
         self.plan = self.plan.with_prompt(prompt, anew=image is not None)
 
     def run(self, until: Position | None = None, *, preview: bool = False) -> Iterator[Event]:
@@ -262,10 +274,16 @@ class Job:
             if not self.before.finished:
                 return self._advance_before(self.before)
         notice, clip = self.networks.spec.notice, self.inputs.clip
-        texts = (*([notice] if notice and not self._is_continued else []), *self.inputs.notes)
-        events: list[Event] = [Note(text=text) for text in texts]
+        events: list[Event] = []
+        if notice and not self._is_continued:
+            events.append(Note(text=notice))
+        # That sound is left out is no surprise.
+        events += [
+            Note(text=text, warns=not text.endswith(SOUND_LEFT_OUT)) for text in self.inputs.notes
+        ]
         if not self._is_continued:
-            events += [Note(text=t, remedies=r) for t, r in self.plan.warnings(self.request)]
+            warnings = self.plan.warnings(self.request)
+            events += [Note(text=text, remedies=helps, warns=True) for text, helps in warnings]
         state = replace(self.state, begun=True, before=None)
         if self.before is not None:
             state = replace(state, former=self.before.state.former, first=self.before.state.first)
@@ -297,7 +315,7 @@ class Job:
         self._announced = ""
         state, notes = self._opening.open(self.state)
         self._outlook.plan(self._opening, state, until=self._until, hidden=self._hidden)
-        return state, tuple(Note(text=text) for text in notes)
+        return state, tuple(Note(text=text, warns=True) for text in notes)
 
     def _load_first(self) -> str:
         """Read the texts, and say what is loaded next: it takes long, and is reported before."""

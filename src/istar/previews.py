@@ -45,7 +45,7 @@ class Previews:
             frames = self._decode()
         except (DeviceError, GenerationError) as error:
             self._wanted = False
-            return (Note(text=f"{error}; there are no more previews"),)
+            return (Note(text=f"{error}; there are no more previews", warns=True),)
         scales = 1 + max(one.scale for one in window.steps if one.clip == step.clip)
         return (
             Preview(

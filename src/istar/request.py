@@ -57,7 +57,8 @@ class GenerationRequest:
         tau_video: sampling temperature of video clips; None for the model's own.
         suffix: add the model's own suffix to the prompt.
         typed_prompt: what a person typed, where `prompt` was rewritten from it; nothing else
-            depends on it. Never in `interact`.
+            depends on it. For `interact` one text for every prompt, if any was rewritten. None
+            where they are the same.
 
     Raises:
         UsageError: anything above does not hold.
@@ -75,7 +76,7 @@ class GenerationRequest:
     tau_image: float | None = None
     tau_video: float | None = None
     suffix: bool = True
-    typed_prompt: str | None = None
+    typed_prompt: str | tuple[str, ...] | None = None
     images: tuple[Path | None, ...] = ()
 
     def __post_init__(self) -> None:
@@ -89,10 +90,7 @@ class GenerationRequest:
         for prompt in self.prompts:
             check_prompt(prompt, may_be_empty=self.mode in ("i2v", "extend"))
         check_prompt(self.negative_prompt, name="negative prompt", may_be_empty=True, longest=None)
-        if self.typed_prompt is not None:
-            if self.mode == "interact":
-                raise UsageError("the prompts of interact are not rewritten")
-            check_prompt(self.typed_prompt, name="typed prompt")
+        self._settle_typed_prompt()
         for name in ("image", "clip"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, expanded(value))
@@ -116,6 +114,18 @@ class GenerationRequest:
         aspect = self.aspect
         if aspect is not None and not (_is_number(aspect) and isfinite(aspect) and aspect > 0):
             raise UsageError(f"aspect must be a positive number, not {aspect!r}")
+
+    def _settle_typed_prompt(self) -> None:
+        typed = self.typed_prompt
+        if typed == self.prompt:
+            object.__setattr__(self, "typed_prompt", typed := None)
+        if typed is not None:
+            if not isinstance(typed, type(self.prompt)) or (
+                len(self.typed_prompts) != len(self.prompts)
+            ):
+                raise UsageError("there is one typed prompt for each prompt")
+            for one in self.typed_prompts:
+                check_prompt(one, name="typed prompt")
 
     def _check_inputs(self) -> None:
         if (self.image is not None) != (self.mode == "i2v"):
@@ -167,8 +177,9 @@ class GenerationRequest:
         known = {field.name for field in fields(cls)}
         if not isinstance(values, dict) or not known.issuperset(values):
             raise UsageError(f"a request is an object of {', '.join(sorted(known))}")
-        if isinstance(values.get("prompt"), list):
-            values["prompt"] = tuple(values["prompt"])
+        for name in ("prompt", "typed_prompt"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
         if not isinstance(images := values.get("images", []), list) or not all(
             one is None or isinstance(one, str) for one in images
         ):
@@ -184,6 +195,12 @@ class GenerationRequest:
     def prompts(self) -> tuple[str, ...]:
         """All prompts: one, or in `interact` one for every full clip."""
         return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def typed_prompts(self) -> tuple[str, ...]:
+        """All prompts as they were typed, before any was rewritten."""
+        typed = self.typed_prompt
+        return self.prompts if typed is None else (typed,) if isinstance(typed, str) else typed
 
     def image_of(self, prompt: int) -> Path | None:
         """`interact`: the picture with which the clip of a prompt, by its index, begins."""

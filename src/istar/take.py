@@ -186,9 +186,11 @@ class Take:
         # 3. The request, of which later windows are made as ever.
         request = replace(self.request, seed=seed)
         if prompt is not None:
-            prompts = (prompt, *request.prompts[1:])
+            many = mode == "interact"
             request = replace(
-                request, prompt=prompts if mode == "interact" else prompt, typed_prompt=None
+                request,
+                prompt=(prompt, *request.prompts[1:]) if many else prompt,
+                typed_prompt=(prompt, *request.typed_prompts[1:]) if many else None,
             )
         return replace(self, request=request, windows=(window,), generator=generator)
 
@@ -236,7 +238,10 @@ class Take:
         return replace(
             self,
             request=replace(
-                self.request, prompt=self.request.prompts[:-1], images=self.request.images[:count]
+                self.request,
+                prompt=self.request.prompts[:-1],
+                typed_prompt=self.request.typed_prompts[:-1],
+                images=self.request.images[:count],
             ),
             windows=windows,
             total=count,

@@ -40,7 +40,7 @@ class Voice:
     """How the command under way speaks.
 
     Attributes:
-        quiet: of errors and questions alone.
+        quiet: of errors, warnings and questions alone.
         verbose: of more than usual.
         as_json: in events.
         made: what is in the file that was written last.
@@ -77,9 +77,15 @@ def speak(*, quiet: bool = False, verbose: bool = False, as_json: bool = False) 
 
 def say(text: str) -> None:
     """A line on stderr, with nothing in it that could steer a terminal; or a note."""
+    if voice().as_json or not voice().quiet:
+        warn(text)
+
+
+def warn(text: str) -> None:
+    """A line that a quiet command says too: what is made is not what was asked for. Or a note."""
     if voice().as_json:
         emit(note_event(text))
-    elif not voice().quiet:
+    else:
         say_anyway(text)
 
 

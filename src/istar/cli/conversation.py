@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from istar.cli.console import say
+from istar.cli.console import say, warn
 from istar.cli.display import StepDisplay
 from istar.cli.film import Film
 from istar.cli.keep import TakeKeeper
@@ -19,6 +19,7 @@ from istar.cli.session_drafts import draft_prompt
 from istar.cli.session_lines import (
     Command,
     Line,
+    Prompt,
     TypedLines,
     parse_count,
     parse_seed,
@@ -92,14 +93,14 @@ class Conversation:
                         raise lines.named(error) from error
                     if not isinstance(lines, TypedLines):
                         raise
-                    say(message(error))
+                    warn(message(error))
                 if isinstance(lines, TypedLines):
                     lines.drafts = len(self._drafts)
         except (KeyboardInterrupt, SystemExit, IstarError):
             if self._session.stays and self._session.take_path.is_file():
                 name = str(self._session.directory)
                 path = f"./{name}" if name.startswith("-") else name
-                command = shlex.join(["istar", "interact", path, *self._session.model_words])
+                command = shlex.join(["istar", "interact", path, *self._session.words])
                 say(f"the session is kept; `{command}` continues it")
             raise
 
@@ -108,9 +109,9 @@ class Conversation:
             self._choose(line)
             return
         match line:
-            case str() if self._wanted:
+            case Prompt() if self._wanted:
                 self._draft(line)
-            case str():
+            case Prompt():
                 self.add(line, seed=self._session.settings.seed)
             case Command(name="draft"):
                 self._wanted = parse_count(line.argument)
@@ -141,15 +142,15 @@ class Conversation:
         """All that was asked for so far."""
         return self._job.take()
 
-    def add(self, prompt: str, *, seed: int | None, image: Path | None = None) -> None:
+    def add(self, prompt: Prompt, *, seed: int | None, image: Path | None = None) -> None:
         """Make one more clip, see `istar.job.Job.add_prompt`."""
-        self._job.add_prompt(prompt, seed=seed, image=image)
+        self._job.add_prompt(prompt.text, typed=prompt.typed, seed=seed, image=image)
         self._session.save(self._job.take())
         if self._session.settings.seed is not None:
             self._session.update(seed=None)
         self.make()
 
-    def _draft(self, prompt: str) -> None:
+    def _draft(self, prompt: Prompt) -> None:
         """Draft a prompt with the seed that was set, or one that is drawn, and those after it."""
         first = self._session.settings.seed
         if first is None:
@@ -167,19 +168,20 @@ class Conversation:
             UsageError: the line is not the number of one.
         """
         numbers = [str(number) for number in range(len(self._drafts) + 1)]
-        if line not in numbers:
+        chosen = line.text if isinstance(line, Prompt) else ""
+        if chosen not in numbers:
             raise UsageError(f"type the number of a draft, 1 to {numbers[-1]}, or 0 for none")
         drafts, self._drafts = self._drafts, []
-        if line == "0":
+        if chosen == "0":
             say(f"none of the drafts is used: {self._place()}")
             return
         self._session.update(seed=None)
-        self.go_to(drafts[int(str(line)) - 1])
-        say(f"draft {line} is finished: {self._place()}")
+        self.go_to(drafts[int(chosen) - 1])
+        say(f"draft {chosen} is finished: {self._place()}")
 
     def _place(self) -> str:
         """Where the session is, in words."""
-        return place_words(self._session.settings.branch, self._job.request.prompts)
+        return place_words(self._session.settings.branch, self._job.request.typed_prompts)
 
     def _again(self) -> None:
         """The last prompt with the seed that was set, or one that is drawn and said."""
@@ -196,7 +198,8 @@ class Conversation:
                     pass
                 last = len(request.prompts) - 1
                 image = request.image_of(last)
-                self._job.add_prompt(request.prompts[last], seed=seed, image=image)
+                prompt, typed = request.prompts[last], request.typed_prompts[last]
+                self._job.add_prompt(prompt, typed=typed, seed=seed, image=image)
             else:
                 self._job = self._pipeline.job(replace(request, seed=seed), former.inputs)
             kept = self._make_in_place_of(former.take())

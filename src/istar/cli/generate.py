@@ -28,6 +28,7 @@ from istar.cli.option_types import (
     DeadlineOption,
     OptionalPromptArgument,
     PromptArgument,
+    RewriteOption,
     SecondsOption,
 )
 from istar.cli.options import CommonOptions
@@ -72,14 +73,6 @@ PromptsOption = Annotated[
 SkipExistingOption = Annotated[
     bool,
     typer.Option("--skip-existing", help="Make only those files that are not there yet."),
-]
-
-RewriteOption = Annotated[
-    bool,
-    typer.Option(
-        "--rewrite",
-        help="Let a language model write a richer prompt first, see `istar rewrite`.",
-    ),
 ]
 
 

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istar.cli.console import print_path, say
+from istar.cli.console import print_path, say, warn
 from istar.cli.encoding import ClipOutput
 from istar.cli.inputs import input_clip, input_file, is_stdin, is_take, read_stdin
 from istar.cli.option_groups import with_option_groups
+from istar.cli.option_types import RewriteOption
 from istar.cli.options import CommonOptions
 from istar.cli.output import output_file
 from istar.cli.output_writer import OutputFile
+from istar.cli.rewrite import rewriting_as_typed, rewritten_prompts
 from istar.cli.session import FIRST_BRANCH, Session, held_alone, is_session
-from istar.cli.session_lines import Command, Line, TypedLines, parse_seed, place_words, say_help
+from istar.cli.session_lines import (
+    Command,
+    Line,
+    Prompt,
+    TypedLines,
+    parse_seed,
+    place_words,
+    say_help,
+)
 from istar.cli.session_script import ScriptLines
 from istar.cli.session_start import in_its_dtype, new_session, video_of
 from istar.cli.story import STORY_SUFFIX
@@ -33,9 +43,26 @@ if TYPE_CHECKING:
     from istar.take import Take
 
 
+@dataclass(frozen=True, kw_only=True)
+class InteractOptions(CommonOptions):
+    """The options of `interact`."""
+
+    rewrite: RewriteOption = False
+
+    @property
+    def rewrites(self) -> bool:
+        """A language model writes richer prompts."""
+        return self.rewrite and not self.dry_run
+
+    @property
+    def words(self) -> list[str]:
+        """What is typed again in a command that continues this one."""
+        return [*self.model_words, *(["--rewrite"] if self.rewrite else [])]
+
+
 @with_option_groups
 def interact(
-    options: CommonOptions,
+    options: InteractOptions,
     clip: Annotated[
         Path | None,
         typer.Argument(
@@ -94,9 +121,9 @@ def interact(
             _reopen(options, clip.expanduser(), script)
         return
     source = None if clip is None else input_clip(clip)
-    lines = _lines(script, source, options)
+    lines = _lines(script, source, options, is_new=source is None)
     start: GenerationRequest | Take | None = None
-    inputs, model_words, prompts = None, options.model_words, 0
+    inputs, words, prompts = None, options.words, 0
     if source is not None and is_take(source):
         from istar.inputs import Inputs
 
@@ -108,22 +135,25 @@ def interact(
             start, inputs = take, Inputs.of_take(take)
     if isinstance(lines, ScriptLines):
         lines.check(FIRST_BRANCH, {FIRST_BRANCH: prompts})
+        _rewrite(lines, options, is_new=source is None)
     if start is None:
         first, options = _first_prompt(lines, options)
         options = options.with_seed()
-        start = options.request("interact", (first,), clip=source)
+        start = options.request(
+            "interact", (first.text,), clip=source, typed_prompt=(first.typed_text,)
+        )
     request = start if isinstance(start, GenerationRequest) else start.request
     with output_file(options, request, ClipOutput(grows=True)) as output:
         previews = options.previews(request, output.target)
         pipeline, inputs = options.load(request, inputs, target=output.target)
         job = pipeline.job(start, inputs)
-        with new_session(options, model_words, output) as session:
+        with new_session(options, words, output) as session:
             if request is not start:
                 session.update(seed=options.seed)
             _converse(pipeline, job, output, session, previews, lines)
 
 
-def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> None:
+def _reopen(options: InteractOptions, directory: Path, script: Path | None) -> None:
     """Continue a session where it was.
 
     Raises:
@@ -132,18 +162,21 @@ def _reopen(options: CommonOptions, directory: Path, script: Path | None) -> Non
     """
     from istar.inputs import Inputs
 
-    session = Session.open(directory, model_words=options.model_words)
+    session = Session.open(directory, words=options.words)
     _check_settings(options)
     if "output" in options.typed:
         raise UsageError(f"the video of '{directory}' is {session.video}; /save FILE copies it")
     # Without anybody to ask, what is under way is finished.
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
-    lines = _lines(script, None, options) if script or is_terminal else iter(())
+    lines: Iterator[Line] = iter(())
+    if script is not None or is_terminal:
+        lines = _lines(script, None, options, is_new=False)
     take, options = options.read_take(session.take_path)
-    branch, prompts = session.settings.branch, take.request.prompts
+    branch = session.settings.branch
     if isinstance(lines, ScriptLines):
         lines.check(branch, session.prompts())
-    say(place_words(branch, prompts))
+        _rewrite(lines, options, is_new=False)
+    say(place_words(branch, take.request.typed_prompts))
     options = in_its_dtype(options, take)
     if options.seed is not None:
         session.update(seed=options.seed)
@@ -187,7 +220,9 @@ def _check_settings(options: CommonOptions) -> None:
             raise UsageError(f"the video keeps the settings that it has; leave out {option}")
 
 
-def _first_prompt(lines: Iterator[Line], options: CommonOptions) -> tuple[str, CommonOptions]:
+def _first_prompt(
+    lines: Iterator[Line], options: InteractOptions
+) -> tuple[Prompt, InteractOptions]:
     """The first prompt, and the options with the seed that was set before it.
 
     Raises:
@@ -195,7 +230,7 @@ def _first_prompt(lines: Iterator[Line], options: CommonOptions) -> tuple[str, C
     """
     for line in lines:
         match line:
-            case str():
+            case Prompt():
                 return line, options
             case Command(name="help"):
                 say_help()
@@ -206,14 +241,32 @@ def _first_prompt(lines: Iterator[Line], options: CommonOptions) -> tuple[str, C
                 text = f"there is no clip yet for /{line.name}"
                 if not isinstance(lines, TypedLines):
                     raise UsageError(text)
-                say(text)
+                warn(text)
     raise UsageError("no prompt was given, so there is nothing to make")
 
 
-def _lines(script: Path | None, source: Path | None, options: CommonOptions) -> Iterator[Line]:
+def _lines(
+    script: Path | None, source: Path | None, options: InteractOptions, *, is_new: bool
+) -> Iterator[Line]:
     if script is not None:
         return _read_script(script, source)
-    return iter(options.reused.prompts("interact")) if options.reused else TypedLines()
+    if options.reused is None:
+        device = options.device
+        return TypedLines(rewriting_as_typed(device, is_new=is_new) if options.rewrites else None)
+    then = options.reused.settings
+    prompts = [
+        Prompt(text=text, typed=None if typed == text else typed)
+        for text, typed in zip(then.prompts, then.typed_prompts, strict=True)
+    ]
+    if options.rewrites:
+        prompts = rewritten_prompts(prompts, options.device, is_new=is_new)
+    return iter(prompts)
+
+
+def _rewrite(lines: ScriptLines, options: InteractOptions, *, is_new: bool) -> None:
+    """Let a script have richer prompts, where that is asked for."""
+    if options.rewrites:
+        lines.rewrite(rewritten_prompts(lines.prompts, options.device, is_new=is_new))
 
 
 def _read_script(path: Path, source: Path | None) -> ScriptLines:

@@ -256,10 +256,10 @@ class _Progress:
 
 def _described(settings: FileSettings) -> Iterator[tuple[str, str]]:
     """Label and value of everything that made a file."""
-    for prompt in settings.prompts:
+    for prompt, typed in zip(settings.prompts, settings.typed_prompts, strict=True):
         yield "prompt", prompt
-    if settings.typed_prompt is not None:
-        yield "typed", settings.typed_prompt
+        if typed != prompt:
+            yield "typed", typed
     if settings.negative_prompt:
         yield "negative", settings.negative_prompt
     yield "mode", settings.mode

@@ -80,6 +80,13 @@ PromptArgument = Annotated[
 OptionalPromptArgument = Annotated[
     str | None, typer.Argument(help="What happens; - reads it from stdin, @FILE from a file.")
 ]
+RewriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--rewrite",
+        help="Let a language model write a richer prompt first, see `istar rewrite`.",
+    ),
+]
 SecondsOption = Annotated[
     float | None,
     typer.Option(
@@ -152,7 +159,8 @@ YesOption = Annotated[
     typer.Option("--yes", "-y", help="Fetch and run a model even if it does not fit this machine."),
 ]
 QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors and questions.")
+    bool,
+    typer.Option("--quiet", "-q", help="Say nothing on stderr but errors, warnings and questions."),
 ]
 VerboseOption = Annotated[
     bool,

@@ -192,15 +192,17 @@ class CommonOptions:
         image: Path | None = None,
         clip: Path | None = None,
         seconds: float | None = None,
+        typed_prompt: str | tuple[str, ...] | None = None,
     ) -> GenerationRequest:
         """The request that the options make; a seed is drawn where it is left out.
 
         Args:
             mode: of the command.
-            prompt: as typed; None for that of `--from`.
+            prompt: what to show; None for that of `--from`.
             image: the picture that a video begins with.
             clip: the clip that is continued.
             seconds: as typed; None for those of `--from`, or the model's own.
+            typed_prompt: what was typed, where the prompt was rewritten from it.
 
         Raises:
             UsageError: a value that is not allowed, or no prompt where one is needed.
@@ -208,13 +210,11 @@ class CommonOptions:
         from istar.models.find import check_name
 
         check_name(self.model)
-        typed_prompt = None
         if self.reused:
             seconds = self.reused.seconds(mode) if seconds is None else seconds
             if prompt is None:
-                prompts = self.reused.prompts(mode)
-                prompt = prompts if mode == "interact" else prompts[0]
-                typed_prompt = self.reused.settings.typed_prompt if mode != "interact" else None
+                (prompt,) = self.reused.prompts(mode)
+                (typed_prompt,) = self.reused.settings.typed_prompts
         elif prompt is None and mode in ("t2i", "t2v"):
             raise UsageError(
                 "there is no prompt: type one, or name a file that has one with --from"

@@ -144,7 +144,7 @@ def free_path(wanted: str | Path | None, mode: Mode, *, overwrite: bool) -> Path
 def field_values(request: GenerationRequest, number: int) -> dict[str, Callable[[], str | int]]:
     """What fields of a template stand for, as far as a request says."""
     return {
-        "prompt": lambda: request.typed_prompt or request.prompts[0],
+        "prompt": lambda: request.typed_prompts[0],
         "seed": lambda: request.seed,
         "number": lambda: number,
         "mode": lambda: request.mode,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istar.cli.console import print_lines, say
+from istar.cli.console import print_lines, say, warn
 from istar.cli.inputs import read_prompt
 from istar.cli.option_types import DeviceOption
 from istar.cli.remedies import message
@@ -21,7 +23,8 @@ from istar.files import expanded
 from istar.plurals import counted
 
 if TYPE_CHECKING:
-    from istar.request import GenerationRequest
+    from istar.cli.session_lines import Prompt
+    from istar.request import GenerationRequest, Mode
     from istar.rewriting import Answering
 
 TOKEN_VARIABLE = "ISTAR_REWRITE_TOKEN"
@@ -121,32 +124,21 @@ def rewritten_requests(
 ) -> list[GenerationRequest]:
     """Requests with richer prompts, and beside each the one that was typed.
 
-    A prompt that several have is rewritten once. Where the language model gives none, that is said
-    and the prompt stays.
+    A prompt that several have is rewritten once.
 
     Args:
-        requests: what is made, in one mode; one whose prompt was rewritten before is rewritten from
-            what was typed then.
+        requests: what is made, in one mode, one prompt each; one whose prompt was rewritten before
+            is rewritten from what was typed then.
         device: where a local language model computes, as typed.
 
     Raises:
-        UsageError: there is no prompt, or the settings of the rewriter cannot be used.
+        UsageError: there is no prompt, or as `richer_prompts`.
     """
-    from istar.rewriting import rewritten
-
-    typed = [request.typed_prompt or request.prompts[0] for request in requests]
-    wanted = [prompt for prompt in dict.fromkeys(typed) if prompt.strip()]
+    typed = [request.typed_prompts[0] for request in requests]
+    wanted = {prompt: requests[0].mode for prompt in typed if prompt.strip()}
     if not wanted:
         raise UsageError("there is no prompt that --rewrite could rewrite")
-    settings = RewriteSettings.settled()
-    richer: dict[str, str] = {}
-    say(f"rewriting {counted(len(wanted), 'prompt')}")
-    with _said_where_none_comes(), settings.answering(device) as answering:
-        for prompt in wanted:
-            with _said_where_none_comes():
-                mode = requests[0].mode
-                richer[prompt] = rewritten(prompt, mode, answering, settings.directory)
-                say(f"rewritten: {richer[prompt]}")
+    richer = richer_prompts(wanted, device)
     return [
         replace(request, prompt=richer[prompt], typed_prompt=prompt)
         if prompt in richer
@@ -155,12 +147,77 @@ def rewritten_requests(
     ]
 
 
-@contextmanager
-def _said_where_none_comes() -> Iterator[None]:
+def richer_prompts(modes: Mapping[str, Mode], device: str) -> dict[str, str]:
+    """Richer prompts by what was typed; where the language model gives none, that is said.
+
+    Args:
+        modes: what each prompt is for, by what was typed.
+        device: where a local language model computes, as typed.
+
+    Raises:
+        UsageError: the settings of the rewriter cannot be used.
+    """
+    from istar.rewriting import rewritten
+
+    settings = RewriteSettings.settled()
+    richer: dict[str, str] = {}
+    failures: Counter[str] = Counter()
+    say(f"rewriting {counted(len(modes), 'prompt')}")
     try:
-        yield
-    except (RewriteError, HubError) as error:
-        say(f"{message(error)}; the prompt stays as it is")
+        with settings.answering(device) as answering:
+            for typed, mode in modes.items():
+                try:
+                    richer[typed] = rewritten(typed, mode, answering, settings.directory)
+                    say(f"rewritten: {richer[typed]}")
+                except (RewriteError, HubError) as error:
+                    failures[message(error)] += 1
+    except (RewriteError, HubError) as error:  # the language model cannot be had
+        failures[message(error)] = len(modes)
+    for text, count in failures.items():
+        some = f"{count} prompts stay as they are"
+        warn(f"{text}; {'the prompt stays as it is' if count == 1 else some}")
+    return richer
+
+
+def rewritten_prompts(prompts: Sequence[Prompt], device: str, *, is_new: bool) -> list[Prompt]:
+    """The prompts of an interactive video with richer texts; those that are alike stay alike.
+
+    Args:
+        prompts: in order.
+        device: where a local language model computes, as typed.
+        is_new: the video begins with the first, which nothing shows yet.
+
+    Raises:
+        UsageError: as `richer_prompts`.
+    """
+    modes: dict[str, Mode] = {}
+    for number, prompt in enumerate(prompts):
+        modes.setdefault(prompt.typed_text, "t2v" if is_new and number == 0 else "interact")
+    richer = richer_prompts(modes, device) if modes else {}
+    return [prompt.rewritten(richer) for prompt in prompts]
+
+
+def rewriting_as_typed(device: str, *, is_new: bool) -> Callable[[Prompt], Prompt]:
+    """Gives the prompts of an interactive video richer texts, one after the other.
+
+    Args:
+        device: as typed.
+        is_new: as `rewritten_prompts` takes it.
+
+    Raises:
+        UsageError: as `richer_prompts`; or a language model here would be loaded for every prompt.
+    """
+    if RewriteSettings.settled().url is None:
+        raise UsageError(
+            "prompts typed one by one are rewritten by an endpoint only (rewrite.url): a model "
+            "here would be loaded anew for each; --script FILE has all of them rewritten at once"
+        )
+    firsts = chain([is_new], repeat(False))
+
+    def rewriting(prompt: Prompt) -> Prompt:
+        return rewritten_prompts([prompt], device, is_new=next(firsts))[0]
+
+    return rewriting
 
 
 def rewrite(

@@ -93,7 +93,7 @@ class Session:
         directory: where.
         settings: as they are in the file.
         stays: it outlasts the command.
-        model_words: what names the model in a command that continues it.
+        words: options of a command that continues it.
     """
 
     def __init__(
@@ -102,12 +102,12 @@ class Session:
         settings: SessionSettings,
         *,
         stays: bool = True,
-        model_words: Sequence[str] = (),
+        words: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.settings = settings
         self.stays = stays
-        self.model_words = model_words
+        self.words = words
 
     @classmethod
     def create(
@@ -116,7 +116,7 @@ class Session:
         *,
         video: Path,
         stays: bool = True,
-        model_words: Sequence[str] = (),
+        words: Sequence[str] = (),
     ) -> Session:
         """A new session, in a directory with a number if the name is taken.
 
@@ -133,12 +133,12 @@ class Session:
             except OSError as error:
                 raise StateError(str(writing_failed(directory, error))) from error
         settings = SessionSettings(format=_FORMAT, branch=FIRST_BRANCH, video="")
-        session = cls(directory, settings, stays=stays, model_words=model_words)
+        session = cls(directory, settings, stays=stays, words=words)
         session.update(video=session.seen_from_here(video))
         return session
 
     @classmethod
-    def open(cls, directory: Path, *, model_words: Sequence[str] = ()) -> Session:
+    def open(cls, directory: Path, *, words: Sequence[str] = ()) -> Session:
         """A session that was made before.
 
         Raises:
@@ -160,7 +160,7 @@ class Session:
             raise StateError(f"'{path}' names a video elsewhere, {settings.video!r:.80}")
         if not _BRANCH.fullmatch(settings.branch):
             raise StateError(f"'{path}' names a branch that cannot be, {settings.branch!r:.80}")
-        return cls(directory, settings, model_words=model_words)
+        return cls(directory, settings, words=words)
 
     def update(self, **changes: Any) -> None:
         """Change settings, in the file too.
@@ -243,6 +243,19 @@ class Session:
             with suppress(StateError):
                 counts[name] = len(TakeSummary.read(self.path_of(name)).prompts)
         return counts
+
+    def rewritten(self) -> dict[str, str]:
+        """The richer prompts of its takes by what was typed; those of the present branch first."""
+        from istar.take import Take
+
+        found: dict[str, str] = {}
+        for name in (self.settings.branch, *self.branches):
+            with suppress(StateError):
+                request = Take.load(self.path_of(name)).request
+                for prompt, typed in zip(request.prompts, request.typed_prompts, strict=True):
+                    if typed != prompt:
+                        found.setdefault(typed, prompt)
+        return found
 
     def has(self, branch: str) -> bool:
         """Whether there is a branch of a name."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from istar.cli.display import StepDisplay
 
 if TYPE_CHECKING:
+    from istar.cli.session_lines import Prompt
     from istar.job import Job
     from istar.take import Take
 
 
-def draft_prompt(job: Job, prompt: str, seeds: Sequence[int], sheet: Path) -> list[Take]:
+def draft_prompt(job: Job, prompt: Prompt, seeds: Sequence[int], sheet: Path) -> list[Take]:
     """The takes of a prompt's clip, stopped after a coarse scale, for each of several seeds.
 
     Args:
@@ -39,7 +40,7 @@ def draft_prompt(job: Job, prompt: str, seeds: Sequence[int], sheet: Path) -> li
         for number, seed in enumerate(seeds, 1):
             # A job's state is never changed, only exchanged, so a copy goes its own way.
             draft = copy(job)
-            draft.add_prompt(prompt, seed=seed)
+            draft.add_prompt(prompt.text, typed=prompt.typed, seed=seed)
             window = len(draft.plan.windows) - 1
             stop = stop_step(job.networks.config, draft.plan.steps(window), 0, DRAFT_SHARE)
             for _ in display.pictures_of(draft.run(until=Position(window, stop))):

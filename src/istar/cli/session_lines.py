@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from istar.cli.console import ask, say
+from istar.cli.console import ask, say, warn
 from istar.cli.drafts import MOST_DRAFTS
 from istar.cli.session import check_branch
 from istar.errors import UsageError
@@ -27,8 +27,30 @@ class Command:
     argument: str = ""
 
 
-Line = str | Command
-"""A prompt, or a command."""
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A prompt, or while drafts are there the number of one.
+
+    Attributes:
+        text: what it says.
+        typed: what was typed, where the text was rewritten from it.
+    """
+
+    text: str
+    typed: str | None = None
+
+    @property
+    def typed_text(self) -> str:
+        """What was typed."""
+        return self.text if self.typed is None else self.typed
+
+    def rewritten(self, richer: Mapping[str, str]) -> Prompt:
+        """The same with a richer text, where there is one by what was typed."""
+        typed = self.typed_text
+        return Prompt(text=richer[typed], typed=typed) if typed in richer else self
+
+
+Line = Prompt | Command
 
 HELP = {
     "undo": ("", "take back the last prompt and its clip; a branch keeps them"),
@@ -48,6 +70,9 @@ HELP = {
 class TypedLines(Iterator[Line]):
     """Lines as the person types them; asked for on stderr, which a terminal shows.
 
+    Args:
+        rewriting: gives a prompt richer words; the number of a draft stays as it is.
+
     Attributes:
         drafts: of so many one is to be chosen; 0 where a prompt or a command is wanted.
 
@@ -55,25 +80,30 @@ class TypedLines(Iterator[Line]):
         UsageError: there is nobody to ask.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rewriting: Callable[[Prompt], Prompt] | None = None) -> None:
         if sys.stdin is None or not sys.stdin.isatty():
             raise UsageError(
                 "there is no terminal to ask for prompts; use --script FILE, or --script - for "
                 "stdin"
             )
         self.drafts = 0
+        self._rewriting = rewriting
 
     def __next__(self) -> Line:
         while True:
             text = ask(f"istar: {self._question()} ").strip()
             if not text and self.drafts:
-                return "0"
+                return Prompt(text="0")
             if not text:
                 raise StopIteration
             try:
-                return parse_line(text)
+                line = parse_line(text)
             except UsageError as error:
-                say(str(error))
+                warn(str(error))
+                continue
+            if self._rewriting and isinstance(line, Prompt) and not self.drafts:
+                return self._rewriting(line)
+            return line
 
     def _question(self) -> str:
         if self.drafts:
@@ -94,7 +124,7 @@ def parse_line(text: str) -> Line:
     """
     if not text.startswith("/"):
         check_prompt(text)
-        return text
+        return Prompt(text=text)
     name, _, argument = text[1:].partition(" ")
     command = Command(name=name, argument=argument.strip())
     if name not in HELP:

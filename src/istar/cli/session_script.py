@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import TypeVar
 
-from istar.cli.session_lines import Command, Line, parse_line
+from istar.cli.session_lines import Command, Line, Prompt, parse_line
 from istar.errors import IstarError, UsageError
 
 _Error = TypeVar("_Error", bound=IstarError)
@@ -41,6 +41,28 @@ class ScriptLines(Iterator[Line]):
         self.number, line = next(self._left)
         return line
 
+    @property
+    def prompts(self) -> list[Prompt]:
+        """Its prompts; not the numbers of drafts."""
+        return [line for _, line in self._lines_with_prompts()]
+
+    def rewrite(self, prompts: Sequence[Prompt]) -> None:
+        """Put others in the place of its prompts."""
+        places = [place for place, _ in self._lines_with_prompts()]
+        for place, prompt in zip(places, prompts, strict=True):
+            self._lines[place] = (self._lines[place][0], prompt)
+
+    def _lines_with_prompts(self) -> Iterator[tuple[int, Prompt]]:
+        is_drafted = is_number = False
+        for place, (_, line) in enumerate(self._lines):
+            if isinstance(line, Command):
+                is_drafted = is_drafted or line.name == "draft"
+            elif is_number:
+                is_number = False
+            else:
+                yield place, line
+                is_drafted, is_number = False, is_drafted
+
     def named(self, error: _Error) -> _Error:
         """An error of the line that was given last, with its number."""
         return type(error)(f"line {self.number}: {error}", remedies=error.remedies)
@@ -62,15 +84,16 @@ class ScriptLines(Iterator[Line]):
             known = counts[branch]
             # 1. The number of a draft.
             if drafts:
-                if line not in [str(number) for number in range(drafts + 1)]:
+                chosen = line.text if isinstance(line, Prompt) else ""
+                if chosen not in [str(number) for number in range(drafts + 1)]:
                     text = f"the number of a draft is missing, 1 to {drafts}, or 0 for none"
                     raise self.named(UsageError(text))
-                if line != "0" and known is not None:
+                if chosen != "0" and known is not None:
                     counts[branch] = known + 1
                 drafts = 0
                 continue
             # 2. A prompt.
-            if isinstance(line, str):
+            if isinstance(line, Prompt):
                 drafts, wanted = wanted, 0
                 if not drafts and known is not None:
                     counts[branch] = known + 1

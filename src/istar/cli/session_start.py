@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from istar.cli.encoding import ClipOutput
 from istar.cli.option_types import NumberType
@@ -21,11 +21,13 @@ from istar.output_names import output_path
 if TYPE_CHECKING:
     from istar.take import Take
 
+_Options = TypeVar("_Options", bound=CommonOptions)
+
 
 @contextmanager
 def new_session(
     options: CommonOptions,
-    model_words: Sequence[str],
+    words: Sequence[str],
     output: OutputFile,
     directory: Path | None = None,
 ) -> Iterator[Session]:
@@ -33,7 +35,7 @@ def new_session(
 
     Args:
         options: as typed.
-        model_words: what names the model in a command that continues it.
+        words: options of a command that continues it.
         output: the video.
         directory: by default beside the video.
 
@@ -42,7 +44,7 @@ def new_session(
     """
     directory = directory or output.target.with_suffix(SESSION_SUFFIX)
     if output.stays and not options.no_take:
-        session = Session.create(directory, video=output.target, model_words=model_words)
+        session = Session.create(directory, video=output.target, words=words)
         with held_alone(session.directory):
             yield session
         return
@@ -68,7 +70,7 @@ def video_of(options: CommonOptions, session: Session) -> OutputFile:
     )
 
 
-def in_its_dtype(options: CommonOptions, take: Take) -> CommonOptions:
+def in_its_dtype(options: _Options, take: Take) -> _Options:
     """The options with the dtype of a take, where none is named and the device is of its kind."""
     from istar.placement import Placement
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from istar.cli.parsing import parse_aspect, parse_tau
+from istar.cli.session_lines import Prompt
+from istar.cli.setting_checks import guidance_check
 from istar.errors import UsageError
 from istar.models.find import check_name, similar_name
 from istar.request import check_prompt, check_seconds, check_seed
@@ -16,7 +18,10 @@ from istar.tables import decode
 from istar.text_files import parse_toml, read_text
 
 if TYPE_CHECKING:
+    from istar.cli.option_types import Resolution
     from istar.cli.options import CommonOptions
+
+_Table = TypeVar("_Table", "Scene", "StorySettings")
 
 STORY_SUFFIX = ".toml"
 
@@ -82,25 +87,20 @@ class StorySettings:
             check_name(self.model)
         parse_aspect(self.aspect)
         parse_tau(None if self.tau is None else str(self.tau))
+        _resolution(self.res)
+        if self.guidance is not None:
+            guidance_check(self.guidance, "")
+        check_prompt(self.negative or "", name="negative prompt", may_be_empty=True, longest=None)
         if self.seconds is not None:
             check_seconds(self.seconds, least=1)
         if self.seed is not None:
             check_seed(self.seed)
 
     def under(self, options: CommonOptions) -> CommonOptions:
-        """The options with these settings for those that were not typed.
-
-        Raises:
-            UsageError: `res` names no resolution.
-        """
-        from istar.cli.option_types import Resolution
-
-        names = [one.value for one in Resolution]
-        if self.res is not None and self.res not in names:
-            raise UsageError(f"res is {', '.join(names)}, not {self.res!r}")
+        """The options with these settings for those that were not typed."""
         values: dict[str, Any] = {
             "model": self.model,
-            "res": None if self.res is None else Resolution(self.res),
+            "res": _resolution(self.res),
             "aspect": self.aspect,
             "guidance": self.guidance,
             "tau": None if self.tau is None else str(self.tau),
@@ -128,7 +128,7 @@ class StoryClip:
     """
 
     scene: int
-    prompt: str
+    prompt: Prompt
     begins: bool
     seed: int | None
     image: Path | None
@@ -171,20 +171,25 @@ class Story:
         Raises:
             UsageError: a length is not one of whole clips, or there are too many.
         """
+        own = self.settings.seconds or clip_seconds
+        lengths = [scene.seconds or own for scene in self.scenes]
+        uneven = [
+            f"scene {number}: {seconds:g} s"
+            for number, seconds in enumerate(lengths, 1)
+            if seconds % clip_seconds
+        ]
+        if uneven:
+            raise UsageError(
+                f"the model makes whole clips of {clip_seconds} s; {', '.join(uneven)}"
+            )
         clips: list[StoryClip] = []
         for number, scene in enumerate(self.scenes, 1):
-            seconds = scene.seconds or self.settings.seconds or clip_seconds
-            if seconds % clip_seconds:
-                raise UsageError(
-                    f"scene {number}: the model makes clips of {clip_seconds} s, and {seconds:g} s "
-                    "are not whole ones"
-                )
-            count = int(seconds) // clip_seconds
+            count = int(lengths[number - 1]) // clip_seconds
             if len(clips) + count > _MOST_CLIPS:
                 raise UsageError(f"'{self.path}' needs more than {_MOST_CLIPS} clips")
             first = StoryClip(
                 scene=number,
-                prompt=scene.prompt,
+                prompt=Prompt(text=scene.prompt),
                 begins=True,
                 seed=seeds.get(number, self.seed_of(number)),
                 image=scene.image,
@@ -197,6 +202,20 @@ class Story:
         """The seed that the file has for a scene, counted from 1."""
         own = self.scenes[scene - 1].seed
         return self.settings.seed if own is None and scene == 1 else own
+
+
+def _resolution(name: str | None) -> Resolution | None:
+    """A resolution as the file has it.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    from istar.cli.option_types import Resolution
+
+    names = [one.value for one in Resolution]
+    if name is not None and name not in names:
+        raise UsageError(f"res is {', '.join(names)}, not {name!r}")
+    return None if name is None else Resolution(name)
 
 
 def problems_of(path: Path) -> tuple[str, ...]:
@@ -229,7 +248,7 @@ class _Reader:
             self._add(None, f"it is not TOML: {_place_first(str(error))}")
             return
         scenes = table.pop(_SCENES, [])
-        self._read_settings(table)
+        self.settings = self._read(StorySettings, table, None, {})
         if not (isinstance(scenes, list) and scenes and all(isinstance(s, dict) for s in scenes)):
             self._add(None, f"there is no scene: each begins with a line [[{_SCENES}]]")
             return
@@ -240,34 +259,42 @@ class _Reader:
         ]
         for number, scene in enumerate(scenes):
             line = f"line {lines[number]}, " if len(lines) == len(scenes) else ""
-            self._read_scene(f"{line}scene {number + 1}", scene)
+            where = f"{line}scene {number + 1}"
+            read = self._read(Scene, scene, where, {"prompt": "of this scene"})
+            self.scenes += [] if read is None else [read]
 
-    def _read_settings(self, table: dict[str, Any]) -> None:
-        if unknown := list(self._unknown(table, StorySettings, (_SCENES,))):
-            self.problems += unknown
-            return
-        try:
-            self.settings = decode(StorySettings, table, name="it")
-        except UsageError as error:
-            self._add(None, str(error))
+    def _read(
+        self,
+        kind: type[_Table],
+        table: dict[str, Any],
+        where: str | None,
+        needed: Mapping[str, Any],
+    ) -> _Table | None:
+        """What a table says, each setting read by itself, so that no problem hides another.
 
-    def _read_scene(self, where: str, table: dict[str, Any]) -> None:
-        if unknown := list(self._unknown(table, Scene, (), where)):
-            self.problems += unknown
-            return
-        try:
-            self.scenes.append(decode(Scene, table, name="it", base=self._path.parent))
-        except UsageError as error:
-            self._add(where, str(error))
-
-    def _unknown(
-        self, table: dict[str, Any], kind: type, more: tuple[str, ...], where: str | None = None
-    ) -> Iterator[str]:
-        known = (*(field.name for field in fields(kind)), *more)
+        Args:
+            kind: of what.
+            table: as the file has it.
+            where: it stands.
+            needed: settings that may not be missing, with values that are allowed.
+        """
+        known: list[str] = [field.name for field in fields(kind)]
+        count = len(self.problems)
         for name in table:
             if name not in known:
-                hint = similar_name(name, known)
-                yield self._named(where, f"there is no setting {name!r:.80}{hint}")
+                hint = similar_name(name, (*known, *([] if needed else [_SCENES])))
+                self._add(where, f"there is no setting {name!r:.80}{hint}")
+        parts = [{**needed, name: value} for name, value in table.items() if name in known]
+        if len(self.problems) == count and not needed.keys() <= table.keys():
+            parts.append({})
+        for part in parts:
+            try:
+                decode(kind, part, name="it", base=self._path.parent)
+            except UsageError as error:
+                self._add(where, str(error))
+        if len(self.problems) > count:
+            return None
+        return decode(kind, table, name="it", base=self._path.parent)
 
     def _add(self, where: str | None, text: str) -> None:
         self.problems.append(self._named(where, text))

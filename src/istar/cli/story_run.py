@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from istar.cli.chosen_model import ChosenModel, find_chosen
-from istar.cli.console import print_path, say
+from istar.cli.console import print_path, say, warn
 from istar.cli.conversation import Conversation
 from istar.cli.encoding import ClipOutput
 from istar.cli.inputs import input_file
 from istar.cli.options import CommonOptions
 from istar.cli.output import STDOUT, output_file
+from istar.cli.rewrite import RewriteSettings, richer_prompts
 from istar.cli.seeds import drawn_seed
 from istar.cli.session import SESSION_SUFFIX, Session, held_alone, is_session
 from istar.cli.session_start import in_its_dtype, new_session, video_of
@@ -25,14 +26,15 @@ from istar.output_templates import is_template
 from istar.plurals import counted
 
 if TYPE_CHECKING:
+    from istar.cli.interact import InteractOptions
     from istar.cli.story_takes import HeldStory
     from istar.inputs import Inputs
     from istar.job import Job
-    from istar.request import GenerationRequest
+    from istar.request import GenerationRequest, Mode
     from istar.take import Take
 
 
-def make_story(options: CommonOptions, path: Path, again: int | None) -> None:
+def make_story(options: InteractOptions, path: Path, again: int | None) -> None:
     """Make what is not there of a story.
 
     Args:
@@ -44,7 +46,7 @@ def make_story(options: CommonOptions, path: Path, again: int | None) -> None:
         IstarError: whatever ends it.
     """
     story = Story.read(input_file(path))
-    plan = StoryPlan.of(options, story, again)
+    plan = StoryPlan.of(options, story, again, asks=True)
     if not (plan.stays and is_session(plan.directory)):
         _make_new(plan)
         return
@@ -59,7 +61,7 @@ class StoryPlan:
     Attributes:
         story: its file.
         options: as typed, and as the story has them where nothing was typed.
-        model_words: what names the model in a command, as it was typed.
+        words: options of a command that continues it, as they were typed.
         model: the model.
         clips: the story's.
         request: of all clips; its seed does not count.
@@ -71,7 +73,7 @@ class StoryPlan:
 
     story: Story
     options: CommonOptions
-    model_words: Sequence[str]
+    words: Sequence[str]
     model: ChosenModel
     clips: tuple[StoryClip, ...]
     request: GenerationRequest
@@ -81,41 +83,58 @@ class StoryPlan:
     again: int | None
 
     @classmethod
-    def of(cls, options: CommonOptions, story: Story, again: int | None) -> StoryPlan:
-        """The plan; the model is chosen, and nothing large is fetched or loaded.
+    def of(
+        cls, typed: InteractOptions, story: Story, again: int | None, *, asks: bool
+    ) -> StoryPlan:
+        """The plan; the model is chosen, and nothing large of it is fetched or loaded.
+
+        Args:
+            typed: the options.
+            story: its file.
+            again: a scene that is made anew, counted from 1.
+            asks: with `--rewrite` a language model is asked for what the session lacks.
 
         Raises:
             IstarError: a setting, a length or a picture does not fit.
         """
         # 1. The options.
-        if options.from_file is not None:
+        if typed.from_file is not None:
             raise UsageError("a story has its own prompts and settings; leave out --from")
-        stays = options.output not in STDOUT and not options.no_take
-        output = _output(options, story.path.stem)
-        model_words = options.model_words
-        options = replace(story.settings.under(options), output=output)
+        stays = typed.output not in STDOUT and not typed.no_take
+        output = _output(typed, story.path.stem)
+        options = replace(story.settings.under(typed), output=output)
         seeds = _seeds(options, story, again)
         # 2. The model, and what it makes of the scenes.
         found = find_chosen(options, "interact")
         clips = story.clips(found[0].spec.clip_seconds, seeds)
         request = replace(
-            replace(options, seed=0).request("interact", tuple(clip.prompt for clip in clips)),
+            replace(options, seed=0).request("interact", tuple(clip.prompt.text for clip in clips)),
             images=tuple(clip.image for clip in clips),
         )
         model = ChosenModel(options, [request], found)
+        inputs = model.read(request)
         directory = (
             output_path(output, default_stem="", suffix=".mp4", overwrite=True)
             if stays
             else Path(story.path.stem)
         ).with_suffix(SESSION_SUFFIX)
+        # 3. The richer prompts, once nothing else can be wrong.
+        if typed.rewrite:
+            richer = _richer(clips, directory if stays else None, options.device, asks=asks)
+            clips = tuple(replace(one, prompt=one.prompt.rewritten(richer)) for one in clips)
+            request = replace(
+                request,
+                prompt=tuple(clip.prompt.text for clip in clips),
+                typed_prompt=tuple(clip.prompt.typed_text for clip in clips),
+            )
         return cls(
             story=story,
             options=options,
-            model_words=model_words,
+            words=typed.words,
             model=model,
             clips=clips,
             request=request,
-            inputs=model.read(request),
+            inputs=inputs,
             directory=directory,
             stays=stays,
             again=None if again is None else seeds[again],
@@ -146,6 +165,27 @@ def _output(options: CommonOptions, stem: str) -> str:
     return output or f"{stem}.mp4"
 
 
+def _richer(
+    clips: Sequence[StoryClip], directory: Path | None, device: str, *, asks: bool
+) -> dict[str, str]:
+    """Richer prompts by those of a story: new ones for what its session has not rewritten before.
+
+    Raises:
+        UsageError: the settings of the rewriter cannot be used.
+        StateError: the session cannot be read.
+    """
+    RewriteSettings.settled()
+    richer: dict[str, str] = {}
+    if directory is not None and is_session(directory):
+        richer = Session.open(directory).rewritten()
+    missing: dict[str, Mode] = {}
+    for number, clip in enumerate(clips):
+        mode: Mode = "i2v" if clip.image is not None else "interact" if number else "t2v"
+        if clip.prompt.text not in richer:
+            missing.setdefault(clip.prompt.text, mode)
+    return richer | richer_prompts(missing, device) if missing and asks else richer
+
+
 def _seeds(options: CommonOptions, story: Story, again: int | None) -> dict[int, int]:
     """The seeds that count more than those in the file: as typed, or of a scene made anew.
 
@@ -166,7 +206,7 @@ def _make_new(plan: StoryPlan) -> None:
         pipeline = plan.model.load(plan.request, plan.inputs)
         job = pipeline.job(*_first(plan))
         with (
-            new_session(plan.options, plan.model_words, output, plan.directory) as session,
+            new_session(plan.options, plan.words, output, plan.directory) as session,
             _kept_said(plan, session),
         ):
             _follow(plan, Conversation(pipeline, job, output, session, previews), 1, ())
@@ -178,7 +218,7 @@ def _continue(plan: StoryPlan) -> None:
     Raises:
         IstarError: whatever ends it.
     """
-    session = Session.open(plan.directory, model_words=plan.model_words)
+    session = Session.open(plan.directory, words=plan.words)
     options, model, branches = plan.options, plan.model, plan.branches(session)
     best = branches[0] if branches else None
     if best is not None:
@@ -241,7 +281,11 @@ def _first(plan: StoryPlan) -> tuple[GenerationRequest, Inputs]:
     seed = drawn_seed() if clip.seed is None else clip.seed
     _say_scene(plan, replace(clip, seed=seed))
     request = replace(
-        plan.request, prompt=(clip.prompt,), images=plan.request.images[:1], seed=seed
+        plan.request,
+        prompt=(clip.prompt.text,),
+        typed_prompt=(clip.prompt.typed_text,),
+        images=plan.request.images[:1],
+        seed=seed,
     )
     own = {0: plan.inputs.images[0]} if 0 in plan.inputs.images else {}
     return request, replace(plan.inputs, images=own, notes=())
@@ -264,7 +308,7 @@ def _follow(
     from istar.cli.story_takes import with_clips_of
 
     for note in plan.inputs.notes:
-        say(note)
+        warn(note)
     conversation.make()
     number = made
     while number < len(plan.clips):

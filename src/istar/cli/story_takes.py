@@ -108,7 +108,13 @@ def _alike(take: Take, request: GenerationRequest, inputs: Inputs) -> bool:
     theirs = take.request
     if theirs.mode != "interact" or theirs.clip is not None:
         return False
-    own = replace(request, prompt=theirs.prompts, images=(), seed=theirs.seed)
+    own = replace(
+        request,
+        prompt=theirs.prompts,
+        typed_prompt=theirs.typed_prompt,
+        images=(),
+        seed=theirs.seed,
+    )
     return take.template == inputs.template.name and replace(theirs, images=()) == own
 
 
@@ -153,7 +159,7 @@ def _is_whole(take: Take, place: int) -> bool:
 
 def _is_there(clip: StoryClip, take: Take, place: int) -> bool:
     """Whether a window of a take, if there is one, has the prompt and the seed of a clip."""
-    if place >= take.total or take.request.prompts[place] != clip.prompt:
+    if place >= take.total or take.request.prompts[place] != clip.prompt.text:
         return False
     from istar.generation.state import seed_in, seeded_state
 
@@ -178,6 +184,7 @@ def with_clips_of(take: Take | None, former: Take, places: Iterable[int]) -> Tak
     base = former if take is None else take
     windows = () if take is None else take.windows
     prompts = () if take is None else take.request.prompts
+    typed = () if take is None else take.request.typed_prompts
     images = {} if take is None else dict(take.images)
     paths = {} if take is None else dict(enumerate(take.request.images))
     for number, place in enumerate(places, start):
@@ -187,6 +194,7 @@ def with_clips_of(take: Take | None, former: Take, places: Iterable[int]) -> Tak
         if place < len(former.windows):
             windows += (former.windows[place],)
         prompts += (former.request.prompts[place],)
+        typed += (former.request.typed_prompts[place],)
     last, generator = windows[-1] if windows else None, former.generator
     is_begun = places[-1] < len(former.windows)
     if last is not None and is_begun and last.is_whole:
@@ -197,6 +205,7 @@ def with_clips_of(take: Take | None, former: Take, places: Iterable[int]) -> Tak
         request=replace(
             base.request,
             prompt=prompts,
+            typed_prompt=typed,
             images=tuple(paths.get(number) for number in range(max(paths, default=-1) + 1)),
         ),
         windows=windows,
