@@ -80,11 +80,12 @@ def _no_longer_than(event: Event, seconds: float) -> Event:
 def _shown_so_far(job: Job, step: Step) -> Iterator[Event]:
     """How far the clip under way has come before a step, and its pictures."""
     if step.starts_clip:
-        yield Note(text="time is up: the video ends before its whole length")
+        yield Note(text="time is up: the video ends before its whole length", warns=True)
         return
     last = job.plan.steps(job.state.window)[step.index - 1]
     reached, finest = (scale_name(grid.width, grid.height) for grid in (last.grid, last.full_grid))
-    yield Note(text=f"time is up at the scale {reached} of {finest}: the last clip is a draft")
+    text = f"time is up at the scale {reached} of {finest}: the last clip is a draft"
+    yield Note(text=text, warns=True)
     yield ClipReady(frames=job.preview())
 
 

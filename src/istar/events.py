@@ -141,10 +141,12 @@ class Note:
     Attributes:
         text: a sentence.
         remedies: what may help, as those of an error.
+        warns: what is made is not what was asked for, or may not come out well.
     """
 
     text: str
     remedies: tuple[Remedy, ...] = ()
+    warns: bool = False
 
 
 Event = Loading | Progress | Preview | Decoding | ClipReady | Note

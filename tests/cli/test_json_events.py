@@ -189,6 +189,10 @@ def test_quiet_commands_speak_of_errors_alone(
     assert capfd.readouterr() == ("a.png\n", "")
     assert run(["t2i", "a cat", "--model", "tiny", "-o", "a.xyz", "-q"]) == 2
     assert "error: " in capfd.readouterr().err
+    # It warns where the result is not what was asked for.
+    command = ["t2i", "a cat", "--model", "tiny", "--aspect", "100:1", "-o", "c.png", "-q"]
+    assert run(command) == 0
+    assert capfd.readouterr().err.startswith("istar: no model makes that aspect; the nearest is")
     # The next command is as quiet as its own options say.
     assert run(["t2i", "a cat", "--model", "tiny", "-o", "b.png", "-v"]) == 0
     said = capfd.readouterr().err

@@ -373,7 +373,7 @@ def test_what_a_request_does_not_give_is_written_and_said(
     ):
         assert run(["info", name]) == 0
         assert row in [" ".join(line.split()) for line in capfd.readouterr().out.splitlines()]
-        said = made([command, "--from", name, "-o", "a.mp4", "--overwrite"], capfd)
+        said = made([command, "--from", name, "-o", "a.mp4", "--overwrite", "-q"], capfd)
         assert f"'{name}' was made " in said
         assert f"{reason}: the same seed gives other pictures" in said
     assert (

@@ -107,7 +107,7 @@ def test_what_was_made_outlasts_a_disk_that_is_full(
         # Nor is a result lost for a take that finds no room.
         monkeypatch.setenv("XDG_STATE_HOME", str(disk))
         (disk / "filler").write_bytes(bytes(4096))
-        assert run([*command, "b.mp4"]) == 0
+        assert run([*command, "b.mp4", "-q"]) == 0
     out, err = capfd.readouterr()
     assert out == "b.mp4\n"
     assert err.count("no take of this run is kept: ") == 1

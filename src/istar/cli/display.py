@@ -30,6 +30,7 @@ from istar.cli.console import (
     printable,
     say,
     voice,
+    warn,
 )
 from istar.cli.json_events import (
     JsonEvent,
@@ -231,7 +232,7 @@ class StepDisplay(Display):
                     if file is not None:
                         emit(preview_event(event, file))
                 case Note():
-                    say(with_remedies(event.text, event.remedies))
+                    (warn if event.warns else say)(with_remedies(event.text, event.remedies))
                 case ClipReady():
                     if event.work is not None:
                         self._pictures += len(event.frames)
@@ -337,7 +338,7 @@ class DownloadDisplay(Display):
             case DownloadWaiting():
                 say(f"waiting for another process, which fetches {event.path}")
             case DownloadNote():
-                say(with_remedies(event.text, event.remedies))
+                (warn if event.warns else say)(with_remedies(event.text, event.remedies))
             case DownloadProgress():
                 self._times.begin("download")
                 self._show(printable(event.path.rpartition("/")[2]), event.done, event.total)

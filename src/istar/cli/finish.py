@@ -13,7 +13,7 @@ import typer
 
 from istar.cli.batch import Batch, make_file
 from istar.cli.completion import take_names
-from istar.cli.console import emit, say
+from istar.cli.console import emit, say, warn
 from istar.cli.drafts import (
     DRAFTS_HOLD_ALL,
     MOST_DRAFTS,
@@ -231,7 +231,7 @@ def vary(
     if seed is None:
         say(f"seed {first}")
     if held.total > 1:
-        say("only the first window of the take is kept; the rest of the video is made anew")
+        warn("only the first window of the take is kept; the rest of the video is made anew")
     if draft:
         with drafts_directory(options.output) as directory:
             make_drafts(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from istar.byte_size import bytes_of, readable_size
-from istar.cli.console import say, voice
+from istar.cli.console import say, voice, warn
 from istar.errors import StateError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class TakeKeeper:
             self._works = False
             is_there = self.path is not None
             what = f"'{self.path}' is not up to date" if is_there else "no take of this run is kept"
-            say(f"{what}: {error}")
+            warn(f"{what}: {error}")
             return
         if self._prunes and self._settings is not None:
             self._prune(self._settings.limit, self.path)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from istar.cli.console import StdoutBytes, said_where_stdout_fails, say, voice
+from istar.cli.console import StdoutBytes, said_where_stdout_fails, say, voice, warn
 from istar.cli.encoding import ClipOutput
 from istar.cli.json_events import Made
 from istar.request import GenerationRequest
@@ -180,7 +180,7 @@ class Writer:
             self._stdout.write(encode_png(pixels, self._metadata))
             return
         if texts_that_fit(self._metadata, self._target) != self._metadata:
-            say(f"{self._target}: a JPEG holds 60 kB of text; its longest settings are cut")
+            warn(f"{self._target}: a JPEG holds 60 kB of text; its longest settings are cut")
         self._target = write_picture(
             pixels,
             self._target,

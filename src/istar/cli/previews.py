@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from istar.cli.console import animated_console, say
+from istar.cli.console import animated_console, say, warn
 from istar.cli.remedies import message
 from istar.cli.terminal_pictures import TerminalPicture, cell_size, picture_protocol
 from istar.errors import IstarError, UsageError
@@ -73,7 +73,7 @@ class PreviewOutput:
             try:
                 _write(preview.frames, self._file)
             except IstarError as error:
-                say(f"{message(error)}; no more previews are written")
+                warn(f"{message(error)}; no more previews are written")
                 self._file = None
         return self._file
 

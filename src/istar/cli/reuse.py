@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from istar.cli.console import say
+from istar.cli.console import warn
 from istar.cli.inputs import is_take, take_input
 from istar.clip_format import is_numbered
 from istar.errors import MediaError, UsageError
@@ -109,9 +109,9 @@ class Reused:
     def say_end(self) -> None:
         """Say that something new goes to its end, where the file may not have."""
         if self.settings.unfinished:
-            say(f"{self.name} is of a run that was not finished; this one goes to its end")
+            warn(f"{self.name} is of a run that was not finished; this one goes to its end")
         elif (seconds := self.settings.deadline) is not None:
-            say(f"{self.name} had a deadline of {seconds:g} s; this run has none")
+            warn(f"{self.name} had a deadline of {seconds:g} s; this run has none")
 
     def dtype_on(self, kind: str) -> str | None:
         """What the file was computed in, if that was on the same kind of device."""
@@ -147,7 +147,7 @@ class Reused:
         if then.cuts is not None:
             changes.append("from pictures that it does not hold")
         if changes and request.seed == then.seed:
-            say(
+            warn(
                 f"{self.name} was made {', and '.join(changes)}: the same seed gives other pictures"
             )
         return replace(model, spec=then.put_into(model.spec))

@@ -45,10 +45,17 @@ class DownloadWaiting:
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadNote:
-    """Something worth knowing that is not an error, and what could be done about it."""
+    """Something worth knowing that is not an error, and what could be done about it.
+
+    Attributes:
+        text: a sentence.
+        remedies: what may help, as those of an error.
+        warns: what is used is not what was asked for.
+    """
 
     text: str
     remedies: tuple[Remedy, ...] = ()
+    warns: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

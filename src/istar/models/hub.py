@@ -327,7 +327,7 @@ def _pending(where: RepoRevision, wanted: Sequence[str], on_event: DownloadListe
         raise HubError(f"{where} has no {absent[0]}; check the spelling, or give another revision")
     if listing.failure and not where.pinned and not constants.HF_HUB_OFFLINE:
         text = f"{listing.failure}. Using {where.repo} as it was when last fetched"
-        on_event(DownloadNote(text=f"{text} ({listing.commit[:12]})"))
+        on_event(DownloadNote(text=f"{text} ({listing.commit[:12]})", warns=True))
     return _Pending(folder=folder, where=where, commit=listing.commit, files=files, missing=missing)
 
 
