@@ -218,7 +218,7 @@ def test_a_check_says_what_it_takes(
         ("[[scene]]\nprompt = 'a'\nseed = -1\n", "scene 1: a seed is a whole number from 0"),
         ("[[scene]]\nprompt = 'a'\nimage = 'no.png'\n", "scene 1: there is no picture 'no.png'"),
         ("aspect = 'wide'\n[[scene]]\nprompt = 'a'\n", "--aspect is width:height"),
-        ("[[scene]]\nprompt = 'a'\nseconds = 1.5\n", "makes clips of 1 s, and 1.5 s are not"),
+        ("[[scene]]\nprompt = 'a'\nseconds = 1.5\n", "whole clips of 1 s; scene 1: 1.5 s"),
         ("[[scene]]\nprompt = 'a'\nimage = 'story.toml'\n", "'story.toml'"),
     ],
 )
@@ -233,11 +233,32 @@ def test_a_story_that_cannot_be_told_makes_nothing(
 
 
 def test_a_check_names_every_problem(capfd: pytest.CaptureFixture[str]) -> None:
-    Path("story.toml").write_text("[[scene]]\nprompt = 3\n[[scene]]\nprompt = 'a'\nseed = -1\n")
-    _, said = tell(capfd, "--check", code=2)
-    assert "line 1, scene 1: prompt must be a text, not 3" in said
-    assert "line 3, scene 2: a seed is" in said
-    assert said.endswith("istar: error: 'story.toml' has 2 problems\n")
+    Path("story.toml").write_text(
+        "res = '1080p'\ntau = 'hot'\n[[scene]]\nprompt = 3\nseed = 1.5\n"
+        "[[scene]]\nprompt = 'a'\nlength = 5\nseed = -1\nseconds = 0\nimage = 'no.png'\n"
+        "[[scene]]\nseconds = 1\n"
+    )
+    *problems, last = tell(capfd, "--check", "-q", code=2)[1].splitlines()
+    expected = (
+        "'story.toml': res is 192p, ",
+        "'story.toml': --tau is ",
+        "line 3, scene 1: prompt must be a text, not 3",
+        "line 3, scene 1: seed must be a whole number, not 1.5",
+        "line 6, scene 2: there is no setting 'length'",
+        "line 6, scene 2: a seed is",
+        "line 6, scene 2: seconds must be 1 to",
+        "line 6, scene 2: there is no picture 'no.png'",
+        "line 12, scene 3: it lacks prompt",
+    )
+    assert len(problems) == len(expected)
+    for problem, words in zip(problems, expected, strict=True):
+        assert words in problem
+    assert last == "istar: error: 'story.toml' has 9 problems"
+    for scene in ("seconds = 1.5", "image = 'story.toml'"):
+        Path("story.toml").write_text(f"[[scene]]\nprompt = 'a'\n{scene}\n" * 2)
+        said = tell(capfd, "--check", code=2)[1]
+        assert "scene 1: " in said
+        assert "scene 2: " in said
 
 
 def test_what_goes_with_a_story_only_is_refused_elsewhere(

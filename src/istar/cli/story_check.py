@@ -7,16 +7,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from istar.cli.console import print_lines, printable, say, voice
+from istar.cli.console import print_lines, printable, say, voice, warn
 from istar.cli.inputs import input_file
-from istar.cli.options import CommonOptions
 from istar.cli.session import Session, is_session
 from istar.cli.story import Story, problems_of
 from istar.cli.story_run import StoryPlan
-from istar.errors import StateError, UsageError
+from istar.errors import MediaError, StateError, UsageError
 from istar.plurals import counted
 
 if TYPE_CHECKING:
+    from istar.cli.interact import InteractOptions
     from istar.memory_use import NetworkSizes
     from istar.pace import Pace
     from istar.plan import Plan
@@ -28,7 +28,7 @@ _MOST_TAKES = 20
 """So many takes are looked at for one that says how fast this machine is."""
 
 
-def check_story(options: CommonOptions, path: Path, again: int | None) -> None:
+def check_story(options: InteractOptions, path: Path, again: int | None) -> None:
     """Print what a story would take.
 
     Args:
@@ -41,19 +41,33 @@ def check_story(options: CommonOptions, path: Path, again: int | None) -> None:
         IstarError: a picture cannot be read, or memory does not suffice.
     """
     path = input_file(path)
-    problems = problems_of(path)
+    problems = problems_of(path) or _picture_problems(Story.read(path))
     if len(problems) > 1:
         for problem in problems:
-            say(problem)
+            warn(problem)
         raise UsageError(f"'{path}' has {len(problems)} problems")
-    story = StoryPlan.of(options, Story.read(path), again)
+    story = StoryPlan.of(options, Story.read(path), again, asks=False)
     for note in story.inputs.notes:
-        say(note)
+        warn(note)
     if voice().as_json:
         for line in _lines(story):
             say(line)
         return
     print_lines(printable(line) for line in _lines(story))
+
+
+def _picture_problems(story: Story) -> tuple[str, ...]:
+    """What is wrong with the files of a story's pictures."""
+    from istar.media import read_picture
+
+    problems = []
+    for number, scene in enumerate(story.scenes, 1):
+        try:
+            if scene.image is not None:
+                read_picture(scene.image)
+        except MediaError as error:
+            problems.append(f"'{story.path}': scene {number}: {error}")
+    return tuple(problems)
 
 
 def _lines(story: StoryPlan) -> Iterator[str]:
