@@ -47,6 +47,7 @@ Remedy = Literal[
     "rewrite_model",
     "rewrite_timeout",
     "rewrite_token",
+    "rewrite_url",
     "rewriter",
     "run_anyway",
     "tiny",

@@ -306,6 +306,12 @@ def test_set_and_unset_leave_the_rest_of_the_file_as_it_is(
     assert capfd.readouterr().err == "istar: ISTAR_MODEL is set and counts more\n"
     for name in ("crf", "guidance", "rewrite.url"):
         assert run(["config", "unset", name]) == 0
+    capfd.readouterr()
+    assert run(["config", "set", "t2v.crf", "60"]) == 0
+    assert "MP4 is 1 to 51, not 60" in capfd.readouterr().err
+    assert run(["config", "set", "t2v.crf", "51"]) == 0
+    assert capfd.readouterr().err == ""
+    assert run(["config", "unset", "t2v.crf"]) == 0
     assert dotfile.read_text(encoding="utf-8").startswith(before.rstrip())
     assert not list(file.parent.parent.glob("*.tmp*"))
 
@@ -354,6 +360,8 @@ def test_another_file_can_be_named(
     monkeypatch.setenv("ISTAR_CONFIG", str(other))
     assert run(["t2v", "x"]) == 2
     assert f"there is no '{other}', which ISTAR_CONFIG names" in capfd.readouterr().err
+    assert run(["t2v", "--help"]) == 0
+    assert capfd.readouterr().err == ""
     assert run(["config", "set", "debug", "on"]) == 0
     assert capfd.readouterr().out == f"{other}\n"
     assert run(["config", "set", "crf", "99"]) == 2

@@ -109,8 +109,9 @@ def test_an_endpoint_that_is_slow_or_gone_or_not_to_be_asked(
     chat.body = None
     with pytest.raises(RewriteError, match="does not answer within"):
         ChatEndpoint(url=chat.url, timeout=0.2).answer("Describe.", "a fox")
-    with pytest.raises(RewriteError, match="cannot be reached"):
+    with pytest.raises(RewriteError, match="cannot be reached") as down:
         ChatEndpoint(url="http://127.0.0.1:1/v1").answer("Describe.", "a fox")
+    assert down.value.remedies == ("rewrite_url",)
     with pytest.raises(RewriteError, match="token holds characters that no token has"):
         ChatEndpoint(url=chat.url, token="a\nb").answer("Describe.", "a fox")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -157,14 +157,15 @@ def _defaults(name: str, command: Command, *, for_help: bool) -> dict[str, Any]:
         UsageError: the settings cannot be used, which is said only where help is asked for.
     """
     from istar.cli.setting_table import COMMANDS
-    from istar.cli.settings import option_defaults
+    from istar.cli.settings import is_missing, option_defaults
 
     try:
         found = option_defaults(name) if name in COMMANDS else {}
     except UsageError as error:
         if not for_help:
             raise
-        say(f"no settings are used: {error}")
+        if not is_missing():
+            say(f"no settings are used: {error}")
         return {}
     if isinstance(command, TyperGroup):
         return dict.fromkeys(command.commands, found)

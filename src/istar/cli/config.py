@@ -99,6 +99,8 @@ def set_value(
     place[key] = parsed
     _write(path, document)
     _say_variable(setting)
+    if setting.name == "crf":
+        _say_formats_without(parsed)
 
 
 @config.command("unset")
@@ -227,6 +229,18 @@ def _write_text(path: Path, text: str) -> None:
     except OSError as error:
         raise writing_failed(path.parent, error) from error
     write_text(path.resolve(), text, overwrite=True)
+
+
+def _say_formats_without(crf: int) -> None:
+    """Say which formats refuse a rate factor that others take."""
+    from istar.clip_format import CLIP_FORMATS, ClipEncoding
+
+    for suffix, known in CLIP_FORMATS.items():
+        if known.worst_crf is not None:
+            try:
+                ClipEncoding(crf=crf).check(Path(f"clip{suffix}"))
+            except UsageError as error:
+                say(f"{known.name} will refuse it: {error}")
 
 
 def _say_variable(setting: Setting) -> None:

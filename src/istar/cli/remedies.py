@@ -31,6 +31,7 @@ WORDS: dict[Remedy, str] = {
     "rewrite_model": "set another rewrite.model",
     "rewrite_timeout": "wait longer with rewrite.timeout",
     "rewrite_token": "name its token in ISTAR_REWRITE_TOKEN",
+    "rewrite_url": "name another address with rewrite.url",
     "rewriter": "set rewrite.url or rewrite.model with `istar config set`",
     "run_anyway": "run it anyway with --yes",
     "tiny": "make something small with --model tiny",

@@ -90,6 +90,11 @@ def settings_path() -> Path:
     return user_config_path("istar", appauthor=False) / "config.toml"
 
 
+def is_missing() -> bool:
+    """The person named a file, and it is not there."""
+    return bool(os.environ.get(PATH_VARIABLE)) and not settings_path().exists()
+
+
 def values_in_file() -> dict[str, Any]:
     """What the file sets, by name; of a command's table as `t2v.seconds`. All of it is checked.
 
@@ -128,9 +133,9 @@ def find_setting(name: str) -> tuple[str, Setting]:
 
 def _content(path: Path) -> dict[str, Any]:
     """The file's TOML; empty where there is no file, unless the person named it."""
+    if is_missing():
+        raise UsageError(f"there is no '{path}', which {PATH_VARIABLE} names")
     if not path.exists():
-        if os.environ.get(PATH_VARIABLE):
-            raise UsageError(f"there is no '{path}', which {PATH_VARIABLE} names")
         return {}
     from istar.text_files import parse_toml, read_text
 

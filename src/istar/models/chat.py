@@ -89,7 +89,9 @@ class ChatEndpoint:
         except Exception as error:
             raise self._explained(error) from None  # its texts may hold the token and the address
         if content is not None and not isinstance(content, str):
-            raise RewriteError(f"{self.host} does not answer as a chat endpoint does")
+            raise RewriteError(
+                f"{self.host} does not answer as a chat endpoint does", remedies=("rewrite_url",)
+            )
         return content or ""
 
     def _explained(self, error: Exception) -> RewriteError:
@@ -137,7 +139,7 @@ class _Meaning(NamedTuple):
 _UNKNOWN = _Meaning(set(), "gives no answer ({reason})")
 _MEANINGS = (
     _Meaning({401, 403}, "refuses the token, or wants one ({reason})", ("rewrite_token",)),
-    _Meaning({404}, "has no such address or model (404)", ("rewrite_model",)),
+    _Meaning({404}, "has no such address or model (404)", ("rewrite_url", "rewrite_model")),
     _Meaning({429}, "asks for a pause (429)"),
     _Meaning(
         {"TimeoutException", "InferenceTimeoutError"},
@@ -145,7 +147,11 @@ _MEANINGS = (
         ("rewrite_timeout",),
     ),
     _Meaning({"OfflineModeIsEnabled"}, "is not asked, because HF_HUB_OFFLINE forbids requests"),
-    _Meaning({"ConnectError", "ProxyError"}, "cannot be reached"),
+    _Meaning(
+        {"ConnectError", "ProxyError"},
+        "cannot be reached: its server does not run, or the network does not lead there",
+        ("rewrite_url",),
+    ),
     _Meaning({"NetworkError", "RemoteProtocolError"}, "broke off in its answer"),
     _Meaning(
         {"LocalProtocolError", "UnicodeEncodeError"},
@@ -155,6 +161,7 @@ _MEANINGS = (
     _Meaning(
         {"ValueError", "TypeError", "LookupError", "AttributeError", "RecursionError"},
         "does not answer as a chat endpoint does",
+        ("rewrite_url",),
     ),
 )
 """The first that matches counts."""
