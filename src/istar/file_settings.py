@@ -16,6 +16,7 @@ from istar.files import LONGEST_NAME, write_text
 from istar.generation.guidance import GuidanceConfig
 from istar.generation.sampling import SamplingConfig, Temperature
 from istar.model_spec import ModelSpec, Precision
+from istar.models.repository import HubPlace
 from istar.request import GenerationRequest, Mode
 from istar.tables import decode, encode
 from istar.text_files import read_text
@@ -73,7 +74,9 @@ class FileSettings:
     Attributes:
         version: of istar.
         model: its name.
-        revision: the commit that its transformer was published as; None for others.
+        repository: where on the Hub its files are from; None where that is not known.
+        revision: the commit there, of its transformer.
+        folder: its directory there; None at the top.
         device: the kind of device where the transformer computed.
         dtype: in what.
         mode: of the request, as are those that follow.
@@ -100,7 +103,9 @@ class FileSettings:
 
     version: str | None = None
     model: str
+    repository: str | None = None
     revision: str | None = None
+    folder: str | None = None
     device: str
     dtype: Precision
     mode: Mode
@@ -134,6 +139,7 @@ class FileSettings:
         request: GenerationRequest,
         spec: ModelSpec,
         *,
+        place: HubPlace | None = None,
         device: str,
         dtype: Precision,
         encoding: ClipEncoding | None = None,
@@ -143,6 +149,7 @@ class FileSettings:
         Args:
             request: what is made.
             spec: the model.
+            place: where on the Hub its files are from.
             device: the kind of device where the transformer computes.
             dtype: in what.
             encoding: what was asked for of the clip's encoder.
@@ -157,7 +164,9 @@ class FileSettings:
         return cls(
             version=__version__,
             model=spec.name,
-            revision=spec.source.transformer_revision if spec.source else None,
+            repository=place.repository if place else None,
+            revision=place.revision if place else None,
+            folder=place.folder if place else None,
             device=device,
             dtype=dtype,
             mode=request.mode,
@@ -205,6 +214,13 @@ class FileSettings:
             return decode(cls, own, error=MediaError)
         except (MediaError, CheckpointError) as error:
             raise MediaError(f"the settings in {name} are damaged: {error}") from error
+
+    @property
+    def place(self) -> HubPlace | None:
+        """Where on the Hub the model's files are from, where that is known."""
+        if self.repository is None or self.revision is None:
+            return None
+        return HubPlace(repository=self.repository, revision=self.revision, folder=self.folder)
 
     @property
     def sampling(self) -> UsedSampling | None:

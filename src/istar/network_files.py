@@ -15,6 +15,7 @@ from istar.errors import CheckpointError, Remedy
 from istar.model_spec import ModelSpec
 from istar.models.download_events import DownloadListener, LoadProgress, ignore
 from istar.models.find import ModelFiles
+from istar.models.repository import HubPlace
 from istar.placement import Placement
 from istar.text_encoder import TextEncoder
 from istar.transformer.model import Transformer
@@ -29,9 +30,11 @@ class NetworkSource(Protocol):
 
     Attributes:
         placement: where they compute, and in which numbers.
+        place: where on the Hub they are from; None where that is not known.
     """
 
     placement: Placement
+    place: HubPlace | None
 
     @property
     def text_channels(self) -> int:
@@ -66,6 +69,7 @@ class NetworkFiles:
 
     Attributes:
         placement: where they compute, and in which numbers.
+        place: where on the Hub they are from; None where that is not known.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class NetworkFiles:
         on_event: DownloadListener = ignore,
     ) -> None:
         self.placement = placement
+        self.place = files.place
         self._spec = spec
         self._files = files
         self._if_damaged = if_damaged

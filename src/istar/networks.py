@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from istar.errors import CheckpointError, DeviceError, GenerationError
 from istar.memory_plan import WHOLE, MemoryPlan
 from istar.model_spec import ModelSpec, Precision
+from istar.models.repository import HubPlace
 from istar.network_files import NetworkSource
 from istar.placement import exact_convolutions, memory_failure, precision_of
 from istar.text_encoder import EncodedText, TextEncoder
@@ -129,6 +130,11 @@ class Networks:
     def device(self) -> torch.device:
         """Where the networks compute."""
         return self._transformer.device
+
+    @property
+    def place(self) -> HubPlace | None:
+        """Where on the Hub the networks are from; None where that is not known."""
+        return None if self.source is None else self.source.place
 
     @property
     def precision(self) -> Precision:

@@ -286,7 +286,12 @@ class InfinityStarPipeline:
         else:
             request, device, dtype = made, self.networks.device.type, self.networks.precision
         settings = FileSettings.of(
-            request, self.spec, device=device, dtype=dtype, encoding=encoding
+            request,
+            self.spec,
+            place=self.networks.place,
+            device=device,
+            dtype=dtype,
+            encoding=encoding,
         )
         settings = replace(settings, deadline=deadline, unfinished=unfinished)
         if isinstance(made, Take):

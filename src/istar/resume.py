@@ -31,15 +31,16 @@ class Resumed(NamedTuple):
 
 def identity(networks: Networks) -> ModelIdentity:
     """The weights and settings of loaded networks."""
-    spec, source = networks.spec, networks.spec.source
+    spec, place = networks.spec, networks.place
     return ModelIdentity(
         name=spec.name,
         fingerprint=networks.fingerprint,
         settings=spec.settings_hash,
         dtype=networks.precision,
         device=networks.device.type,
-        repository=source.repo if source else None,
-        revision=source.transformer_revision if source else None,
+        repository=place.repository if place else None,
+        revision=place.revision if place else None,
+        folder=place.folder if place else None,
     )
 
 
@@ -74,21 +75,17 @@ def take_of(
 
 
 def check_maker(take: Take, spec: ModelSpec) -> None:
-    """Refuse a model of which its name and source already say that it did not make a take.
+    """Refuse a published model whose name already says that it did not make a take.
 
-    Whether its weights are those is known only when they are loaded, see `resumed`.
+    Whether its weights are those is known only when they are loaded, see `resumed`: of a model that
+    was not published the same weights may have another name, and in another commit, too.
 
     Raises:
         StateError: another model made it.
     """
-    made_by, source = take.model, spec.source
-    # Of a model that was not published, the same weights may have another name.
-    if source is None:
-        return
-    places = ((None, None), (source.repo, source.transformer_revision))
-    if made_by.name != spec.name or (made_by.repository, made_by.revision) not in places:
+    if spec.source is not None and take.model.name != spec.name:
         raise StateError(
-            f"the take was made by the {made_by.name} model, and {spec.name} is another",
+            f"the take was made by the {take.model.name} model, and {spec.name} is another",
             remedies=("other_model",),
         )
 

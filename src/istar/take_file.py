@@ -40,8 +40,9 @@ class ModelIdentity:
         settings: a hash of the model's settings, see `istar.model_spec.ModelSpec.settings_hash`.
         dtype: of the transformer.
         device: the kind of device where it computed.
-        repository: the Hub's `owner/name`, of a published model.
-        revision: the commit of its transformer there.
+        repository: where on the Hub its files are from; None where that is not known.
+        revision: the commit there, of its transformer.
+        folder: its directory there; None at the top.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ModelIdentity:
     device: str
     repository: str | None = None
     revision: str | None = None
+    folder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

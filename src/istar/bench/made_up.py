@@ -15,6 +15,7 @@ from istar.memory_plan import WHOLE, MemoryPlan
 from istar.model_spec import EightBitType, ModelSpec
 from istar.models.download_events import DownloadListener, ignore
 from istar.models.find import FoundModel
+from istar.models.repository import HubPlace
 from istar.networks import Networks
 from istar.placement import Placement
 from istar.text_encoder import TextEncoder, text_encoder_dtype
@@ -97,6 +98,7 @@ class MadeUpNetworks:
 
     def __init__(self, sizes: Sizes, placement: Placement, fill: Fill) -> None:
         self.placement = placement
+        self.place: HubPlace | None = None
         self._sizes = sizes
         self._fill = fill
 

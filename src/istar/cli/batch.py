@@ -245,12 +245,13 @@ def make_file(
     """
     from istar.cli.display import StepDisplay
 
-    words = [*options.model_words, *output.words]
+    start = job.take()
+    words = [*options.take_words(start), *output.words]
     events = new_notes(_events(job, previews, seconds), set() if said is None else said)
     with (
         kept_take(job, words, settings, continued) as keeping,
         StepDisplay(previews) as display,
-        output.writing(pipeline, job.take(), deadline=seconds) as writer,
+        output.writing(pipeline, start, deadline=seconds) as writer,
     ):
         for frames in display.pictures_of(keeping(events)):
             writer.write(frames)

@@ -272,8 +272,7 @@ def _described(settings: FileSettings) -> Iterator[tuple[str, str]]:
         yield "deadline", f"{settings.deadline:g} s: it may end early, or as a draft"
     if settings.varied:
         yield "varied", "some tokens are another take's"
-    revision = f", revision {settings.revision}" if settings.revision else ""
-    yield "model", f"{settings.model}{revision}"
+    yield "model", settings.model + (f" ({settings.place})" if settings.place else "")
     if settings.seconds:
         each = " a prompt" if settings.mode == "interact" else ""
         yield "length", f"{settings.seconds:g} s{' added' * (settings.mode == 'extend')}{each}"

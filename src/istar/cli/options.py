@@ -159,7 +159,7 @@ class CommonOptions:
         values = {name: value for name, value in reused.as_typed().items() if name not in typed}
         if "res" not in typed:
             values["model"] = model_of_file(
-                reused.name, reused.settings.model, self.model, is_typed=is_typed
+                reused.name, reused.settings, self.model, is_typed=is_typed
             )
         return replace(self, **values, reused=reused, typed=typed, model_is_typed=is_typed)
 
@@ -183,6 +183,17 @@ class CommonOptions:
     def model_words(self) -> list[str]:
         """What names the model in a command that continues this one."""
         return [] if self.model == AUTO_MODEL else ["--model", self.model]
+
+    def take_words(self, take: Take) -> list[str]:
+        """What names the model in a command that continues a take.
+
+        Args:
+            take: of these options' model. It may name its commit on the Hub itself; what was typed
+                may stand for another by then.
+        """
+        repository = take.model.repository
+        is_named = repository is not None and self.model.startswith(repository)
+        return [] if is_named else self.model_words
 
     def request(
         self,

@@ -176,7 +176,9 @@ def settings_of_take(take: Take) -> FileSettings:
     request, made_by = take.request, take.model
     return FileSettings(
         model=made_by.name,
+        repository=made_by.repository,
         revision=made_by.revision,
+        folder=made_by.folder,
         device=made_by.device,
         dtype=made_by.dtype,
         mode=request.mode,

@@ -6,42 +6,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from istar.cli.memory_check import check_memory, say_plan
+from istar.cli.reuse import settings_of_take
 from istar.errors import CheckpointError
 from istar.request import AUTO_MODEL
 
 if TYPE_CHECKING:
+    from istar.file_settings import FileSettings
     from istar.memory_plan import MemoryChoice
     from istar.pipeline import InfinityStarPipeline
     from istar.take import Take
 
 
-def model_of_file(file: str, made_by: str, given: str, *, is_typed: bool) -> str:
+def model_of_file(file: str, then: FileSettings, given: str, *, is_typed: bool) -> str:
     """The name of the model to use for what a file says of the one that made it.
 
-    Only a name that istar itself knows stands for a model: a file of somebody else's shall decide
-    neither what is fetched from where, nor which of the directories here is loaded.
+    A name that istar itself knows stands for a model, and so does a commit on the Hub that was
+    fetched here before: a file of somebody else's shall decide neither what is fetched from where,
+    nor which of the directories here is loaded.
 
     Args:
         file: what messages call it.
-        made_by: the model's name, as the file says it.
+        then: what the file says.
         given: that of the option or the setting.
         is_typed: it was typed.
 
     Raises:
         CheckpointError: nothing says which model.
     """
-    from istar.models.find import is_known_name
+    from istar.models.find import is_known_name, was_fetched
 
     if is_typed:
         return given
-    if is_known_name(made_by):
-        return made_by
+    if is_known_name(then.model, then.repository):
+        return then.model
+    if then.place is not None and was_fetched(then.place):
+        return str(then.place)
     if given != AUTO_MODEL:
         return given
+    if then.place is not None:
+        why = f"of {then.place}, which was not fetched here"
+    else:
+        why = "which is neither a published one nor istar's own"
     raise CheckpointError(
-        f"{file} was made by the model {made_by!r}, which is neither a published one nor istar's "
-        "own",
-        remedies=("name_model",),
+        f"{file} was made by the model {then.model!r}, {why}", remedies=("name_model",)
     )
 
 
@@ -55,7 +62,7 @@ def read_take(path: Path, given: str, *, is_typed: bool) -> tuple[Take, str]:
     from istar.take import Take
 
     take = Take.load(path)
-    return take, model_of_file(f"'{path}'", take.model.name, given, is_typed=is_typed)
+    return take, model_of_file(f"'{path}'", settings_of_take(take), given, is_typed=is_typed)
 
 
 def load_for_take(

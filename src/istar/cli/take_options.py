@@ -19,6 +19,7 @@ from istar.cli.option_types import (
     QuietOption,
     YesOption,
 )
+from istar.cli.reuse import settings_of_take
 from istar.cli.take_model import load_for_take, model_of_file, read_take
 from istar.request import AUTO_MODEL
 
@@ -73,7 +74,8 @@ class DecodeOptions:
         Raises:
             CheckpointError: it has to be named.
         """
-        return model_of_file(f"'{path}'", take.model.name, self.model, is_typed=self.model_is_typed)
+        then = settings_of_take(take)
+        return model_of_file(f"'{path}'", then, self.model, is_typed=self.model_is_typed)
 
     def read(self, path: Path) -> tuple[Take, str]:
         """A take, see `istar.cli.inputs.take_file`, and the name of its model.

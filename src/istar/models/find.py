@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from istar.models import bundled, hub
 from istar.models.download_events import DownloadListener, DownloadNote, ignore
 from istar.models.manifest import MANIFEST_NAME, find_models, read_manifest
 from istar.models.released import RELEASED_MODELS, fitting
-from istar.models.repository import RepoRevision
+from istar.models.repository import HubPlace, RepoRevision
 from istar.request import AUTO_MODEL, Mode
 
 _HUB_NAME = re.compile(
@@ -38,11 +38,13 @@ class ModelFiles:
         transformer: a safetensors file, or a directory of shards.
         tokenizer: `.pth` or `.safetensors`.
         text_encoder: the directory that transformers loads.
+        place: where on the Hub they are from; None where that is not known.
     """
 
     transformer: Path
     tokenizer: Path
     text_encoder: Path
+    place: HubPlace | None = None
 
     @classmethod
     def below(cls, root: Path, spec: ModelSpec) -> ModelFiles:
@@ -51,6 +53,7 @@ class ModelFiles:
             transformer=root / spec.transformer,
             tokenizer=root / spec.tokenizer,
             text_encoder=root / spec.text_encoder,
+            place=_published_place(spec),
         )
 
 
@@ -187,9 +190,24 @@ def check_name(name: str | Path) -> None:
         _hub_name(name)
 
 
-def is_known_name(name: str) -> bool:
-    """Whether a name stands for one model, a published one or the bundled one."""
-    return name in _names() and name != AUTO_MODEL
+def is_known_name(name: str, repository: str | None = None) -> bool:
+    """Whether a name stands for one model, a published one or the bundled one.
+
+    Args:
+        name: of a model.
+        repository: where it is from, which then has to be where that one was published.
+    """
+    homes = {spec.name: spec.source and spec.source.repo for spec in RELEASED_MODELS}
+    homes[bundled.NAME] = None
+    return name in homes and repository in (None, homes[name])
+
+
+def was_fetched(place: HubPlace) -> bool:
+    """Whether something of a place's commit was fetched to this machine; nothing is asked for."""
+    try:
+        return hub.was_fetched(RepoRevision(repo=place.repository, revision=place.revision))
+    except HubError:  # a place that cannot be
+        return False
 
 
 def similar_name(name: str, names: Sequence[str]) -> str:
@@ -283,7 +301,21 @@ def _assembled(spec: ModelSpec, shared: Path, transformer: Path) -> ModelFiles:
         transformer=transformer / spec.transformer,
         tokenizer=shared / spec.tokenizer,
         text_encoder=shared / spec.text_encoder,
+        place=_published_place(spec, commit=transformer.name),
     )
+
+
+def _published_place(spec: ModelSpec, commit: str | None = None) -> HubPlace | None:
+    """Where a model was published.
+
+    Args:
+        spec: the model.
+        commit: of its transformer, where it is known better than the model says.
+    """
+    if spec.source is None:
+        return None
+    revision = commit or spec.source.transformer_revision
+    return HubPlace(repository=spec.source.repo, revision=revision, folder=spec.transformer)
 
 
 def converted_directory(spec: ModelSpec, dtype: str) -> Path:
@@ -317,13 +349,18 @@ def _in_repo(
     """A model in any repository: by its manifest, or by the released names."""
     names = [file.path for file in hub.list_files(where)]
     prefix = f"{path.strip('/')}/" if path.strip("/") else ""
-    if prefix + MANIFEST_NAME in names:
+    has_manifest = prefix + MANIFEST_NAME in names
+    if has_manifest:
         snapshot = hub.pull({where: [prefix + MANIFEST_NAME]}, on_event)[where]
         models = [read_manifest(snapshot / prefix / MANIFEST_NAME)]
     else:
+        # The path is that of a released transformer, or of the directory that holds some.
+        one = [spec for spec in RELEASED_MODELS if f"/{prefix}".endswith(f"/{spec.transformer}/")]
+        if one:
+            prefix = prefix.removesuffix(f"{one[0].transformer}/")
         models = [
             spec
-            for spec in RELEASED_MODELS
+            for spec in one or RELEASED_MODELS
             if any(name.startswith(f"{prefix}{spec.transformer}/") for name in names)
         ]
     if not models:
@@ -337,11 +374,18 @@ def _in_repo(
         for part in (spec.transformer, spec.tokenizer, spec.text_encoder)
     ]
     is_here = hub.cached_files(where, wanted).snapshot is not None
+    folder = prefix if has_manifest else prefix + spec.transformer
+
+    def files(listen: DownloadListener) -> ModelFiles:
+        snapshot = hub.pull({where: wanted}, listen)[where]
+        place = HubPlace(
+            repository=where.repo, revision=snapshot.name, folder=folder.strip("/") or None
+        )
+        return replace(ModelFiles.below(snapshot / prefix, spec), place=place)
+
     return FoundModel(
         spec=spec,
-        files=lambda listen: ModelFiles.below(
-            hub.pull({where: wanted}, listen)[where] / prefix, spec
-        ),
+        files=files,
         is_here=is_here,
         bytes_to_fetch=lambda: 0 if is_here else hub.bytes_of({where: wanted}),
     )

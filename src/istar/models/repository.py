@@ -63,6 +63,24 @@ class RepoRevision:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HubPlace:
+    """Where a model lies on the Hub; as a text, the name that finds it there.
+
+    Attributes:
+        repository: `owner/name`.
+        revision: the commit of its transformer; a branch's name where the commit is not known.
+        folder: its directory in the repository; None at the top.
+    """
+
+    repository: str
+    revision: str
+    folder: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.repository}@{self.revision}" + (f":{self.folder}" if self.folder else "")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RepoFile:
     """A file of a repository.
 
