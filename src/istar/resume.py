@@ -173,6 +173,17 @@ def _inputs(take: Take, networks: Networks, *, continues: bool) -> Inputs:
     return replace(inputs, notes=tuple(notes))
 
 
+def clip_is_as_it_was(take: Take, networks: Networks) -> bool:
+    """Whether a take continues the clip of a file, and that file is there with the same pictures.
+
+    Args:
+        take: of the model.
+        networks: the model.
+    """
+    file = take.clip_file
+    return file is not None and _clip_again(take.request, networks, file) is not None
+
+
 def _clip_again(request: GenerationRequest, networks: Networks, file: ClipFile) -> Tensor | None:
     """The whole clip `(F, H, W, 3)` that a take continues; None where its file is another now."""
     try:

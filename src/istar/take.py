@@ -40,7 +40,7 @@ from istar.take_file import (
     request_of,
     window_tensors,
 )
-from istar.video_tokenizer.config import TEMPORAL_STRIDE
+from istar.video_tokenizer.config import SPATIAL_STRIDE, TEMPORAL_STRIDE
 
 _MOST_STEPS = 1_000_000
 _MOST_BITS = 1024
@@ -207,6 +207,14 @@ class Take:
         if self.clip_file is not None:
             return self.clip_file.pictures
         return 0 if self.clip is None else len(self.clip)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of its pictures in pixels; None before its first window."""
+        if not self.windows:
+            return None
+        height, width = self.windows[-1].schedule.scales[-1]
+        return height * SPATIAL_STRIDE, width * SPATIAL_STRIDE
 
     @property
     def pictures(self) -> int:

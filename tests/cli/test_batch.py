@@ -180,12 +180,18 @@ def test_two_files_of_one_name(capfd: pytest.CaptureFixture[str]) -> None:
     Path("list.txt").write_text("a cat\na cat\n")
     arguments = ("t2i", "--prompts", "list.txt", "--seed", "1", "-o", "{prompt}.png")
     assert Command(capfd, *arguments).paths == ["a cat.png", "a cat-1.png"]
-    for option in ("--overwrite", "--skip-existing"):
-        done = Command(capfd, *arguments, option)
-        assert done.code == 1
-        assert "'a cat.png' is the name of line 1 too" in done.errors[0]
     done = Command(capfd, *arguments, "--overwrite", "--dry-run")
-    assert (done.code, len(done.errors), done.said[-1]) == (1, 1, "1 of 2, line 1: a cat.png")
+    planned = ["1 of 2, line 1: a cat.png", "2 of 2, line 2: a cat-1.png"]
+    assert (done.code, [line for line in done.said if " of 2, " in line]) == (0, planned)
+    # The second run numbers them in the same way, whichever is missing.
+    Path("a cat.png").unlink()
+    assert Command(capfd, *arguments, "--skip-existing").paths == ["a cat.png"]
+    assert Command(capfd, *arguments, "--overwrite").paths == ["a cat.png", "a cat-1.png"]
+    Path("list.txt").write_text(2 * '{"prompt": "a cat", "output": "own/%02d.png"}\n')
+    arguments = ("t2v", "--prompts", "list.txt", "--seed", "1", "--seconds", "1")
+    assert Command(capfd, *arguments).paths == ["own", "own-1"]
+    done = Command(capfd, *arguments, "--skip-existing", "-o", "./")
+    assert (done.code, done.said[-1]) == (0, "0 of 2 made, 2 skipped")
 
 
 def test_one_file_that_is_there_is_skipped(capfd: pytest.CaptureFixture[str]) -> None:
@@ -207,11 +213,27 @@ def test_takes_and_sessions_know_templates(capfd: pytest.CaptureFixture[str]) ->
     takes = sorted(map(str, Path("drafts").glob("*.take")))
     done = Command(capfd, "finish", *takes, "-o", "{seed}-{prompt}.png")
     assert (done.code, done.paths) == (0, ["4-a cat.png", "9-a cat.png"])
-    done = Command(capfd, "finish", takes[0], "-o", "{model}.png")
-    assert (done.code, done.errors[0]) == (
-        2,
-        "error: '{model}.png': {model} is for t2i, t2v, i2v and extend",
-    )
+    done = Command(capfd, "finish", *takes, "-o", "{model}/{size}-{seed}.png", "--dry-run")
+    named = ["random/48x32-4.png", "random/48x32-9.png"]
+    assert (done.code, not Path("random").exists()) == (0, True)
+    assert done.paths[0] == "model random in fp32 on cpu; nothing is fetched"
+    assert done.paths[-1] == f"output {named[0]}"
+    taken, of, steps, *_ = done.paths[2].split()
+    assert (0 < int(taken) < int(steps), of) == (True, "of")
+    assert done.said == [f"{n} of 2, {takes[n - 1]}: {named[n - 1]}" for n in (1, 2)]
+    done = Command(capfd, "finish", *takes, "-o", "{model}/{size}-{seed}.png")
+    assert (done.code, done.paths) == (0, named)
+    assert run(["render", takes[0], "-o", "{mode}-{size}-{model}.png"]) == 0
+    assert capfd.readouterr().out == "t2i-48x32-random.png\n"
+    variation = ("vary", takes[0], "--keep", "1x1", "--seed", "3", "--dry-run")
+    done = Command(capfd, *variation, "-o", "{model}-{seed}.png")
+    assert (done.code, done.paths[-1]) == (0, "output random-3.png")
+    assert Command(capfd, *variation, "--draft", "-o", "varied/").code == 0
+    assert not Path("varied").exists()
+    Path("lines.txt").write_text("a cat\n")
+    named = "{model}-{size}.mp4"
+    done = Command(capfd, "interact", "--script", "lines.txt", "-o", named, "--dry-run")
+    assert (done.code, done.paths[-1]) == (0, "output random-48x32.mp4")
     # No file replaces another of the same command.
     assert Command(capfd, "finish", *takes, "-o", "{prompt}.png", "--overwrite").code == 2
     done = Command(capfd, "finish", *takes, "-o", "{number}.png", "--overwrite")
@@ -233,7 +255,7 @@ def test_prompts_through_a_pipe() -> None:
 
 
 @pytest.mark.signals
-def test_an_interrupted_batch_says_how_to_go_on() -> None:
+def test_an_interrupted_batch_is_continued(capfd: pytest.CaptureFixture[str]) -> None:
     arguments = ("t2v", "a cat", "-n", "3", "--seed", "1", "--seconds", "2", "-o", "{seed}.mp4")
     with started_warm(*arguments) as process:
         await_line(process, b"2 of 3, seed 2: a cat")
@@ -243,6 +265,15 @@ def test_an_interrupted_batch_says_how_to_go_on() -> None:
     assert code == 130
     assert b"1 of 3 made; the same command with --skip-existing makes the others" in said
     assert [path.name for path in Path().glob("*.mp4")] == ["1.mp4"]
+    # What was under way is continued from its take, to the same bits.
+    assert run([*arguments, "--skip-existing"]) == 0
+    out, err = capfd.readouterr()
+    assert out == "2.mp4\n3.mp4\n"
+    assert err.count("continuing the take") == 1
+    assert (
+        Command(capfd, "t2v", "a cat", "--seed", "2", "--seconds", "2", "-o", "whole.mp4").code == 0
+    )
+    assert Path("2.mp4").read_bytes() == Path("whole.mp4").read_bytes()
 
 
 def test_seeds_as_they_are_typed() -> None:

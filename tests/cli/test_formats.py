@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from istar.cli.app import run as istar
 from istar.media import read_clip, read_picture, write_clip
 from media_files import encode, grey_clip, smooth_clip, texts_in
 from processes import run_warm
@@ -99,6 +101,36 @@ def test_sound_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
         assert ("left out" in done.stderr) == (audio == "drop")
         with av.open(str(target)) as container:
             assert len(container.streams.audio) == streams
+
+
+def test_sound_comes_along_when_an_extension_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+
+    def sounds(name: str) -> int:
+        with av.open(name) as container:
+            return len(container.streams.audio)
+
+    video = encode(tmp_path / "spoken.mp4", smooth_clip(16), rate=16, sound=True)
+    made = ["extend", "spoken.mp4", "--model", "tiny", "--seconds", "1", "--audio", "copy"]
+    assert istar([*made, "--deadline", "0.001", "-o", "a.mp4"]) == 0
+    said = capfd.readouterr().err
+    command = said.split("`")[1]
+    assert "--audio copy -o a.mp4" in command
+    assert istar(shlex.split(command)[1:]) == 0
+    assert "the sound of 'spoken.mp4' is kept" in capfd.readouterr().err
+    assert (sounds("a.mp4"), sounds("a-1.mp4")) == (1, 1)
+    take = shlex.split(command)[-1]
+    assert istar(["finish", take, "--audio", "copy", "-o", "a.gif"]) == 2
+    assert istar(["finish", take, "--audio", "copy", "--fps", "8"]) == 2
+    encode(video, smooth_clip(17), rate=16, sound=True)
+    capfd.readouterr()
+    assert istar(["finish", take, "--audio", "copy", "-o", "b.mp4"]) == 0
+    said = capfd.readouterr().err
+    assert "no sound is copied: 'spoken.mp4' is not there as it was" in said
+    assert sounds("b.mp4") == 0
 
 
 def test_numbered_pictures_are_continued(tmp_path: Path) -> None:

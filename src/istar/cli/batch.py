@@ -13,6 +13,7 @@ from istar.cli.chosen_model import ChosenModel
 from istar.cli.console import emit, emit_error, say, say_failure, voice
 from istar.cli.json_events import file_event, skipped_event, summary_event
 from istar.cli.keep import TakeSettings, kept_take, take_settings
+from istar.cli.left_takes import LeftTakes
 from istar.cli.naming import OutputNames
 from istar.cli.output import output_file
 from istar.cli.output_writer import OutputFile
@@ -149,6 +150,7 @@ def make_all(
         pipeline: InfinityStarPipeline | None = None
         previews: PreviewOutput | None = None
         said: set[str] = set()
+        left = LeftTakes() if names.skips and not options.dry_run else None
         for (task, target), request in zip(todo, requests, strict=True):
             with batch.attempt(task.label):
                 with output_file(options, request, task.written_as, target) as output:
@@ -168,14 +170,16 @@ def make_all(
                     if task.tiles:
                         _make_tiles(pipeline, (request, *task.tiles), inputs, output, said)
                     else:
+                        found = left.of(request, inputs, pipeline) if left else None
                         make_file(
-                            pipeline.job(request, inputs),
+                            pipeline.job(found[1]) if found else pipeline.job(request, inputs),
                             pipeline,
                             output,
                             options,
                             settings,
                             previews,
                             seconds=seconds,
+                            continued=found[0] if found else None,
                             said=said,
                         )
                 batch.made += 1
@@ -189,7 +193,7 @@ def _to_be_made(
     for task in tasks:
         with batch.attempt(task.label):
             model.spec.check_possible(task.request.mode, task.request.seconds)
-            target = names.target(task.label, task.request, task.number, task.output, model)
+            target = names.target(task.request, task.number, task.output, model)
             if names.is_there(target):
                 batch.skipped += 1
                 emit(skipped_event(task.label, target))

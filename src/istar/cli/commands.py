@@ -50,7 +50,7 @@ PANELS: dict[str, dict[str, CommandEntry]] = {
             "Continue takes to their end: drafts, or what a deadline cut short.",
         ),
         "vary": CommandEntry(
-            "finish:vary",
+            "vary:vary",
             "Make variations of a take that keep its layout, or all but a part of it.",
         ),
         "takes": CommandEntry("takes:takes", "See and remove the takes that runs left here."),

@@ -20,6 +20,16 @@ class Audio(str, Enum):
     COPY = "copy"
 
 
+AudioOption = Annotated[
+    Audio,
+    typer.Option(
+        "--audio",
+        help="The sound of the video that is continued: copy keeps it, in MP4 and WebM; it is cut "
+        "where the pictures end, and silence follows where it ends.",
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodingOptions:
     """The options of every command that writes a clip, as they were typed."""
@@ -80,9 +90,20 @@ class ClipOutput:
     def words(self) -> list[str]:
         """What is typed for the same encoding in a command that continues this one."""
         crf, preset, fps = self.encoding.crf, self.encoding.preset, self.encoding.fps
-        words = [] if crf is None else ["--crf", str(crf)]
+        words = [] if self.sound is None else ["--audio", Audio.COPY.value]
+        words += [] if crf is None else ["--crf", str(crf)]
         words += [] if preset is None else ["--preset", preset.value]
         return words if fps is None else [*words, "--fps", repr(fps).removesuffix(".0")]
+
+
+def refuse_speed_with_sound(encoding: EncodingOptions) -> None:
+    """Refuse a speed where the sound is kept.
+
+    Raises:
+        UsageError: one was typed.
+    """
+    if encoding.fps is not None:
+        raise UsageError("--fps changes the pictures' times and not the sound's; leave one out")
 
 
 def refuse_encoding_of_drafts(encoding: EncodingOptions) -> None:

@@ -1,11 +1,10 @@
-"""`finish` and `vary`: what becomes of takes."""
+"""`finish`, and how takes are continued."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,24 +12,21 @@ import typer
 
 from istar.cli.batch import Batch, make_file
 from istar.cli.completion import take_names
-from istar.cli.console import emit, say, warn
-from istar.cli.drafts import (
-    DRAFTS_HOLD_ALL,
-    MOST_DRAFTS,
-    DraftOption,
-    UntilOption,
-    drafts_directory,
-    make_drafts,
-    parse_scale,
-    parse_until,
+from istar.cli.console import emit, say
+from istar.cli.encoding import (
+    Audio,
+    AudioOption,
+    ClipOutput,
+    EncodingOptions,
+    refuse_speed_with_sound,
 )
-from istar.cli.encoding import ClipOutput, EncodingOptions, refuse_encoding_of_drafts
-from istar.cli.inputs import read_prompt, take_file
+from istar.cli.inputs import is_take, take_file
 from istar.cli.json_events import file_event
 from istar.cli.keep import TakeSettings
 from istar.cli.option_groups import with_option_groups
 from istar.cli.option_types import (
     DeadlineOption,
+    DryRunOption,
     EventsOption,
     NoMetadataOption,
     NoTakeOption,
@@ -43,23 +39,28 @@ from istar.cli.option_types import (
     VerboseOption,
 )
 from istar.cli.options import CommonOptions
-from istar.cli.output import STDOUT, output_directory, output_file, template_path
+from istar.cli.output import (
+    STDOUT,
+    check_clip,
+    output_directory,
+    output_file,
+    take_values,
+    template_path,
+)
 from istar.cli.parsing import parse_deadline
 from istar.cli.render import write_rendered
-from istar.cli.seeds import consecutive_seeds, drawn_seed
-from istar.cli.take_options import TakeArgument, TakeOptions
+from istar.cli.take_model import find_for_take
+from istar.cli.take_options import TakeOptions
 from istar.errors import UsageError
 from istar.output_names import names_directory
 from istar.output_templates import is_template
 
 if TYPE_CHECKING:
+    from istar.cli.output_writer import OutputFile
     from istar.cli.previews import PreviewOutput
     from istar.pipeline import InfinityStarPipeline
     from istar.take import Take
     from istar.take_file import ModelIdentity
-
-_TIMES = re.compile(r"([0-9]{1,6}(?:\.[0-9]*)?)s?-([0-9]{1,6}(?:\.[0-9]*)?)s?")
-_REGION = re.compile(r"([0-9]{1,6}),([0-9]{1,6}),([0-9]{1,6}),([0-9]{1,6})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,7 @@ class ContinueOptions(TakeOptions):
     no_take: NoTakeOption = False
     preview: PreviewOption = False
     preview_file: PreviewFileOption = None
+    dry_run: DryRunOption = False
     verbose: VerboseOption = False
     as_events: EventsOption = False
 
@@ -109,6 +111,43 @@ class ContinueOptions(TakeOptions):
         """The transformer's: unless another was typed, that in which the take was made."""
         return self.dtype.value if self.dtype else take.model.dtype
 
+    def print_plan(self, take: Take, model: str, target: Path) -> None:
+        """Print what would be done for a take, see `istar.cli.dry_run.print_plan`.
+
+        Args:
+            take: what is continued.
+            model: its name.
+            target: the output.
+
+        Raises:
+            IstarError: as `find_for_take` and `print_plan`.
+        """
+        from istar.cli.dry_run import print_plan
+        from istar.inputs import template_of
+        from istar.plan import plan_request
+
+        request = take.request
+        found, placement, work = find_for_take(
+            take,
+            model,
+            device=self.device,
+            dtype=self.dtype_for(take),
+            decodes_only=take.finished,
+        )
+        plan = plan_request(
+            request, found.spec, template_of(take), given_pictures=take.given_pictures
+        )
+        print_plan(
+            plan,
+            request,
+            found,
+            placement,
+            work,
+            self.memory.value,
+            target,
+            taken=sum(len(window.seconds) for window in take.windows),
+        )
+
 
 @with_option_groups
 def finish(
@@ -124,6 +163,7 @@ def finish(
     options: ContinueOptions,
     encoding: EncodingOptions,
     deadline: DeadlineOption = None,
+    audio: AudioOption = Audio.DROP,
 ) -> None:
     """Continue takes to their end: drafts, or what a deadline cut short.
 
@@ -133,126 +173,25 @@ def finish(
     """
     from istar.take import Take
 
+    keeps_sound = audio is Audio.COPY
+    if keeps_sound:
+        refuse_speed_with_sound(encoding)
     seconds = parse_deadline(deadline)
     if seconds is not None and len(takes) > 1:
         raise UsageError("--deadline is for one take")
     paths = [take_file(path) for path in takes]
     starts = [(path, Take.load(path)) for path in paths]
-    _make(starts, options, encoding, continues=True, seconds=seconds)
+    make_takes(starts, options, encoding, continues=True, seconds=seconds, keeps_sound=keeps_sound)
 
 
-@with_option_groups
-def vary(
-    take: TakeArgument,
-    options: ContinueOptions,
-    encoding: EncodingOptions,
-    keep: Annotated[
-        str | None,
-        typer.Option(
-            "--keep",
-            metavar="SCALE",
-            help="The scale, by its size in tokens such as 9x5, up to which everything stays.",
-            show_default="no scale",
-        ),
-    ] = None,
-    count: Annotated[
-        int,
-        typer.Option(
-            "-n", "--count", min=1, max=MOST_DRAFTS, help="How many, with consecutive seeds."
-        ),
-    ] = 1,
-    prompt: Annotated[
-        str | None,
-        typer.Option("--prompt", metavar="TEXT", help="Another prompt.", show_default="the take's"),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed", help="Of the first variation's draws.", show_default="drawn and printed"
-        ),
-    ] = None,
-    frames: Annotated[
-        str | None,
-        typer.Option(
-            "--frames",
-            metavar="FROM-TO",
-            help="Keep everything outside a time, such as 2s-3s.",
-            show_default="all",
-        ),
-    ] = None,
-    region: Annotated[
-        str | None,
-        typer.Option(
-            "--region",
-            metavar="X,Y,W,H",
-            help="Keep everything outside a region: its left, top, width and height in pixels.",
-            show_default="all",
-        ),
-    ] = None,
-    draft: DraftOption = False,
-    until: UntilOption = None,
-) -> None:
-    """Make variations of a take that keep its layout, or all but a part of it.
-
-    Tokens of the scales up to --keep stay, and of the finer ones those outside --frames and
-    --region; the others are drawn anew. Pixels near what is drawn anew can change. Of a video of
-    several windows only the first stays.
-
-    Example: istar vary waves.take --keep 9x5 -n 4 --prompt "waves at night"
-    """
-    from istar.generation.until import check_until
-    from istar.take import Take
-
-    if draft and (options.preview or options.preview_file is not None):
-        raise UsageError("drafts are shown on their sheets, not by --preview")
-    if draft and (options.no_metadata or options.sidecar):
-        raise UsageError(DRAFTS_HOLD_ALL)
-    if draft:
-        refuse_encoding_of_drafts(encoding)
-    if until is not None and not draft:
-        raise UsageError("--until is for drafts; add --draft")
-    if keep is None and frames is None and region is None:
-        raise UsageError("say what stays: name a scale with --keep, or use --frames or --region")
-    how_far = parse_until(until)
-    kept = keep and parse_scale(keep)
-    if keep is not None and not kept:
-        raise UsageError(f"--keep is a scale such as 9x5, not {keep!r}")
-    times, place = _parsed_times(frames), _parsed_region(region)
-    path = take_file(take)
-    held = Take.load(path)
-    text = read_prompt(prompt)
-    first = drawn_seed() if seed is None else seed
-    starts = [
-        held.varied(keep=kept or None, seed=one, prompt=text, seconds=times, region=place)
-        for one in consecutive_seeds(first, count)
-    ]
-    if draft:
-        check_until(starts[0].windows[0].schedule.steps, how_far)
-    if seed is None:
-        say(f"seed {first}")
-    if held.total > 1:
-        warn("only the first window of the take is kept; the rest of the video is made anew")
-    if draft:
-        with drafts_directory(options.output) as directory:
-            make_drafts(
-                options.load(held, options.common(path, held).model),
-                starts,
-                None,
-                directory,
-                until=how_far,
-                overwrite=options.overwrite,
-            )
-        return
-    _make([(path, start) for start in starts], options, encoding)
-
-
-def _make(
+def make_takes(
     takes: Sequence[tuple[Path, Take]],
     options: ContinueOptions,
     encoding: EncodingOptions,
     *,
     continues: bool = False,
     seconds: float | None = None,
+    keeps_sound: bool = False,
 ) -> None:
     """Continue takes to their end, each to a file of its own.
 
@@ -262,6 +201,7 @@ def _make(
         encoding: of clips.
         continues: they are what those files hold, and no variations of it.
         seconds: how long each may take.
+        keeps_sound: they get the sound of the video that they continue.
 
     Raises:
         UsageError: one file is named for several.
@@ -276,13 +216,22 @@ def _make(
     targets = _targets(options, [take for _, take in takes])
     batch = Batch(several=len(takes) > 1, resumes=False)
     said: set[str] = set()
+    labels = [str(path) if continues else f"seed {take.request.seed}" for path, take in takes]
+    if options.dry_run and len(takes) > 1:
+        for number, (label, target) in enumerate(zip(labels, targets, strict=True), start=1):
+            say(f"{number} of {len(takes)}, {label}: {target or 'a numbered name'}")
     with _directory(options.output, files=len(takes)), batch.summary(len(takes)):
-        for number, ((path, take), common, target) in enumerate(
-            zip(takes, commons, targets, strict=True), start=1
+        for number, ((path, take), label, common, target) in enumerate(
+            zip(takes, labels, commons, targets, strict=True), start=1
         ):
-            label = str(path) if continues else f"seed {take.request.seed}"
             with batch.attempt(label):
                 with output_file(common, take.request, written_as, target) as file:
+                    if keeps_sound and take.request.mode != "t2i":
+                        _refuse_silent(file)
+                    if options.dry_run:
+                        with batch.ending_it():
+                            options.print_plan(take, common.model, file.target)
+                        raise typer.Exit
                     if len(takes) > 1:
                         emit(file_event(label, number, len(takes)))
                     with batch.ending_it():
@@ -292,6 +241,8 @@ def _make(
                             pipeline = options.load(take, common.model, decodes_only=not draws)
                             loaded = (take.model, pipeline)
                     pipeline = loaded[1]
+                    if keeps_sound:
+                        file.written_as = _with_sound(pipeline, take, file)
                     if take.finished:
                         write_rendered(pipeline, take, file)
                         if continues and settings is not None:
@@ -311,6 +262,35 @@ def _make(
                 batch.made += 1
 
 
+def _refuse_silent(file: OutputFile) -> None:
+    """Refuse a format that holds no sound, before anything is loaded."""
+    from istar.media import check_holds_sound
+
+    check_holds_sound(file.target)
+
+
+def _with_sound(pipeline: InfinityStarPipeline, take: Take, file: OutputFile) -> ClipOutput:
+    """How a clip is written that gets the sound of the video that it continues.
+
+    Where that video is not there as it was, a line says that it gets none.
+
+    Raises:
+        MediaError: the sound cannot be copied into a file of this format.
+    """
+    from istar.resume import clip_is_as_it_was
+
+    clip = take.request.clip
+    if not isinstance(clip, Path) or is_take(clip):
+        say("no sound is copied: the take continues no video")
+    elif not clip_is_as_it_was(take, pipeline.networks):
+        say(f"no sound is copied: '{clip}' is not there as it was")
+    else:
+        written_as = replace(file.written_as, sound=clip)
+        check_clip(file.target, written_as)
+        return written_as
+    return file.written_as
+
+
 def _targets(options: ContinueOptions, takes: Sequence[Take]) -> list[Path | None]:
     """The names that a template gives the files of takes; without one, None for each.
 
@@ -320,7 +300,10 @@ def _targets(options: ContinueOptions, takes: Sequence[Take]) -> list[Path | Non
     output = options.output
     if not output or not is_template(output):
         return [None] * len(takes)
-    targets = [template_path(output, take.request, one) for one, take in enumerate(takes, 1)]
+    targets = [
+        template_path(output, take.request.mode, take_values(take, number))
+        for number, take in enumerate(takes, 1)
+    ]
     if options.overwrite and len({*targets}) < len(targets):
         raise UsageError(f"'{output}' gives several files one name; put {{number}} into it")
     return [*targets]
@@ -344,22 +327,3 @@ def _directory(output: str | None, *, files: int) -> AbstractContextManager[obje
     if not names_directory(output) and (Path(output).suffix or output in STDOUT):
         raise UsageError("these are several files: name a directory with --output")
     return output_directory(output)
-
-
-def _parsed_times(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    if (found := _TIMES.fullmatch(text)) is None:
-        raise UsageError(f"--frames is from when to when, such as 2s-3s, not {text!r}")
-    return float(found[1]), float(found[2])
-
-
-def _parsed_region(text: str | None) -> tuple[int, int, int, int] | None:
-    if text is None:
-        return None
-    if (found := _REGION.fullmatch(text)) is None:
-        raise UsageError(
-            f"--region is left, top, width and height in pixels, such as 0,0,640,360, not {text!r}"
-        )
-    left, top, width, height = map(int, found.groups())
-    return left, top, width, height

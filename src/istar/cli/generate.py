@@ -20,7 +20,14 @@ from istar.cli.drafts import (
     make_drafts,
     parse_until,
 )
-from istar.cli.encoding import Audio, ClipOutput, EncodingOptions, refuse_encoding_of_drafts
+from istar.cli.encoding import (
+    Audio,
+    AudioOption,
+    ClipOutput,
+    EncodingOptions,
+    refuse_encoding_of_drafts,
+    refuse_speed_with_sound,
+)
 from istar.cli.inputs import STDIN, input_clip, input_file, is_take, read_prompt
 from istar.cli.naming import OutputNames
 from istar.cli.option_groups import with_option_groups
@@ -200,14 +207,7 @@ def extend(
             show_default="5, or one clip of the model",
         ),
     ] = None,
-    audio: Annotated[
-        Audio,
-        typer.Option(
-            "--audio",
-            help="The video's sound: copy keeps it, in MP4 and WebM; it is cut where the pictures "
-            "end, and silence follows where it ends.",
-        ),
-    ] = Audio.DROP,
+    audio: AudioOption = Audio.DROP,
 ) -> None:
     """Add new seconds to the end of a video.
 
@@ -222,8 +222,8 @@ def extend(
     keeps_sound = audio is Audio.COPY
     if keeps_sound and source == STDIN:
         raise UsageError("stdin is read once, for the pictures; name a file for --audio copy")
-    if keeps_sound and encoding.fps is not None:
-        raise UsageError("--fps changes the pictures' times and not the sound's; leave one out")
+    if keeps_sound:
+        refuse_speed_with_sound(encoding)
     asked = Asked(prompt=read_prompt(prompt, source), clip=source, seconds=seconds)
     written_as = _clip_output(options, encoding, keeps_sound=keeps_sound)
     _generate(options, "extend", asked, written_as, keeps_sound=keeps_sound)

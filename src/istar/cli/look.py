@@ -24,7 +24,6 @@ from istar.generation.sampling import Temperature
 from istar.generation.schedule import Grid
 from istar.generation.until import scale_name
 from istar.plurals import counted
-from istar.video_tokenizer.config import SPATIAL_STRIDE
 
 if TYPE_CHECKING:
     from istar.take import Take
@@ -193,7 +192,7 @@ class _Progress:
     def of(cls, take: Take) -> _Progress:
         """Of a take, from its tokens alone."""
         last, schedule = take.last_step, take.windows[-1].schedule if take.windows else None
-        height, width = schedule.scales[-1] if schedule else (0, 0)
+        height, width = take.size or (0, 0)
         drawn = given = kept = 0
         for window in take.windows:
             for index in range(len(window.seconds)):
@@ -205,8 +204,8 @@ class _Progress:
                 drawn += anew
                 kept += bits.numel() - anew
         return cls(
-            width=width * SPATIAL_STRIDE,
-            height=height * SPATIAL_STRIDE,
+            width=width,
+            height=height,
             finished=take.finished,
             windows=len(take.windows),
             windows_total=take.total,

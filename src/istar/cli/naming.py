@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from istar.cli.output import STDOUT, check_clip, check_stdout, field_values, free_path
 from istar.clip_format import is_numbered
 from istar.errors import UsageError
+from istar.files import numbered_names
 from istar.output_names import (
     PICTURE_SUFFIXES,
     SLASHES,
@@ -37,6 +39,7 @@ class OutputNames:
 
     Attributes:
         template: the names; None where they are not known before they are had.
+        skips: files that are there are not made again.
 
     Raises:
         UsageError: the names cannot be those of files, or of several.
@@ -49,8 +52,8 @@ class OutputNames:
         self._mode = mode
         self._output = options.output
         self._overwrite = options.overwrite
-        self._skips = skips
-        self._had: dict[Path, str] = {}
+        self.skips = skips
+        self._had: set[Path] = set()
         output, suffix = options.output, usual_suffix(mode)
         self._suffix = suffix
         if skips and options.overwrite:
@@ -107,7 +110,6 @@ class OutputNames:
 
     def target(
         self,
-        label: str,
         request: GenerationRequest,
         number: int,
         output: str | None,
@@ -115,37 +117,34 @@ class OutputNames:
     ) -> Path | None:
         """The name of a file; None for a free one.
 
+        What has the name of a file before it is numbered, in the same way in every run.
+
         Args:
-            label: what messages call it.
             request: what it is made from.
             number: its place among all, from 1.
             output: its name, where its line has one.
             model: what makes it.
 
         Raises:
-            UsageError: another file has it that is as new.
+            UsageError: it leads out of the directory, or can be no file's.
             IstarError: as `ChosenModel.read`, where the name has the size of the pictures.
         """
         if output is not None:
             target = self._below_root(output)
         elif self.template is not None:
-            target = self.template.path(
-                {
-                    **field_values(request, number),
-                    "model": lambda: model.spec.name,
-                    "size": lambda: "{1}x{0}".format(*model.size_of(request)),
-                }
-            )
+            target = self.template.path(field_values(request, number, lambda: model))
         else:
             return None
-        before = self._had.setdefault(target, label)
-        if before != label and (self._skips or self._overwrite):
-            raise UsageError(f"'{target}' is the name of {before} too; put {{number}} into it")
-        return target
+        # Numbered pictures have their directory for themselves.
+        is_pictures = self._mode != "t2i" and is_numbered(target)
+        wanted = target.parent if is_pictures else target
+        own = next(one for one in chain((wanted,), numbered_names(wanted)) if one not in self._had)
+        self._had.add(own)
+        return own / target.name if is_pictures else own
 
     def is_there(self, target: Path | None) -> bool:
         """Whether a file is not made again."""
-        if not self._skips or target is None:
+        if not self.skips or target is None:
             return False
         if self._mode != "t2i" and is_numbered(target):
             target = target.parent

@@ -126,6 +126,13 @@ NoTakeOption = Annotated[
     bool,
     typer.Option("--no-take", help="Keep no take of the run, to continue it or to look at it."),
 ]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print what would be done: model, files to fetch, memory plan, steps, output.",
+    ),
+]
 NoMetadataOption = Annotated[
     bool,
     typer.Option("--no-metadata", help="Keep prompt, seed and settings out of the file."),

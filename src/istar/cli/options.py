@@ -14,6 +14,7 @@ from istar.cli.completion import aspects, model_names
 from istar.cli.console import say
 from istar.cli.option_types import (
     DeviceOption,
+    DryRunOption,
     DtypeOption,
     EventsOption,
     Memory,
@@ -126,13 +127,7 @@ class CommonOptions:
     preview: PreviewOption = False
     preview_file: PreviewFileOption = None
     yes: YesOption = False
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Print what would be done: model, files to fetch, memory plan, steps, output.",
-        ),
-    ] = False
+    dry_run: DryRunOption = False
     quiet: QuietOption = False
     verbose: VerboseOption = False
     as_events: EventsOption = False

@@ -8,8 +8,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from istar.cli.chosen_model import ChosenModel
 from istar.cli.console import (
     print_file,
     print_path,
@@ -24,6 +27,9 @@ from istar.files import existing_parent, expanded, temporary_path, writing_faile
 from istar.output_names import SLASHES, output_path, usual_suffix
 from istar.output_templates import NameTemplate, is_template
 from istar.request import GenerationRequest, Mode
+
+if TYPE_CHECKING:
+    from istar.take import Take
 
 STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
@@ -103,7 +109,8 @@ def output_file(
         )
         return
     if target is None and options.output and is_template(options.output):
-        target = template_path(options.output, request)
+        model = cache(lambda: ChosenModel(options, [request]))
+        target = template_path(options.output, request.mode, field_values(request, 1, model))
     with ExitStack() as block:
         if target is not None:
             directory = target.parent
@@ -141,8 +148,41 @@ def free_path(wanted: str | Path | None, mode: Mode, *, overwrite: bool) -> Path
     )
 
 
-def field_values(request: GenerationRequest, number: int) -> dict[str, Callable[[], str | int]]:
-    """What fields of a template stand for, as far as a request says."""
+FieldValues = dict[str, Callable[[], str | int]]
+"""What fields of a template stand for; asked only for those that it has."""
+
+
+def field_values(
+    request: GenerationRequest, number: int, model: Callable[[], ChosenModel]
+) -> FieldValues:
+    """What fields of a template stand for, of a request.
+
+    Args:
+        request: what is made.
+        number: its place among all, from 1.
+        model: gives what makes it.
+    """
+    return _request_values(request, number) | {
+        "model": lambda: model().spec.name,
+        "size": lambda: "{1}x{0}".format(*model().size_of(request)),
+    }
+
+
+def take_values(take: Take, number: int) -> FieldValues:
+    """What fields of a template stand for, of a take; before its first step it has no size.
+
+    Args:
+        take: what is continued or decoded.
+        number: its place among all, from 1.
+    """
+    values, size = _request_values(take.request, number), take.size
+    values["model"] = lambda: take.model.name
+    if size is not None:
+        values["size"] = lambda: "{1}x{0}".format(*size)
+    return values
+
+
+def _request_values(request: GenerationRequest, number: int) -> FieldValues:
     return {
         "prompt": lambda: request.typed_prompts[0],
         "seed": lambda: request.seed,
@@ -151,21 +191,20 @@ def field_values(request: GenerationRequest, number: int) -> dict[str, Callable[
     }
 
 
-def template_path(text: str, request: GenerationRequest, number: int = 1) -> Path:
-    """The name of a file by a template, where the model is not known.
+def template_path(text: str, mode: Mode, values: FieldValues) -> Path:
+    """The name of a file by a template.
 
     Args:
         text: as typed.
-        request: what is made.
-        number: its place among all, from 1.
+        mode: of what is made.
+        values: of the fields.
 
     Raises:
-        UsageError: as `NameTemplate.parse`, or a field that other commands do not know.
+        UsageError: as `NameTemplate.parse`, or a field has no value.
     """
-    template = NameTemplate.parse(text, suffix=usual_suffix(request.mode))
-    values = field_values(request, number)
+    template = NameTemplate.parse(text, suffix=usual_suffix(mode))
     for field in template.fields - values.keys():
-        raise UsageError(f"'{text}': {{{field}}} is for t2i, t2v, i2v and extend")
+        raise UsageError(f"'{text}': {{{field}}} is not known when the file gets its name")
     return template.path(values)
 
 

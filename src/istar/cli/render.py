@@ -13,11 +13,12 @@ from istar.cli.encoding import ClipOutput, EncodingOptions
 from istar.cli.option_groups import with_option_groups
 from istar.cli.option_types import EventsOption, NoMetadataOption, OverwriteOption, SidecarOption
 from istar.cli.options import CommonOptions
-from istar.cli.output import output_file
+from istar.cli.output import output_file, take_values, template_path
 from istar.cli.output_writer import OutputFile
 from istar.cli.take_model import load_for_take
 from istar.cli.take_options import DecodeOptions, TakeArgument, TakeOptions
 from istar.generation.until import scale_name
+from istar.output_templates import is_template
 
 if TYPE_CHECKING:
     from istar.generation.schedule import Step
@@ -59,7 +60,11 @@ def render(
     common = CommonOptions(
         output=output, overwrite=overwrite, no_metadata=no_metadata, sidecar=sidecar
     )
-    with output_file(common, held.request, ClipOutput(encoding=encoding.settled())) as target:
+    written_as = ClipOutput(encoding=encoding.settled())
+    named = None
+    if output and is_template(output):
+        named = template_path(output, held.request.mode, take_values(held, 1))
+    with output_file(common, held.request, written_as, named) as target:
         pipeline = load_for_take(held, name, device=options.device, decodes_only=True)
         write_rendered(pipeline, held, target)
 

@@ -13,7 +13,10 @@ from istar.request import AUTO_MODEL
 if TYPE_CHECKING:
     from istar.file_settings import FileSettings
     from istar.memory_plan import MemoryChoice
+    from istar.memory_use import Work
+    from istar.models.find import FoundModel
     from istar.pipeline import InfinityStarPipeline
+    from istar.placement import Placement
     from istar.take import Take
 
 
@@ -65,6 +68,42 @@ def read_take(path: Path, given: str, *, is_typed: bool) -> tuple[Take, str]:
     return take, model_of_file(f"'{path}'", settings_of_take(take), given, is_typed=is_typed)
 
 
+def find_for_take(
+    take: Take, model: str, *, device: str, dtype: str | None = None, decodes_only: bool = False
+) -> tuple[FoundModel, Placement, Work]:
+    """The model of a take, where it computes, and what it is to compute.
+
+    Args:
+        take: what it is for.
+        model: its name, see `model_of_file`.
+        device, dtype: as the options of these names.
+        decodes_only: see `InfinityStarPipeline.load`.
+
+    Raises:
+        IstarError: as `find_model`, or another model made the take.
+    """
+    from istar.cli.display import DownloadDisplay
+    from istar.inputs import template_of
+    from istar.memory_use import Work
+    from istar.models.find import find_model
+    from istar.placement import Placement
+    from istar.resume import check_maker
+
+    placement, request = Placement.choose(device, dtype), take.request
+    template = template_of(take)
+    pictures = take.given_pictures if take.image is None else 1
+    with DownloadDisplay() as display:
+        found = find_model(
+            model,
+            mode=request.mode,
+            seconds=request.seconds,
+            dtype=take.model.dtype if decodes_only else placement.precision,
+            on_event=display,
+        )
+    check_maker(take, found.spec)
+    return found, placement, Work.of_request(request, found.spec, template, pictures=pictures)
+
+
 def load_for_take(
     take: Take,
     model: str,
@@ -84,30 +123,16 @@ def load_for_take(
         decodes_only: see `InfinityStarPipeline.load`.
 
     Raises:
-        IstarError: as `find_model` and `InfinityStarPipeline.load`.
+        IstarError: as `find_for_take` and `InfinityStarPipeline.load`.
     """
     from istar.cli.display import DownloadDisplay
-    from istar.inputs import template_of
-    from istar.memory_use import Work
-    from istar.models.find import find_model
     from istar.pipeline import InfinityStarPipeline
-    from istar.placement import Placement
-    from istar.resume import check_maker
 
-    placement, request = Placement.choose(device, dtype), take.request
-    template = template_of(take)
-    pictures = take.given_pictures if take.image is None else 1
+    found, placement, work = find_for_take(
+        take, model, device=device, dtype=dtype, decodes_only=decodes_only
+    )
+    anyway = decodes_only or check_memory(found, placement, work, memory, yes=yes)
     with DownloadDisplay() as display:
-        found = find_model(
-            model,
-            mode=request.mode,
-            seconds=request.seconds,
-            dtype=take.model.dtype if decodes_only else placement.precision,
-            on_event=display,
-        )
-        check_maker(take, found.spec)
-        work = Work.of_request(request, found.spec, template, pictures=pictures)
-        anyway = decodes_only or check_memory(found, placement, work, memory, yes=yes)
         return InfinityStarPipeline.load(
             found,
             placement,

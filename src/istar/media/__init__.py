@@ -21,7 +21,7 @@ from istar.media.file_info import FileInfo, probe_file
 from istar.media.numbered_pictures import NumberedPicturesWriter
 from istar.media.picture_writer import encode_png, texts_that_fit, write_picture
 from istar.media.pictures import Picture, cover_and_crop, read_picture, stretch
-from istar.media.sound import check_sound
+from istar.media.sound import check_holds_sound, check_sound
 
 __all__ = [
     "SOUND_LEFT_OUT",
@@ -32,6 +32,7 @@ __all__ = [
     "FileInfo",
     "NumberedPicturesWriter",
     "Picture",
+    "check_holds_sound",
     "check_sound",
     "cover_and_crop",
     "encode_png",

@@ -83,10 +83,8 @@ def open_sound(source: Path, target: Path) -> Iterator[Sound]:
         UsageError: the target's format holds no sound.
         MediaError: the video cannot be read, has no sound, or one that cannot be copied.
     """
+    check_holds_sound(target)
     kind, name = clip_format(target), source_name(source)
-    if not kind.sounds:
-        able = " or ".join(one.name for one in CLIP_FORMATS.values() if one.sounds)
-        raise UsageError(f"'{target}': {kind.name} holds no sound; choose {able}")
     with open_source(source) as file:
         start = survey_clip(file, name).start
         with open_container(file, name) as (container, _):
@@ -100,6 +98,18 @@ def open_sound(source: Path, target: Path) -> Iterator[Sound]:
                     "convert it first, or leave it out"
                 )
             yield Sound(container, stream, name, start)
+
+
+def check_holds_sound(target: Path) -> None:
+    """Refuse a file whose format holds no sound.
+
+    Raises:
+        UsageError: it is one.
+    """
+    kind = clip_format(target)
+    if not kind.sounds:
+        able = " or ".join(one.name for one in CLIP_FORMATS.values() if one.sounds)
+        raise UsageError(f"'{target}': {kind.name} holds no sound; choose {able}")
 
 
 def check_sound(source: Path, target: Path) -> None:

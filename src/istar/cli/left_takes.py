@@ -1,0 +1,77 @@
+"""The takes that an interrupted batch left, continued where it is run again."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from istar.cli.console import say
+from istar.errors import StateError
+
+if TYPE_CHECKING:
+    from istar.inputs import Inputs
+    from istar.pipeline import InfinityStarPipeline
+    from istar.request import GenerationRequest, Mode
+    from istar.take import Take
+
+
+class LeftTakes:
+    """The takes of the store that are not finished, by what they make.
+
+    A finished one is left alone: what is asked for again may be of other weights by then, and a
+    take's fingerprint is of a few of them.
+    """
+
+    def __init__(self) -> None:
+        from istar.take_store import stored_takes
+
+        self._paths: dict[tuple[Mode, tuple[str, ...], int], list[Path]] = defaultdict(list)
+        for take in stored_takes():
+            if (made := take.summary) is not None and not take.finished:
+                self._paths[made.mode, made.prompts, made.seed].append(take.path)
+
+    def of(
+        self, request: GenerationRequest, inputs: Inputs, pipeline: InfinityStarPipeline
+    ) -> tuple[Path, Take] | None:
+        """The newest take that is on the way to what a request makes here, which is said.
+
+        Args:
+            request: what is made.
+            inputs: its input.
+            pipeline: the model.
+
+        Returns:
+            its file, and what it holds.
+        """
+        from istar.resume import identity
+        from istar.take import Take
+
+        for path in self._paths[request.mode, request.prompts, request.seed]:
+            try:
+                take = Take.load(path)
+            except StateError:  # removed meanwhile, or damaged
+                continue
+            if (
+                (take.request, take.model) == (request, identity(pipeline.networks))
+                and not take.is_varied
+                and _has_input(take, inputs)
+            ):
+                say(f"continuing the take {path.stem}")
+                return path, take
+        return None
+
+
+def _has_input(take: Take, inputs: Inputs) -> bool:
+    """Whether a take began with an input; of one that continues a take that is not compared."""
+    import torch
+
+    from istar.take import pictures_hash
+
+    if take.before is not None or inputs.take is not None:
+        return False
+    if inputs.image is not None:
+        return take.image is not None and torch.equal(take.image, inputs.image)
+    if inputs.clip is not None:
+        return take.clip_file is not None and take.clip_file.sha256 == pictures_hash(inputs.clip)
+    return True
