@@ -72,7 +72,7 @@ def print_plan(
         )
         return
     fetched = f"{readable_size(missing)} would be fetched" if missing else "nothing is fetched"
-    some = f"{steps - taken} of {counted(steps, 'step')}" if taken else counted(steps, "step")
+    some = f"{steps - taken} of {counted(steps, 'step')} left" if taken else counted(steps, "step")
     lines = [
         f"model {model.spec.name} in {placement.precision} on {placement.device}; {fetched}",
         memory_plan.describe() if memory_plan else "the memory plan depends on the model's files",
