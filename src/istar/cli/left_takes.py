@@ -66,12 +66,10 @@ def _has_input(take: Take, inputs: Inputs) -> bool:
     """Whether a take began with an input; of one that continues a take that is not compared."""
     import torch
 
-    from istar.take import pictures_hash
-
     if take.before is not None or inputs.take is not None:
         return False
     if inputs.image is not None:
         return take.image is not None and torch.equal(take.image, inputs.image)
     if inputs.clip is not None:
-        return take.clip_file is not None and take.clip_file.sha256 == pictures_hash(inputs.clip)
+        return take.clip_file is not None and take.clip_file.sha256 == inputs.clip_hash
     return True
