@@ -71,10 +71,16 @@ class Case:
 
 
 class Golden:
-    """A directory in the golden layout."""
+    """A directory in the golden layout.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: where it is.
+        last_repetitions: hold only the last prediction of each scale against the reference's.
+    """
+
+    def __init__(self, directory: Path, *, last_repetitions: bool = False) -> None:
         self.directory = directory
+        self.last_repetitions = last_repetitions
         self.config: dict[str, Any] = json.loads((directory / "config.json").read_text())
         budget = PIXEL_BUDGETS[self.config["pn"]]
         self.scales = budget.scales(nearest_template(self.config["h_div_w"]))
@@ -210,8 +216,15 @@ def _forced(
 ) -> tuple[GenerationState, list[Case]]:
     """Logits and guided logits of every step, on forced bits; and the finished state."""
     worst = {"cond": 0.0, "uncond": 0.0, "guided": 0.0}
+    last = {(step.clip, step.scale): step.index for step in state.steps}
     while not state.finished:
         step = state.next_step
+        stored_bits = cases[f"{prefix}bits.{step.index:03d}"]
+        bits = unpack(stored_bits, step, golden.bits_per_token(step))
+        repeated = last[step.clip, step.scale] != step.index
+        if golden.last_repetitions and repeated and not step.read_later:
+            state = commit(state, bits, None)
+            continue
         prediction = predict(golden.transformer, state)
         cond, uncond = prediction.logits
         guided = guide(cond, uncond, guidance)
@@ -221,8 +234,6 @@ def _forced(
             difference = error(ours[places].flatten(1), stored)
             # max() would drop a NaN
             worst[name] = difference if not difference <= worst[name] else worst[name]
-        stored_bits = cases[f"{prefix}bits.{step.index:03d}"]
-        bits = unpack(stored_bits, step, golden.bits_per_token(step))
         state = commit(state, bits, prediction.contexts)
     kinds = {"guided": "guided"}
     return state, [
@@ -286,9 +297,9 @@ CASES: dict[str, Callable[[Golden], Iterator[Case]]] = {
 WEIGHTS = ("config.json", "transformer.safetensors", "videovae.pth")
 
 
-def all_cases(directory: Path) -> Iterator[Case]:
+def all_cases(directory: Path, *, last_repetitions: bool = False) -> Iterator[Case]:
     """Every case of every file; a file that is missing, or holds none, is a case that failed."""
-    golden = Golden(directory)
+    golden = Golden(directory, last_repetitions=last_repetitions)
     with torch.inference_mode():
         for file, cases in CASES.items():
             found = cases(golden) if (directory / file).is_file() else iter(())
