@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ def pipeline(checkpoint: Path) -> InfinityStarPipeline:
 
 @pytest.fixture(scope="module")
 def bundled() -> InfinityStarPipeline:
-    return InfinityStarPipeline.from_pretrained("tiny", device="cpu")
+    whole = InfinityStarPipeline.from_pretrained("tiny", device="cpu")
+    return with_spec(whole, replace(whole.spec, clip_frames=4, max_seconds=2))
 
 
 @pytest.fixture(params=["pipeline", "bundled"])
@@ -203,16 +205,27 @@ def saved_on_the_way(job: Job, path: Path) -> Iterator[Path]:
         job.advance()
 
 
-@pytest.mark.parametrize("mode", ["extend", "interact"])
+@pytest.mark.parametrize(
+    ("mode", "stride"),
+    [
+        *((mode, 4) for mode in ("extend", "interact")),
+        *(pytest.param(mode, 1, marks=pytest.mark.slow) for mode in ("extend", "interact")),
+    ],
+)
 def test_what_continues_a_take_finishes_where_that_is_gone(
-    pipeline: InfinityStarPipeline, second: tuple[Tensor, Path], tmp_path: Path, mode: str
+    pipeline: InfinityStarPipeline,
+    second: tuple[Tensor, Path],
+    tmp_path: Path,
+    mode: str,
+    stride: int,
 ) -> None:
+    """Without `slow`, from every fourth place only."""
     prompt = ("one",) if mode == "interact" else "one"
     wanted = request(mode, prompt=prompt, clip=second[1])
     frames, _ = done(pipeline.job(wanted))
     job = pipeline.job(wanted)
     second[1].unlink()
-    for path in saved_on_the_way(job, tmp_path / "b.take"):
+    for path in islice(saved_on_the_way(job, tmp_path / "b.take"), 0, None, stride):
         take = Take.load(path)
         assert take.before is not None
         assert torch.equal(pipeline.finish(take).frames, frames)
@@ -296,21 +309,19 @@ def test_takes_that_cannot_be_continued_are_refused(
 # --- Going back -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("begun", [True, False])
-def test_without_its_last_prompt_a_take_is_as_it_was(
-    pipeline: InfinityStarPipeline, begun: bool
-) -> None:
+def test_without_its_last_prompt_a_take_is_as_it_was(pipeline: InfinityStarPipeline) -> None:
     job = pipeline.job(request("interact", prompt=("one", "two")))
     list(job.run())
     before = job.take()
     job.add_prompt("three", seed=9)
-    if begun:
-        list(job.run(until=Position(2, 2)))
-    take = job.take().without_last_prompt()
-    assert take.request == before.request
-    assert (take.position, take.total, take.finished) == (before.position, before.total, True)
-    assert torch.equal(take.generator, before.generator)
-    assert take.windows == before.windows
+    # Before it is begun, and in the midst of it.
+    for until in (Position(2, 0), Position(2, 2)):
+        list(job.run(until=until))
+        take = job.take().without_last_prompt()
+        assert take.request == before.request
+        assert (take.position, take.total, take.finished) == (before.position, before.total, True)
+        assert torch.equal(take.generator, before.generator)
+        assert take.windows == before.windows
     again = pipeline.job(take)
     shown = frames_of(again.run())
     again.add_prompt("four")
@@ -335,8 +346,15 @@ def test_the_only_prompt_stays(pipeline: InfinityStarPipeline, mode: str) -> Non
         pipeline.job(request(mode, prompt=prompt)).take().without_last_prompt()
 
 
-@pytest.mark.parametrize("clip", [None, pictures(20)])
-@pytest.mark.parametrize("hidden", [1, 2])
+@pytest.mark.parametrize(
+    ("hidden", "clip"),
+    [
+        (1, None),
+        (2, pictures(20)),
+        pytest.param(2, None, marks=pytest.mark.slow),
+        pytest.param(1, pictures(20), marks=pytest.mark.slow),
+    ],
+)
 def test_pictures_that_are_there_are_not_made_again(
     pipeline: InfinityStarPipeline, clip: Tensor | None, hidden: int
 ) -> None:

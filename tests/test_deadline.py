@@ -90,7 +90,9 @@ def run(
         return job, frames, device.now
 
 
-@pytest.mark.parametrize("mode", REQUESTS)
+@pytest.mark.parametrize(
+    "mode", ["t2i", "t2v", "i2v", pytest.param("extend", marks=pytest.mark.slow)]
+)
 def test_a_run_ends_in_time_at_the_last_scale_that_fits(
     pipeline: InfinityStarPipeline, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,7 +149,10 @@ def test_a_take_before_its_first_step_cannot_be_varied(pipeline: InfinityStarPip
         pipeline.job(request()).take().varied(keep=(1, 1), seed=0)
 
 
-@pytest.mark.parametrize("mode", ["t2i", "t2v", "i2v", "extend"])
+@pytest.mark.parametrize(
+    "mode",
+    ["t2i", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("t2v", "i2v", "extend"))],
+)
 def test_drafts_of_the_bundled_model(mode: str) -> None:
     tiny = InfinityStarPipeline.from_pretrained("tiny", device="cpu", dtype="fp32")
     changes = {

@@ -76,14 +76,14 @@ SHORT = ("t2i", "i2v")
 @pytest.mark.parametrize(
     ("name", "stride"),
     [
-        *((name, 1 if name in SHORT else 5) for name in REQUESTS),
+        *((name, 1 if name in SHORT else 9) for name in REQUESTS),
         *(pytest.param(name, 1, marks=pytest.mark.slow) for name in REQUESTS if name not in SHORT),
     ],
 )
 def test_resumed_equals_uninterrupted_after_every_step(
     pipeline: InfinityStarPipeline, tmp_path: Path, name: str, stride: int
 ) -> None:
-    """Without `slow`, the long ones after every fifth step only."""
+    """Without `slow`, the long ones after every ninth step only."""
     wanted = REQUESTS[name]
     events, whole = finished(pipeline.job(wanted))
     path = tmp_path / "job.take"
@@ -232,7 +232,9 @@ def test_a_take_of_a_long_clip_holds_what_windows_read(
         assert any("is not there as it was: the video begins with" in note for note in result.notes)
 
 
-@pytest.mark.parametrize("name", ["t2i", "t2v in two windows", "i2v", "interact"])
+@pytest.mark.parametrize(
+    "name", ["t2i", "t2v in two windows", "i2v", pytest.param("interact", marks=pytest.mark.slow)]
+)
 def test_a_preview_after_a_clips_last_step_is_the_clip(
     pipeline: InfinityStarPipeline, name: str
 ) -> None:

@@ -118,11 +118,11 @@ def assert_same_pictures(ours: Iterable[Event], theirs: Iterable[Event]) -> None
 # --- Every plan -----------------------------------------------------------------------------------
 
 USUAL = {
-    *(("random", mode, name) for mode in REQUESTS for name in PLANS[1:]),
-    *(("bundled", "t2i", name) for name in PLANS),
-    ("bundled", "i2v", "stream"),
+    *(("random", mode, "stream") for mode in REQUESTS),
+    *(("random", mode, name) for mode in ("t2v", "interact") for name in PLANS[1:]),
+    *(("bundled", "t2i", name) for name in ("balanced", "stream")),
 }
-"""What is tested without `slow`: of the bundled model every plan, for a picture."""
+"""What is tested without `slow`."""
 
 
 @pytest.mark.parametrize(
@@ -218,8 +218,14 @@ def plan_notes(events: Iterable[Event]) -> list[str]:
 @pytest.mark.parametrize(
     ("weights", "mode"),
     [
-        *(("random", mode) for mode in REQUESTS),
-        pytest.param("bundled", "i2v", marks=pytest.mark.slow),
+        *(("random", mode) for mode in ("i2v", "interact")),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                *(("random", mode) for mode in ("t2i", "t2v", "extend")),
+                ("bundled", "i2v"),
+            )
+        ),
     ],
 )
 def test_everything_that_takes_memory_may_fail_once_in_every_step(
@@ -276,7 +282,8 @@ def test_everything_that_takes_memory_may_fail_once_in_every_step(
 @pytest.mark.parametrize(
     ("weights", "mode"),
     [
-        ("random", "i2v"),
+        ("random", "t2i"),
+        pytest.param("random", "i2v", marks=pytest.mark.slow),
         *(pytest.param("bundled", mode, marks=pytest.mark.slow) for mode in REQUESTS),
     ],
 )

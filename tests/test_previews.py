@@ -143,7 +143,13 @@ def test_what_a_take_knows_is_not_shown_again(pipeline: InfinityStarPipeline) ->
     assert [(one.clip, one.scale) for one in shown] == [(1, 1)]
 
 
-@pytest.mark.parametrize("name", ["max", "balanced", "low", "stream"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("max", "balanced", "low")),
+        "stream",
+    ],
+)
 def test_every_memory_plan_shows_the_same(
     name: str, checkpoint: Path, pipeline: InfinityStarPipeline
 ) -> None:

@@ -93,7 +93,9 @@ def with_window(take: Take, number: int, window: TakeWindow) -> Take:
     return replace(take, windows=windows)
 
 
-@pytest.mark.parametrize(("number", "back"), [(0, 8), (0, 1), (1, 3)])
+@pytest.mark.parametrize(
+    ("number", "back"), [pytest.param(0, 8, marks=pytest.mark.slow), (0, 1), (1, 3)]
+)
 def test_a_flipped_bit_is_found_at_its_step(
     pipeline: InfinityStarPipeline, number: int, back: int
 ) -> None:
@@ -174,7 +176,7 @@ def test_the_small_model_draws_again_what_it_drew(ring: tuple[InfinityStarPipeli
     assert not changed(*ring)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+@pytest.mark.parametrize("dtype", ["bf16", pytest.param("int8", marks=pytest.mark.slow)])
 def test_fewer_bits_of_numbers_draw_other_bits(
     ring: tuple[InfinityStarPipeline, Take], dtype: str
 ) -> None:

@@ -262,8 +262,9 @@ def test_a_video_takes_no_more_than_it_needs(
     ("plan", "mode"),
     [
         ("low", "t2i"),
-        ("stream", "t2v"),
+        ("stream", "t2i"),
         *(slow(plan, mode) for plan in ("low", "stream") for mode in ("i2v", "interact")),
+        slow("stream", "t2v"),
     ],
 )
 def test_no_plan_passes_or_computes_more(

@@ -100,6 +100,7 @@ def test_loading_onto_the_cpu_holds_the_model_and_one_shard(shards: Path) -> Non
     assert 0.9 * model < peak <= model + shard + 2 * tensor + CODE
 
 
+@pytest.mark.slow
 @linux_only
 def test_loading_in_8_bits_holds_no_more_weights_in_full_than_one(shards: Path) -> None:
     peak = peak_of(

@@ -324,7 +324,7 @@ def test_large_pictures_are_kept_small(
     pipeline: InfinityStarPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("istar.lab.score.reconstruct", lambda pipeline, frames, seconds: frames)
-    case = replace(case_of(going(), "tokenizer"), size=(180, 320), seconds=1.75)
+    case = replace(case_of(going(), "tokenizer"), size=(90, 160), seconds=1.75)
     outcome = outcome_of(pipeline, case)
     assert isinstance(outcome.record, Record)
     assert outcome.pictures.shape == (3, 72, THUMBNAIL_WIDTH, 3)

@@ -62,6 +62,7 @@ def test_only_videos_of_the_right_motion_have_a_speed() -> None:
     assert not spreads([])
 
 
+@pytest.mark.slow
 def test_the_worlds_own_spread_is_one() -> None:
     """By the same measurement, on pictures."""
     groups = []

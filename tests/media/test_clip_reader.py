@@ -115,19 +115,15 @@ def test_pictures_without_data_repeat_the_one_before() -> None:
 @pytest.mark.parametrize(
     "name", ["clip.mp4", "clip.mkv", "clip.ts", "clip.h264", "clip.avi", "a.gif"]
 )
-@pytest.mark.parametrize(
-    ("begin", "pictures"), [(0, 5), (0.25, 1), (2.0, 20), (3.0, 16), (3.9375, 1)]
-)
-def test_a_piece_is_a_piece_of_the_whole(
-    tmp_path: Path, name: str, begin: float, pictures: int
-) -> None:
+def test_a_piece_is_a_piece_of_the_whole(tmp_path: Path, name: str) -> None:
     codec, pixels = ("gif", "gray") if name.endswith(".gif") else ("libx264", "yuv420p")
     frames = grey_clip([2 * i for i in range(120)])
     path = encode(tmp_path / name, frames, codec=codec, pixels=pixels)
     whole = read_clip(path).frames
-    first = round(16 * begin)
-    piece = read_piece(path, begin=begin, pictures=pictures)
-    assert torch.equal(piece, whole[first : first + pictures])
+    for begin, pictures in ((0, 5), (0.25, 1), (2.0, 20), (3.0, 16), (3.9375, 1)):
+        first = round(16 * begin)
+        piece = read_piece(path, begin=begin, pictures=pictures)
+        assert torch.equal(piece, whole[first : first + pictures]), begin
 
 
 def test_a_piece_is_sought_and_read_no_further_than_needed(tmp_path: Path) -> None:

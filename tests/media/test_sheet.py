@@ -66,7 +66,7 @@ def test_every_clip_has_its_label_above_it() -> None:
 
 
 @pytest.mark.parametrize("size", [(720, 1280), (1280, 720), (80, 80), (33, 47), (1280, 420)])
-@pytest.mark.parametrize("clips", [1, 8, 99])
+@pytest.mark.parametrize("clips", [1, 8, pytest.param(99, marks=pytest.mark.slow)])
 def test_a_sheet_fits_a_screen_and_a_video_file(size: tuple[int, int], clips: int) -> None:
     sheet = ContactSheet(clips, *size)
     for number in range(clips):

@@ -83,13 +83,13 @@ def test_a_pull_has_all_files_in_the_hubs_own_layout(hub: Hub, tmp_path: Path) -
 
 @pytest.mark.parametrize("revision", [COMMIT, "main"])
 def test_a_second_pull_asks_nothing_but_what_a_branch_means(
-    revision: str, hub: Hub, tmp_path: Path
+    revision: str, hub: Hub, cache: Path
 ) -> None:
-    first = run_pull(tmp_path, hub.address, revision=revision)
+    where, heard = RepoRevision(repo=REPO, revision=revision), list[object]()
+    first = pulled(where)
     hub.log.clear()
-    second = run_pull(tmp_path, hub.address, revision=revision)
-    assert second.path == first.path
-    assert not second.events("DownloadPlanned")
+    assert pull({where: WANTED}, heard.append) == {where: first}
+    assert heard == []
     asked = [] if revision == COMMIT else [f"/api/models/{REPO}/revision/main"]
     assert [request.path for request in hub.log] == asked
 
@@ -186,7 +186,14 @@ class TestToken:
 
 class TestResume:
     @pytest.mark.signals
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+    @pytest.mark.parametrize(
+        "number",
+        [
+            signal.SIGINT,
+            pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+            signal.SIGKILL,
+        ],
+    )
     def test_a_stopped_pull_continues_where_it_was(
         self, number: signal.Signals, hub: Hub, tmp_path: Path
     ) -> None:
@@ -318,7 +325,7 @@ class TestShared:
 
 
 class TestOffline:
-    @pytest.mark.parametrize("revision", [COMMIT, "main"])
+    @pytest.mark.parametrize("revision", [pytest.param(COMMIT, marks=pytest.mark.slow), "main"])
     def test_without_a_network_the_cache_serves_or_says_what_is_missing(
         self, revision: str, hub: Hub, tmp_path: Path
     ) -> None:
@@ -373,9 +380,11 @@ class TestOffline:
         with pytest.raises(HubError, match="unset HF_HUB_OFFLINE"):
             list_files(RepoRevision(repo="someone/else"))
 
-    @pytest.mark.parametrize(
-        "record",
-        [
+    def test_a_damaged_record_is_fetched_again(self, hub: Hub, cache: Path) -> None:
+        snapshot = pulled()
+        (place,) = (cache / "models--someone--model" / "trees").iterdir()
+        right = place.read_text()
+        for record in (
             "",
             "[]",
             "{}",
@@ -384,16 +393,11 @@ class TestOffline:
             '{"format_version": 1, "files": {"x": {"size": -1, "blob_id": "%s"}}}' % ("0" * 40),
             '{"format_version": 1, "files": {"x": null}}',
             '{"format_version": 2, "files": {}}',
-        ],
-    )
-    def test_a_damaged_record_is_fetched_again(self, record: str, hub: Hub, cache: Path) -> None:
-        snapshot = pulled()
-        (place,) = (cache / "models--someone--model" / "trees").iterdir()
-        right = place.read_text()
-        place.write_text(record)
-        assert cached_files(PINNED, WANTED).snapshot is None
-        assert pulled() == snapshot
-        assert place.read_text() == right
+        ):
+            place.write_text(record)
+            assert cached_files(PINNED, WANTED).snapshot is None, record
+            assert pulled() == snapshot
+            assert place.read_text() == right, record
         (cache / "models--someone--model" / "refs" / "main").parent.mkdir()
         (cache / "models--someone--model" / "refs" / "main").write_text("../../outside")
         assert pulled(BRANCH) == snapshot

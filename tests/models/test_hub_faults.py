@@ -13,6 +13,7 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 from huggingface_hub import close_session, constants, errors, file_download, get_session
@@ -41,6 +42,10 @@ from istar.models.repository import RepoRevision
 PINNED, BRANCH = RepoRevision(repo=REPO, revision=COMMIT), RepoRevision(repo=REPO)
 SMALL = "big/index.json"
 SHA1 = "0" * 40
+
+
+def slow(*values: str) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -274,8 +279,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("address", "said"),
         [
-            *((address, "HF_ENDPOINT") for address in ("huggingface.co", "ftp://x", "https://")),
-            ("http://127.0.0.1:9", "cannot be reached"),
+            ("ftp://x", "HF_ENDPOINT"),
+            *(slow(address, "HF_ENDPOINT") for address in ("huggingface.co", "https://")),
+            slow("http://127.0.0.1:9", "cannot be reached"),
             ("http://no.such.host.invalid", "cannot be reached"),
         ],
     )
@@ -288,20 +294,20 @@ class TestRefusals:
         ("variable", "value", "said"),
         [
             ("HTTP_PROXY", "socks5://me:secret@x:1080", "HTTP_PROXY=socks5://x:1080 is a SOCKS"),
-            ("https_proxy", "ftp://x:1", "https_proxy=ftp://x:1 is not the address of a proxy"),
+            slow("https_proxy", "ftp://x:1", "https_proxy=ftp://x:1 is not the address of a proxy"),
             (
                 "ALL_PROXY",
                 "http://u:secret@[::1",
                 "ALL_PROXY=http://[::1 is not the address of a proxy",
             ),
-            ("http_proxy", "http://", "http_proxy=http:// is not the address of a proxy"),
-            ("HTTP_PROXY", "no.such.host.invalid", "reached through HTTP_PROXY=no.such.host"),
+            slow("http_proxy", "http://", "http_proxy=http:// is not the address of a proxy"),
+            slow("HTTP_PROXY", "no.such.host.invalid", "reached through HTTP_PROXY=no.such.host"),
             ("HTTP_PROXY", "secret@127.0.0.1:9", "reached through HTTP_PROXY=127.0.0.1:9"),
             ("SSL_CERT_FILE", "/nowhere", "SSL_CERT_FILE=/nowhere"),
-            ("SSL_CERT_FILE", "/", "SSL_CERT_FILE=/"),
-            ("HF_HUB_ETAG_TIMEOUT", "", "correct or unset HF_HUB_ETAG_TIMEOUT"),
+            slow("SSL_CERT_FILE", "/", "SSL_CERT_FILE=/"),
+            slow("HF_HUB_ETAG_TIMEOUT", "", "correct or unset HF_HUB_ETAG_TIMEOUT"),
             ("HF_HUB_ETAG_TIMEOUT", "-1", "correct or unset HF_HUB_ETAG_TIMEOUT"),
-            ("HF_HUB_DOWNLOAD_TIMEOUT", "9" * 30, "correct or unset HF_HUB_DOWNLOAD_TIMEOUT"),
+            slow("HF_HUB_DOWNLOAD_TIMEOUT", "9" * 30, "correct or unset HF_HUB_DOWNLOAD_TIMEOUT"),
             ("HF_HOME", "/dev/null/x", "correct or unset HF_HOME"),
         ],
     )
@@ -377,7 +383,7 @@ class TestDisk:
         monkeypatch.undo()
         assert not list(folder(cache.parents[1]).glob("snapshots/*/*"))
 
-    @pytest.mark.parametrize("depth", [0, 1])
+    @pytest.mark.parametrize("depth", [pytest.param(0, marks=pytest.mark.slow), 1])
     def test_a_cache_that_is_a_file_is_named(self, depth: int, hub: Hub, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("mine")
         place = tmp_path / "file" / "/".join(["below"] * depth)

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from errno import ENOSPC
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def test_the_average_follows_faster_at_first() -> None:
         assert float(average.weights["weight"]) == pytest.approx(wanted)
 
 
-TASKS = {
+TASKS: dict[str, dict[str, Any]] = {
     "plain": {},
     "frozen": {"frozen": {"early.": 3}},
     "frozen beyond its end": {"frozen": {"early.": 100}},
@@ -119,12 +119,25 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize("kind", TASKS.values(), ids=TASKS)
-@pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+USUAL = {
+    *(("adamw", 5, kind) for kind in TASKS),
+    *(("muon", 3, kind) for kind in TASKS),
+    *(("adamw", stop_after, "plain") for stop_after in (1, 2)),
+}
+"""What is tested without `slow`."""
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "stop_after", "name"),
+    [
+        pytest.param(*case, marks=() if case in USUAL else pytest.mark.slow)
+        for case in product(("adamw", "muon"), (1, 2, 3, 5), TASKS)
+    ],
+)
 def test_a_run_cut_off_and_started_again_is_one_that_was_not(
-    tmp_path: Path, kind: dict[str, Any], stop_after: int, optimizer: str
+    tmp_path: Path, name: str, stop_after: int, optimizer: str
 ) -> None:
+    kind = TASKS[name]
     whole = run_config(tmp_path / "whole", optimizer=optimizer)
     assert list(losses(LineTask(**kind), whole)) == [1, 2, 3, 4, 5, 6]
     cut = run_config(tmp_path / "cut", optimizer=optimizer)

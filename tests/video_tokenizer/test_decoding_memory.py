@@ -34,8 +34,8 @@ def peak(dtype: torch.dtype, strip_rows: int | None, frames: int) -> int:
     ("dtype", "strip_rows", "most"),
     [
         (torch.float32, 9, 3.0),
-        (torch.bfloat16, 23, 2.8),
-        (torch.float32, None, 8.6),
+        pytest.param(torch.bfloat16, 23, 2.8, marks=pytest.mark.slow),
+        pytest.param(torch.float32, None, 8.6, marks=pytest.mark.slow),
         (torch.bfloat16, None, 4.5),
     ],
 )
