@@ -146,6 +146,9 @@ def test_where_no_clip_is_what_is_shown_again_pictures_are_encoded(
     assert alike(clip_bits(longer.windows[0], 1), clip_bits(same.windows[0], 1))
 
 
+@pytest.mark.parametrize(
+    "each", ["pipeline", pytest.param("bundled", marks=pytest.mark.slow)], indirect=True
+)
 def test_a_take_is_the_first_clip_of_an_interactive_video(
     each: InfinityStarPipeline, tmp_path: Path, encoded: list[int]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from transformers import LlamaForCausalLM
@@ -43,10 +44,10 @@ def test_what_is_no_language_model_is_one_line(tmp_path: Path) -> None:
         ("unknown", {"model_type": "unknown"}, "cannot be used"),
         ("wide", {"intermediate_size": 4}, "cannot be used"),
     ):
-        other = write_parrot(tmp_path / name)
+        other = copytree(path, tmp_path / name)
         (other / "config.json").write_text(json.dumps(config | change))
         broken.append((str(other), reason))
-    cut = write_parrot(tmp_path / "cut")
+    cut = copytree(path, tmp_path / "cut")
     (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:-1000])
     broken.append((str(cut), "cannot be used"))
     for name, reason in broken:

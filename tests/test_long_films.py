@@ -41,8 +41,8 @@ def bytes_of_tokens(windows: Iterable[TakeWindow]) -> int:
 @pytest.mark.parametrize(
     ("wanted", "windows"),
     [
-        (request("extend", clip=pictures(2 * SECOND + 1), seconds=12), 6),
-        (request("interact", prompt=("a red circle",) * 6), 6),
+        (request("extend", clip=pictures(2 * SECOND + 1), seconds=8), 4),
+        (request("interact", prompt=("a red circle",) * 4), 4),
     ],
     ids=["extend", "interact"],
 )

@@ -147,7 +147,9 @@ def test_a_draft_is_a_whole(pipeline: InfinityStarPipeline) -> None:
     assert work[-1].total < whole / 2
 
 
-@pytest.mark.parametrize("name", ["two windows", "a clip, prompt by prompt"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("two windows", marks=pytest.mark.slow), "a clip, prompt by prompt"]
+)
 def test_work_is_what_is_counted(pipeline: InfinityStarPipeline, name: str) -> None:
     job = pipeline.job(GenerationRequest(seed=5, **{"prompt": "a cat", **ALL_MODES[name]}))
     meter, counted, whole = Meter(pipeline.device), 0, 0

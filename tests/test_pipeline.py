@@ -23,6 +23,7 @@ from istar import (
     Progress,
     UsageError,
 )
+from istar.generation.state import Position
 from istar.media import cover_and_crop, read_clip, read_picture, write_clip
 from istar.opening import last_pictures
 from istar.text_encoder import EncodedText, TextEncoder
@@ -172,7 +173,17 @@ def test_a_given_picture_costs_only_the_passes_that_are_read(
     assert lengths[depth:] == [6] * depth + [4] * depth + [24] * depth
 
 
-@pytest.mark.parametrize(("given", "used"), [(16, 1), (17, 1), (40, 2), (48, 3), (49, 3), (70, 3)])
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        (16, 1),
+        pytest.param(17, 1, marks=pytest.mark.slow),
+        pytest.param(40, 2, marks=pytest.mark.slow),
+        pytest.param(48, 3, marks=pytest.mark.slow),
+        (49, 3),
+        (70, 3),
+    ],
+)
 def test_extending_keeps_the_clip_and_adds_seconds(
     pipeline: InfinityStarPipeline, given: int, used: int
 ) -> None:
@@ -227,9 +238,12 @@ def test_the_prompt_states_the_whole_windows_seconds(
         return encode(self, text)
 
     monkeypatch.setattr(TextEncoder, "encode", watched)
-    list(pipeline.stream(request(seconds=1.25)))
-    list(pipeline.stream(request("extend", clip=pictures(40), seconds=1.5)))
-    list(pipeline.stream(request("extend", clip=pictures(33), seconds=2.25)))
+    for wanted in (
+        request(seconds=1.25),
+        request("extend", clip=pictures(40), seconds=1.5),
+        request("extend", clip=pictures(33), seconds=2.25),
+    ):
+        list(pipeline.job(wanted).run(until=Position(0, 1)))
     list(pipeline.stream(request("interact", prompt=("one", "two"))))
     seconds = [("1.25", "a red circle, in detail"), ("3.5", "a red circle, in detail")]
     seconds += [("4", "a red circle, in detail"), ("2.25", "a red circle, in detail")]

@@ -119,7 +119,7 @@ def assert_same_pictures(ours: Iterable[Event], theirs: Iterable[Event]) -> None
 
 USUAL = {
     *(("random", mode, "stream") for mode in REQUESTS),
-    *(("random", mode, name) for mode in ("t2v", "interact") for name in PLANS[1:]),
+    *(("random", "t2v", name) for name in PLANS[1:]),
     *(("bundled", "t2i", name) for name in ("balanced", "stream")),
 }
 """What is tested without `slow`."""
@@ -218,11 +218,11 @@ def plan_notes(events: Iterable[Event]) -> list[str]:
 @pytest.mark.parametrize(
     ("weights", "mode"),
     [
-        *(("random", mode) for mode in ("i2v", "interact")),
+        ("random", "i2v"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
-                *(("random", mode) for mode in ("t2i", "t2v", "extend")),
+                *(("random", mode) for mode in REQUESTS if mode != "i2v"),
                 ("bundled", "i2v"),
             )
         ),

@@ -62,7 +62,9 @@ def test_of_a_clip_under_way_there_is_its_preview(
     assert not job.finished
 
 
-@pytest.mark.parametrize("until", [Position(1, 0), Position(1, 1), Position(1, 15)])
+@pytest.mark.parametrize(
+    "until", [Position(1, 0), pytest.param(Position(1, 1), marks=pytest.mark.slow), Position(1, 15)]
+)
 def test_windows_that_are_finished_come_before(
     pipeline: InfinityStarPipeline, until: Position
 ) -> None:

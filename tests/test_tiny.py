@@ -83,6 +83,7 @@ def test_a_picture_given_is_the_first(tiny: InfinityStarPipeline, scene: Scene) 
     assert measure(frames).background == scene.background
 
 
+@pytest.mark.slow
 def test_a_given_clip_is_continued(tiny: InfinityStarPipeline, scene: Scene) -> None:
     clip = scene.frames(33, SIDE, SIDE)
     prompt = scene.canonical_caption()
@@ -93,6 +94,7 @@ def test_a_given_clip_is_continued(tiny: InfinityStarPipeline, scene: Scene) -> 
     assert measure(frames[33:]).background == scene.background
 
 
+@pytest.mark.slow
 def test_pictures_decoded_in_bf16_look_the_same(tiny: InfinityStarPipeline, scene: Scene) -> None:
     latents = tiny.networks.encode(scene.frames(33, SIDE, SIDE))
     half = deepcopy(tiny.networks.tokenizer)

@@ -89,7 +89,7 @@ def reports(model: FoundModel) -> Reports:
     return Reports(model)
 
 
-@pytest.mark.parametrize("mode", ["t2i", "t2v", "i2v", *map(slow, ("extend", "interact"))])
+@pytest.mark.parametrize("mode", ["t2i", "t2v", *map(slow, ("i2v", "extend", "interact"))])
 def test_no_pass_is_made_that_the_schedule_does_not_need(
     reports: Reports, model: FoundModel, mode: Mode
 ) -> None:

@@ -91,6 +91,7 @@ def sizes(place: Path) -> list[int]:
     return [file.stat().st_size for file in place.glob("*.safetensors")]
 
 
+@pytest.mark.slow
 @linux_only
 def test_loading_onto_the_cpu_holds_the_model_and_one_shard(shards: Path) -> None:
     peak = peak_of("model = load_transformer(place, dtype=torch.bfloat16)", shards)

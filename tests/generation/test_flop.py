@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from istar.bench.benchmark import counted
-from istar.bench.made_up import Sizes, text_tokens
-from istar.bench.run import Workload, step_name
+from istar.bench.made_up import Sizes, made_up_networks, random_weights, text_tokens
+from istar.bench.run import Workload, count, step_name
 from istar.generation.flop import step_flop, window_flop
 from istar.generation.schedule import ContextKind
 from istar.model_spec import ModelSpec
 from istar.models.find import FoundModel, find_model
 from istar.models.released import RELEASED_MODELS
+from istar.placement import Placement
 from istar.plan import plan_request
 from istar.request import Mode
 from istar.transformer.config import TransformerConfig
@@ -53,10 +54,11 @@ def test_every_scale_takes_what_is_counted(
     spec = replace(
         found.spec, clip_frames=4, video_repeats=(2, 3), context=context, interact=interact
     )
-    model, workload = replace(found, spec=spec), Workload(mode=mode)
-    stages = counted(model, workload).stages
+    workload, sizes = Workload(mode=mode), Sizes.of(replace(found, spec=spec))
+    cpu = Placement.choose("cpu", "fp32")
+    stages = count(made_up_networks(spec, sizes, cpu, random_weights(cpu.device)), workload)
     counts = {stage.name: cost.flop for stage, cost in stages.items() if stage.kind == "step"}
-    assert by_stage(spec, workload, Sizes.of(model)) == counts
+    assert by_stage(spec, workload, sizes) == counts
 
 
 @pytest.mark.slow

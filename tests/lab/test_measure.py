@@ -22,7 +22,7 @@ from istar.lab.motion import (
     classify_motion,
 )
 from istar.lab.score import LEAST_SECONDS
-from istar.lab.subject import COLOURS, DIRECTIONS, MOTIONS, SHAPES, Subject
+from istar.lab.subject import COLOURS, DIRECTIONS, MOTIONS, Subject
 from istar.lab.world import Scene, random_scene
 
 PICTURES = 33

@@ -112,7 +112,7 @@ def test_an_interrupted_preparation_continues_where_it_stopped(
     assert written == [0, 1, 0]
 
 
-@pytest.mark.parametrize("processes", [2, 7])
+@pytest.mark.parametrize("processes", [2, pytest.param(7, marks=pytest.mark.slow)])
 def test_several_processes_prepare_what_one_does(
     whole: Path, tmp_path: Path, processes: int
 ) -> None:

@@ -83,6 +83,7 @@ def test_a_step_of_muon_is_a_fifth_of_the_learning_rate(
     assert moved.square().mean().sqrt().item() == pytest.approx(0.2 * 0.5, rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_run_with_muon_learns_and_continues_exactly(place: Path, tmp_path: Path) -> None:
     settings = {"steps": 8, "optimizer": "muon", "learning_rate": 1e-2, "weight_decay": 0.01}
     whole, cut = (run_config(tmp_path / name, **settings) for name in ("whole", "cut"))

@@ -88,7 +88,10 @@ def assembled(pieces: Iterator[Piece], size: tuple[int, int]) -> torch.Tensor:
     return torch.cat(rows, dim=2)
 
 
-@pytest.mark.parametrize(("frames", "skip"), [(1, 0), (2, 0), (6, 0), (6, 1), (6, 5), (24, 21)])
+@pytest.mark.parametrize(
+    ("frames", "skip"),
+    [(1, 0), (2, 0), (6, 0), (6, 1), (6, 5), pytest.param(24, 21, marks=pytest.mark.slow)],
+)
 def test_frame_by_frame_from_any_frame_on_is_the_same(
     tokenizer: VideoTokenizer, random: torch.Generator, frames: int, skip: int
 ) -> None:
@@ -179,7 +182,9 @@ def test_pictures_come_before_later_latents_are_decoded(
     assert seen == [1, 1, 1]
 
 
-@pytest.mark.parametrize("frames", [1, 5, 9, 13, 17, 21, 33])
+@pytest.mark.parametrize(
+    "frames", [1, 5, 9, 17, *(pytest.param(one, marks=pytest.mark.slow) for one in (13, 21, 33))]
+)
 def test_encode_equals_one_pass_over_all_frames(
     tokenizer: VideoTokenizer, random: torch.Generator, frames: int
 ) -> None:
@@ -196,7 +201,7 @@ def as_given(random: torch.Generator, *size: int) -> torch.Tensor:
     return to_range(torch.randint(256, (*size, 3), generator=random, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("frames", [1, 5, 17, 33])
+@pytest.mark.parametrize("frames", [1, 5, 17, pytest.param(33, marks=pytest.mark.slow)])
 def test_picture_by_picture_is_the_same(
     tokenizer: VideoTokenizer, random: torch.Generator, frames: int
 ) -> None:
@@ -324,9 +329,12 @@ def runs(channels: tuple[int, ...]) -> bool:
     return True
 
 
-def test_what_is_refused_is_what_cannot_run() -> None:
+@pytest.mark.parametrize(
+    ("widths", "least"), [((4, 6), 4), pytest.param((4, 6, 16), 11, marks=pytest.mark.slow)]
+)
+def test_what_is_refused_is_what_cannot_run(widths: tuple[int, ...], least: int) -> None:
     accepted = 0
-    for first, second, third in product((4, 6, 16), repeat=3):
+    for first, second, third in product(widths, repeat=3):
         for fourth, last in {(third, third), (16, 16), (third, 4)}:
             channels = (first, second, third, fourth, last)
             try:
@@ -336,4 +344,4 @@ def test_what_is_refused_is_what_cannot_run() -> None:
             else:
                 accepted += 1
                 assert runs(channels), channels
-    assert accepted > 10
+    assert accepted >= least
