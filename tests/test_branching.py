@@ -130,7 +130,13 @@ def test_windows_after_an_extension_use_the_bits_of_its_new_clip(
     assert encoded == [1, 1]
 
 
-@pytest.mark.parametrize("made", [{"seconds": 1.25}, {"seconds": 1.5, "mode": "extend"}])
+@pytest.mark.parametrize(
+    "made",
+    [
+        {"seconds": 1.25},
+        pytest.param({"seconds": 1.5, "mode": "extend"}, marks=pytest.mark.slow),
+    ],
+)
 def test_where_no_clip_is_what_is_shown_again_pictures_are_encoded(
     pipeline: InfinityStarPipeline, tmp_path: Path, encoded: list[int], made: dict[str, object]
 ) -> None:

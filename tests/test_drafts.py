@@ -29,7 +29,9 @@ def pipeline(checkpoint: Path) -> InfinityStarPipeline:
     return with_spec(whole, replace(whole.spec, clip_frames=4, max_seconds=2))
 
 
-@pytest.mark.parametrize("mode", REQUESTS)
+@pytest.mark.parametrize(
+    "mode", ["t2i", "t2v", "i2v", "interact", pytest.param("extend", marks=pytest.mark.slow)]
+)
 def test_a_finished_draft_is_what_one_run_makes(
     pipeline: InfinityStarPipeline, mode: str, tmp_path: Path
 ) -> None:

@@ -72,7 +72,7 @@ def saved_after_each_advance(job: Job, path: Path) -> Iterator[int]:
 
 
 SHORT = ("t2i", "i2v")
-LONG = ("t2v in two windows", "extend by two windows", "interact from a clip", "no guidance")
+LONG = ("extend by two windows", "interact from a clip", "no guidance")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,15 @@ def test_a_take_of_a_long_clip_holds_what_windows_read(
 
 
 @pytest.mark.parametrize(
-    "name", ["t2i", "t2v in two windows", "i2v", pytest.param("interact", marks=pytest.mark.slow)]
+    "name",
+    [
+        "t2i",
+        "i2v",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("t2v in two windows", "interact")
+        ),
+    ],
 )
 def test_a_preview_after_a_clips_last_step_is_the_clip(
     pipeline: InfinityStarPipeline, name: str

@@ -173,7 +173,14 @@ def share_of_what_was_left(job: Job) -> float:
     return quarter.seconds_left / (end - quarter.seconds_taken)
 
 
-@pytest.mark.parametrize("name", ["two windows", "from a picture", "a clip continued"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("two windows", marks=pytest.mark.slow),
+        "from a picture",
+        pytest.param("a clip continued", marks=pytest.mark.slow),
+    ],
+)
 def test_the_time_left_is_right_after_a_quarter_of_a_run(
     pipeline: InfinityStarPipeline, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

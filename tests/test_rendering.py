@@ -24,7 +24,13 @@ def pipeline(checkpoint: Path) -> InfinityStarPipeline:
     return with_spec(whole, replace(spec, clip_frames=4, max_seconds=2))
 
 
-@pytest.mark.parametrize("name", ALL_MODES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "prompt by prompt" else ())
+        for name in ALL_MODES
+    ],
+)
 def test_what_is_decoded_again_is_what_was_made(pipeline: InfinityStarPipeline, name: str) -> None:
     job = pipeline.job(request(**ALL_MODES[name]))
     made = frames_of(job.run())

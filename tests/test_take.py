@@ -323,15 +323,24 @@ def test_a_wrong_tensor(saved: Path, change: Change) -> None:
         Take.load(saved)
 
 
-@pytest.fixture
-def later(pipeline: InfinityStarPipeline, tmp_path: Path) -> Path:
-    """The take of a second that is added to a take, after three of its steps."""
+@pytest.fixture(scope="module")
+def continued(pipeline: InfinityStarPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The take of a second that is added to a take, after three of its steps; beside that."""
+    directory = tmp_path_factory.mktemp("continued")
     first = pipeline.job(request())
     list(first.run())
-    clip = first.take().save(tmp_path / "first.take")
+    clip = first.take().save(directory / "first.take")
     job = pipeline.job(request("extend", clip=clip))
     list(job.run(until=Position(0, 5)))
-    return job.take().save(tmp_path / "later.take")
+    return job.take().save(directory / "later.take")
+
+
+@pytest.fixture
+def later(continued: Path, tmp_path: Path) -> Path:
+    """A copy of both, to be changed."""
+    for path in continued.parent.iterdir():
+        shutil.copy(path, tmp_path)
+    return tmp_path / continued.name
 
 
 def test_a_take_that_continues_one_is_read(pipeline: InfinityStarPipeline, later: Path) -> None:

@@ -109,6 +109,7 @@ def test_pictures_decoded_in_bf16_look_the_same(tiny: InfinityStarPipeline, scen
     assert 10 * torch.log10(255**2 / wrong.square().mean()) > 59  # decibels
 
 
+@pytest.mark.slow
 def test_it_continues_prompt_by_prompt(tiny: InfinityStarPipeline, scene: Scene) -> None:
     prompts = (scene.canonical_caption(),) * 2
     frames = tiny.generate(GenerationRequest(mode="interact", prompt=prompts, seed=1)).frames

@@ -115,7 +115,7 @@ class TestBodies:
         assert not list((folder(cache.parents[1]) / "blobs").iterdir())
 
     @pytest.mark.parametrize("path", [LARGE, SMALL])
-    @pytest.mark.parametrize("lengthen", [-5, 7, 100_000])
+    @pytest.mark.parametrize("lengthen", [-5, pytest.param(7, marks=pytest.mark.slow), 100_000])
     def test_bodies_of_another_length_are_not_kept(
         self, path: str, lengthen: int, hub: Hub, cache: Path
     ) -> None:

@@ -11,16 +11,16 @@ from istar.training.config import TransformerTraining
 from small_training import prepared, run_config, transformer_run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest, a tokenizer and prepared sets; `held-out` is as `long`."""
+    """A manifest, a tokenizer and prepared sets; `held-out` is as `long`. No test changes them."""
     directory = tmp_path_factory.mktemp("place")
     *_, long = prepared(directory)
     shutil.copytree(long, long.with_name("held-out"))
     return directory
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def sets(place: Path) -> tuple[Path, ...]:
     return tuple(place / "latents" / name for name in ("pictures", "clips", "long"))
 

@@ -295,8 +295,11 @@ def test_unreadable_clips_are_replaced_and_counted(videos: Path) -> None:
     "broken",
     [
         {"path": "broken.mp4", "caption": "no video"},
-        {"path": "broken.mp4", "caption": "no video", "begin": 0, "end": 60},
-        {"path": "missing.mp4", "caption": "missing"},
+        pytest.param(
+            {"path": "broken.mp4", "caption": "no video", "begin": 0, "end": 60},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"path": "missing.mp4", "caption": "missing"}, marks=pytest.mark.slow),
         {"path": "0.mp4", "caption": "too short", "begin": 1, "end": 2.8},
         {"path": "0.png", "caption": "no picture"},
     ],

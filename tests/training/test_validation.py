@@ -97,6 +97,7 @@ def test_tensorboard_has_the_measures(measured: TransformerTraining) -> None:
     assert {"validation_loss", "validation_right_1"} <= set(events.Tags()["scalars"])
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_with_validation_continues_exactly(
     measured: TransformerTraining, tmp_path: Path
 ) -> None:
