@@ -52,7 +52,7 @@ def test_the_default_ratio_is_the_models(pipeline: InfinityStarPipeline) -> None
     assert upright.generate(request("t2i", aspect=None)).frames.shape == (1, WIDTH, HEIGHT, 3)
 
 
-@pytest.mark.parametrize("seconds", [1, 1.25, 2, 3])
+@pytest.mark.parametrize("seconds", [1, 1.25, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_a_video_has_one_picture_more_than_sixteen_a_second(
     pipeline: InfinityStarPipeline, seconds: float
 ) -> None:
@@ -201,6 +201,7 @@ def test_extending_keeps_the_clip_and_adds_seconds(
     assert tokens == {4 * used}
 
 
+@pytest.mark.slow
 def test_only_the_last_clips_length_of_pictures_matters(pipeline: InfinityStarPipeline) -> None:
     clip = pictures(50)
     long, short = (
@@ -267,6 +268,7 @@ def test_a_model_of_short_clips_makes_a_video_of_them(pipeline: InfinityStarPipe
     assert first_scales == {0: 1, 1: 8, 2: 4}
 
 
+@pytest.mark.slow
 def test_a_model_of_short_clips_extends_from_one_of_them(
     pipeline: InfinityStarPipeline,
 ) -> None:

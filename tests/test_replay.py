@@ -46,7 +46,16 @@ REQUESTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.slow if name in ("prompt by prompt", "a clip continued") else (),
+        )
+        for name in REQUESTS
+    ],
+)
 def test_what_was_drawn_is_drawn_again(pipeline: InfinityStarPipeline, name: str) -> None:
     take = taken(pipeline, request(**REQUESTS[name]))
     checks = list(pipeline.verify(take))

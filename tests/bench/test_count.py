@@ -89,19 +89,20 @@ def reports(model: FoundModel) -> Reports:
     return Reports(model)
 
 
-@pytest.mark.parametrize("mode", ["t2i", "t2v", *map(slow, ("i2v", "extend", "interact"))])
+@pytest.mark.parametrize("mode", ["t2i", *map(slow, ("t2v", "i2v", "extend", "interact"))])
 def test_no_pass_is_made_that_the_schedule_does_not_need(
     reports: Reports, model: FoundModel, mode: Mode
 ) -> None:
     assert reports[mode].total.passes == expected_passes(model.spec, mode)
 
 
-def test_arithmetic_is_what_the_sizes_say(reports: Reports, model: FoundModel) -> None:
-    spec, config, report = model.spec, TRANSFORMER, reports["t2v"]
+@pytest.mark.parametrize("mode", ["t2i", slow("t2v")])
+def test_arithmetic_is_what_the_sizes_say(reports: Reports, model: FoundModel, mode: Mode) -> None:
+    spec, config, report = model.spec, TRANSFORMER, reports[mode]
     heads, shared = (n * config.head_size for n in (config.heads, config.key_value_heads))
     by_token = 2 * config.width * (2 * heads + 2 * shared + 3 * config.mlp_width)
     text = text_tokens(Sizes(transformer=config))
-    steps = planned(spec, "t2v").steps(0)
+    steps = planned(spec, mode).steps(0)
     flop = 0
     for step in steps:
         own = step.grid.tokens
@@ -172,6 +173,7 @@ def test_networks_that_come_later_are_loading(model: FoundModel) -> None:
             assert (later[stage].flop, later[stage].moved_bytes) == (cost.flop, cost.moved_bytes)
 
 
+@pytest.mark.slow
 def test_real_weights_are_measured(model: FoundModel) -> None:
     cpu = Placement.choose("cpu", "fp32")
     repeats = Repeats(warm_up=0, measured=2)

@@ -363,10 +363,10 @@ class TestDisk:
         ("number", "said"),
         [
             (errno.ENOSPC, "disk of"),
-            (errno.EDQUOT, "disk of"),
+            pytest.param(errno.EDQUOT, "disk of", marks=pytest.mark.slow),
             (errno.EFBIG, "is kept"),
             (errno.EROFS, "cannot be written"),
-            (errno.EACCES, "cannot be written"),
+            pytest.param(errno.EACCES, "cannot be written", marks=pytest.mark.slow),
             (errno.EIO, "cannot be used"),
         ],
     )

@@ -286,7 +286,7 @@ def test_a_clip_of_one_colour_has_a_spread_to_divide_by() -> None:
     assert spread(plain).flatten().tolist() == pytest.approx([0.05, 0.05])
 
 
-@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_lists_what_it_skips_once_and_names_the_first_of_each_kind(
     tmp_path: Path, workers: int
 ) -> None:

@@ -40,6 +40,7 @@ def weights_of(task: TransformerTask) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in task.network.named_parameters()}
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(config: TransformerTraining, tmp_path: Path) -> None:
     helped = replace(config, run=run_config(tmp_path / "helped", steps=4, workers=1))
     assert losses(TransformerTask(config), config.run) == losses(
