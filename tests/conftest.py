@@ -6,17 +6,19 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from istar.models import bundled
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.config import VideoTokenizerConfig
 from istar.video_tokenizer.model import VideoTokenizer
-from random_checkpoint import write_checkpoint
+from random_checkpoint import write_checkpoint, write_quick_tiny
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -118,6 +120,19 @@ def brief_checkpoint(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     changed = json.loads(file.read_text()) | {"clip_frames": 4, "max_seconds": 2}
     file.write_text(json.dumps(changed))
     return copy
+
+
+@pytest.fixture(scope="session")
+def _quick_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_quick_tiny(tmp_path_factory.mktemp("quick") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def quick_tiny(_quick_tiny: Path) -> Iterator[None]:
+    """For a whole module `tiny` is a model as that one, but of noise and a quarter of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundled, "DIRECTORY", _quick_tiny)
+        yield
 
 
 @pytest.fixture

@@ -10,12 +10,15 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
+
+from istar.models import bundled
 
 ISTAR = (sys.executable, "-m", "istar")
 """The command in a process of its own."""
@@ -80,11 +83,12 @@ def run_warm(
         for own, theirs in ((child_out, stdout), (descriptors[2].fileno(), stderr)):
             if theirs is not None:
                 os.dup2(theirs, own)
-        surroundings = (
-            directory or Path.cwd(),
-            dict(os.environ if environment is None else environment),
+        surroundings = _Surroundings(
+            directory=directory or Path.cwd(),
+            environment=dict(os.environ if environment is None else environment),
+            tiny=bundled.DIRECTORY,
         )
-        child = _FORKS.Process(target=_serve, args=(arguments, *surroundings, descriptors))
+        child = _FORKS.Process(target=_serve, args=(arguments, surroundings, descriptors))
         child.start()
         for descriptor in descriptors:
             descriptor.close()
@@ -123,23 +127,29 @@ class WarmProcess:
 
 
 @contextmanager
-def started_warm(*arguments: str, stops_in: str | None = None) -> Iterator[WarmProcess]:
-    """Start `istar ARGUMENTS` as `run_warm` does, without stdin and stdout; killed at the end.
+def started_warm(
+    *arguments: str, stops_in: str | None = None, stdout: int | None = None
+) -> Iterator[WarmProcess]:
+    """Start `istar ARGUMENTS` as `run_warm` does, with nothing on stdin; killed at the end.
 
     It meets signals as a process that was started, but for its first moments.
 
     Args:
         arguments: of the command line.
+        stdout: a descriptor to write to; what is printed is lost if None.
         stops_in: `module:function`, or `module:Class.method`: where it stops the first time that
             it comes there, with `stopped` in a line on stderr.
     """
     err, child_err = os.pipe()
     nothing = os.open(os.devnull, os.O_RDWR)
     with os.fdopen(err, "rb") as reader:
-        descriptors = [Connection(number) for number in (os.dup(nothing), nothing, child_err)]
+        printed = os.dup(nothing if stdout is None else stdout)
+        descriptors = [Connection(number) for number in (nothing, printed, child_err)]
+        surroundings = _Surroundings(
+            directory=Path.cwd(), environment=dict(os.environ), tiny=bundled.DIRECTORY
+        )
         child = _FORKS.Process(
-            target=_serve,
-            args=(arguments, Path.cwd(), dict(os.environ), descriptors, True, stops_in),
+            target=_serve, args=(arguments, surroundings, descriptors, True, stops_in)
         )
         child.start()
         for descriptor in descriptors:
@@ -151,10 +161,24 @@ def started_warm(*arguments: str, stops_in: str | None = None) -> Iterator[WarmP
             child.join()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Surroundings:
+    """What a forked process takes over from the test.
+
+    Attributes:
+        directory: to work in.
+        environment: its variables.
+        tiny: where the bundled model lies.
+    """
+
+    directory: Path
+    environment: Mapping[str, str]
+    tiny: Path
+
+
 def _serve(
     arguments: Sequence[str],
-    directory: Path,
-    environment: Mapping[str, str],
+    surroundings: _Surroundings,
     descriptors: Sequence[Connection],
     wordy: bool = False,
     stops_in: str | None = None,
@@ -165,14 +189,16 @@ def _serve(
         descriptor.close()
     sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
-    os.chdir(directory)
+    os.chdir(surroundings.directory)
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(surroundings.environment)
+    bundled.DIRECTORY = surroundings.tiny
     # The hub's client reads the environment when it is imported.
     importlib.reload(importlib.import_module("huggingface_hub.constants"))
     sys.argv = ["istar", *arguments]
     if wordy:
-        importlib.import_module("istar.cli.display").SECONDS_BETWEEN_LINES = 0
+        for module in ("display", "train"):
+            importlib.import_module(f"istar.cli.{module}").SECONDS_BETWEEN_LINES = 0
     if stops_in is not None:
         _stop_in(stops_in)
     from istar.__main__ import main

@@ -20,7 +20,7 @@ from istar import InfinityStarPipeline, Take
 from istar.cli.session import Session, WrittenFile, held_alone
 from istar.media import read_clip, read_picture, write_clip
 from media_files import texts_in
-from processes import WORDY_ISTAR, await_line, run_warm, started
+from processes import await_line, run_warm, started_warm
 
 SECOND = 16
 
@@ -251,10 +251,10 @@ def test_a_session_is_reopened_after_a_crash(number: signal.Signals, when: bytes
     expected = film("one", "two", "three")
     Path("story.txt").write_text("one\ntwo\nthree\n")
     options = ("--script", "story.txt", "-o", "a.mp4", "--seed", "1")
-    with started([*WORDY_ISTAR, "interact", *options]) as process:
+    with started_warm("interact", *options) as process:
         await_line(process, when)
         process.send_signal(number)
-        _, err = process.communicate(timeout=30)
+        _, err = process.ended()
     if number == signal.SIGINT:
         command = f"istar interact a.session --model {os.environ['ISTAR_MODEL']}"
         assert f"the session is kept; `{command}` continues it" in err.decode()
@@ -272,10 +272,10 @@ def test_the_former_clip_stays_until_it_is_made_again(
     interact("-o", "a.mp4", "--seed", "1", lines="\n".join(prompts))
     video, take = Path("a.mp4").read_bytes(), Path("a.session/main.take").read_bytes()
     Path("story.txt").write_text("/again\n")
-    with started([*WORDY_ISTAR, "interact", "a.session", "--script", "story.txt"]) as process:
+    with started_warm("interact", "a.session", "--script", "story.txt") as process:
         await_line(process, b"step 1 of")
         process.send_signal(number)
-        process.communicate(timeout=30)
+        process.ended()
     assert Path("a.session/main.take").read_bytes() == take
     interact("a.session")
     assert Path("a.mp4").read_bytes() == video
@@ -286,13 +286,13 @@ def test_the_former_clip_stays_until_it_is_made_again(
 def test_a_session_is_continued_by_one_process_at_a_time() -> None:
     Path("story.txt").write_text("one\n")
     options = ("--script", "story.txt", "-o", "a.mp4", "--seed", "1")
-    with started([*WORDY_ISTAR, "interact", *options]) as process:
+    with started_warm("interact", *options) as process:
         await_line(process, b"step 1 of")
         process.send_signal(signal.SIGSTOP)
         said = interact("a.session", lines="two\n", code=1)
         assert said == "istar: error: 'a.session' is in use: another process continues it\n"
-        process.kill()
-        process.wait(timeout=30)
+        process.send_signal(signal.SIGKILL)
+        process.ended()
     interact("a.session", lines="two\n")
     assert torch.equal(read_clip(Path("a.mp4")).frames, film("one", "two"))
     with held_alone(Path("a.session")):
@@ -361,11 +361,11 @@ def test_a_person_hears_where_the_session_is() -> None:
 def test_a_session_that_cannot_be_written_is_not_called_kept() -> None:
     Path("story.txt").write_text("one\n")
     options = ("--script", "story.txt", "-o", "a.mp4", "--seed", "1")
-    with started([*WORDY_ISTAR, "interact", *options]) as process:
+    with started_warm("interact", *options) as process:
         await_line(process, b"step 1 of")
         shutil.rmtree("a.session")
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
+        code, err = process.ended()
+    assert code == 1
     assert b"'a.session/main.take' is not up to date: cannot write" in err
     assert b"kept" not in err
 
