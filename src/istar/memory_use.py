@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -104,11 +105,7 @@ class NetworkSizes:
             config = spec.transformer_config or stored_transformer_config(files.transformer)
             tokenizer_config = spec.tokenizer_config or stored_tokenizer_config(files.tokenizer)
         block, outside = _transformer_bytes(config, placement)
-        decoding = placement.decoding_dtype.itemsize
-        tokenizer = sum(
-            weight.numel() * (decoding if name.startswith("decoder.") else 4)
-            for name, weight in on_meta(lambda: VideoTokenizer(tokenizer_config)).named_parameters()
-        )
+        tokenizer = _tokenizer_bytes(tokenizer_config, placement.decoding_dtype)
         if files is None:
             plain = Placement(
                 device=placement.device, dtype=torch.bfloat16 if half else torch.float32
@@ -363,6 +360,7 @@ def _step_tokens(window: Window, spec: ModelSpec, template: Template) -> Iterato
         )
 
 
+@lru_cache
 def _transformer_bytes(config: TransformerConfig, placement: Placement) -> tuple[int, int]:
     """The bytes of a block, and of what is in no block."""
     network = on_meta(lambda: Transformer(replace(config, depth=1)))
@@ -375,3 +373,13 @@ def _transformer_bytes(config: TransformerConfig, placement: Placement) -> tuple
     block = sum(size for name, size in sizes.items() if name.startswith("blocks.0."))
     outside = sum(size for name, size in sizes.items() if not name.startswith("blocks."))
     return block, outside
+
+
+@lru_cache
+def _tokenizer_bytes(config: VideoTokenizerConfig, decoding: torch.dtype) -> int:
+    """The bytes of a video tokenizer; encoding is always in float32."""
+    network = on_meta(lambda: VideoTokenizer(config))
+    return sum(
+        weight.numel() * (decoding if name.startswith("decoder.") else torch.float32).itemsize
+        for name, weight in network.named_parameters()
+    )
