@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
+from io import TextIOWrapper
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -102,6 +103,23 @@ def run_warm(
         err.seek(0)
         assert code is not None, err.read()
         return subprocess.CompletedProcess(arguments, code, written, err.read())
+
+
+def run_here(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run `istar ARGUMENTS` in this process; what it prints and says is read as from another.
+
+    This is the cheapest. A command that reads stdin or meets signals needs a process of its own.
+    """
+    from istar.cli.app import run
+
+    with TextIOWrapper(TemporaryFile()) as printed, TextIOWrapper(TemporaryFile()) as said:
+        with redirect_stdout(printed), redirect_stderr(said):
+            code = run(arguments)
+        for stream in (printed, said):
+            stream.seek(0)
+        return subprocess.CompletedProcess(
+            arguments, code, printed.buffer.read(), said.buffer.read()
+        )
 
 
 class WarmProcess:

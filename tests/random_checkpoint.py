@@ -42,7 +42,17 @@ TRANSFORMER = TransformerConfig(
     text_positions=512,
 )
 TOKENIZER = VideoTokenizerConfig(channels=(8, 8, 16, 16, 16))
-QUICK_TRANSFORMER = replace(TRANSFORMER, width=16, depth=1, heads=2, key_value_heads=1, head_size=8, mlp_width=32, text_channels=128, text_positions=192)
+QUICK_TRANSFORMER = replace(
+    TRANSFORMER,
+    width=16,
+    depth=1,
+    heads=2,
+    key_value_heads=1,
+    head_size=8,
+    mlp_width=32,
+    text_channels=128,
+    text_positions=192,
+)
 QUICK_TOKENIZER = VideoTokenizerConfig(channels=(4, 4, 4, 4, 4))
 _SHARDS = 2
 _LAYERS_PER_GROUP = 2

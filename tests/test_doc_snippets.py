@@ -24,6 +24,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("quick_tiny")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Their examples run: those with the bundled model, and those on files that earlier ones made.
 LIVELY = [
@@ -176,14 +177,14 @@ def test_the_clip_on_the_first_page_is_of_the_command_above_it(
     "names", [("README.md",), ("docs/python-api.md",), ("docs/takes.md", "docs/scores.md")]
 )
 def test_python_snippets_run(
-    names: tuple[str, ...], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    names: tuple[str, ...], brief_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in names:
         snippets = blocks(ROOT / name, "python")
         assert snippets
         # A small model stands in for the one that the snippets name.
-        code = re.sub('"(480p|tiny)"', repr(str(checkpoint)), "\n".join(snippets))
+        code = re.sub('"(480p|tiny)"', repr(str(brief_checkpoint)), "\n".join(snippets))
         code = code.replace("seconds=5", "seconds=1")
         exec(compile(code, name, "exec"), {"__name__": "snippet"})
     assert (tmp_path / "waves.mp4").is_file()

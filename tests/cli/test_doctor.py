@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -323,9 +322,8 @@ def test_a_model_that_is_here_needs_neither_hub_nor_room(machine: Machine) -> No
     names = (*parts, f"{MODEL.text_encoder}/config.json")
     machine.hub.commits[COMMIT] = dict.fromkeys(names, b"x" * (1 << 17))
     settings = {"HF_ENDPOINT": machine.hub.address, "HF_HUB_CACHE": str(machine.home / "hub")}
-    command = [sys.executable, "-m", "istar", "models", "pull", MODEL.name]
     environment = {**os.environ, "NO_PROXY": "*", "HF_HUB_OFFLINE": "0", **settings}
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert run_warm("models", "pull", MODEL.name, environment=environment).returncode == 0
     refuse_writing(machine)
     machine.constant(HF_HUB_OFFLINE=True)
     found = machine.json()

@@ -29,6 +29,7 @@ def run(*arguments: str, directory: Path | None = None) -> Done:
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+pytestmark = pytest.mark.usefixtures("quick_tiny")
 TINY = ("--model", "tiny", "--seconds", "1", "--seed", "3", "--no-take")
 
 

@@ -21,6 +21,7 @@ from istar.models.download_events import DownloadProgress
 from processes import ISTAR, started
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "json.md"
+pytestmark = pytest.mark.usefixtures("quick_tiny")
 TINY = ("--model", "tiny", "--seconds", "2")
 
 Events = list[dict[str, Any]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from istar.generation.state import Position
 from istar.media import probe_file, write_clip, write_picture
 
 Captured = pytest.CaptureFixture[str]
+pytestmark = pytest.mark.usefixtures("quick_tiny")
 
 
 @pytest.fixture(autouse=True)
@@ -61,8 +63,8 @@ def test_a_picture_is_made_again_from_its_own_settings(suffix: str, capfd: Captu
 
 
 @pytest.fixture
-def model(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ISTAR_MODEL", str(checkpoint))
+def model(brief_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISTAR_MODEL", str(brief_checkpoint))
 
 
 @pytest.mark.usefixtures("model")
@@ -119,26 +121,26 @@ def test_what_is_typed_counts_more(capfd: Captured) -> None:
 
 
 def test_a_model_that_istar_does_not_know_is_typed_again(
-    checkpoint: Path, capfd: Captured, monkeypatch: pytest.MonkeyPatch
+    brief_checkpoint: Path, capfd: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made(["t2i", "a ring", "--model", str(checkpoint), "-o", "a.png"], capfd)
+    made(["t2i", "a ring", "--model", str(brief_checkpoint), "-o", "a.png"], capfd)
     name = settings_of("a.png", capfd)["model"]
     # A directory of that name is not one that the person has named.
-    Path(str(name)).symlink_to(checkpoint)
+    Path(str(name)).symlink_to(brief_checkpoint)
     assert run(["t2i", "--from", "a.png", "-o", "b.png"]) == 1
     error = capfd.readouterr().err
     assert f"'a.png' was made by the model '{name}'" in error
     assert "--model" in error
-    made(["t2i", "--from", "a.png", "--model", str(checkpoint), "-o", "b.png"], capfd)
+    made(["t2i", "--from", "a.png", "--model", str(brief_checkpoint), "-o", "b.png"], capfd)
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
-    monkeypatch.setenv("ISTAR_MODEL", str(checkpoint))
+    monkeypatch.setenv("ISTAR_MODEL", str(brief_checkpoint))
     made(["t2i", "--from", "a.png", "-o", "c.png"], capfd)
     assert Path("a.png").read_bytes() == Path("c.png").read_bytes()
 
 
-def test_another_model_or_dtype_is_said(checkpoint: Path, capfd: Captured) -> None:
+def test_another_model_or_dtype_is_said(brief_checkpoint: Path, capfd: Captured) -> None:
     made(["t2i", "a ring", "--model", "tiny", "-o", "a.png"], capfd)
-    said = made(["t2i", "--from", "a.png", "--model", str(checkpoint), "-o", "b.png"], capfd)
+    said = made(["t2i", "--from", "a.png", "--model", str(brief_checkpoint), "-o", "b.png"], capfd)
     assert "'a.png' was made by the tiny model" in said
     said = made(["t2i", "--from", "a.png", "--dtype", "bf16", "-o", "c.png"], capfd)
     assert "'a.png' was made in fp32 on cpu, not in bf16 on cpu" in said
@@ -182,9 +184,9 @@ def test_info_names_what_made_a_file(capfd: Captured) -> None:
         assert row in rows
 
 
-def test_info_of_a_sheet_names_its_takes(checkpoint: Path, capfd: Captured) -> None:
+def test_info_of_a_sheet_names_its_takes(brief_checkpoint: Path, capfd: Captured) -> None:
     typed = ["--draft", "-n", "2", "--seed", "7", "--seconds", "1", "-o", "drafts"]
-    made(["t2v", "a ring", "--model", str(checkpoint), *typed], capfd)
+    made(["t2v", "a ring", "--model", str(brief_checkpoint), *typed], capfd)
     for name, kind in (("sheet.png", "PNG picture"), ("sheet.mp4", "MP4 video")):
         assert run(["info", f"drafts/{name}"]) == 0
         first, *rows = capfd.readouterr().out.splitlines()
@@ -226,18 +228,26 @@ def test_a_terminal_cannot_be_steered_by_a_file(capfd: Captured) -> None:
 # --- Takes ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def takes(checkpoint: Path) -> Path:
+@pytest.fixture(scope="module")
+def made_takes(brief_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished take and one under way, of the same video, and one that has not begun."""
-    pipeline = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
+    directory = tmp_path_factory.mktemp("takes")
+    pipeline = InfinityStarPipeline.from_pretrained(brief_checkpoint, device="cpu")
     asked = request(prompt="a \x1b[1mring", negative_prompt="red", guidance_scale=3)
     for name, until in (("none", Position(0, 0)), ("part", Position(0, 3)), ("whole", None)):
         job = pipeline.job(asked)
         for _ in job.run(until=until):
             pass
-        job.take().save(f"{name}.take")
-    pipeline.render(job.take()).save("whole.mp4")
-    return checkpoint
+        job.take().save(directory / f"{name}.take")
+    pipeline.render(job.take()).save(directory / "whole.mp4")
+    return directory
+
+
+@pytest.fixture
+def takes(made_takes: Path, brief_checkpoint: Path, own_place: None) -> Path:
+    """The same in the current directory; gives their model."""
+    shutil.copytree(made_takes, Path(), dirs_exist_ok=True)
+    return brief_checkpoint
 
 
 def test_info_says_how_far_a_take_is(takes: Path, capfd: Captured) -> None:
@@ -266,8 +276,8 @@ def test_info_says_how_far_a_take_is(takes: Path, capfd: Captured) -> None:
     assert found["istar"]["asked"] == {"guidance_scale": 3.0}
 
 
-def test_a_scale_is_called_as_it_is_typed(checkpoint: Path, capfd: Captured) -> None:
-    pipeline = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
+def test_a_scale_is_called_as_it_is_typed(brief_checkpoint: Path, capfd: Captured) -> None:
+    pipeline = InfinityStarPipeline.from_pretrained(brief_checkpoint, device="cpu")
     job = pipeline.job(request())
     for _ in job.run(until=Position(0, 2)):
         pass
@@ -277,10 +287,10 @@ def test_a_scale_is_called_as_it_is_typed(checkpoint: Path, capfd: Captured) -> 
     assert run(["info", "--json", "a.take"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert found["grid"] == {"frames": 1, "height": 2, "width": 3}
-    assert run(["verify", "a.take", "--json", "--model", str(checkpoint)]) == 0
+    assert run(["verify", "a.take", "--json", "--model", str(brief_checkpoint)]) == 0
     steps = json.loads(capfd.readouterr().out)["steps"]
     assert steps[1]["grid"] == found["grid"]
-    assert run(["score", "a.take", "--model", str(checkpoint)]) == 0
+    assert run(["score", "a.take", "--model", str(brief_checkpoint)]) == 0
     assert [line.split()[2] for line in capfd.readouterr().out.splitlines()[4:-1]] == ["1x1", "3x2"]
 
 
@@ -301,14 +311,14 @@ def test_render_decodes_a_take_again(takes: Path, capfd: Captured) -> None:
     assert not Path("a.png").exists()
 
 
-def test_a_picture_is_rendered_to_any_format(checkpoint: Path, capfd: Captured) -> None:
-    pipeline = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
+def test_a_picture_is_rendered_to_any_format(brief_checkpoint: Path, capfd: Captured) -> None:
+    pipeline = InfinityStarPipeline.from_pretrained(brief_checkpoint, device="cpu")
     job = pipeline.job(request("t2i"))
     for _ in job.run():
         pass
     job.take().save("a.take")
     for name, kind in (("a.png", "PNG"), ("a.jpg", "JPEG"), ("a.webp", "WebP")):
-        made(["render", "a.take", "-o", name, "--model", str(checkpoint)], capfd)
+        made(["render", "a.take", "-o", name, "--model", str(brief_checkpoint)], capfd)
         assert probe_file(Path(name)).kind == f"{kind} picture"
 
 

@@ -152,7 +152,14 @@ def test_pull_verify_generate_in_one_go(person: Person, hub: Hub) -> None:
 
 
 @pytest.mark.signals
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_a_pull_that_was_ended_continues(person: Person, hub: Hub, number: signal.Signals) -> None:
     with hub.holding(after=150_000):
         process = person.start("models", "pull", "480p")

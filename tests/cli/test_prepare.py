@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from istar.cli.app import run
 from istar.lab.world import random_scene
 from istar.media import write_picture
-from processes import TORCHRUN, started
+from processes import run_warm
 from small_training import files, write_manifest, write_tokenizer
 
 
@@ -28,13 +31,18 @@ def test_two_processes_prepare_what_one_does_and_name_it_once(
     sets = '[[sets]]\nname = "pictures"\ncount = 5\nlength = 1\n'
     assert run(["prepare", str(settings(tmp_path, "one", sets))]) == 0
     assert capfd.readouterr().out == f"{tmp_path / 'one'}\n"
-    command = [*TORCHRUN, "-m", "istar", "prepare", str(settings(tmp_path, "two", sets))]
-    with started(command) as process:
-        out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    assert out.decode() == f"{tmp_path / 'two'}\n"
-    assert b"3 of 3 clips of process 1" in err
-    assert b"2 of 2 clips of process 2" in err
+    path = str(settings(tmp_path, "two", sets))
+
+    def prepared(rank: str) -> subprocess.CompletedProcess[bytes]:
+        of_torchrun = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+        return run_warm("prepare", path, environment={**os.environ, **of_torchrun})
+
+    with ThreadPoolExecutor() as pool:
+        one, two = pool.map(prepared, ("0", "1"))
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    assert (one.stdout + two.stdout).decode() == f"{tmp_path / 'two'}\n"
+    assert b"3 of 3 clips of process 1" in one.stderr
+    assert b"2 of 2 clips of process 2" in two.stderr
     assert files(tmp_path / "two") == files(tmp_path / "one")
 
 

@@ -13,11 +13,12 @@ from istar.cli.app import run
 from istar.generation.state import Position
 from istar.media import read_picture
 
+pytestmark = pytest.mark.usefixtures("quick_tiny")
 Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(quick_tiny: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A take of a picture, by the small model."""
     pipeline = InfinityStarPipeline.from_pretrained("tiny", device="cpu")
     job = pipeline.job(request("t2i", prompt="a red ring", aspect=1))

@@ -9,7 +9,7 @@ import signal
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from istar import InfinityStarPipeline, Take
 from istar.cli.session import Session, WrittenFile, held_alone
 from istar.media import read_clip, read_picture, write_clip
 from media_files import texts_in
-from processes import await_line, run_warm, started_warm
+from processes import await_line, run_here, run_warm, started_warm
 
 SECOND = 16
 
@@ -44,10 +44,28 @@ def own_place(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def interact(*arguments: str, lines: str = "", code: int = 0) -> str:
     """Run a session whose script is some lines; gives what it said."""
-    options = ("--script", "-") if lines else ()
-    done = run_warm("interact", *arguments, *options, input=lines.encode())
+    with NamedTemporaryFile() as script:
+        script.write(lines.encode())
+        script.flush()
+        options = ("--script", script.name) if lines else ()
+        done = run_here("interact", *arguments, *options)
     assert done.returncode == code, done.stderr
     return done.stderr.decode()
+
+
+@pytest.fixture(scope="module")
+def session_of_one_prompt(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a session of the prompt "one", from seed 1."""
+    directory = tmp_path_factory.mktemp("one")
+    options = ("-o", str(directory / "a.mp4"), "--seed", "1", "--model", str(model))
+    interact(*options, lines="one\n")
+    return directory
+
+
+@pytest.fixture
+def begun(session_of_one_prompt: Path, own_place: None) -> None:
+    """The same as a.session, with the video a.mp4, in the current directory."""
+    shutil.copytree(session_of_one_prompt, Path(), dirs_exist_ok=True)
 
 
 @cache
@@ -163,14 +181,14 @@ def test_a_session_is_reopened_where_it_was() -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["a.mp4", "a.session"]
 
 
+@pytest.mark.usefixtures("begun")
 def test_a_video_that_is_gone_is_made_again_and_another_is_left_alone() -> None:
     expected = film("one", "two")
-    interact("-o", "a.mp4", "--seed", "1", lines="one\n")
     Path("a.mp4").unlink()
     interact("a.session", lines="two\n")
     assert torch.equal(read_clip(Path("a.mp4")).frames, expected)
     own = write_clip(pictures(3, HEIGHT, WIDTH), Path("a.mp4"), overwrite=True).read_bytes()
-    done = run_warm("interact", "a.session")
+    done = run_here("interact", "a.session")
     assert done.stdout == b"a-1.mp4\n"
     assert Path("a.mp4").read_bytes() == own
     assert torch.equal(read_clip(Path("a-1.mp4")).frames, expected)
@@ -182,8 +200,8 @@ def changed_settings(**changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.mark.usefixtures("begun")
 def test_a_crash_just_after_the_video_is_written_is_no_other_video() -> None:
-    interact("-o", "a.mp4", "--seed", "1", lines="one\n")
     write_clip(pictures(3, HEIGHT, WIDTH), Path("a.mp4"), overwrite=True)
     changed_settings(next_file=asdict(WrittenFile.of(Path("a.mp4"))))
     interact("a.session")
@@ -191,16 +209,16 @@ def test_a_crash_just_after_the_video_is_written_is_no_other_video() -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["a.mp4", "a.session"]
 
 
+@pytest.mark.usefixtures("begun")
 @pytest.mark.parametrize("name", ["../b.mp4", "{here}/b.mp4", "c/b.mp4", "..", ""])
 def test_a_session_names_no_video_elsewhere(name: str) -> None:
-    interact("-o", "a.mp4", "--seed", "1", lines="one\n")
     changed_settings(video=name.format(here=Path.cwd()))
     assert "names a video elsewhere" in interact("a.session", code=1)
 
 
+@pytest.mark.usefixtures("begun")
 def test_another_video_beside_a_session_is_not_replaced() -> None:
     """Whatever the session says of it: it knows neither its size nor its time."""
-    interact("-o", "a.mp4", "--seed", "1", lines="one\n")
     other = write_clip(pictures(3, HEIGHT, WIDTH), Path("b.mp4"))
     before = other.read_bytes()
     changed_settings(video="b.mp4", next_file={"bytes_here": len(before), "modified": 1})
@@ -232,9 +250,9 @@ def test_a_session_is_continued_as_it_is(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "was made in bf16 and continues in fp32" in said
 
 
+@pytest.mark.usefixtures("begun")
 def test_a_session_moves_with_its_video(tmp_path: Path) -> None:
     expected = film("one", "two")
-    interact("-o", "a.mp4", "--seed", "1", lines="one\n")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for name in ("a.mp4", "a.session"):
@@ -244,8 +262,15 @@ def test_a_session_moves_with_its_video(tmp_path: Path) -> None:
 
 
 @pytest.mark.signals
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("when", [b"step 2 of 4", b"step 1 of 2"])
+@pytest.mark.parametrize(
+    ("number", "when"),
+    [
+        (signal.SIGKILL, b"step 2 of 4"),
+        (signal.SIGINT, b"step 1 of 2"),
+        pytest.param(signal.SIGINT, b"step 2 of 4", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, b"step 1 of 2", marks=pytest.mark.slow),
+    ],
+)
 def test_a_session_is_reopened_after_a_crash(number: signal.Signals, when: bytes) -> None:
     """In the first clip, or in the second."""
     expected = film("one", "two", "three")
@@ -264,8 +289,15 @@ def test_a_session_is_reopened_after_a_crash(number: signal.Signals, when: bytes
 
 
 @pytest.mark.signals
-@pytest.mark.parametrize("prompts", [("one",), ("one", "two")])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "prompts"),
+    [
+        (signal.SIGKILL, ("one", "two")),
+        (signal.SIGINT, ("one",)),
+        pytest.param(signal.SIGKILL, ("one",), marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, ("one", "two"), marks=pytest.mark.slow),
+    ],
+)
 def test_the_former_clip_stays_until_it_is_made_again(
     number: signal.Signals, prompts: tuple[str, ...]
 ) -> None:
@@ -416,8 +448,8 @@ def test_a_session_beside_another_gets_a_number() -> None:
     assert names == ["a-1.session", "a.mp4", "a.session"]
 
 
+@pytest.mark.usefixtures("begun")
 def test_what_a_session_has_settled_is_refused() -> None:
-    interact("-o", "a.mp4", lines="one\n")
     for options, words in (
         (("--guidance", "2"), "leave out --guidance"),
         (("--negative", "x"), "leave out --negative"),
@@ -449,7 +481,7 @@ def test_a_take_is_extended(model: Path) -> None:
     shown = take_file(model, "a.take")
     frames = take_file(model, "b.take", mode="extend", clip="a.take", seed=2)
     arguments = ("a red circle", "--seed", "2", "--seconds", "1")
-    done = run_warm("extend", "a.take", *arguments, "-o", "a.mp4")
+    done = run_here("extend", "a.take", *arguments, "-o", "a.mp4")
     assert done.returncode == 0, done.stderr
     expected = write_clip(frames, Path("expected.mp4"))
     assert torch.equal(read_clip(Path("a.mp4")).frames, read_clip(expected).frames)
@@ -459,13 +491,14 @@ def test_a_take_is_extended(model: Path) -> None:
 def test_a_take_is_refused_without_its_model(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     take_file(model, "a.take")
     monkeypatch.delenv("ISTAR_MODEL")
+    Path("lines.txt").write_text("one\n")
     for command in ("extend", "interact"):
-        lines = ["--script", "-"] if command == "interact" else []
-        done = run_warm(command, "a.take", *lines, input=b"one\n")
+        lines = ["--script", "lines.txt"] if command == "interact" else []
+        done = run_here(command, "a.take", *lines)
         assert done.returncode == 1
         assert b"made by the model 'random'" in done.stderr
         assert b"name its directory or repository with --model" in done.stderr
-    done = run_warm("extend", "a.take", "one", "--model", "tiny", "--seed", "1")
+    done = run_here("extend", "a.take", "one", "--model", "tiny", "--seed", "1")
     assert done.returncode == 1
     assert b"these are other weights" in done.stderr
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from istar import GenerationRequest, InfinityStarPipeline, Preview
 from istar.cli.app import run
 from istar.cli.previews import PreviewOutput, moments
 from istar.media import read_clip, read_picture, stretch, write_picture
-from processes import ISTAR
+from processes import run_warm
 from random_checkpoint import write_checkpoint
 from terminal import half_block_pictures, written_to_terminal
 
@@ -40,7 +39,7 @@ def noise(count: int, seed: int) -> Tensor:
 
 
 def test_a_terminal_shows_every_preview(checkpoint: Path) -> None:
-    command = [*ISTAR, "t2v", "a cat", "--seed", "5", "--seconds", "1", "--preview"]
+    command = ("t2v", "a cat", "--seed", "5", "--seconds", "1", "--preview")
     of_others = ("TERM_PROGRAM", "TMUX", "STY", "ZELLIJ", "NO_COLOR", "LC_TERMINAL")
     of_others += ("KITTY_WINDOW_ID", "FORCE_COLOR")
     environment = {name: value for name, value in os.environ.items() if name not in of_others}
@@ -48,14 +47,7 @@ def test_a_terminal_shows_every_preview(checkpoint: Path) -> None:
     environment |= {"LINES": "40", "COLUMNS": "60"}
 
     def make(terminal: int) -> None:
-        subprocess.run(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=terminal,
-            env=environment,
-            check=True,
-            timeout=120,
-        )
+        assert run_warm(*command, stderr=terminal, environment=environment).returncode == 0
 
     written = written_to_terminal(make)
     pipeline = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")

@@ -97,10 +97,10 @@ def test_completing_leaves_out_options_that_were_given() -> None:
 
 
 def test_making_a_clip_imports_one_text_encoder_and_nothing_for_other_tasks(
-    tmp_path: Path,
+    brief_checkpoint: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "a.mp4"
-    line = f"t2v x --model tiny --seconds 1 --seed 1 --no-take -o {target}"
+    line = f"t2v x --model {brief_checkpoint} --seconds 1 --seed 1 --no-take -o {target}"
     imported, printed = imported_by(line.split(), {})
     assert printed == f"{target}\n"
     assert {"torch", "av", "transformers.models.t5.modeling_t5"} <= imported

@@ -19,6 +19,7 @@ from media_files import smooth_clip, texts_in
 from processes import ISTAR
 from terminal import written_to_terminal
 
+pytestmark = pytest.mark.usefixtures("quick_tiny")
 MAKE = ("--model", "tiny", "--seed", "1", "--no-take")
 
 
@@ -216,11 +217,11 @@ def test_colours_and_movements_are_for_terminals_that_want_them(
     assert unwanted not in shown
 
 
-def test_a_plain_locale_and_nobody_at_stdin() -> None:
+def test_a_plain_locale_and_nobody_at_stdin(brief_checkpoint: Path) -> None:
     """The interpreter decides with its start what names and texts become."""
     name = os.fsencode("猫 ") + b"\xff.png"
     plain = {**os.environ, "LC_ALL": "C", "LANG": "C"}
-    command = [*ISTAR, "t2i", "-", *MAKE, "-o", name]
+    command = [*ISTAR, "t2i", "-", "--model", str(brief_checkpoint), "--seed", "1", "-o", name]
     done = subprocess.run(
         ["sh", "-c", '"$@" <&-', "sh", *command], capture_output=True, env=plain, check=False
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from pathlib import Path
@@ -20,8 +19,11 @@ from istar.errors import MediaError
 from istar.generation.state import Position
 from istar.media import read_clip
 from istar.media.sheet import takes_on
+from istar.models import bundled
 from istar.take_store import store_take
-from processes import WORDY_ISTAR, await_line, run_warm, started, started_warm
+from processes import WORDY_ISTAR, await_line, run_here, started, started_warm
+
+pytestmark = pytest.mark.usefixtures("quick_tiny")
 
 PROMPT = "a red circle moves right on a blue background"
 GENERATED = GenerationRequest(mode="t2v", prompt=PROMPT, seconds=1, seed=1)
@@ -36,7 +38,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> InfinityStarPipeline:
+def pipeline(quick_tiny: None) -> InfinityStarPipeline:
     return InfinityStarPipeline.from_pretrained("tiny", device="cpu")
 
 
@@ -46,7 +48,7 @@ def takes_of(store: Path) -> list[Path]:
 
 
 def test_a_run_leaves_its_take(store: Path, tmp_path: Path, pipeline: InfinityStarPipeline) -> None:
-    done = run_warm(*MAKE, "-o", str(tmp_path / "a.mp4"))
+    done = run_here(*MAKE, "-o", str(tmp_path / "a.mp4"))
     assert done.returncode == 0, done.stderr
     (path,) = takes_of(store)
     result = pipeline.finish(Take.load(path))
@@ -56,7 +58,11 @@ def test_a_run_leaves_its_take(store: Path, tmp_path: Path, pipeline: InfinitySt
 
 @pytest.mark.parametrize("command", ["extend", "finish", "verify", "render"])
 def test_a_takes_model_counts_more_than_that_of_the_environment(
-    store: Path, tmp_path: Path, pipeline: InfinityStarPipeline, command: str
+    store: Path,
+    tmp_path: Path,
+    pipeline: InfinityStarPipeline,
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     take = pipeline.draft(GENERATED).save(tmp_path / "a.take")
     if command == "extend":
@@ -66,13 +72,12 @@ def test_a_takes_model_counts_more_than_that_of_the_environment(
         job.take().save(take)
     options = () if command == "verify" else ("-o", str(tmp_path / "a.mp4"))
     more = ("--seconds", "0.25") if command == "extend" else ()
-    done = run_warm(
-        *(command, str(take), *options, *more),
-        environment={**os.environ, "ISTAR_MODEL": str(tmp_path / "nowhere")},
-    )
+    monkeypatch.setenv("ISTAR_MODEL", str(tmp_path / "nowhere"))
+    done = run_here(command, str(take), *options, *more)
     assert done.returncode == 0, done.stderr
     # What is typed counts more than the take.
-    done = run_warm(command, str(take), *options, *more, "--model", str(tmp_path / "nowhere"))
+    monkeypatch.delenv("ISTAR_MODEL")
+    done = run_here(command, str(take), *options, *more, "--model", str(tmp_path / "nowhere"))
     assert done.returncode == 2
     assert b"nowhere" in done.stderr
 
@@ -81,11 +86,15 @@ def test_a_takes_model_counts_more_than_that_of_the_environment(
     ("options", "environment"), [(("--no-take",), {}), ((), {"ISTAR_KEEP_TAKES": "unfinished"})]
 )
 def test_a_run_may_leave_none(
-    store: Path, tmp_path: Path, options: tuple[str, ...], environment: dict[str, str]
+    store: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    done = run_warm(
-        *MAKE, *options, "-o", str(tmp_path / "a.mp4"), environment={**os.environ, **environment}
-    )
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    done = run_here(*MAKE, *options, "-o", str(tmp_path / "a.mp4"))
     assert done.returncode == 0, done.stderr
     assert takes_of(store) == []
 
@@ -97,8 +106,11 @@ def test_a_run_may_leave_none(
         ("ISTAR_TAKES_SIZE", "much", b"ISTAR_TAKES_SIZE is a size such as 500MB or 2GB"),
     ],
 )
-def test_settings_that_are_none(tmp_path: Path, name: str, value: str, words: bytes) -> None:
-    done = run_warm(*MAKE, "-o", str(tmp_path / "a"), environment={**os.environ, name: value})
+def test_settings_that_are_none(
+    tmp_path: Path, name: str, value: str, words: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    done = run_here(*MAKE, "-o", str(tmp_path / "a"))
     assert done.returncode == 2
     assert words in done.stderr
     assert not list(tmp_path.glob("a*"))
@@ -107,7 +119,7 @@ def test_settings_that_are_none(tmp_path: Path, name: str, value: str, words: by
 def test_a_store_that_cannot_be_written_ends_nothing(store: Path, tmp_path: Path) -> None:
     store.parent.mkdir(parents=True)
     store.write_text("in the way")
-    done = run_warm(*MAKE, "-o", str(tmp_path / "a.mp4"))
+    done = run_here(*MAKE, "-o", str(tmp_path / "a.mp4"))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count(b"no take of this run is kept: ") == 1
     assert (tmp_path / "a.mp4").exists()
@@ -160,11 +172,11 @@ def test_a_result_that_cannot_be_written_is_not_lost(
 ) -> None:
     target = tmp_path / "gone" / "a.mp4"
     target.parent.mkdir()
-    with started([*WORDY_ISTAR, *MAKE, "-o", str(target)]) as process:
+    with started_warm(*MAKE, "-o", str(target)) as process:
         await_line(process, b"step 3 of")
         target.parent.rmdir()
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
+        code, err = process.ended()
+    assert code == 1
     (path,) = takes_of(store)
     command = f"istar finish --model tiny -o {target} {path}"
     assert f"what was made is kept; `{command}` continues it" in err.decode()
@@ -174,21 +186,21 @@ def test_a_result_that_cannot_be_written_is_not_lost(
 
 def test_takes_are_listed_and_removed(store: Path, tmp_path: Path) -> None:
     heading = b"NAME  MODEL  LENGTH  DONE  SIZE  PROMPT"
-    assert run_warm("takes", "list").stdout.splitlines() == [heading]
-    assert run_warm(*MAKE, "-o", str(tmp_path / "a.mp4")).returncode == 0
+    assert run_here("takes", "list").stdout.splitlines() == [heading]
+    assert run_here(*MAKE, "-o", str(tmp_path / "a.mp4")).returncode == 0
     (path,) = takes_of(store)
-    _, line = run_warm("takes", "list").stdout.decode().splitlines()
+    _, line = run_here("takes", "list").stdout.decode().splitlines()
     assert line.startswith(f"{path.stem}  tiny   1 s     100%  ")
     assert line.endswith("a red circle moves right on a blue back…")
-    (described,) = json.loads(run_warm("takes", "list", "--json").stdout)
+    (described,) = json.loads(run_here("takes", "list", "--json").stdout)
     assert described["prompts"] == [PROMPT]
     assert (described["seed"], described["finished"]) == (1, True)
     assert (described["model"], described["seconds"]) == ("tiny", 1)
     assert described["bytes"] == path.stat().st_size
-    assert run_warm("takes", "path", path.stem).stdout.decode() == f"{path}\n"
-    assert run_warm("takes", "path").stdout.decode() == f"{store}\n"
+    assert run_here("takes", "path", path.stem).stdout.decode() == f"{path}\n"
+    assert run_here("takes", "path").stdout.decode() == f"{store}\n"
     for wrong in (("rm",), ("rm", "x"), ("rm", "--all", path.stem), ("path", "x")):
-        done = run_warm("takes", *wrong)
+        done = run_here("takes", *wrong)
         assert done.returncode == 2
         assert b"see `istar takes list`" in done.stderr
     # Other commands know it by that name, too.
@@ -200,9 +212,9 @@ def test_takes_are_listed_and_removed(store: Path, tmp_path: Path) -> None:
         ("vary", path.stem, "--keep", "3x3", "--no-take", "-o", str(tmp_path / "c.mp4")),
         ("extend", path.stem, "--seconds", "1", "--no-take", "-o", str(tmp_path / "d.mp4")),
     ):
-        done = run_warm(*command)
+        done = run_here(*command)
         assert done.returncode == 0, done.stderr
-    assert run_warm("takes", "rm", path.stem).stdout.decode() == f"{path}\n"
+    assert run_here("takes", "rm", path.stem).stdout.decode() == f"{path}\n"
     assert takes_of(store) == []
 
 
@@ -230,7 +242,7 @@ def undisturbed(
 ) -> torch.Tensor:
     """The pictures of a run that nothing ends."""
     target = tmp_path_factory.mktemp("whole") / "a.mp4"
-    done = run_warm(*MAKE, "--no-take", "-o", str(target))
+    done = run_here(*MAKE, "--no-take", "-o", str(target))
     assert done.returncode == 0, done.stderr
     return read_clip(target).frames
 
@@ -242,7 +254,7 @@ ENDED = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 @pytest.mark.signals
 @pytest.mark.parametrize(
-    "number", [*range(5), *(pytest.param(n, marks=pytest.mark.slow) for n in range(5, 100))]
+    "number", [*range(3), *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, 100))]
 )
 def test_interrupted_and_finished_equals_undisturbed(
     store: Path,
@@ -293,7 +305,8 @@ def test_a_run_that_was_killed_leaves_what_was_written(
     store: Path, tmp_path: Path, pipeline: InfinityStarPipeline, undisturbed: torch.Tensor
 ) -> None:
     often = "import istar.cli.keep as keep; keep._SECONDS_BETWEEN = keep._SHARE_OF_TIME = 0.001; "
-    command = [*WORDY_ISTAR, *MAKE, "-o", str(tmp_path / "a.mp4")]
+    made = [str(bundled.DIRECTORY) if word == "tiny" else word for word in MAKE]
+    command = [*WORDY_ISTAR, *made, "-o", str(tmp_path / "a.mp4")]
     command[2] = often + "keep._SHARE_OF_TIME = 1\n" + command[2]
     with started(command) as process:
         await_line(process, b"step 20 of")

@@ -15,7 +15,7 @@ from istar.lab.world import random_scene
 from istar.media import write_picture
 from istar.training.log import LOG_NAME
 from istar.training.trainer import StepDone
-from processes import WORDY_ISTAR, await_line, run_warm, started
+from processes import await_line, run_warm, started_warm
 from small_training import prepared, write_manifest
 
 
@@ -91,13 +91,13 @@ def test_a_run_killed_after_its_first_checkpoint_goes_on(tmp_path: Path) -> None
         model = "istar.json"
         [run]
         output = "{output}"
-        steps = 8
+        steps = 6
         warmup = 2
         save_every = 2
         log_every = 1
         [data]
         lengths = [1]
-        pictures = 4
+        pictures = 2
         [quantizer]
         drop_most = 1
     """
@@ -113,16 +113,16 @@ def test_a_run_killed_after_its_first_checkpoint_goes_on(tmp_path: Path) -> None
         return done.stderr
 
     finish("whole")
-    with started([*WORDY_ISTAR, *command("killed")]) as killed:
-        await_line(killed, b"step 3 of 8")
-        killed.kill()
-        killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
+    with started_warm(*command("killed")) as killed:
+        await_line(killed, b"step 3 of 6")
+        killed.send_signal(signal.SIGKILL)
+        code, _ = killed.ended()
+    assert code == -signal.SIGKILL
     assert (tmp_path / "killed" / "checkpoints" / "step-00000002").is_dir()
-    assert not (tmp_path / "killed" / "checkpoints" / "step-00000008").exists()
-    assert re.search(rb"continuing from step [246]\n", finish("killed"))
+    assert not (tmp_path / "killed" / "checkpoints" / "step-00000006").exists()
+    assert re.search(rb"continuing from step [24]\n", finish("killed"))
     one, other = ((tmp_path / name / LOG_NAME).read_bytes() for name in ("whole", "killed"))
     assert one == other
-    assert [json.loads(line)["step"] for line in one.splitlines()] == [*range(1, 9)]
+    assert [json.loads(line)["step"] for line in one.splitlines()] == [*range(1, 7)]
     files = [tmp_path / name / "model" / "tokenizer.safetensors" for name in ("whole", "killed")]
     assert files[0].read_bytes() == files[1].read_bytes()
