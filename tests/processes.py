@@ -24,15 +24,11 @@ from istar.models import bundled
 ISTAR = (sys.executable, "-m", "istar")
 """The command in a process of its own."""
 
-WORDY_ISTAR = (
-    sys.executable,
-    "-c",
-    "import sys, istar.__main__, istar.cli.display, istar.cli.train\n"
-    "for module in (istar.cli.display, istar.cli.train):\n"
-    "    module.SECONDS_BETWEEN_LINES = 0\n"
-    "istar.__main__.main()\n",
-)
-"""The same, with a line on stderr for every step: a sign to wait for."""
+_LINE_FOR_EVERY_STEP = {
+    "istar.cli.display:SECONDS_BETWEEN_LINES": 0,
+    "istar.cli.train:SECONDS_BETWEEN_LINES": 0,
+}
+"""Constants with which a command says on stderr how far it is: signs to wait for."""
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 """What runs a script or a module in two processes."""
@@ -84,11 +80,7 @@ def run_warm(
         for own, theirs in ((child_out, stdout), (descriptors[2].fileno(), stderr)):
             if theirs is not None:
                 os.dup2(theirs, own)
-        surroundings = _Surroundings(
-            directory=directory or Path.cwd(),
-            environment=dict(os.environ if environment is None else environment),
-            tiny=bundled.DIRECTORY,
-        )
+        surroundings = _Surroundings.of(directory, environment)
         child = _FORKS.Process(target=_serve, args=(arguments, surroundings, descriptors))
         child.start()
         for descriptor in descriptors:
@@ -146,7 +138,10 @@ class WarmProcess:
 
 @contextmanager
 def started_warm(
-    *arguments: str, stops_in: str | None = None, stdout: int | None = None
+    *arguments: str,
+    stops_in: str | None = None,
+    stdout: int | None = None,
+    constants: Mapping[str, object] | None = None,
 ) -> Iterator[WarmProcess]:
     """Start `istar ARGUMENTS` as `run_warm` does, with nothing on stdin; killed at the end.
 
@@ -155,6 +150,7 @@ def started_warm(
     Args:
         arguments: of the command line.
         stdout: a descriptor to write to; what is printed is lost if None.
+        constants: values for `module:NAME`.
         stops_in: `module:function`, or `module:Class.method`: where it stops the first time that
             it comes there, with `stopped` in a line on stderr.
     """
@@ -163,12 +159,8 @@ def started_warm(
     with os.fdopen(err, "rb") as reader:
         printed = os.dup(nothing if stdout is None else stdout)
         descriptors = [Connection(number) for number in (nothing, printed, child_err)]
-        surroundings = _Surroundings(
-            directory=Path.cwd(), environment=dict(os.environ), tiny=bundled.DIRECTORY
-        )
-        child = _FORKS.Process(
-            target=_serve, args=(arguments, surroundings, descriptors, True, stops_in)
-        )
+        surroundings = _Surroundings.of(constants={**_LINE_FOR_EVERY_STEP, **(constants or {})})
+        child = _FORKS.Process(target=_serve, args=(arguments, surroundings, descriptors, stops_in))
         child.start()
         for descriptor in descriptors:
             descriptor.close()
@@ -186,19 +178,32 @@ class _Surroundings:
     Attributes:
         directory: to work in.
         environment: its variables.
-        tiny: where the bundled model lies.
+        constants: values for `module:NAME`.
     """
 
     directory: Path
     environment: Mapping[str, str]
-    tiny: Path
+    constants: Mapping[str, object]
+
+    @classmethod
+    def of(
+        cls,
+        directory: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        constants: Mapping[str, object] | None = None,
+    ) -> _Surroundings:
+        """This process's own where nothing else is given; the bundled model is its own, too."""
+        return cls(
+            directory=directory or Path.cwd(),
+            environment=dict(os.environ if environment is None else environment),
+            constants={"istar.models.bundled:DIRECTORY": bundled.DIRECTORY, **(constants or {})},
+        )
 
 
 def _serve(
     arguments: Sequence[str],
     surroundings: _Surroundings,
     descriptors: Sequence[Connection],
-    wordy: bool = False,
     stops_in: str | None = None,
 ) -> None:
     """The life of a forked process: become like one that was started with all this."""
@@ -210,13 +215,12 @@ def _serve(
     os.chdir(surroundings.directory)
     os.environ.clear()
     os.environ.update(surroundings.environment)
-    bundled.DIRECTORY = surroundings.tiny
     # The hub's client reads the environment when it is imported.
     importlib.reload(importlib.import_module("huggingface_hub.constants"))
     sys.argv = ["istar", *arguments]
-    if wordy:
-        for module in ("display", "train"):
-            importlib.import_module(f"istar.cli.{module}").SECONDS_BETWEEN_LINES = 0
+    for name, value in surroundings.constants.items():
+        module, _, constant = name.partition(":")
+        setattr(importlib.import_module(module), constant, value)
     if stops_in is not None:
         _stop_in(stops_in)
     from istar.__main__ import main

@@ -31,9 +31,9 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 def test_a_report_and_a_sheet_are_written(
-    checkpoint: Path, capfd: pytest.CaptureFixture[str]
+    brief_checkpoint: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["eval", "shapes", "--model", str(checkpoint), "--count", "2", "--seed", "4"]
+    command = ["eval", "shapes", "--model", str(brief_checkpoint), "--count", "2", "--seed", "4"]
     command += ["--seconds", "1.75", "--threads", "1", "--device", "cpu"]
     torch.set_num_threads(2)
     assert run([*command, "-o", "found"]) == 0
@@ -67,8 +67,8 @@ def test_json_goes_to_stdout(checkpoint: Path, capfd: pytest.CaptureFixture[str]
     assert run([*command, "--overwrite"]) == 0
 
 
-def test_all_modes_run(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    command = ["eval", "shapes", "--model", str(checkpoint), "--count", "1", "--modes", "all"]
+def test_all_modes_run(brief_checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", "shapes", "--model", str(brief_checkpoint), "--count", "1", "--modes", "all"]
     assert run([*command, "--seconds", "1.75", "--json"]) == 0
     results = json.loads(capfd.readouterr().out)["results"]
     assert list(results) == list(MODES)

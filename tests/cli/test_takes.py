@@ -19,9 +19,8 @@ from istar.errors import MediaError
 from istar.generation.state import Position
 from istar.media import read_clip
 from istar.media.sheet import takes_on
-from istar.models import bundled
 from istar.take_store import store_take
-from processes import WORDY_ISTAR, await_line, run_here, started, started_warm
+from processes import await_line, run_here, started_warm
 
 pytestmark = pytest.mark.usefixtures("quick_tiny")
 
@@ -304,14 +303,11 @@ def test_interrupted_drafts_are_kept(tmp_path: Path, sent: signal.Signals) -> No
 def test_a_run_that_was_killed_leaves_what_was_written(
     store: Path, tmp_path: Path, pipeline: InfinityStarPipeline, undisturbed: torch.Tensor
 ) -> None:
-    often = "import istar.cli.keep as keep; keep._SECONDS_BETWEEN = keep._SHARE_OF_TIME = 0.001; "
-    made = [str(bundled.DIRECTORY) if word == "tiny" else word for word in MAKE]
-    command = [*WORDY_ISTAR, *made, "-o", str(tmp_path / "a.mp4")]
-    command[2] = often + "keep._SHARE_OF_TIME = 1\n" + command[2]
-    with started(command) as process:
+    often = {"istar.cli.keep:_SECONDS_BETWEEN": 0.001, "istar.cli.keep:_SHARE_OF_TIME": 1}
+    with started_warm(*MAKE, "-o", str(tmp_path / "a.mp4"), constants=often) as process:
         await_line(process, b"step 20 of")
-        process.kill()
-        process.communicate()
+        process.send_signal(signal.SIGKILL)
+        process.ended()
     (path,) = (path for path in store.glob("[!.]*.take"))
     take = Take.load(path)
     assert 15 <= take.taken < len(take.windows[0].schedule.steps)

@@ -91,7 +91,7 @@ def test_a_run_killed_after_its_first_checkpoint_goes_on(tmp_path: Path) -> None
         model = "istar.json"
         [run]
         output = "{output}"
-        steps = 6
+        steps = 5
         warmup = 2
         save_every = 2
         log_every = 1
@@ -114,15 +114,15 @@ def test_a_run_killed_after_its_first_checkpoint_goes_on(tmp_path: Path) -> None
 
     finish("whole")
     with started_warm(*command("killed")) as killed:
-        await_line(killed, b"step 3 of 6")
+        await_line(killed, b"step 3 of 5")
         killed.send_signal(signal.SIGKILL)
         code, _ = killed.ended()
     assert code == -signal.SIGKILL
     assert (tmp_path / "killed" / "checkpoints" / "step-00000002").is_dir()
-    assert not (tmp_path / "killed" / "checkpoints" / "step-00000006").exists()
+    assert not (tmp_path / "killed" / "checkpoints" / "step-00000005").exists()
     assert re.search(rb"continuing from step [24]\n", finish("killed"))
     one, other = ((tmp_path / name / LOG_NAME).read_bytes() for name in ("whole", "killed"))
     assert one == other
-    assert [json.loads(line)["step"] for line in one.splitlines()] == [*range(1, 7)]
+    assert [json.loads(line)["step"] for line in one.splitlines()] == [*range(1, 6)]
     files = [tmp_path / name / "model" / "tokenizer.safetensors" for name in ("whole", "killed")]
     assert files[0].read_bytes() == files[1].read_bytes()
