@@ -129,7 +129,7 @@ def _quick_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def quick_tiny(_quick_tiny: Path) -> Iterator[None]:
-    """For a whole module `tiny` is a model as that one, but of noise and a quarter of its time."""
+    """For a whole module `tiny` is a model as that one, but of noise, in half of its time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundled, "DIRECTORY", _quick_tiny)
         yield

@@ -159,8 +159,8 @@ def write_checkpoint(
 def write_quick_tiny(directory: Path) -> Path:
     """Write a model as the bundled one in all but its pictures, which are noise; returns it.
 
-    It has that one's scales, sizes of pictures, settings and text encoder, and takes about a
-    quarter of its time.
+    It has that one's scales, sizes of pictures, settings and text encoder, and takes about half of
+    its time.
     """
     shutil.copytree(bundled.DIRECTORY / "text_encoder", directory / "text_encoder")
     described = json.loads((bundled.DIRECTORY / MANIFEST_NAME).read_text())
