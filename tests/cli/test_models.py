@@ -285,7 +285,9 @@ def test_an_8_bit_copy_serves_its_own_type_of_number_only(person: Person, hub: H
         blob.unlink()
     before = len(hub.log)
     make = ("t2i", "a cat", "--model", "480p", "--aspect", "1:1", "--seed", "1", "--dtype", "int8")
-    assert person.run(*make).stderr == ""
+    said = person.run(*make).stderr.splitlines()
+    # On a busy machine it takes long enough to say how far it is.
+    assert [line for line in said if "loading" not in line and "step" not in line] == []
     assert len(hub.log) == before
     refused = person.run("t2i", "a cat", "--model", copy, "--seed", "1", "--dtype", "bf16", code=1)
     assert "holds int8 weights" in refused.stderr
