@@ -93,7 +93,8 @@ def test_every_kind_of_example_is_drawn(
         ("long", MixConfig(seconds=1), [["1st", "erste"], ["2nd"]], {"1st", "erste"}),
         ("long", MixConfig(seconds=0), [["1st"], ["2nd"]], {"1st"}),
         ("long", MixConfig(seconds=2), [["1st"], ["2nd"]], {"whole"}),
-        ("clips", MixConfig(seconds=1), [["1st"]], {"whole"}),
+        ("clips", MixConfig(seconds=1), [["1st"]], {"1st"}),
+        ("clips", MixConfig(seconds=1), [], {"whole"}),
     ],
 )
 def test_an_example_is_described_by_the_captions_of_what_it_holds(

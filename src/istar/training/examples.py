@@ -160,16 +160,11 @@ class ExampleSource:
     def _captions(self, clip: PreparedClip, kind: MixConfig) -> tuple[str, ...]:
         """The wordings for what a kind of example has of a prepared clip.
 
-        An interactive example is its second clip. One from the start that ends with the first clip
-        of several is that clip; a longer one is described as a whole.
+        An interactive example is its second clip.
         """
         if kind.kind == "interact":
-            own = 1
-        elif self._needed(kind) <= 1 + self._spec.clip_frames < clip.frames:
-            own = 0
-        else:
-            return clip.captions
-        return clip.clip_captions[own] if own < len(clip.clip_captions) else clip.captions
+            return clip.clip_captions[1] if len(clip.clip_captions) > 1 else clip.captions
+        return clip.captions_from_start(self._needed(kind), self._spec.clip_frames)
 
     def _interactive(
         self, clip: PreparedClip, latent: Tensor, caption: str, dropped: bool

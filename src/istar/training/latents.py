@@ -70,6 +70,16 @@ class PreparedClip:
             raise CheckpointError(f"{self.shard} cannot be read: {error}") from error
         return value.float()
 
+    def captions_from_start(self, frames: int, clip_frames: int) -> tuple[str, ...]:
+        """The wordings for its first latent frames.
+
+        Args:
+            frames: how many.
+            clip_frames: of a clip of the model's length; the first one has one more.
+        """
+        one_clip = frames <= 1 + clip_frames
+        return self.clip_captions[0] if one_clip and self.clip_captions else self.captions
+
 
 @lru_cache(maxsize=_SHARDS_OPEN)
 def _opened(shard: Path, changed: int, size: int) -> Any:

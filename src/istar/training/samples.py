@@ -9,6 +9,7 @@ from torch import Tensor
 from istar.generation.schedule import LATENT_FRAMES_PER_SECOND
 from istar.lab.world import random_scene
 from istar.media.sheet import a_few, page, row
+from istar.model_spec import ModelSpec
 from istar.networks import Networks
 from istar.pipeline import InfinityStarPipeline
 from istar.request import GenerationRequest
@@ -39,19 +40,21 @@ def contact_sheets(
     sheets = {"step": _sheet([pipeline.generate(request).frames for request in requests])}
     rows = []
     for seed, clip in enumerate(clips):
-        request = _request_for(clip, networks.spec.max_seconds, seed)
+        request = _request_for(clip, networks.spec, seed)
         frames = 1 + int((request.seconds or 0) * LATENT_FRAMES_PER_SECOND)
         latent = clip.latent()[None, :, :frames].to(networks.transformer.device)
         rows += [networks.decode(latent), pipeline.generate(request).frames]
     return sheets | ({"validation": _sheet(rows)} if rows else {})
 
 
-def _request_for(clip: PreparedClip, longest: float, seed: int) -> GenerationRequest:
-    """A video as a clip is, or a picture if it is shorter than a second."""
-    seconds = min((clip.frames - 1) / LATENT_FRAMES_PER_SECOND, longest)
+def _request_for(clip: PreparedClip, spec: ModelSpec, seed: int) -> GenerationRequest:
+    """A video as a clip begins, or a picture if it is shorter than a second."""
+    seconds = min((clip.frames - 1) / LATENT_FRAMES_PER_SECOND, spec.max_seconds)
+    frames = 1 + int(seconds * LATENT_FRAMES_PER_SECOND)
+    captions = (*clip.captions_from_start(frames, spec.clip_frames), *clip.captions)
     return GenerationRequest(
         mode="t2v" if seconds >= 1 else "t2i",
-        prompt=next(filter(str.strip, clip.captions)),
+        prompt=next(filter(str.strip, captions)),
         seconds=seconds if seconds >= 1 else None,
         aspect=clip.height / clip.width,
         seed=seed,
