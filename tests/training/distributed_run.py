@@ -51,7 +51,7 @@ def task_of(kind: str, directory: Path) -> Task:
     if kind in ("transformer", "muon"):
         sets = tuple(directory / "latents" / name for name in ("pictures", "clips", "long"))
         held_out = directory / "latents" / "held-out"
-        validation = ValidationConfig(sets=(held_out,), every=2, tokens=576)
+        validation = ValidationConfig(sets=(held_out,), every=2, rows=3)
         run = transformer_run(directory, sets, recompute=True, validation=validation)
         return TransformerTask(run)
     inherit = InheritanceConfig(

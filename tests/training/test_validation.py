@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -17,10 +18,13 @@ from istar.checkpoint.write import save_video_tokenizer
 from istar.errors import UsageError
 from istar.models.manifest import MANIFEST_NAME, hashes_of, read_hashes, read_manifest
 from istar.networks import Networks
+from istar.pipeline import InfinityStarPipeline
+from istar.request import GenerationRequest
 from istar.training.config import MixConfig, SamplesConfig, TransformerTraining, ValidationConfig
 from istar.training.examples import run_of
 from istar.training.latents import read_prepared
 from istar.training.log import LOG_NAME, read_log
+from istar.training.packing import pack as pack_rows
 from istar.training.sequences import Example, SequenceConfig
 from istar.training.trainer import StepDone, Validated, train
 from istar.training.transformer import TransformerTask
@@ -35,7 +39,7 @@ def measured(place: Path, sets: tuple[Path, ...], tmp_path: Path) -> Transformer
         sets[1:2],
         run=run_config(tmp_path / "run", steps=5, ema=0.5, learning_rate=0.02),
         data={"mix": (MixConfig(seconds=1),), "rows": (128,), "tokens": 256},
-        validation=ValidationConfig(sets=sets[2:], every=2, tokens=512),
+        validation=ValidationConfig(sets=sets[2:], every=2, rows=4),
     )
 
 
@@ -160,6 +164,27 @@ def test_the_examples_are_always_the_same_and_undisturbed(
     assert len(texts[0]) > 3
 
 
+def test_rows_are_as_many_however_long_they_are(
+    measured: TransformerTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed: list[int] = []
+
+    def remember(rows: Any, length: int) -> Any:
+        packed.extend([length] * len(rows))
+        return pack_rows(rows, length)
+
+    monkeypatch.setattr("istar.training.examples.pack", remember)
+    validation = replace(measured.validation, rows=3)
+    for length in (128, 256):
+        packed.clear()
+        data = replace(measured.data, rows=(96, length))
+        task = TransformerTask(replace(measured, data=data, validation=validation))
+        assert task.validation is not None
+        with torch.no_grad():
+            task.validation.measures(CPU)
+        assert packed == [length] * 3
+
+
 def of_training(config: TransformerTraining, tmp_path: Path) -> TransformerTraining:
     return replace(config, validation=ValidationConfig(sets=config.data.sets))
 
@@ -217,6 +242,36 @@ def test_sheets_have_the_prompts_and_clips_that_are_asked_for(
         for place, number in ((0, 0), (4, len(frames) - 1)):
             shown = sheets["validation"][32 * row : 32 * row + 32, 32 * place : 32 * place + 32]
             assert torch.equal(shown, frames[number])
+
+
+def test_a_held_out_clip_is_shown_with_the_caption_of_what_is_shown(
+    measured: TransformerTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model makes no more than the first of its two clips."""
+    manifest = tmp_path / "istar.json"
+    manifest.write_text(json.dumps(json.loads(measured.model.read_text()) | {"max_seconds": 1}))
+    held_out = Path(copytree(measured.validation.sets[0], tmp_path / "held-out"))
+    own = {"captions": ["whole"], "clip_captions": [["1st"], ["2nd"]]}
+    for index in held_out.glob("*.jsonl"):
+        lines = [json.dumps(json.loads(line) | own) for line in index.read_text().splitlines()]
+        index.write_text("\n".join(lines) + "\n")
+    asked = []
+
+    def remember(pipeline: InfinityStarPipeline, request: GenerationRequest) -> Any:
+        asked.append((request.prompt, request.seconds))
+        return generate(pipeline, request)
+
+    generate = InfinityStarPipeline.generate
+    monkeypatch.setattr(InfinityStarPipeline, "generate", remember)
+    config = replace(
+        measured,
+        model=manifest,
+        validation=replace(measured.validation, sets=(held_out,)),
+        samples=SamplesConfig(prompts=("a boat",), clips=1),
+    )
+    task = TransformerTask(config)
+    task.sample({name: p.detach() for name, p in task.network.named_parameters()}, CPU)
+    assert asked[1:] == [("1st", 1)]
 
 
 def test_without_clips_or_prompts_a_sheet_shows_the_procedural_world(

@@ -16,15 +16,15 @@ class ValidationConfig:
     Attributes:
         sets: directories of prepared sets that are not trained on; without any nothing is measured.
         every: steps between measurements; the last step is measured too.
-        tokens: of the rows that are measured, about; they are the same every time.
+        rows: how many rows of the run's longest are measured; they are the same every time.
     """
 
     sets: tuple[Path, ...] = ()
     every: int = 500
-    tokens: int = 16384
+    rows: int = 16
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "every", "tokens")
+        at_least(self, 1, "every", "rows")
 
 
 @dataclass(frozen=True, kw_only=True)

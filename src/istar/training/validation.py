@@ -54,7 +54,7 @@ class HeldOutExamples:
         held_out = replace(config, run=run, data=data, validation=ValidationConfig())
         self.every = config.validation.every
         self._length = max(config.data.rows)
-        self._rows = max(1, config.validation.tokens // self._length)
+        self._rows = config.validation.rows
         self._scales = len(spec.pixel_budget.sides)
         self._source = ExampleSource(held_out, spec, sizes, text_encoder, "validation")
         self._judge = judge
