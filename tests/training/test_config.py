@@ -28,6 +28,8 @@ PREPARE = (
     'model = "m.json"\ntokenizer = "t.pth"\noutput = "out"\n'
     '[[sets]]\nname = "one"\ncount = 3\nlength = 5\n'
 )
+LISTED_SET = 'source = "list"\nlist = "l.jsonl"\n'
+LISTED = f"[data]\n{LISTED_SET}"
 
 
 def written(directory: Path, text: str) -> Path:
@@ -158,9 +160,17 @@ WRONG = {
         TOKENIZER + '[inherit]\nfreeze = ["encoder"]\nuntil = 5\n',
         "no weights to rescale or",
     ),
-    "a window of listed clips": (
-        TOKENIZER + '[data]\nsource = "list"\nlist = "l.jsonl"\nwindow = 16\n',
-        "a window is for",
+    "a window of listed clips": (TOKENIZER + LISTED + "window = 16\n", "window is for source"),
+    "crops of listed clips": (TOKENIZER + LISTED + "crop = 0.0\n", "crop is for source"),
+    "a world of listed clips": (
+        TOKENIZER + LISTED + "[data.world]\npairs = 0.0\n",
+        "data: world is for source",
+    ),
+    "captions of a list": (PREPARE + LISTED_SET + "captions = 2\n", "captions is for source"),
+    "wording of a list": (PREPARE + LISTED_SET + 'wording = "plain"\n', "wording is for source"),
+    "world of a list": (
+        PREPARE + LISTED_SET + "[sets.world]\npairs = 0.0\n",
+        "sets: world is for source",
     ),
     "frozen what": (TOKENIZER + '[inherit]\nfreeze = ["middle"]\n', "inherit.freeze"),
     "no sets to learn from": (TRANSFORMER.replace('["one"]', "[]"), "sets"),

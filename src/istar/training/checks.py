@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
 from istar.errors import UsageError
@@ -44,7 +44,18 @@ def check_aspects(name: str, aspects: Sequence[float]) -> None:
         raise UsageError(f"{name}: aspects must be from 0.2 to 5, not {aspects}")
 
 
-def check_source(source: str, listed: Path | None) -> None:
-    """Refuse a missing list, and a list that another source does not use."""
-    if (listed is not None) != (source == "list"):
-        raise UsageError('a list is needed for source = "list", and for no other source')
+def check_source(table: str, config: Any, *of_shapes: str) -> None:
+    """Refuse a missing list, and settings that the source does not use.
+
+    Args:
+        table: the part of the settings that an error names.
+        config: with `source` and `list`.
+        of_shapes: the settings that only procedural clips have; with a list they keep their
+            defaults.
+    """
+    if (config.list is not None) != (config.source == "list"):
+        raise UsageError(f'{table}: a list is needed for source = "list", and for no other source')
+    for field in fields(config):
+        changed = getattr(config, field.name) != field.default
+        if config.source == "list" and field.name in of_shapes and changed:
+            raise UsageError(f'{table}: {field.name} is for source = "shapes" only')

@@ -110,11 +110,9 @@ class ClipsConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "pictures")
-        check_source(self.source, self.list)
+        check_source("data", self, "crop", "window", "world")
         if self.window < 0 or self.window % SPATIAL_STRIDE:
             raise UsageError(f"data: a window is a multiple of {SPATIAL_STRIDE}, not {self.window}")
-        if self.window and self.source == "list":
-            raise UsageError('data: a window is for source = "shapes" only')
         share(self, "crop")
         if not self.lengths or any(count < 1 or count % 4 != 1 for count in self.lengths):
             raise UsageError(f"data: lengths must be 4n + 1 pictures, not {self.lengths}")

@@ -40,7 +40,7 @@ class SetConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "length", "captions")
         at_least(self, 1 if self.source == "shapes" else 0, "count")
-        check_source(self.source, self.list)
+        check_source("sets", self, "captions", "wording", "world")
         if self.length % 4 != 1:
             raise UsageError(f"sets: a length must be 4n + 1 pictures, not {self.length}")
         check_aspects("sets", self.aspects)
