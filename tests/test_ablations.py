@@ -29,6 +29,7 @@ from istar.checkpoint.read import load_video_tokenizer
 from istar.lab.subject import is_held_out
 from istar.lab.world import random_scene
 from istar.models.manifest import read_manifest
+from istar.training.clip_captions import ClipCaptions
 from istar.training.config import TokenizerTraining, TransformerTraining
 from istar.training.distributed import Share
 from istar.training.latents import begin_set, encoder_digest, write_shard
@@ -49,7 +50,8 @@ def latents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, ...]
     draw = torch.Generator().manual_seed(0)
     values = [torch.randn(64, 5, 5, 5, generator=draw) / 8 for _ in range(24)]
     captions = [
-        (random_scene(n, world=ablation_runs.world()).canonical_caption(),) for n in range(24)
+        ClipCaptions(whole=(random_scene(n, world=ablation_runs.world()).canonical_caption(),))
+        for n in range(24)
     ]
     write_shard(directory, 0, values, captions)
     monkeypatch.setattr(ablation_runs, "prepared", lambda: (directory,))

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from istar.errors import UsageError
+from istar.training.clip_captions import ClipCaptions
 from istar.training.config import MixConfig, TransformerTraining
 from istar.training.distributed import Share
 from istar.training.packing import PackedBatch
 from istar.training.sequences import Example, Run, run_of
-from istar.training.short_captions import perhaps_shortened
 from istar.training.transformer import TransformerTask
 from small_training import write_manifest
 
@@ -188,12 +188,13 @@ def test_captions_are_shortened_as_often_as_asked_for(
     config: TransformerTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
+    drawn = ClipCaptions.drawn
 
-    def remember(caption: str, chance: float, generator: torch.Generator) -> str:
-        found.append(perhaps_shortened("One. Two.", chance, generator))
-        return caption
+    def remember(captions: ClipCaptions, chance: float, generator: torch.Generator) -> str:
+        found.append(drawn(ClipCaptions(whole=("One. Two.",)), chance, generator))
+        return found[-1]
 
-    monkeypatch.setattr("istar.training.examples.perhaps_shortened", remember)
+    monkeypatch.setattr(ClipCaptions, "drawn", remember)
     data = replace(config.data, short_captions=0.3)
     for chosen in (config, replace(config, data=data)):
         found.clear()

@@ -13,6 +13,7 @@ from istar.errors import MediaError, UsageError
 from istar.generation.schedule import PixelBudget
 from istar.lab.world import random_scene
 from istar.media import read_clip, write_clip, write_picture
+from istar.training.clip_captions import ClipCaptions
 from istar.training.clips import ListedClip, list_digest, read_list
 from istar.training.config import ClipsConfig
 from istar.training.distributed import Share
@@ -39,6 +40,8 @@ RELEASED = {
     "fps": 24,
 }
 """A line of the released code's lists."""
+
+A_BOAT = ClipCaptions(whole=("a boat",))
 
 
 @pytest.fixture
@@ -74,6 +77,9 @@ def videos(tmp_path: Path) -> Path:
         ("of its clip_captions", {"path": "a.mp4", "caption": "a", "clip_captions": ["b", []]}),
         ("of its clip_captions", {"path": "a.mp4", "caption": "a", "clip_captions": ["b", [""]]}),
         ("no caption", {"path": "a.mp4", "clip_captions": ["b", "c"]}),
+        ("short_captions", {"path": "a.mp4", "caption": "a", "short_captions": "b"}),
+        ("short_captions", {"image_path": "a.jpg", "long_caption": "a", "text": 3}),
+        ("its ending", {"path": "a.mp4", "caption": "a", "ending": ["b"]}),
         ("begin", {"path": "a.mp4", "caption": "a", "begin": -1}),
         ("begin", {"path": "a.mp4", "caption": "a", "begin": 2, "end": 1}),
         ("begin", {"path": "a.mp4", "caption": "a", "begin": "soon"}),
@@ -101,7 +107,7 @@ def videos(tmp_path: Path) -> Path:
 def test_a_line_that_makes_no_sense_is_skipped(tmp_path: Path, reason: str, entry: object) -> None:
     good = {"path": "a.mp4", "caption": "a"}
     clips, skipped = read_list(write_list(tmp_path / "clips.jsonl", entry, good))
-    assert [(clip.path, clip.captions, clip.line) for clip in clips] == [
+    assert [(clip.path, clip.captions.whole, clip.line) for clip in clips] == [
         (tmp_path / "a.mp4", ("a",), 2)
     ]
     assert [one.number for one in skipped] == [1]
@@ -111,23 +117,29 @@ def test_a_line_that_makes_no_sense_is_skipped(tmp_path: Path, reason: str, entr
 def test_every_clip_of_a_line_may_have_captions_of_its_own(tmp_path: Path) -> None:
     entry = {"path": "a.mp4", "caption": "whole", "clip_captions": ["first", ["second", "zweite"]]}
     (clip,), _ = read_list(write_list(tmp_path / "clips.jsonl", entry))
-    assert clip.captions == ("whole",)
-    assert clip.clip_captions == (("first",), ("second", "zweite"))
+    by_clip = (("first",), ("second", "zweite"))
+    assert clip.captions == ClipCaptions(whole=("whole",), by_clip=by_clip)
+
+
+def test_a_line_may_have_short_captions_and_an_ending(tmp_path: Path) -> None:
+    entry = {"path": "a.mp4", "caption": "whole", "short_captions": ["a", "b"], "ending": "sharp"}
+    (clip,), _ = read_list(write_list(tmp_path / "clips.jsonl", entry))
+    assert clip.captions == ClipCaptions(whole=("whole",), short=("a", "b"), ending="sharp")
 
 
 @pytest.mark.parametrize(
     ("change", "captions"),
     [
-        ({}, ("a boat",)),
-        ({"MiniCPM_V_2_6_caption": "a ship"}, ("a boat", "a ship")),
-        ({"MiniCPM_V_2_6_caption": "", "caption": "ignored there"}, ("a boat",)),
-        ({"quality_prompt": "very sharp"}, ("a boat very sharp",)),
-        ({"tarsier2_caption": "", "caption": "a ship"}, ("a ship",)),
-        ({"text": "a picture's", "long_caption": "a picture's, too"}, ("a boat",)),
+        ({}, A_BOAT),
+        ({"MiniCPM_V_2_6_caption": "a ship"}, ClipCaptions(whole=("a boat", "a ship"))),
+        ({"MiniCPM_V_2_6_caption": "", "caption": "ignored there"}, A_BOAT),
+        ({"quality_prompt": "very sharp"}, ClipCaptions(whole=("a boat",), ending="very sharp")),
+        ({"tarsier2_caption": "", "caption": "a ship"}, ClipCaptions(whole=("a ship",))),
+        ({"text": "a picture's", "long_caption": "a picture's, too"}, A_BOAT),
     ],
 )
 def test_lines_of_the_released_code_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], captions: tuple[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], captions: ClipCaptions
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = write_list(tmp_path / "clips.jsonl", RELEASED | change)
@@ -138,10 +150,14 @@ def test_lines_of_the_released_code_are_read(
 
 
 def test_so_are_its_pictures(tmp_path: Path) -> None:
+    """Their `text` is the short caption, or the only one."""
     texts = {"long_caption": "A boat in a harbour.", "text": "a boat"}
-    entry = {"image_path": str(tmp_path / "a.jpg"), "tarsier2_caption": "a video's"} | texts
-    (clip,), _ = read_list(write_list(tmp_path / "pictures.jsonl", entry))
-    assert (clip.path, clip.captions) == (tmp_path / "a.jpg", tuple(texts.values()))
+    entry = {"image_path": str(tmp_path / "a.jpg"), "tarsier2_caption": "a video's"}
+    lines = (entry | texts, entry | {"text": "a boat"})
+    (clip, other), _ = read_list(write_list(tmp_path / "pictures.jsonl", *lines))
+    assert clip.path == tmp_path / "a.jpg"
+    assert clip.captions == ClipCaptions(whole=("A boat in a harbour.",), short=("a boat",))
+    assert other.captions == A_BOAT
     assert clip.may_hold(1)
     assert not clip.may_hold(5)
 
@@ -208,7 +224,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
 def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
     path = tmp_path / "clips.jsonl"
     path.write_text('{"path": "a.mp4", "caption": "a\u2028boat\u0085"}\r\n', encoding="utf-8")
-    assert read_list(path)[0][0].captions == ("a\u2028boat\u0085",)
+    assert read_list(path)[0][0].captions.whole == ("a\u2028boat\u0085",)
 
 
 def test_a_list_without_clips_is_refused(tmp_path: Path) -> None:
@@ -312,7 +328,7 @@ def test_a_broken_clip_is_opened_once_and_replaced_as_if_it_were_opened_again(
 
     def remember(method: Any) -> Any:
         def called(clip: ListedClip, *arguments: Any, **settings: Any) -> Any:
-            opened.append(clip.captions[0])
+            opened.append(clip.captions.whole[0])
             return method(clip, *arguments, **settings)
 
         return called

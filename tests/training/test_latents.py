@@ -20,6 +20,7 @@ from istar.errors import CheckpointError, MediaError, UsageError
 from istar.lab.world import World, random_scene
 from istar.media import write_clip, write_picture
 from istar.training import prepare as module
+from istar.training.clip_captions import ClipCaptions
 from istar.training.distributed import Share
 from istar.training.latents import read_prepared, shard_path, write_shard
 from istar.training.prepare import plain_caption, prepare, scene_captions
@@ -27,6 +28,8 @@ from istar.training.prepare_config import PrepareConfig, SetConfig
 from istar.training.seeds import seed_of
 from istar.training.skipped import SKIPPED_NAME, SkippedLine
 from small_training import CPU, files, prepare_run
+
+A_CIRCLE = ClipCaptions(whole=("a circle",))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,8 @@ def test_what_is_read_back_is_what_the_tokenizer_makes(whole: Path) -> None:
         with torch.inference_mode():
             wanted = tokenizer.encode(x)[0]
         assert torch.allclose(clip.latent(), wanted, atol=2e-3)
-        assert clip.captions == (scene.caption(seed, clip=0), scene.caption(seed + 1, clip=0))
+        wanted_captions = (scene.caption(seed, clip=0), scene.caption(seed + 1, clip=0))
+        assert clip.captions == ClipCaptions(whole=wanted_captions)
 
 
 def test_captions_of_shapes_describe_what_is_shown() -> None:
@@ -66,17 +70,22 @@ def test_captions_of_shapes_describe_what_is_shown() -> None:
         if scene.subjects[0].motions == ("up", "left")
     )
     seeds = range(40)
-    short, none = scene_captions(scene, 33, seeds, 2)
+
+    def captions(length: int, clip_seconds: int) -> tuple[tuple[Any, ...], ...]:
+        found = scene_captions(scene, length, seeds, clip_seconds)
+        return found.whole, found.by_clip
+
+    short, none = captions(33, 2)
     assert none == ()
     assert short == tuple(scene.caption(seed, clip=0) for seed in seeds)
-    long, clips = scene_captions(scene, 65, seeds, 2)
+    long, clips = captions(65, 2)
     assert long == tuple(scene.caption(seed) for seed in seeds)
     assert clips == (short, tuple(scene.caption(seed, clip=1) for seed in seeds))
     first, second = clips
-    assert scene_captions(scene, 65, seeds, 1) == (long, (first, first, second, second))
-    assert scene_captions(scene, 97, seeds, 3) == (long, (long, second))
-    assert scene_captions(scene, 65, seeds, 4) == (long, ())
-    pictures, none = scene_captions(scene, 1, seeds, 2)
+    assert captions(65, 1) == (long, (first, first, second, second))
+    assert captions(97, 3) == (long, (long, second))
+    assert captions(65, 4) == (long, ())
+    pictures, none = captions(1, 2)
     assert none == ()
     assert pictures[1::2] == tuple(scene.caption(s, clip=0, content="picture") for s in seeds[1::2])
     assert pictures[::2] == short[::2]
@@ -98,7 +107,7 @@ def test_an_interrupted_preparation_continues_where_it_stopped(
         directory: Path,
         number: int,
         latents: list[Tensor],
-        captions: list[tuple[str, ...]],
+        captions: list[ClipCaptions],
         **rest: Any,
     ) -> None:
         written.append(number)
@@ -154,7 +163,7 @@ def test_a_set_of_a_small_world_has_its_scenes_in_plain_words(tmp_path: Path) ->
     config = replace(prepare_run(tmp_path), sets=(one,))
     list(prepare(config, CPU))
     scenes = [random_scene(seed_of(config.seed, "few", n), world=world) for n in range(3)]
-    found = [clip.captions for clip in read_prepared(config.output / "few")]
+    found = [clip.captions.whole for clip in read_prepared(config.output / "few")]
     assert found == [(plain_caption(scene, 17),) for scene in scenes]
     assert found == [(scene.canonical_caption(),) for scene in scenes]
     (picture, *_) = (plain_caption(scene, 1) for scene in scenes)
@@ -225,7 +234,7 @@ def test_unreadable_clips_are_counted_also_after_a_pause(tmp_path: Path) -> None
     for _ in range(2):
         found = [(event.clips, event.total, event.skipped) for event in prepare(config, CPU)]
         assert found == [(3, 7, 2), (6, 7, 2), (7, 7, 3)]
-    captions = [clip.captions[0] for clip in read_prepared(config.output / "listed")]
+    captions = [clip.captions.whole[0] for clip in read_prepared(config.output / "listed")]
     assert captions == [f"picture {number}" for number in (0, 2, 3, 4, 5)]
 
 
@@ -252,7 +261,7 @@ def test_a_set_of_which_nothing_can_be_read_is_not_there(tmp_path: Path) -> None
 def test_a_shard_that_could_not_be_written_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: str
 ) -> None:
-    latents, captions = [torch.zeros(64, 1, 2, 2)], [["a circle"]]
+    latents, captions = [torch.zeros(64, 1, 2, 2)], [A_CIRCLE]
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(ENOSPC, "no space left") if fails_at == "index" else SafetensorError("full")
@@ -274,19 +283,20 @@ def test_a_shard_that_could_not_be_written_is_not_there(
 
 def test_a_rewritten_shard_is_read_again(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
-        write_shard(tmp_path, 0, [torch.full((64, 1, 2, 2), value)], [["a circle"]])
+        write_shard(tmp_path, 0, [torch.full((64, 1, 2, 2), value)], [A_CIRCLE])
         (clip,) = read_prepared(tmp_path)
         assert (clip.latent() == value).all()
 
 
-def test_captions_of_clips_are_read_back(tmp_path: Path) -> None:
-    own = [[["first"], ["second", "zweite"]], []]
-    latents = [torch.zeros(64, 1, 2, 2)] * 2
-    write_shard(tmp_path, 0, latents, [["a circle"]] * 2, clip_captions=own)
-    described, other = read_prepared(tmp_path)
-    assert described.clip_captions == (("first",), ("second", "zweite"))
-    assert described.captions == other.captions == ("a circle",)
-    assert other.clip_captions == ()
+def test_captions_are_read_back(tmp_path: Path) -> None:
+    described = ClipCaptions(
+        whole=("a circle", "ein Kreis"),
+        by_clip=(("first",), ("second", "zweite")),
+        short=("round", "rund"),
+        ending="very sharp",
+    )
+    write_shard(tmp_path, 0, [torch.zeros(64, 1, 2, 2)] * 2, [described, A_CIRCLE])
+    assert [clip.captions for clip in read_prepared(tmp_path)] == [described, A_CIRCLE]
 
 
 def test_captions_of_clips_come_from_the_list(tmp_path: Path) -> None:
@@ -298,7 +308,7 @@ def test_captions_of_clips_come_from_the_list(tmp_path: Path) -> None:
     config = replace(prepare_run(tmp_path), sets=(one,))
     list(prepare(config, CPU))
     (clip,) = read_prepared(config.output / "listed")
-    assert clip.clip_captions == (("first",), ("second",))
+    assert clip.captions == ClipCaptions(whole=("whole",), by_clip=(("first",), ("second",)))
 
 
 @pytest.fixture
@@ -379,7 +389,7 @@ def test_what_another_process_skips_meanwhile_is_listed_too(
         calls += 1
         if calls == 1:
             other = SkippedLine(Path("other.jsonl"), 7, "elsewhere")
-            write_shard(directory, 1, [torch.zeros(64, 1, 2, 2)], [["a"]], skipped=[other])
+            write_shard(directory, 1, [torch.zeros(64, 1, 2, 2)], [A_CIRCLE], skipped=[other])
         return write_skipped(directory, skipped)
 
     monkeypatch.setattr(module, "write_skipped", overtaken)
@@ -402,6 +412,8 @@ BAD_LINES = {
     "one caption": json.dumps(GOOD | {"captions": "a circle"}),
     "clip captions of one text": json.dumps(GOOD | {"clip_captions": ["a circle"]}),
     "clip captions of nothing": json.dumps(GOOD | {"clip_captions": [[]]}),
+    "short captions of one text": json.dumps(GOOD | {"short_captions": "circle"}),
+    "an ending of numbers": json.dumps(GOOD | {"ending": 3}),
     "no reason": json.dumps({"skipped": {"list": "clips.jsonl", "line": 1}}),
     "captions of numbers": json.dumps(GOOD | {"captions": [3]}),
 }
@@ -409,7 +421,7 @@ BAD_LINES = {
 
 @pytest.mark.parametrize("line", BAD_LINES.values(), ids=BAD_LINES)
 def test_a_malformed_index_is_said_in_a_line(tmp_path: Path, line: str) -> None:
-    write_shard(tmp_path, 0, [torch.zeros(64, 1, 2, 2)] * 2, [["a circle"]] * 2)
+    write_shard(tmp_path, 0, [torch.zeros(64, 1, 2, 2)] * 2, [A_CIRCLE] * 2)
     index = shard_path(tmp_path, 0).with_suffix(".jsonl")
     index.write_text(json.dumps(GOOD) + "\n" + line + "\n")
     with pytest.raises(CheckpointError, match=r"latents-00000.jsonl is not the index") as caught:
@@ -419,7 +431,7 @@ def test_a_malformed_index_is_said_in_a_line(tmp_path: Path, line: str) -> None:
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
 def test_so_is_one_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
-    write_shard(tmp_path, 0, [torch.zeros(64, 1, 2, 2)], [["a circle"]])
+    write_shard(tmp_path, 0, [torch.zeros(64, 1, 2, 2)], [A_CIRCLE])
     index = shard_path(tmp_path, 0).with_suffix(".jsonl")
     index.unlink()
     if content:
@@ -430,7 +442,7 @@ def test_so_is_one_that_cannot_be_read(tmp_path: Path, content: bytes | None) ->
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "another name"])
 def test_so_are_damaged_tensors(tmp_path: Path, damage: str) -> None:
-    write_shard(tmp_path, 0, [torch.zeros(64, 1, 2, 2)], [["a circle"]])
+    write_shard(tmp_path, 0, [torch.zeros(64, 1, 2, 2)], [A_CIRCLE])
     path = shard_path(tmp_path, 0)
     (clip,) = read_prepared(tmp_path)
     if damage == "cut":

@@ -4,9 +4,10 @@
 
 `begin` and `end` are seconds and may be left out; `captions` may list several wordings; paths are
 relative to the list. `clip_captions` may describe the first clip of the model's length, the next
-one and so on, each by a text or a list of wordings. A PNG, JPEG or WebP file is a picture: a clip
-of one. Lines of the released code's lists are read too (`istar.training.released_lines`), and all
-the lists below a directory.
+one and so on, each by a text or a list of wordings; `short_captions` and `ending` are those of
+`istar.training.clip_captions`. A PNG, JPEG or WebP file is a picture: a clip of one. Lines of the
+released code's lists are read too (`istar.training.released_lines`), and all the lists below a
+directory.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from istar.media import cover_and_crop, open_clip, probe_clip, read_picture, rea
 from istar.models.manifest import file_hash
 from istar.output_names import PICTURE_SUFFIXES
 from istar.text_files import LIST_BYTES, read_text
+from istar.training.clip_captions import ClipCaptions
 from istar.training.released_lines import is_released_line, own_line
 from istar.training.skipped import SkippedLine
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
@@ -46,17 +48,14 @@ class ListedClip:
 
     Attributes:
         path: the video or picture.
-        captions: one or more wordings.
-        clip_captions: the same for the first clip of the model's length, the next one and so on;
-            empty where the captions serve for every clip.
+        captions: what is said of it.
         begin, end: the piece, in seconds; without an end to the end of the video.
         list: the file that lists it.
         line: its number there, from 1.
     """
 
     path: Path
-    captions: tuple[str, ...]
-    clip_captions: tuple[tuple[str, ...], ...] = ()
+    captions: ClipCaptions
     begin: float = 0.0
     end: float | None = None
     list: Path
@@ -238,6 +237,7 @@ def _clip(line: str, number: int, file: Path) -> ListedClip:
         entry = own_line(entry)
     path = entry.get("path")
     captions = entry["captions"] if "captions" in entry else [entry.get("caption")]
+    short, ending = entry.get("short_captions", []), entry.get("ending", "")
     begin, end = entry.get("begin", 0.0), entry.get("end")
     if not _is_text(path) or "\0" in path:
         raise UsageError("its path is not the name of a file")
@@ -245,6 +245,10 @@ def _clip(line: str, number: int, file: Path) -> ListedClip:
         raise UsageError("its captions are not a list; a single text is called caption")
     if not captions or not all(map(_is_text, captions)):
         raise UsageError("it has no caption, or one that is not a text")
+    if not isinstance(short, list) or not all(map(_is_text, short)):
+        raise UsageError("its short_captions are not a list of texts")
+    if ending != "" and not _is_text(ending):
+        raise UsageError("its ending is not a text")
     if not _is_time(begin) or not (end is None or _is_time(end)):
         raise UsageError(
             f"its begin or end is not a number of seconds from 0 to {_LATEST_SECOND:,}"
@@ -257,8 +261,12 @@ def _clip(line: str, number: int, file: Path) -> ListedClip:
         raise UsageError("its path names a home directory that is unknown") from None
     return ListedClip(
         path=found,
-        captions=tuple(captions),
-        clip_captions=_clip_captions(entry.get("clip_captions", [])),
+        captions=ClipCaptions(
+            whole=tuple(captions),
+            by_clip=_clip_captions(entry.get("clip_captions", [])),
+            short=tuple(short),
+            ending=ending,
+        ),
         begin=begin,
         end=end,
         list=file,

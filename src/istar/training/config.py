@@ -224,7 +224,8 @@ class MixConfig:
         kind: `start`, a video from its first picture on, or `interact`, a clip that continues the
             one before.
         seconds: `start`: its length; 0 is a picture.
-        weight: how often, among all kinds.
+        weight: how often it is the first example of a row, among all kinds; what else fits, more
+            often short examples, fills the row up.
     """
 
     kind: Literal["start", "interact"] = "start"
@@ -248,7 +249,8 @@ class LatentsConfig:
         tokens: of a batch, about.
         text_dropout: how often the learned unconditional features stand in for the text.
         most_flips: bitwise self-correction: a step's bits flip with a chance of 0 up to this.
-        short_captions: how often a caption of several sentences loses its last ones.
+        short_captions: how often an example has a clip's short caption, or where it has none the
+            first sentences of a caption.
         condition_noise: standard deviations of the noise on the context of interactive clips, of
             which each of its two blocks has one, chosen at random.
         weigh_by_magnitude: a bit's weight in the loss is proportional to the magnitude of the

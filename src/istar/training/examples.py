@@ -30,7 +30,6 @@ from istar.training.latents import PreparedClip, encoder_digest, origin_of, read
 from istar.training.packing import PackedBatch, pack
 from istar.training.seeds import draw, seed_of
 from istar.training.sequences import Example, Run, SequenceConfig, run_of, tokens_of
-from istar.training.short_captions import perhaps_shortened
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.model import VideoTokenizer
 
@@ -135,9 +134,12 @@ class ExampleSource:
         frames = self._needed(kind)
         first = bisect_left(self._frames, frames)
         clip = self._clips[first + draw(len(self._clips) - first, generator)]
-        captions = self._captions(clip, kind)
-        caption = captions[draw(len(captions), generator)]
-        caption = perhaps_shortened(caption, self._config.data.short_captions, generator)
+        captions = (
+            clip.captions.of_clip(1)
+            if kind.kind == "interact"
+            else clip.captions.from_start(frames, self._spec.clip_frames)
+        )
+        caption = captions.drawn(self._config.data.short_captions, generator)
         dropped = float(torch.rand((), generator=generator)) < self._config.data.text_dropout
         # Half of the dropped texts are as short as without any prompt, as generation then reads.
         if draw(2, generator) and dropped:
@@ -156,15 +158,6 @@ class ExampleSource:
             steps=schedule,
             latents=latent.split(lengths, dim=1),
         )
-
-    def _captions(self, clip: PreparedClip, kind: MixConfig) -> tuple[str, ...]:
-        """The wordings for what a kind of example has of a prepared clip.
-
-        An interactive example is its second clip.
-        """
-        if kind.kind == "interact":
-            return clip.clip_captions[1] if len(clip.clip_captions) > 1 else clip.captions
-        return clip.captions_from_start(self._needed(kind), self._spec.clip_frames)
 
     def _interactive(
         self, clip: PreparedClip, latent: Tensor, caption: str, dropped: bool

@@ -24,6 +24,7 @@ from istar.checkpoint.write import save_tensors
 from istar.errors import CheckpointError, UsageError
 from istar.files import write_text
 from istar.text_files import LIST_BYTES, read_json, read_text
+from istar.training.clip_captions import ClipCaptions
 from istar.training.skipped import SKIPPED_NAME, SkippedLine, skipped_from_json
 from istar.video_tokenizer.model import VideoTokenizer
 
@@ -43,9 +44,7 @@ class PreparedClip:
         shard: its file.
         name: of its tensor.
         frames, height, width: of its latent.
-        captions: one or more wordings.
-        clip_captions: the same for the first clip of the model's length, the next one and so on;
-            empty where the captions serve for every clip.
+        captions: what is said of it.
     """
 
     shard: Path
@@ -53,8 +52,7 @@ class PreparedClip:
     frames: int
     height: int
     width: int
-    captions: tuple[str, ...]
-    clip_captions: tuple[tuple[str, ...], ...] = ()
+    captions: ClipCaptions
 
     def latent(self) -> Tensor:
         """`(C, T, h, w)`, float32, before quantization.
@@ -69,16 +67,6 @@ class PreparedClip:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.shard} cannot be read: {error}") from error
         return value.float()
-
-    def captions_from_start(self, frames: int, clip_frames: int) -> tuple[str, ...]:
-        """The wordings for its first latent frames.
-
-        Args:
-            frames: how many.
-            clip_frames: of a clip of the model's length; the first one has one more.
-        """
-        one_clip = frames <= 1 + clip_frames
-        return self.clip_captions[0] if one_clip and self.clip_captions else self.captions
 
 
 @lru_cache(maxsize=_SHARDS_OPEN)
@@ -99,9 +87,8 @@ def write_shard(
     directory: Path,
     number: int,
     latents: Sequence[Tensor],
-    captions: Sequence[Sequence[str]],
+    captions: Sequence[ClipCaptions],
     *,
-    clip_captions: Sequence[Sequence[Sequence[str]]] | None = None,
     skipped: Sequence[SkippedLine] = (),
 ) -> None:
     """Write latents `(C, T, h, w)` and their captions; the tensors' file comes last.
@@ -110,7 +97,6 @@ def write_shard(
         directory: the set's.
         number: the shard's.
         latents, captions: of its clips.
-        clip_captions: of its clips, see `PreparedClip`.
         skipped: the clips that it would hold too, could they be read.
 
     Raises:
@@ -118,11 +104,15 @@ def write_shard(
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = shard_path(directory, number)
-    parts = [()] * len(latents) if clip_captions is None else clip_captions
     index: list[dict[str, Any]] = []
-    for n, (latent, texts, own) in enumerate(zip(latents, captions, parts, strict=True)):
-        line = {"name": str(n), "shape": list(latent.shape[1:]), "captions": list(texts)}
-        index.append(line | ({"clip_captions": list(map(list, own))} if own else {}))
+    for n, (latent, texts) in enumerate(zip(latents, captions, strict=True)):
+        perhaps = {
+            "clip_captions": texts.by_clip,
+            "short_captions": texts.short,
+            "ending": texts.ending,
+        }
+        line = {"name": str(n), "shape": list(latent.shape[1:]), "captions": texts.whole}
+        index.append(line | {key: value for key, value in perhaps.items() if value})
     index += [{"skipped": one.to_json()} for one in skipped]
     lines = "".join(json.dumps(line) + "\n" for line in index)
     write_text(path.with_suffix(".jsonl"), lines, overwrite=True)
@@ -230,13 +220,15 @@ def _index(shard: Path) -> list[PreparedClip | SkippedLine]:
 
 
 def _line(shard: Path, entry: Any) -> PreparedClip | SkippedLine:
-    """A line of an index; sets of former versions have no `clip_captions` and no `skipped`."""
+    """A line of an index."""
     if "skipped" in entry:
         return skipped_from_json(entry["skipped"])
-    name, captions, parts = entry["name"], entry["captions"], entry.get("clip_captions", [])
+    name, captions, by_clip = entry["name"], entry["captions"], entry.get("clip_captions", [])
+    short, ending = entry.get("short_captions", []), entry.get("ending", "")
     frames, height, width = entry["shape"]
     numbers = all(type(size) is int and size > 0 for size in (frames, height, width))
-    texts = isinstance(parts, list) and all(map(_are_texts, (captions, *parts)))
+    lists = isinstance(by_clip, list) and all(map(_are_texts, (captions, *by_clip)))
+    texts = lists and (short == [] or _are_texts(short)) and isinstance(ending, str)
     if not numbers or not texts or not isinstance(name, str):
         raise ValueError("name, shape or captions")
     return PreparedClip(
@@ -245,8 +237,12 @@ def _line(shard: Path, entry: Any) -> PreparedClip | SkippedLine:
         frames=frames,
         height=height,
         width=width,
-        captions=tuple(captions),
-        clip_captions=tuple(map(tuple, parts)),
+        captions=ClipCaptions(
+            whole=tuple(captions),
+            by_clip=tuple(map(tuple, by_clip)),
+            short=tuple(short),
+            ending=ending,
+        ),
     )
 
 

@@ -19,6 +19,7 @@ from istar.lab.captions import Content, canonical
 from istar.lab.subject import CHANGE_SECONDS
 from istar.lab.world import WHOLE_WORLD, WORLD_VERSION, Scene, random_scene
 from istar.models.manifest import read_manifest
+from istar.training.clip_captions import ClipCaptions
 from istar.training.clips import ListedClip, list_digest, read_list
 from istar.training.distributed import Share
 from istar.training.latents import (
@@ -64,11 +65,10 @@ class Prepared:
 
 
 class _LoadedClip(NamedTuple):
-    """A clip to encode: pictures `(F, H, W, 3)`, uint8, and captions as of a `PreparedClip`."""
+    """A clip to encode: pictures `(F, H, W, 3)`, uint8, and what is said of it."""
 
     pictures: Tensor
-    captions: tuple[str, ...]
-    clip_captions: tuple[tuple[str, ...], ...]
+    captions: ClipCaptions
 
 
 def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) -> Iterator[Prepared]:
@@ -122,7 +122,6 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
                 number,
                 content.latents,
                 content.captions,
-                clip_captions=content.clip_captions,
                 skipped=content.skipped,
             )
             readable = len(content.latents)
@@ -234,19 +233,20 @@ class _Clips(Dataset["_LoadedClip | SkippedLine"]):
             size = self._sizes[index % len(self._sizes)]
             pictures = scene.frames(length, *size)
             if self.config.wording == "plain":
-                return _LoadedClip(pictures, (plain_caption(scene, length),), ())
-            return _LoadedClip(pictures, *scene_captions(scene, length, seeds, self._clip_seconds))
+                plain = ClipCaptions(whole=(plain_caption(scene, length),))
+                return _LoadedClip(pictures, plain)
+            return _LoadedClip(pictures, scene_captions(scene, length, seeds, self._clip_seconds))
         clip = self._listed[index % len(self._listed)]
         try:
             size = min(self._sizes, key=lambda size: abs(log(size[0] / size[1] / clip.aspect())))
-            return _LoadedClip(clip.pictures(length, *size), clip.captions, clip.clip_captions)
+            return _LoadedClip(clip.pictures(length, *size), clip.captions)
         except MediaError as error:
             return clip.skipped(error)
 
 
 def scene_captions(
     scene: Scene, length: int, seeds: Sequence[int], clip_seconds: int
-) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+) -> ClipCaptions:
     """Captions of a scene's first `length` pictures, and of each of its clips.
 
     Half of a picture's leave out the motion. A motion that changes later is not named. Only what
@@ -255,17 +255,16 @@ def scene_captions(
     if length == 1:
         contents: tuple[Content, Content] = ("any", "picture")
         texts = (scene.caption(s, clip=0, content=contents[n % 2]) for n, s in enumerate(seeds))
-        return tuple(texts), ()
+        return ClipCaptions(whole=tuple(texts))
     whole = _is_whole(length)
     captions = tuple(scene.caption(seed, clip=None if whole else 0) for seed in seeds)
     clips = (length - 1) // (clip_seconds * FRAMES_PER_SECOND)
     if not whole or clips < 2:
-        return captions, ()
+        return ClipCaptions(whole=captions)
     begins = range(0, clips * clip_seconds, clip_seconds)
     parts = [_part_of_motion(begin, begin + clip_seconds) for begin in begins]
-    return captions, tuple(
-        tuple(scene.caption(seed, clip=part) for seed in seeds) for part in parts
-    )
+    by_clip = (tuple(scene.caption(seed, clip=part) for seed in seeds) for part in parts)
+    return ClipCaptions(whole=captions, by_clip=tuple(by_clip))
 
 
 def plain_caption(scene: Scene, length: int) -> str:
@@ -304,8 +303,7 @@ class _Encoded(NamedTuple):
     """What a shard holds, see `write_shard`."""
 
     latents: list[Tensor]
-    captions: list[tuple[str, ...]]
-    clip_captions: list[tuple[tuple[str, ...], ...]]
+    captions: list[ClipCaptions]
     skipped: list[SkippedLine]
 
 
@@ -313,7 +311,7 @@ def _encoded(
     tokenizer: VideoTokenizer, clips: Iterable[_LoadedClip | SkippedLine], device: torch.device
 ) -> _Encoded:
     """Latents `(C, T, h, w)` and captions of the readable clips, and why others are skipped."""
-    done = _Encoded([], [], [], [])
+    done = _Encoded([], [], [])
     waiting: dict[torch.Size, list[_LoadedClip]] = {}
 
     def encode(batch: list[_LoadedClip]) -> None:
@@ -321,7 +319,6 @@ def _encoded(
         with torch.inference_mode():
             done.latents.extend(tokenizer.encode(to_range(pictures.to(device))).cpu())
         done.captions.extend(one.captions for one in batch)
-        done.clip_captions.extend(one.clip_captions for one in batch)
 
     for one in clips:
         if isinstance(one, SkippedLine):

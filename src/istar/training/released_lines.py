@@ -38,12 +38,15 @@ def own_line(entry: Mapping[str, Any]) -> dict[str, Any]:
     """
     line = {key: entry[key] for key in ("caption", "captions", "clip_captions") if key in entry}
     is_video = "video_path" in entry
-    # 1. Every caption is a wording of the whole; that code appends a `quality_prompt` to a video's.
+    # 1. A video's captions are wordings of the whole, a picture's `text` is a short one of what its
+    #    `long_caption` says. That code appends a video's `quality_prompt` last, to short ones too.
     keys = _VIDEO_CAPTIONS if is_video else _PICTURE_CAPTIONS
     wordings = [entry[key] for key in keys if entry.get(key)]
     quality = entry.get("quality_prompt")
-    if isinstance(quality, str) and quality and is_video:
-        wordings = [f"{text} {quality}" if isinstance(text, str) else text for text in wordings]
+    if is_video and isinstance(quality, str) and quality.strip():
+        line["ending"] = quality
+    if not is_video and len(wordings) == len(_PICTURE_CAPTIONS):
+        line["short_captions"] = [wordings.pop()]
     if wordings:
         line["captions"] = wordings
     # 2. That code opens relative paths where it was started, not beside the list.

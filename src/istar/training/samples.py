@@ -51,10 +51,10 @@ def _request_for(clip: PreparedClip, spec: ModelSpec, seed: int) -> GenerationRe
     """A video as a clip begins, or a picture if it is shorter than a second."""
     seconds = min((clip.frames - 1) / LATENT_FRAMES_PER_SECOND, spec.max_seconds)
     frames = 1 + int(seconds * LATENT_FRAMES_PER_SECOND)
-    captions = (*clip.captions_from_start(frames, spec.clip_frames), *clip.captions)
+    own = clip.captions.from_start(frames, spec.clip_frames)
     return GenerationRequest(
         mode="t2v" if seconds >= 1 else "t2i",
-        prompt=next(filter(str.strip, captions)),
+        prompt=next(filter(str.strip, (*own.whole, *clip.captions.whole))),
         seconds=seconds if seconds >= 1 else None,
         aspect=clip.height / clip.width,
         seed=seed,

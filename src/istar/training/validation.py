@@ -88,6 +88,6 @@ class HeldOutExamples:
 def held_out_clips(config: TransformerTraining) -> list[PreparedClip]:
     """Clips of validation's sets for contact sheets: with captions, from all over the sets."""
     found = [clip for directory in config.validation.sets for clip in read_prepared(directory)]
-    clips = [clip for clip in found if any(map(str.strip, clip.captions))]
+    clips = [clip for clip in found if any(map(str.strip, clip.captions.whole))]
     count = min(config.samples.clips, len(clips))
     return [clips[number * len(clips) // count] for number in range(count)]
