@@ -94,6 +94,10 @@ def table(kind: type[Any]) -> str:
     for field in fields(kind):
         hint = hints[field.name]
         if is_table(hint):
+            if field.default is MISSING and field.default_factory is MISSING:
+                many = get_origin(hint) is tuple
+                form = "one or more tables" if many else "table"
+                lines.append(f"| `{field.name}` | {form} | **needed** | see below |")
             continue
         meaning = meanings[field.name].replace("|", "\\|")
         lines.append(f"| `{field.name}` | {kind_of(hint)} | {default_of(field)} | {meaning} |")

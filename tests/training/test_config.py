@@ -48,7 +48,9 @@ def kind_of(path: Path) -> type[Any]:
 
 @pytest.mark.parametrize(
     "path",
-    sorted((*CONFIGS.glob("*.toml"), *CONFIGS.glob("tiny-gpu/*.toml"))),
+    sorted(
+        (*CONFIGS.glob("*.toml"), *CONFIGS.glob("tiny-gpu/*.toml"), *CONFIGS.glob("480p/*.toml"))
+    ),
     ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_the_repositorys_recipes_can_be_read(path: Path) -> None:

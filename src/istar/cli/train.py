@@ -116,7 +116,7 @@ def pack(
 
     Its numbers become float16, and hashes are added.
 
-    Example: istar train pack out/tiny-transformer/model tiny
+    Example: istar train pack out/tiny-transformer/model out/tiny
     """
     from istar.checkpoint.pack import pack as packed
 

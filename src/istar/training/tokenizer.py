@@ -234,7 +234,10 @@ class TokenizerTask:
         save_video_tokenizer(path, self._built(weights))
 
     def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """Two rows: pictures of clips that are not trained on, and their reconstructions."""
+        """Two rows: pictures of clips, always the same, and their reconstructions.
+
+        Scenes of the procedural world are not trained on; listed clips are those of training.
+        """
         tokenizer = self._built(weights).to(device).eval()
         clips = self._clips.batch(seed_of("sheet"), 0, Share())[0][:_SHEET_CLIPS]
         x = to_range(clips.to(device))
