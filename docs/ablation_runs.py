@@ -32,7 +32,7 @@ from istar.pipeline import InfinityStarPipeline
 from istar.request import GenerationRequest
 from istar.training.config import RunConfig, TokenizerTraining, TransformerTraining
 from istar.training.forced_loss import forced_loss
-from istar.training.pictures import picture_size
+from istar.training.pictures import size_of_aspect
 from istar.training.prepare import prepare
 from istar.training.prepare_config import PrepareConfig
 from istar.training.run_file import read_config
@@ -114,7 +114,7 @@ def run_transformer(
     _train(TransformerTask(config), config.run)
     pipeline = InfinityStarPipeline.from_pretrained(directory / "model", device=CPU)
     spec = pipeline.spec
-    size = picture_size(spec.pixel_budget, spec.aspect)
+    size = size_of_aspect(spec.pixel_budget, spec.aspect)
     losses = [
         forced_loss(
             pipeline.networks,
@@ -160,7 +160,7 @@ def run_ceiling(
     config = read_config(CONFIGS / "latents.toml", PrepareConfig)
     spec = read_manifest(config.model)
     tokenizer = load_video_tokenizer(config.tokenizer, spec.tokenizer_config)
-    size = picture_size(spec.pixel_budget, spec.aspect)
+    size = size_of_aspect(spec.pixel_budget, spec.aspect)
 
     def decoded_clip(scene: Scene, number: int) -> Tensor:
         shown = scene_alike(scene, number).frames(PICTURES, *size)
@@ -186,7 +186,7 @@ def run_tokenizer(
     _train(TokenizerTask(config), config.run)
     spec = read_manifest(config.model)
     tokenizer = load_video_tokenizer(directory / "model" / spec.tokenizer, spec.tokenizer_config)
-    size = picture_size(spec.pixel_budget, spec.aspect)
+    size = size_of_aspect(spec.pixel_budget, spec.aspect)
     found: list[list[float]] = [[] for _ in spec.pixel_budget.sides]
     for number in range(scope.scenes):
         shown = random_scene(number, held_out=True, world=world()).frames(PICTURES, *size)

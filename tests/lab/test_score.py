@@ -25,7 +25,7 @@ from istar.lab.score import (
     ShapesTest,
     evaluate_shapes,
     outcome_of,
-    reconstruct,
+    perfect_prediction,
 )
 from istar.lab.subject import MOTIONS, Subject
 from istar.lab.trials import (
@@ -221,7 +221,9 @@ def asked(
 
     monkeypatch.setattr(InfinityStarPipeline, "generate", draw)
     monkeypatch.setattr("istar.lab.score.outcome_of", made)
-    monkeypatch.setattr("istar.lab.score.reconstruct", lambda pipeline, frames, seconds: frames)
+    monkeypatch.setattr(
+        "istar.lab.score.perfect_prediction", lambda pipeline, frames, seconds: frames
+    )
     # in a frame as small as that model's not every shape can be recognized
     monkeypatch.setattr("istar.lab.score.picture_size", lambda template, spec: SIZE)
     return requests
@@ -285,7 +287,7 @@ def test_the_tokenizer_decodes_the_sum_of_all_codes(
         return quantized_latent(latent, steps, semantic_bits=semantic_bits)
 
     monkeypatch.setattr("istar.lab.score.quantized_latent", noted)
-    decoded = reconstruct(pipeline, frames, 1.75)
+    decoded = perfect_prediction(pipeline, frames, 1.75)
     scales = len(pipeline.spec.pixel_budget.sides)
     assert [(latent.shape[2], len(steps)) for latent, steps, _ in cut] == [(1, scales), (7, scales)]
     assert torch.equal(
@@ -324,7 +326,9 @@ def test_a_mode_that_a_model_cannot_do_is_refused_before_anything_is_made(
 def test_large_pictures_are_kept_small(
     pipeline: InfinityStarPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("istar.lab.score.reconstruct", lambda pipeline, frames, seconds: frames)
+    monkeypatch.setattr(
+        "istar.lab.score.perfect_prediction", lambda pipeline, frames, seconds: frames
+    )
     case = replace(case_of(going(), "tokenizer"), size=(90, 160), seconds=1.75)
     outcome = outcome_of(pipeline, case)
     assert isinstance(outcome.record, Record)

@@ -17,6 +17,7 @@ from istar.cli.option_types import (
     ModelOption,
     Resolution,
     SecondsOption,
+    ThreadsOption,
     YesOption,
 )
 from istar.errors import UsageError
@@ -64,9 +65,7 @@ def bench(
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     memory: MemoryOption = Memory.AUTO,
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="Of the CPU.", show_default="torch's choice")
-    ] = None,
+    threads: ThreadsOption = None,
     yes: YesOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON on stdout, sizes in bytes, in place of the table.")
@@ -86,8 +85,6 @@ def bench(
         raise UsageError("--fake counts a run on CUDA; leave out --device")
     if warm_up < 0 or repeats < 1:
         raise UsageError("--warm-up is 0 or more, and --repeats 1 or more")
-    if threads is not None and threads < 1:
-        raise UsageError(f"--threads is 1 or more, not {threads}")
     if seconds is not None:
         check_seconds(seconds, least=SECONDS_STEP)
     from istar.models.find import check_name

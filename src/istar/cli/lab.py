@@ -17,6 +17,7 @@ from istar.cli.option_types import (
     MemoryOption,
     ModelOption,
     NumberType,
+    ThreadsOption,
     YesOption,
 )
 from istar.errors import IstarError, MediaError, UsageError
@@ -72,9 +73,7 @@ def shapes(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="Of the CPU.", show_default="torch's choice")
-    ] = None,
+    threads: ThreadsOption = None,
     memory: MemoryOption = Memory.AUTO,
     yes: YesOption = False,
     as_json: Annotated[
@@ -89,8 +88,6 @@ def shapes(
 
     Example: istar eval shapes --model ./shapes --count 50
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"--threads is 1 or more, not {threads}")
     from istar.models.find import check_name
 
     check_name(model)

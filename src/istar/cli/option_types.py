@@ -71,6 +71,10 @@ DeviceOption = Annotated[
         "--device", metavar="auto|cuda|cpu", callback=checked_device, autocompletion=devices
     ),
 ]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Of the CPU.", show_default="torch's choice"),
+]
 PromptArgument = Annotated[
     str | None,
     typer.Argument(

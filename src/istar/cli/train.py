@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istar.cli.console import print_path, said_when_stopped, say
-from istar.cli.option_types import DeviceOption
-from istar.errors import UsageError
+from istar.cli.option_types import DeviceOption, ThreadsOption
 from istar.plurals import counted
 
 if TYPE_CHECKING:
@@ -26,9 +25,6 @@ train = typer.Typer(
 _CONTINUES = "the same command continues from it"
 
 ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The settings.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", help="Of the CPU.", show_default="torch's choice")
-]
 
 
 def prepare(
@@ -124,9 +120,6 @@ def pack(
 
 
 def _device(device: str, threads: int | None) -> torch.device:
-    if threads is not None and threads < 1:
-        raise UsageError(f"--threads is 1 or more, not {threads}")
-
     import torch
 
     from istar.placement import choose_device

@@ -11,9 +11,7 @@ from random import Random
 
 from istar.lab.subject import COLOURS, DIRECTIONS, MOTIONS, SHAPES, SPEEDS, Subject, is_held_out
 from istar.lab.words import choose
-from istar.lab.world import STAY_SECONDS, Scene, random_scene, scene_of
-
-_MARGIN = 0.01
+from istar.lab.world import Scene, random_scene, scene_of, stays
 
 
 @cache
@@ -89,9 +87,7 @@ def _turned(subject: Subject, draw: Random) -> Subject:
         then = choose(others, draw)
         speed = SPEEDS[0] + (subject.speed - SPEEDS[0]) * draw.random()
         turned = replace(subject, then=then, then_speed=speed)
-        end = turned.pose(STAY_SECONDS)
-        reach = SHAPES[subject.shape] * end.size + _MARGIN
-        if all(reach <= place <= 1 - reach for place in (end.x, end.y)):
+        if stays(turned):
             return turned
 
 

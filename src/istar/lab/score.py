@@ -144,7 +144,7 @@ def outcome_of(pipeline: InfinityStarPipeline, case: Case) -> Outcome:
         given = len(request.clip) if isinstance(request.clip, Tensor) else 0
         frames = frames[given:]
     else:
-        frames = reconstruct(pipeline, case.frames, case.seconds)
+        frames = perfect_prediction(pipeline, case.frames, case.seconds)
     record = Record(
         mode=case.mode,
         seed=case.seed,
@@ -155,10 +155,10 @@ def outcome_of(pipeline: InfinityStarPipeline, case: Case) -> Outcome:
     return Outcome(record=record, pictures=_thumbnails(frames[shown]))
 
 
-def reconstruct(pipeline: InfinityStarPipeline, frames: Tensor, seconds: float) -> Tensor:
-    """A clip after encoding, quantization over all scales, and decoding.
+def perfect_prediction(pipeline: InfinityStarPipeline, frames: Tensor, seconds: float) -> Tensor:
+    """A clip as the transformer would make it if it predicted every bit correctly.
 
-    It is what the transformer would make if it predicted every bit correctly.
+    That is the clip after encoding, quantization over all scales, and decoding.
 
     Args:
         pipeline: the loaded model.

@@ -251,12 +251,19 @@ def _placed(
             then=then,
             then_speed=_speed(then, draw),
         )
-        if _stays(subject, room):
+        if stays(subject, room):
             return subject
 
 
-def _stays(subject: Subject, room: tuple[tuple[float, float], tuple[float, float]]) -> bool:
-    """Whether a subject stays wholly in its room and never outgrows `LARGEST`."""
+def stays(
+    subject: Subject, room: tuple[tuple[float, float], tuple[float, float]] = (_WHOLE, _WHOLE)
+) -> bool:
+    """Whether a subject stays wholly in its room and never outgrows `LARGEST`.
+
+    Args:
+        subject: in the frame.
+        room: the first and last of x and of y, 0 to 1.
+    """
     middle = subject.pose(CHANGE_SECONDS)
     poses = [subject.pose(0), middle, subject.pose(STAY_SECONDS)]
     if subject.motion == "bounces":

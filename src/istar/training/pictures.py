@@ -22,7 +22,7 @@ _LATEST_START = 48
 _LARGEST_CROP = 1.6
 
 
-def picture_size(budget: PixelBudget, aspect: float) -> tuple[int, int]:
+def size_of_aspect(budget: PixelBudget, aspect: float) -> tuple[int, int]:
     """Height and width in pixels of a budget's pictures of an aspect, height divided by width."""
     height, width = budget.scales(nearest_template(aspect))[-1]
     return SPATIAL_STRIDE * height, SPATIAL_STRIDE * width
@@ -54,7 +54,7 @@ class ClipSource:
                 if not self._listed[length]:
                     raise UsageError(f"data: no clip of {config.list} has {length} pictures")
         for aspect in config.aspects:
-            height, width = picture_size(budget, aspect)
+            height, width = size_of_aspect(budget, aspect)
             if config.window > min(height, width):
                 raise UsageError(
                     f"data: a window of {config.window} does not fit into {width} by {height} "
@@ -78,7 +78,7 @@ class ClipSource:
         length = config.lengths[draw(len(config.lengths), generator)]
         aspect = config.aspects[draw(len(config.aspects), generator)]
         count = max(share.processes, config.pictures // length)
-        height, width = picture_size(self.budget, aspect)
+        height, width = size_of_aspect(self.budget, aspect)
         clips: list[Tensor] = []
         skipped: list[SkippedLine] = []
         for number in share.of(count):

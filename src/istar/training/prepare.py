@@ -31,7 +31,7 @@ from istar.training.latents import (
     skipped_in,
     write_shard,
 )
-from istar.training.pictures import picture_size
+from istar.training.pictures import size_of_aspect
 from istar.training.prepare_config import PrepareConfig, SetConfig
 from istar.training.seeds import seed_of
 from istar.training.skipped import FirstOfEachKind, SkippedLine, write_skipped
@@ -91,7 +91,7 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
     skipped = 0
     notes: list[str] = []
     for one in config.sets:
-        sizes = [picture_size(spec.pixel_budget, aspect) for aspect in one.aspects]
+        sizes = [size_of_aspect(spec.pixel_budget, aspect) for aspect in one.aspects]
         listed: list[ListedClip] = []
         invalid: list[SkippedLine] = []
         if one.list is not None:
