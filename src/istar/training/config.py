@@ -224,8 +224,8 @@ class MixConfig:
         kind: `start`, a video from its first picture on, or `interact`, a clip that continues the
             one before.
         seconds: `start`: its length; 0 is a picture.
-        weight: how often it is the first example of a row, among all kinds; what else fits, more
-            often short examples, fills the row up.
+        weight: how often it is the first example of a row, among all kinds; others that fit, more
+            often short ones, fill the row up.
     """
 
     kind: Literal["start", "interact"] = "start"
