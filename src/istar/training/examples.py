@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from istar.generation.schedule import (
     LATENT_FRAMES_PER_SECOND,
     ClipPlan,
     Step,
+    Template,
     nearest_template,
     steps,
 )
@@ -29,7 +31,14 @@ from istar.training.distributed import Share
 from istar.training.latents import PreparedClip, encoder_digest, origin_of, read_prepared
 from istar.training.packing import PackedBatch, pack
 from istar.training.seeds import draw, seed_of
-from istar.training.sequences import Example, Run, SequenceConfig, run_of, tokens_of
+from istar.training.sequences import (
+    DrawnRun,
+    Example,
+    SequenceConfig,
+    draw_run,
+    runs_of,
+    tokens_of,
+)
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.model import VideoTokenizer
 
@@ -92,16 +101,18 @@ class ExampleSource:
     def rows(self, step: int, numbers: Iterable[int], length: int) -> PackedBatch:
         """Some of a step's rows, each of `length` tokens."""
         seed = self._config.run.seed
-        return pack([self._row(seed_of(seed, step, number), length) for number in numbers], length)
+        rows = [self._row(seed_of(seed, step, number), length) for number in numbers]
+        runs = iter(runs_of([run for row in rows for run in row], self._sizes, self._sequence))
+        return pack([[next(runs) for _ in row] for row in rows], length)
 
-    def _row(self, seed: int, length: int) -> list[Run]:
+    def _row(self, seed: int, length: int) -> list[DrawnRun]:
         """Examples until no more fit; a row has at least one, shortened if it is too long.
 
         An example's tokens have a random seed of their own, so that settings which need more or
         fewer random numbers for them keep the choice of examples.
         """
         generator = torch.Generator().manual_seed(seed)
-        row: list[Run] = []
+        row: list[DrawnRun] = []
         room, misfits = length, 0
         while misfits < (_MISFITS if row else _MISFITS_ALONE):
             example = self._example(generator)
@@ -109,7 +120,7 @@ class ExampleSource:
                 misfits += 1
                 continue
             own = torch.Generator().manual_seed(seed_of(seed, len(row), misfits))
-            run = run_of(example, self._sizes, self._sequence, own, longest=length)
+            run = draw_run(example, self._sizes, self._sequence, own, longest=length)
             if run.tokens > room:
                 misfits += 1
                 continue
@@ -147,8 +158,7 @@ class ExampleSource:
         latent = clip.latent()[:, :frames]
         if kind.kind == "interact":
             return self._interactive(clip, latent, caption, dropped)
-        window = Window(given_seconds=0, new_seconds=kind.seconds)
-        schedule = window.steps(self._spec, nearest_template(clip.height / clip.width))
+        schedule = _steps(self._spec, kind.seconds, nearest_template(clip.height / clip.width))
         lengths = [step.grid.frames for step in schedule if step.starts_clip]
         mode: Mode = "t2v" if kind.seconds else "t2i"
         text = self._spec.prompt.apply(caption, mode, kind.seconds, suffix=False)
@@ -166,19 +176,30 @@ class ExampleSource:
         interact = self._spec.interact
         assert interact is not None
         frames = self._spec.clip_frames
-        scales = self._spec.pixel_budget.scales(nearest_template(clip.height / clip.width))
-        plan = ClipPlan(frames=frames, repeats=interact.repeats)
+        template = nearest_template(clip.height / clip.width)
+        coarse = self._spec.pixel_budget.scales(template)[interact.context_scale]
         text = self._spec.prompt.apply(caption, "interact", self._spec.clip_seconds, suffix=False)
-        schedule: tuple[Step, ...] = steps(
-            [plan], scales, semantic_scales=self._spec.semantic_scales
-        )
         return Example(
             text=self._text_encoder.tokenize(text),
             unconditional=dropped,
-            steps=schedule,
+            steps=_interactive_steps(self._spec, template),
             latents=(latent[:, frames + 1 :],),
-            conditions=(latent[:, : frames + 1], latent[:, :1], scales[interact.context_scale]),
+            conditions=(latent[:, : frames + 1], latent[:, :1], coarse),
         )
+
+
+@cache
+def _steps(spec: ModelSpec, seconds: float, template: Template) -> tuple[Step, ...]:
+    """The steps of an example from the start; 0 seconds are a picture."""
+    return Window(given_seconds=0, new_seconds=seconds).steps(spec, template)
+
+
+@cache
+def _interactive_steps(spec: ModelSpec, template: Template) -> tuple[Step, ...]:
+    """The steps of a clip that continues the one before it."""
+    assert spec.interact is not None
+    plan = ClipPlan(frames=spec.clip_frames, repeats=spec.interact.repeats)
+    return steps([plan], spec.pixel_budget.scales(template), semantic_scales=spec.semantic_scales)
 
 
 def check_origins(config: TransformerTraining, tokenizer: VideoTokenizer) -> None:

@@ -37,86 +37,105 @@ class ForcedStep(NamedTuple):
     magnitudes: Tensor
 
 
+class DrawnClip(NamedTuple):
+    """One clip to force, with all that is random about it.
+
+    Attributes:
+        latent: `(C, T, H, W)`, before quantization.
+        steps: all steps of the clip.
+        flips: of each step, `(t·h·w, d)` booleans: which bits enter the running sum wrong.
+        chosen: the steps that a sequence holds.
+    """
+
+    latent: Tensor
+    steps: tuple[Step, ...]
+    flips: tuple[Tensor, ...]
+    chosen: tuple[Step, ...]
+
+
 def scale_of(step: Step) -> tuple[int, int]:
     """A step's clip and scale, which all its repetitions have in common."""
     return step.clip, step.scale
 
 
-def teacher_forcing(
+def draw_clip(
     latent: Tensor,
     steps: Sequence[Step],
     *,
     semantic_bits: int,
     most_flips: float,
     generator: torch.Generator,
-) -> list[ForcedStep]:
-    """Teacher forcing of one clip with bitwise self-correction.
+    choices: torch.Generator,
+) -> DrawnClip:
+    """Draw a clip's flips and one repetition of each of its scales.
 
-    On every step but the last some bits flip on their way into the running sum, so that later
-    steps' targets make up for them; a step's own targets are its true bits.
+    Any repetition may stand for a scale that later clips look at, too: in generation they see its
+    last, but the others would otherwise be trained in no example with a later clip.
 
     Args:
-        latent: `(1, C, T, H, W)`.
+        latent: `(C, T, H, W)`, before quantization.
         steps: all steps of the clip.
         semantic_bits: bits of a token on semantic scales.
         most_flips: see `istar.training.sequences.SequenceConfig`.
         generator: of the flips.
+        choices: of the repetitions.
     """
-
-    def flip(step: Step, bits: Tensor) -> Tensor:
+    flips, chosen = [], []
+    for step in steps:
+        size = (step.grid.tokens, semantic_bits if step.semantic else len(latent))
         if step.ends_clip or most_flips <= 0:
-            return bits
+            flips.append(torch.zeros(size, dtype=torch.bool))
+            continue
         chance = draw(round(100 * most_flips) + 1, generator) / 100
-        return bits ^ (torch.rand(bits.shape, generator=generator) < chance)
+        flips.append(torch.rand(size, generator=generator) < chance)
+    for scale in range(steps[-1].scale + 1):
+        repeated = [step for step in steps if step.scale == scale]
+        chosen.append(repeated[draw(len(repeated), choices)])
+    return DrawnClip(latent, tuple(steps), tuple(flips), tuple(chosen))
 
-    result = []
-    for part in residual_steps(latent, steps, semantic_bits=semantic_bits, flip=flip):
-        # The network sees the sum with the flipped bits of earlier steps, as it will see its own
-        # errors in generation, and predicts the true bits of what that sum lacks.
-        inputs = Canvas(part.before).tokens(part.step)[0]
-        result.append(ForcedStep(part.step, inputs, part.bits[0], part.residual[0].abs()))
+
+def teacher_forcing(clips: Sequence[DrawnClip], *, semantic_bits: int) -> list[list[ForcedStep]]:
+    """Teacher forcing with bitwise self-correction: the chosen steps of each clip.
+
+    On every step but the last some bits flip on their way into the running sum, so that later
+    steps' targets make up for them; a step's own targets are its true bits. Clips whose steps have
+    the same grids are computed together: one at a time, a small model's are nearly all overhead.
+
+    Args:
+        clips: any.
+        semantic_bits: bits of a token on semantic scales.
+    """
+    result: list[list[ForcedStep]] = [[] for _ in clips]
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for number, clip in enumerate(clips):
+        grids = tuple((step.grid, step.semantic) for step in clip.steps)
+        alike.setdefault((clip.latent.shape, grids), []).append(number)
+    for numbers in alike.values():
+        own = [clips[number] for number in numbers]
+        flips = map(torch.stack, zip(*(clip.flips for clip in own), strict=True))
+        parts = residual_steps(
+            torch.stack([clip.latent for clip in own]),
+            own[0].steps,
+            semantic_bits=semantic_bits,
+            flip=lambda _, bits, flips=flips: bits ^ next(flips),
+        )
+        for place, part in enumerate(parts):
+            rows = [n for n, clip in enumerate(own) if clip.steps[place] in clip.chosen]
+            if not rows:
+                continue
+            # The network sees the sum with the flipped bits of earlier steps, as it will see its
+            # own errors in generation, and predicts the true bits of what that sum lacks.
+            seen = Canvas(part.before[rows]).tokens(part.step)
+            magnitudes = part.residual.abs()
+            for row, inputs in zip(rows, seen, strict=True):
+                forced = ForcedStep(own[row].steps[place], inputs, part.bits[row], magnitudes[row])
+                result[numbers[row]].append(forced)
     return result
 
 
-def one_of_each_scale(
-    latents: Sequence[Tensor],
-    steps: Sequence[Step],
-    *,
-    semantic_bits: int,
-    most_flips: float,
-    generator: torch.Generator,
-    choices: torch.Generator,
-) -> list[ForcedStep]:
-    """One repetition of every scale of every clip, drawn at random.
-
-    Any may stand for a scale that later clips look at, too: in generation they see its last, but
-    the others would otherwise be trained in no example with a later clip.
-
-    Args:
-        latents: `(C, T, H, W)` of every clip, before quantization.
-        steps: the schedule of all clips.
-        semantic_bits, most_flips, generator: see `teacher_forcing`.
-        choices: of the repetitions.
-    """
-    chosen = []
-    for number, latent in enumerate(latents):
-        own = [step for step in steps if step.clip == number]
-        forced_steps = teacher_forcing(
-            latent.unsqueeze(0),
-            own,
-            semantic_bits=semantic_bits,
-            most_flips=most_flips,
-            generator=generator,
-        )
-        for scale in range(own[-1].scale + 1):
-            repeated = [forced for forced in forced_steps if forced.step.scale == scale]
-            chosen.append(repeated[draw(len(repeated), choices)])
-    return chosen
-
-
 def short_enough(
-    chosen: Sequence[ForcedStep], steps: Sequence[Step], room: int, generator: torch.Generator
-) -> list[ForcedStep]:
+    chosen: Sequence[Step], steps: Sequence[Step], room: int, generator: torch.Generator
+) -> list[Step]:
     """The steps of a sequence that would otherwise be too long: small scales stay.
 
     A scale that later steps look at always stays. Of the others, what does not fit beside those is
@@ -135,32 +154,32 @@ def short_enough(
     if _tokens(chosen) <= room:
         return list(chosen)
     read = {scale_of(step) for step in steps if step.read_later}
-    kept = [forced for forced in chosen if scale_of(forced.step) in read]
+    kept = [one for one in chosen if scale_of(one) in read]
     room -= _tokens(kept)
-    others = [forced for forced in chosen if scale_of(forced.step) not in read]
+    others = [one for one in chosen if scale_of(one) not in read]
     order = torch.randperm(len(others), generator=generator).tolist()
-    rising = sorted((others[n] for n in order), key=lambda forced: forced.step.grid.tokens)
-    rising = [forced for forced in rising if forced.step.grid.tokens <= room] or rising[:1]
+    rising = sorted((others[n] for n in order), key=lambda one: one.grid.tokens)
+    rising = [one for one in rising if one.grid.tokens <= room] or rising[:1]
     small = _first_that_fit(rising, room) or rising
     half = _tokens(small[: (len(small) + 1) // 2])
-    left_out = [f for f in rising[len(small) :] if f.step.grid.tokens + half <= room]
+    left_out = [one for one in rising[len(small) :] if one.grid.tokens + half <= room]
     if left_out and draw(_LARGE_IN_ONE_OF, generator) == 0:
         large = left_out[draw(len(left_out), generator)]
-        rest = [forced for forced in rising if forced is not large]
-        small = [large, *_first_that_fit(rest, room - large.step.grid.tokens)]
-    return sorted([*kept, *small], key=lambda forced: forced.step.index)
+        rest = [one for one in rising if one is not large]
+        small = [large, *_first_that_fit(rest, room - large.grid.tokens)]
+    return sorted([*kept, *small], key=lambda one: one.index)
 
 
-def _first_that_fit(forced_steps: Iterable[ForcedStep], room: int) -> list[ForcedStep]:
+def _first_that_fit(steps: Iterable[Step], room: int) -> list[Step]:
     """The longest beginning that has at most `room` tokens."""
     fitting = []
-    for forced in forced_steps:
-        room -= forced.step.grid.tokens
+    for step in steps:
+        room -= step.grid.tokens
         if room < 0:
             break
-        fitting.append(forced)
+        fitting.append(step)
     return fitting
 
 
-def _tokens(forced_steps: Iterable[ForcedStep]) -> int:
-    return sum(forced.step.grid.tokens for forced in forced_steps)
+def _tokens(steps: Iterable[Step]) -> int:
+    return sum(step.grid.tokens for step in steps)

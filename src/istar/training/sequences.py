@@ -18,7 +18,14 @@ from torch import Tensor
 
 from istar.generation.loop import DETAIL_CONTEXT, ConditionBlock, condition_blocks
 from istar.generation.schedule import Step
-from istar.training.forced_steps import ForcedStep, one_of_each_scale, scale_of, short_enough
+from istar.training.forced_steps import (
+    DrawnClip,
+    ForcedStep,
+    draw_clip,
+    scale_of,
+    short_enough,
+    teacher_forcing,
+)
 from istar.training.seeds import draw
 from istar.transformer.config import TransformerConfig
 from istar.transformer.rope import text_coordinates, visual_coordinates
@@ -111,15 +118,35 @@ class Run(NamedTuple):
         return len(self.group)
 
 
-def run_of(
+class DrawnRun(NamedTuple):
+    """A run with all that is random about it, before its steps are computed.
+
+    Attributes:
+        example: what to learn from.
+        context: what every step sees: the text, and before an interactive clip two blocks.
+        clips: the example's.
+    """
+
+    example: Example
+    context: tuple[Run, ...]
+    clips: tuple[DrawnClip, ...]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the run has."""
+        chosen = sum(step.grid.tokens for clip in self.clips for step in clip.chosen)
+        return sum(part.tokens for part in self.context) + chosen
+
+
+def draw_run(
     example: Example,
     transformer: TransformerConfig,
     config: SequenceConfig,
     generator: torch.Generator,
     *,
     longest: int | None = None,
-) -> Run:
-    """An example's tokens.
+) -> DrawnRun:
+    """Make an example's random choices.
 
     Args:
         example: what to learn from.
@@ -130,28 +157,72 @@ def run_of(
     """
     # The choices have random numbers of their own, so that they are the same with other flips.
     choices = torch.Generator().manual_seed(draw(1 << 48, generator))
-    # 1. The context that every step sees: the text, and before an interactive clip two blocks.
-    parts = [_text_part(example, transformer)]
+    context = [_text_part(example, transformer)]
     if example.conditions is not None:
-        parts += _condition_parts(example, transformer, config, generator)
-    always = range(len(parts))
-    # 2. One repetition of every scale, without some scales if the run would be too long.
-    chosen = one_of_each_scale(
-        example.latents,
-        example.steps,
-        semantic_bits=transformer.semantic_bits,
-        most_flips=config.most_flips,
-        generator=generator,
-        choices=choices,
-    )
+        context += _condition_parts(example, transformer, config, generator)
+    clips = [
+        draw_clip(
+            latent,
+            [step for step in example.steps if step.clip == number],
+            semantic_bits=transformer.semantic_bits,
+            most_flips=config.most_flips,
+            generator=generator,
+            choices=choices,
+        )
+        for number, latent in enumerate(example.latents)
+    ]
     if longest is not None:
-        room = longest - sum(part.tokens for part in parts)
-        chosen = short_enough(chosen, example.steps, room, choices)
-    # 3. Each is a group of tokens, numbered in order, that sees the groups its step looks at.
-    largest = max(step.grid.tokens for step in example.steps)
-    groups = {scale_of(forced.step): group for group, forced in enumerate(chosen, len(parts))}
-    for forced in chosen:
-        seen = [groups[scale_of(example.steps[index])] for index in forced.step.looks_at]
+        room = longest - sum(part.tokens for part in context)
+        chosen = [step for clip in clips for step in clip.chosen]
+        stay = short_enough(chosen, example.steps, room, choices)
+        clips = [
+            clip._replace(chosen=tuple(step for step in stay if step.clip == number))
+            for number, clip in enumerate(clips)
+        ]
+    return DrawnRun(example, tuple(context), tuple(clips))
+
+
+def runs_of(
+    drawn: Sequence[DrawnRun], transformer: TransformerConfig, config: SequenceConfig
+) -> list[Run]:
+    """The tokens of some runs, computed together; they are the same as each run's alone."""
+    clips = [clip for one in drawn for clip in one.clips]
+    forced = iter(teacher_forcing(clips, semantic_bits=transformer.semantic_bits))
+    return [
+        _joined(one, [step for _ in one.clips for step in next(forced)], transformer, config)
+        for one in drawn
+    ]
+
+
+def run_of(
+    example: Example,
+    transformer: TransformerConfig,
+    config: SequenceConfig,
+    generator: torch.Generator,
+    *,
+    longest: int | None = None,
+) -> Run:
+    """An example's tokens; see `draw_run`."""
+    drawn = draw_run(example, transformer, config, generator, longest=longest)
+    return runs_of([drawn], transformer, config)[0]
+
+
+def _joined(
+    drawn: DrawnRun,
+    forced_steps: Sequence[ForcedStep],
+    transformer: TransformerConfig,
+    config: SequenceConfig,
+) -> Run:
+    """A run of its context and its forced steps.
+
+    Each step is a group of tokens, numbered in order, that sees the groups its step looks at.
+    """
+    steps, parts = drawn.example.steps, list(drawn.context)
+    always = range(len(parts))
+    largest = max(step.grid.tokens for step in steps)
+    groups = {scale_of(forced.step): group for group, forced in enumerate(forced_steps, len(parts))}
+    for forced in forced_steps:
+        seen = [groups[scale_of(steps[index])] for index in forced.step.looks_at]
         group = groups[scale_of(forced.step)]
         weight = step_weight(forced.step, largest)
         parts.append(_step_part(forced, group, [*always, *seen], weight, transformer, config))
