@@ -34,7 +34,7 @@ from istar.training.config import TokenizerTraining, TransformerTraining
 from istar.training.distributed import Share
 from istar.training.latents import begin_set, encoder_digest, write_shard
 from istar.training.run_file import read_config
-from istar.training.sequences import Example, run_of
+from istar.training.sequences import Example, draw_run
 from istar.training.transformer import TransformerTask
 
 PAGE = Path(generate_ablations.TARGET)
@@ -87,9 +87,9 @@ def test_variants_of_a_seed_begin_alike_and_learn_from_the_same_examples(
 
     def remember(example: Example, *rest: Any, **settings: Any) -> Any:
         examples.append(example)
-        return run_of(example, *rest, **settings)
+        return draw_run(example, *rest, **settings)
 
-    monkeypatch.setattr("istar.training.examples.run_of", remember)
+    monkeypatch.setattr("istar.training.examples.draw_run", remember)
 
     def begun(name: str, seed: int) -> tuple[dict[str, torch.Tensor], list[Example], Any]:
         config = transformer_config(TRANSFORMERS[name], seed, tmp_path / f"{name} {seed}")

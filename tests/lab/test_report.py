@@ -68,7 +68,11 @@ def test_rates_count_the_right_and_the_wrong() -> None:
         "kept": (12, 12),
     }
     assert report.rates_by_motion("t2v") == {"right": Rate(hits=10, count=12)}
-    assert any("all" in line and "50.0%" in line and "6 of 12" in line for line in report.lines())
+    lines = [line.split() for line in report.lines()]
+    assert ["t2v", "all", "50.0%", "(6", "of", "12;"] in [line[:6] for line in lines]
+    # Each motion's own rate follows that of all motions.
+    place = next(n for n, line in enumerate(lines) if line[1] == "motion")
+    assert lines[place + 1][:6] == ["t2v", "right", "83.3%", "(10", "of", "12;"]
 
 
 def test_a_mode_is_compared_with_that_of_training() -> None:

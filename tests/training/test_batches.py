@@ -16,7 +16,7 @@ from istar.training.clip_captions import ClipCaptions
 from istar.training.config import MixConfig, TransformerTraining
 from istar.training.distributed import Share
 from istar.training.packing import PackedBatch
-from istar.training.sequences import Example, Run, run_of
+from istar.training.sequences import DrawnRun, Example, draw_run
 from istar.training.transformer import TransformerTask
 from small_training import write_manifest
 
@@ -70,14 +70,14 @@ def test_every_kind_of_example_is_drawn(
     """Each has latent frames of its own number; only an interactive clip has conditions."""
     drawn = set()
 
-    def remember(example: Example, *rest: Any, **settings: Any) -> Run:
+    def remember(example: Example, *rest: Any, **settings: Any) -> DrawnRun:
         text = bytes(n - 3 for n in example.text[:-1]).decode()
         prefix = text[:4] if text[1:4] == "s: " else ""
         frames = sum(latent.shape[1] for latent in example.latents)
         drawn.add((example.conditions is not None, frames, prefix))
-        return run_of(example, *rest, **settings)
+        return draw_run(example, *rest, **settings)
 
-    monkeypatch.setattr("istar.training.examples.run_of", remember)
+    monkeypatch.setattr("istar.training.examples.draw_run", remember)
     task = TransformerTask(config)
     for step in range(6):
         task.batch(step, Share())
@@ -146,12 +146,12 @@ def test_a_row_tries_examples_until_one_fits(
     manifest.write_text(json.dumps(content))
     sizes: list[int] = []
 
-    def remember(*arguments: Any, **settings: Any) -> Run:
-        run = run_of(*arguments, **settings)
+    def remember(*arguments: Any, **settings: Any) -> DrawnRun:
+        run = draw_run(*arguments, **settings)
         sizes.append(run.tokens)
         return run
 
-    monkeypatch.setattr("istar.training.examples.run_of", remember)
+    monkeypatch.setattr("istar.training.examples.draw_run", remember)
     mix = (MixConfig(seconds=2, weight=10), MixConfig(seconds=0, weight=1))
     data = replace(config.data, mix=mix, rows=(66,), tokens=66)
     task = TransformerTask(replace(config, model=manifest, data=data))

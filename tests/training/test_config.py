@@ -71,7 +71,18 @@ def test_the_recipe_hands_on_what_the_next_stage_takes() -> None:
     assert last.inherit.until == last.run.steps
     assert latents.tokenizer == last.inherit.weights
     assert transformer.tokenizer == made[-1]
-    assert set(transformer.data.sets) == {latents.output / one.name for one in latents.sets}
+    recipes = [(latents, transformer)]
+    recipes.append(
+        (
+            read_config(CONFIGS / "tiny-gpu" / "latents.toml", PrepareConfig),
+            read_config(CONFIGS / "tiny-gpu" / "transformer.toml", TransformerTraining),
+        )
+    )
+    for prepared, run in recipes:
+        for held_out, used in ((False, run.data.sets), (True, run.validation.sets)):
+            own = {prepared.output / one.name for one in prepared.sets if one.held_out == held_out}
+            assert own
+            assert set(used) == own
     assert len({path.parent for path in (*made, transformer.run.output)}) == len(paths) - 1
 
 

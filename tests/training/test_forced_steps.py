@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 from test_sequences import latents, schedule
+from torch import Tensor
 
-from istar.generation.residual import bits_of_latent
+from istar.generation.residual import bits_of_latent, residual_steps
 from istar.generation.schedule import PIXEL_BUDGETS, ClipPlan, Step, nearest_template, steps
-from istar.training.forced_steps import ForcedStep, scale_of, short_enough, teacher_forcing
+from istar.training.forced_steps import (
+    DrawnClip,
+    ForcedStep,
+    draw_clip,
+    scale_of,
+    short_enough,
+    teacher_forcing,
+)
 
 LARGE = ((1, 11),)
 NEVER = ((1, 12), (1, 13))
 MIDDLE = ((1, 8), (1, 9), (1, 10))
 
 
+def all_steps(
+    latent: Tensor, own: tuple[Step, ...], most_flips: float, random: torch.Generator
+) -> list[ForcedStep]:
+    """Every repetition of every scale, not one of each."""
+    drawn = draw_clip(
+        latent, own, semantic_bits=16, most_flips=most_flips, generator=random, choices=random
+    )
+    (forced,) = teacher_forcing([drawn._replace(chosen=own)], semantic_bits=16)
+    return forced
+
+
 def test_without_flips_the_targets_are_the_bits_of_the_latent(random: torch.Generator) -> None:
     own = schedule(3, repeats=(2, 2, 1))
     (latent,) = latents(own, random)
-    forced = teacher_forcing(latent[None], own, semantic_bits=16, most_flips=0.0, generator=random)
+    forced = all_steps(latent, own, 0.0, random)
     wanted = bits_of_latent(latent[None], own, semantic_bits=16)
     assert all(torch.equal(a.targets, b) for a, b in zip(forced, wanted, strict=True))
     assert not forced[0].inputs.any()
@@ -31,8 +51,8 @@ def test_flips_are_corrected_by_later_targets(random: torch.Generator) -> None:
     """With flips the next step starts from another sum; its targets still lead to the latent."""
     own = schedule(2, repeats=(1, 1, 8))
     (latent,) = latents(own, random)
-    forced = teacher_forcing(latent[None], own, semantic_bits=16, most_flips=0.3, generator=random)
-    plain = teacher_forcing(latent[None], own, semantic_bits=16, most_flips=0.0, generator=random)
+    forced = all_steps(latent, own, 0.3, random)
+    plain = all_steps(latent, own, 0.0, random)
     assert torch.equal(forced[0].targets, plain[0].targets)
     assert any(not torch.equal(a.targets, b.targets) for a, b in zip(forced, plain, strict=True))
     last = forced[-1]
@@ -40,10 +60,40 @@ def test_flips_are_corrected_by_later_targets(random: torch.Generator) -> None:
     assert torch.equal(last.targets, residual > 0)
 
 
-def without_bits(own: tuple[Step, ...]) -> list[ForcedStep]:
-    """Steps as `short_enough` needs them."""
-    nothing = torch.zeros(0)
-    return [ForcedStep(step, nothing, nothing, nothing) for step in own]
+def test_clips_are_forced_together_as_each_would_be_alone(
+    random: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the same grids at once, whatever example they are of; every bit is the same."""
+    together = Counter[int]()
+
+    def count(latent: Tensor, *rest: Any, **settings: Any) -> Any:
+        together[len(latent)] += 1
+        return residual_steps(latent, *rest, **settings)
+
+    schedules = (schedule(1, 3, 3, repeats=(3, 2, 2)), schedule(1, 3, repeats=(3, 2, 2)))
+    drawn: list[DrawnClip] = []
+    for one in schedules:
+        for number, latent in enumerate(latents(one, random)):
+            own = [step for step in one if step.clip == number]
+            drawn.append(
+                draw_clip(
+                    latent,
+                    own,
+                    semantic_bits=16,
+                    most_flips=0.3,
+                    generator=random,
+                    choices=random,
+                )
+            )
+    monkeypatch.setattr("istar.training.forced_steps.residual_steps", count)
+    found = teacher_forcing(drawn, semantic_bits=16)
+    assert together == {2: 1, 3: 1}
+    for clip, forced_steps in zip(drawn, found, strict=True):
+        (alone,) = teacher_forcing([clip], semantic_bits=16)
+        assert tuple(forced.step for forced in forced_steps) == clip.chosen
+        for forced, other in zip(forced_steps, alone, strict=True):
+            assert forced.step == other.step
+            assert all(torch.equal(a, b) for a, b in zip(forced[1:], other[1:], strict=True))
 
 
 def kept_scales(
@@ -52,10 +102,10 @@ def kept_scales(
     """How often each scale stays."""
     found: Counter[tuple[int, int]] = Counter()
     for _ in range(times):
-        kept = short_enough(without_bits(own), own, room, random)
-        assert [forced.step.index for forced in kept] == sorted(f.step.index for f in kept)
-        assert sum(forced.step.grid.tokens for forced in kept) <= room
-        found.update(scale_of(forced.step) for forced in kept)
+        kept = short_enough(own, own, room, random)
+        assert [step.index for step in kept] == sorted(step.index for step in kept)
+        assert sum(step.grid.tokens for step in kept) <= room
+        found.update(map(scale_of, kept))
     return found
 
 
@@ -123,5 +173,5 @@ def test_what_fits_is_left_as_it_is(random: torch.Generator) -> None:
 def test_where_nothing_else_fits_the_smallest_stays(random: torch.Generator) -> None:
     """A run of texts and contexts alone would have no loss; it is too long and not trained."""
     own = schedule(4)
-    kept = short_enough(without_bits(own), own, 0, random)
-    assert [scale_of(forced.step) for forced in kept] == [(0, 0)]
+    kept = short_enough(own, own, 0, random)
+    assert [scale_of(step) for step in kept] == [(0, 0)]

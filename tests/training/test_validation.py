@@ -21,11 +21,10 @@ from istar.networks import Networks
 from istar.pipeline import InfinityStarPipeline
 from istar.request import GenerationRequest
 from istar.training.config import MixConfig, SamplesConfig, TransformerTraining, ValidationConfig
-from istar.training.examples import run_of
 from istar.training.latents import read_prepared
 from istar.training.log import LOG_NAME, read_log
 from istar.training.packing import pack as pack_rows
-from istar.training.sequences import Example, SequenceConfig
+from istar.training.sequences import Example, SequenceConfig, draw_run
 from istar.training.trainer import StepDone, Validated, train
 from istar.training.transformer import TransformerTask
 from small_training import CPU, losses, run_config, transformer_run, write_manifest
@@ -145,9 +144,9 @@ def test_the_examples_are_always_the_same_and_undisturbed(
         example: Example, sizes: Any, config: SequenceConfig, *more: Any, **rest: Any
     ) -> Any:
         seen.append((example, config))
-        return run_of(example, sizes, config, *more, **rest)
+        return draw_run(example, sizes, config, *more, **rest)
 
-    monkeypatch.setattr("istar.training.examples.run_of", remember)
+    monkeypatch.setattr("istar.training.examples.draw_run", remember)
     texts = []
     for seed in (0, 1):
         seen.clear()

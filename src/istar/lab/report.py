@@ -168,11 +168,10 @@ class ShapesReport:
         """The rates, for a person to read."""
         for mode in self.modes:
             for name, rate in self.rates(mode).items():
-                low, high = rate.interval
-                yield (
-                    f"{mode:10} {name:10} {rate.share:6.1%}  ({rate.hits} of {rate.count}; "
-                    f"95 %: {low:.1%} to {high:.1%})"
-                )
+                yield _line(mode, name, rate)
+                if name == "motion":
+                    for motion, own in self.rates_by_motion(mode).items():
+                        yield _line(mode, f"  {motion}", own)
             for name, difference in self.differences(mode).items():
                 if name == "all":
                     yield (
@@ -221,6 +220,15 @@ class ShapesReport:
 
     def _described_spreads(self) -> dict[str, Any]:
         return {name: asdict(spread) for name, spread in self.spreads().items()}
+
+
+def _line(mode: str, name: str, rate: Rate) -> str:
+    """A rate, for a person to read."""
+    low, high = rate.interval
+    return (
+        f"{mode:10} {name:10} {rate.share:6.1%}  ({rate.hits} of {rate.count}; "
+        f"95 %: {low:.1%} to {high:.1%})"
+    )
 
 
 def _described(rate: Rate) -> dict[str, float]:

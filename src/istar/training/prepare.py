@@ -171,6 +171,8 @@ def _restrictions(one: SetConfig) -> dict[str, Any]:
     found: dict[str, Any] = {} if one.wording == "varied" else {"wording": one.wording}
     if one.world != WHOLE_WORLD:
         found["world"] = json.loads(json.dumps(asdict(one.world)))  # as it is read back
+    if one.held_out:
+        found["held_out"] = True
     return found
 
 
@@ -228,7 +230,7 @@ class _Clips(Dataset["_LoadedClip | SkippedLine"]):
         length = self.config.length
         if self.config.source == "shapes":
             seed = seed_of(self._seed, self.config.name, index)
-            scene = random_scene(seed, world=self.config.world)
+            scene = random_scene(seed, held_out=self.config.held_out, world=self.config.world)
             seeds = range(seed, seed + self.config.captions)
             size = self._sizes[index % len(self._sizes)]
             pictures = scene.frames(length, *size)

@@ -25,6 +25,8 @@ class SetConfig:
         captions: shapes only: captions of a clip, in different wordings.
         wording: shapes only: `varied`, or `plain` for the plainest caption alone.
         world: shapes only: what its scenes may hold.
+        held_out: shapes only: scenes of combinations that training never sees, for validation; each
+            has one subject with one motion.
     """
 
     name: str
@@ -36,11 +38,12 @@ class SetConfig:
     captions: int = 4
     wording: Literal["varied", "plain"] = "varied"
     world: World = WHOLE_WORLD
+    held_out: bool = False
 
     def __post_init__(self) -> None:
         at_least(self, 1, "length", "captions")
         at_least(self, 1 if self.source == "shapes" else 0, "count")
-        check_source("sets", self, "captions", "wording", "world")
+        check_source("sets", self, "captions", "wording", "world", "held_out")
         if self.length % 4 != 1:
             raise UsageError(f"sets: a length must be 4n + 1 pictures, not {self.length}")
         check_aspects("sets", self.aspects)

@@ -28,7 +28,7 @@ def shrink(latent: Tensor, *, bits: int, height: int, width: int) -> Tensor:
     """
     batch = latent.shape[0]
     x = latent.transpose(1, 2).flatten(0, 1).unsqueeze(1)  # B·T 1 C H W
-    x = F.interpolate(x, size=(bits, height, width), mode="area")
+    x = _resized(x, (bits, height, width), "area")
     x = x.squeeze(1).unflatten(0, (batch, -1))  # B T d h w
     return x.movedim(2, -1).flatten(1, 3)
 
@@ -42,5 +42,10 @@ def grow(tokens: Tensor, *, frames: int, height: int, width: int, size: torch.Si
     batch, channels, _, full_height, full_width = size
     x = tokens.unflatten(1, (frames, height, width)).movedim(-1, 2)  # B T d h w
     x = x.flatten(0, 1).unsqueeze(1)
-    x = F.interpolate(x, size=(channels, full_height, full_width), mode="trilinear")
+    x = _resized(x, (channels, full_height, full_width), "trilinear")
     return x.squeeze(1).unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def _resized(x: Tensor, size: tuple[int, int, int], mode: str) -> Tensor:
+    """`x` `(N, 1, d, h, w)` at another size; at its own size both modes would change no number."""
+    return x.contiguous() if x.shape[2:] == size else F.interpolate(x, size=size, mode=mode)
