@@ -79,8 +79,8 @@ $(VENV)/.ready-docs: $(READY)
 
 # Continues training istar-tiny on one GPU; `make tiny` again continues where it stopped.
 tiny: $(READY)
-	$(BIN)/istar prepare configs/tiny-gpu/latents.toml
-	$(BIN)/istar train transformer configs/tiny-gpu/transformer.toml
+	$(BIN)/istar prepare configs/tiny-gpu/latents.toml --device cuda
+	$(BIN)/istar train transformer configs/tiny-gpu/transformer.toml --device cuda
 	rm -rf out/tiny
 	$(BIN)/istar train pack out/tiny-gpu-transformer/model out/tiny
 

@@ -105,31 +105,38 @@ def teacher_forcing(clips: Sequence[DrawnClip], *, semantic_bits: int) -> list[l
         clips: any.
         semantic_bits: bits of a token on semantic scales.
     """
-    result: list[list[ForcedStep]] = [[] for _ in clips]
     alike: dict[tuple[object, ...], list[int]] = {}
     for number, clip in enumerate(clips):
         grids = tuple((step.grid, step.semantic) for step in clip.steps)
         alike.setdefault((clip.latent.shape, grids), []).append(number)
+    found: dict[int, list[ForcedStep]] = {}
     for numbers in alike.values():
-        own = [clips[number] for number in numbers]
-        flips = map(torch.stack, zip(*(clip.flips for clip in own), strict=True))
-        parts = residual_steps(
-            torch.stack([clip.latent for clip in own]),
-            own[0].steps,
-            semantic_bits=semantic_bits,
-            flip=lambda _, bits, flips=flips: bits ^ next(flips),
-        )
-        for place, part in enumerate(parts):
-            rows = [n for n, clip in enumerate(own) if clip.steps[place] in clip.chosen]
-            if not rows:
-                continue
-            # The network sees the sum with the flipped bits of earlier steps, as it will see its
-            # own errors in generation, and predicts the true bits of what that sum lacks.
-            seen = Canvas(part.before[rows]).tokens(part.step)
-            magnitudes = part.residual.abs()
-            for row, inputs in zip(rows, seen, strict=True):
-                forced = ForcedStep(own[row].steps[place], inputs, part.bits[row], magnitudes[row])
-                result[numbers[row]].append(forced)
+        together = _forced_together([clips[number] for number in numbers], semantic_bits)
+        found.update(zip(numbers, together, strict=True))
+    return [found[number] for number in range(len(clips))]
+
+
+def _forced_together(clips: Sequence[DrawnClip], semantic_bits: int) -> list[list[ForcedStep]]:
+    """The chosen steps of clips whose steps have the same grids."""
+    first, *_ = clips[0].steps
+
+    def flip(step: Step, bits: Tensor) -> Tensor:
+        return bits ^ torch.stack([clip.flips[step.index - first.index] for clip in clips])
+
+    result: list[list[ForcedStep]] = [[] for _ in clips]
+    latents = torch.stack([clip.latent for clip in clips])
+    parts = residual_steps(latents, clips[0].steps, semantic_bits=semantic_bits, flip=flip)
+    for place, part in enumerate(parts):
+        rows = [row for row, clip in enumerate(clips) if clip.steps[place] in clip.chosen]
+        if not rows:
+            continue
+        # The network sees the sum with the flipped bits of earlier steps, as it will see its own
+        # errors in generation, and predicts the true bits of what that sum lacks.
+        seen = Canvas(part.before[rows]).tokens(part.step)
+        magnitudes = part.residual.abs()
+        for row, inputs in zip(rows, seen, strict=True):
+            step = clips[row].steps[place]
+            result[row].append(ForcedStep(step, inputs, part.bits[row], magnitudes[row]))
     return result
 
 
