@@ -180,12 +180,12 @@ def test_a_set_for_validation_has_scenes_that_training_never_sees(tmp_path: Path
     list(prepare(config, CPU))
     scenes = [random_scene(seed_of(config.seed, "few", n), held_out=True) for n in range(3)]
     assert all(scene.held_out for scene in scenes)
-    found = [clip.captions for clip in read_prepared(config.output / "few")]
+    found = [clip.captions.whole for clip in read_prepared(config.output / "few")]
     assert found == [(plain_caption(scene, 17),) for scene in scenes]
     with pytest.raises(UsageError, match="with another held_out;"):
         list(prepare(replace(config, sets=(replace(one, held_out=False),)), CPU))
     with pytest.raises(UsageError, match='held_out is for source = "shapes" only'):
-        replace(one, source="list", list=tmp_path / "list.jsonl")
+        replace(one, source="list", wording="varied", list=tmp_path / "list.jsonl")
 
 
 @pytest.mark.parametrize("change", ["clip_seconds", "version of the world"])
