@@ -17,6 +17,7 @@ from istar.errors import MediaError
 from istar.file_settings import FileSettings, UsedSampling, read_beside, sidecar_of
 from istar.media import probe_file, write_clip, write_picture
 from istar.models.released import RELEASED_MODELS
+from istar.models.repository import HubPlace
 from istar.output_names import PICTURE_SUFFIXES
 from istar.request import LAST_SEED, GenerationRequest
 
@@ -43,6 +44,7 @@ SETTINGS = replace(
         SPEC,
         device="cuda",
         dtype="fp8",
+        place=HubPlace(repository="someone/model", revision="c0ffee" * 6 + "abcd", folder="small"),
         encoding=ClipEncoding(fps=24, crf=18, preset=Preset.SLOW),
     ),
     start=UsedSampling(guidance=SPEC.sampling.guidance, tau=(1.0, 0.5)),

@@ -63,7 +63,7 @@ def test_a_run_is_measured(checkpoint: Path, capfd: pytest.CaptureFixture[str]) 
         (["--fake", "--random"], "--fake has no weights"),
         (["--fake", "--device", "cpu"], "--fake counts a run on CUDA"),
         (["--repeats", "0"], "--repeats 1 or more"),
-        (["--threads", "0"], "--threads is 1 or more"),
+        (["--threads", "0"], "greater than or equal to 1"),
         (["--seconds", "0.3"], "multiple of 0.25"),
     ],
 )

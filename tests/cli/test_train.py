@@ -65,7 +65,7 @@ def test_validation_is_said_with_its_step(
         'run = {output = "out", steps = 2, save_every = 9, sample_every = 9}\n'
         'data = {sets = ["latents/clips"], mix = [{seconds = 1}], rows = [128], tokens = 128}\n'
         "text = {layers = 1, heads = 2, mlp_width = 32}\n"
-        'validation = {sets = ["latents/long"], every = 1, tokens = 128}\n'
+        'validation = {sets = ["latents/long"], every = 1, rows = 1}\n'
         'samples = {prompts = ["a boat"], clips = 1}\n'
     )
     assert run(["train", "transformer", str(config), "--device", "cpu"]) == 0
