@@ -15,6 +15,7 @@ from asking import pictures
 from chat_server import Chat, chat_server
 from istar import InfinityStarPipeline
 from istar.cli.app import run
+from istar.cli.interact import InteractOptions
 from istar.media import write_picture
 from istar.rewriting import instructions
 from istar.take import Take
@@ -134,11 +135,14 @@ def test_prompts_that_are_typed_are_rewritten_by_an_endpoint(
         "istar: there is no command /nonsense",
         "istar: the last prompt is the only one, and cannot be taken back",
     ]
-    # A language model here would be loaded again and again; a script it gets at once.
+    # A language model here would be loaded again and again, so a command that continues leaves
+    # --rewrite out; a script it gets at once.
+    assert InteractOptions(rewrite=True).words == ["--rewrite"]
     write_parrot(Path("parrot"))
     capfd.readouterr()
     monkeypatch.delenv("ISTAR_REWRITE_URL")
     monkeypatch.setenv("ISTAR_REWRITE_MODEL", "./parrot")
+    assert InteractOptions(rewrite=True).words == []
     said = interact(capfd, "-o", "b.mp4", "--rewrite", code=2)
     assert "a model here would be loaded anew for each; --script FILE" in said
     Path("lines.txt").write_text("one\n")

@@ -56,8 +56,14 @@ class InteractOptions(CommonOptions):
 
     @property
     def words(self) -> list[str]:
-        """What is typed again in a command that continues this one."""
-        return [*self.model_words, *(["--rewrite"] if self.rewrite else [])]
+        """What is typed again in a command that continues this one.
+
+        There prompts are typed one by one, which only an endpoint rewrites.
+        """
+        from istar.cli.settings import setting
+
+        rewrites = self.rewrites and setting("rewrite.url")
+        return [*self.model_words, *(["--rewrite"] if rewrites else [])]
 
 
 @with_option_groups
