@@ -46,7 +46,7 @@ def check_story(options: InteractOptions, path: Path, again: int | None) -> None
         for problem in problems:
             warn(problem)
         raise UsageError(f"'{path}' has {len(problems)} problems")
-    story = StoryPlan.of(options, Story.read(path), again, asks=False)
+    story = StoryPlan.of(options, Story.read(path), again)
     for note in story.inputs.notes:
         warn(note)
     if voice().as_json:
@@ -120,9 +120,10 @@ def _lines(story: StoryPlan) -> Iterator[str]:
 def _places(plan: StoryPlan) -> tuple[int | None, ...]:
     """Where each clip is already; the best branch's, and later shots of others."""
     places: list[int | None] = [None] * len(plan.clips)
-    if not (plan.stays and is_session(plan.directory)):
+    session = plan.session
+    if session is None:
         return tuple(places)
-    branches = plan.branches(Session.open(plan.directory))
+    branches = plan.branches(session)
     number = 0
     while number < len(places):
         holders = branches[:1] if number == 0 else branches

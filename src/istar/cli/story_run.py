@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +46,7 @@ def make_story(options: InteractOptions, path: Path, again: int | None) -> None:
         IstarError: whatever ends it.
     """
     story = Story.read(input_file(path))
-    plan = StoryPlan.of(options, story, again, asks=True)
+    plan = StoryPlan.of(options, story, again)
     if not (plan.stays and is_session(plan.directory)):
         _make_new(plan)
         return
@@ -69,6 +69,7 @@ class StoryPlan:
         directory: of the story's session.
         stays: the session outlasts the command.
         again: the seed of the scene that is made anew; None without one.
+        rewrites: a language model writes richer prompts.
     """
 
     story: Story
@@ -81,18 +82,18 @@ class StoryPlan:
     directory: Path
     stays: bool
     again: int | None
+    rewrites: bool
 
     @classmethod
-    def of(
-        cls, typed: InteractOptions, story: Story, again: int | None, *, asks: bool
-    ) -> StoryPlan:
+    def of(cls, typed: InteractOptions, story: Story, again: int | None) -> StoryPlan:
         """The plan; the model is chosen, and nothing large of it is fetched or loaded.
+
+        With `--rewrite` it has the richer prompts that the session knows, and asks for no others.
 
         Args:
             typed: the options.
             story: its file.
             again: a scene that is made anew, counted from 1.
-            asks: with `--rewrite` a language model is asked for what the session lacks.
 
         Raises:
             IstarError: a setting, a length or a picture does not fit.
@@ -118,16 +119,7 @@ class StoryPlan:
             if stays
             else Path(story.path.stem)
         ).with_suffix(SESSION_SUFFIX)
-        # 3. The richer prompts, once nothing else can be wrong.
-        if typed.rewrite:
-            richer = _richer(clips, directory if stays else None, options.device, asks=asks)
-            clips = tuple(replace(one, prompt=one.prompt.rewritten(richer)) for one in clips)
-            request = replace(
-                request,
-                prompt=tuple(clip.prompt.text for clip in clips),
-                typed_prompt=tuple(clip.prompt.typed_text for clip in clips),
-            )
-        return cls(
+        plan = cls(
             story=story,
             options=options,
             words=typed.words,
@@ -138,7 +130,67 @@ class StoryPlan:
             directory=directory,
             stays=stays,
             again=None if again is None else seeds[again],
+            rewrites=typed.rewrite,
         )
+        # 3. The richer prompts that are known.
+        if not plan.rewrites:
+            return plan
+        RewriteSettings.settled()
+        session = plan.session
+        return plan if session is None else plan.with_prompts(session.rewritten())
+
+    @property
+    def session(self) -> Session | None:
+        """What was made of it before, if that was kept.
+
+        Raises:
+            StateError: it cannot be read.
+        """
+        is_there = self.stays and is_session(self.directory)
+        return Session.open(self.directory) if is_there else None
+
+    def with_prompts(self, richer: Mapping[str, str]) -> StoryPlan:
+        """The plan with richer prompts, by those in the file."""
+        clips = tuple(replace(one, prompt=one.prompt.rewritten(richer)) for one in self.clips)
+        request = replace(
+            self.request,
+            prompt=tuple(clip.prompt.text for clip in clips),
+            typed_prompt=tuple(clip.prompt.typed_text for clip in clips),
+        )
+        return replace(self, clips=clips, request=request)
+
+    def rewritten(self) -> StoryPlan:
+        """The plan with richer prompts for what is not there, if it rewrites.
+
+        What was made from the words in the file, as no answer came then, stays. Call this once
+        nothing else can be wrong.
+
+        Raises:
+            UsageError: the settings of the rewriter cannot be used.
+        """
+        if not self.rewrites:
+            return self
+        session = self.session
+        branches = () if session is None else self.branches(session)
+        # 1. Prompts that were made as they are in the file; those that are alike stay alike.
+        is_there = [
+            any(one.places[number] is not None for one in branches)
+            for number in range(len(self.clips))
+        ]
+        kept: dict[str, int] = {}
+        for clip, there in zip(self.clips, is_there, strict=True):
+            if clip.prompt.typed is None and there:
+                kept.setdefault(clip.prompt.text, clip.scene)
+        # 2. The others.
+        missing: dict[str, Mode] = {}
+        for number, clip in enumerate(self.clips):
+            mode: Mode = "i2v" if clip.image is not None else "interact" if number else "t2v"
+            if clip.prompt.typed is None and clip.prompt.text not in kept:
+                missing.setdefault(clip.prompt.text, mode)
+        if kept:
+            scenes = ", ".join(map(str, kept.values()))
+            say(f"kept with the words as typed: scene {scenes}; --scene N rewrites one")
+        return self.with_prompts(richer_prompts(missing, self.options.device)) if missing else self
 
     def branches(self, session: Session) -> tuple[HeldStory, ...]:
         """The branches of a session that hold some of it, the best first."""
@@ -165,27 +217,6 @@ def _output(options: CommonOptions, stem: str) -> str:
     return output or f"{stem}.mp4"
 
 
-def _richer(
-    clips: Sequence[StoryClip], directory: Path | None, device: str, *, asks: bool
-) -> dict[str, str]:
-    """Richer prompts by those of a story: new ones for what its session has not rewritten before.
-
-    Raises:
-        UsageError: the settings of the rewriter cannot be used.
-        StateError: the session cannot be read.
-    """
-    RewriteSettings.settled()
-    richer: dict[str, str] = {}
-    if directory is not None and is_session(directory):
-        richer = Session.open(directory).rewritten()
-    missing: dict[str, Mode] = {}
-    for number, clip in enumerate(clips):
-        mode: Mode = "i2v" if clip.image is not None else "interact" if number else "t2v"
-        if clip.prompt.text not in richer:
-            missing.setdefault(clip.prompt.text, mode)
-    return richer | richer_prompts(missing, device) if missing and asks else richer
-
-
 def _seeds(options: CommonOptions, story: Story, again: int | None) -> dict[int, int]:
     """The seeds that count more than those in the file: as typed, or of a scene made anew.
 
@@ -203,6 +234,7 @@ def _make_new(plan: StoryPlan) -> None:
     """Make a story of which there is nothing."""
     with output_file(plan.options, plan.request, ClipOutput(grows=True)) as output:
         previews = plan.options.previews(plan.request, output.target)
+        plan = plan.rewritten()
         pipeline = plan.model.load(plan.request, plan.inputs)
         job = pipeline.job(*_first(plan))
         with (
@@ -219,6 +251,9 @@ def _continue(plan: StoryPlan) -> None:
         IstarError: whatever ends it.
     """
     session = Session.open(plan.directory, words=plan.words)
+    output = video_of(plan.options, session)
+    previews = plan.options.previews(plan.request, output.target)
+    plan = plan.rewritten()
     options, model, branches = plan.options, plan.model, plan.branches(session)
     best = branches[0] if branches else None
     if best is not None:
@@ -229,8 +264,6 @@ def _continue(plan: StoryPlan) -> None:
         say("all scenes are already made")
         print_path(session.video)
         return
-    output = video_of(options, session)
-    previews = options.previews(plan.request, output.target)
     pipeline = model.load(plan.request, plan.inputs)
     start: Job | Take
     if best is None or not best.leading:
