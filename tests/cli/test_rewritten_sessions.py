@@ -108,9 +108,18 @@ def test_a_script_is_rewritten_before_the_model_is_loaded(
     assert "on main, after 2 prompts; the last is 'two'" in said
     assert asked(chat) == ["three", "four"]
     assert prompts("a.session/main.take") == [*both, ("three", "a rich three")]
-    # 4. A plan asks nobody.
+    # 4. A plan asks nobody, and neither does a run that cannot be.
     interact(capfd, *script, "--rewrite", "--dry-run")
+    Path("story.toml").write_text('[[scene]]\nprompt = "one"\n')
+    for file in ("lines.txt", "story.toml"):
+        interact(capfd, "--script", file, "--rewrite", "--model", "nosuch", code=2)
+        interact(capfd, "--script", file, "--rewrite", "-o", "nowhere/a.mp4", code=1)
+    interact(capfd, "--from", "a.mp4", "--rewrite", "-o", "nowhere/a.mp4", code=1)
     assert asked(chat) == []
+    # 5. What --from names is rewritten once more, from what was typed.
+    chat.answers = lambda text: f"another {text}"
+    interact(capfd, "--from", "b.mp4", "--rewrite", "-o", "c.mp4")
+    assert prompts("c.session/main.take") == [("one", "another one"), ("two", "another two")]
 
 
 def test_prompts_that_are_typed_are_rewritten_by_an_endpoint(
@@ -155,7 +164,7 @@ def test_a_story_keeps_what_was_rewritten(chat: Chat, capfd: Captured) -> None:
         texts = (f'[[scene]]\nprompt = "{scene}"\n' for scene in scenes)
         cut = '[[scene]]\nprompt = "cut"\nimage = "boat.png"\nseed = 4\n'
         Path("story.toml").write_text("".join(("seed = 1\n", *texts, cut)))
-        options = ["--rewrite"] * rewrites + [more] * bool(more)
+        options = ["--rewrite"] * rewrites + more.split()
         return interact(capfd, "--script", "story.toml", *options)
 
     write_picture(pictures(1)[0], Path("boat.png"))
@@ -176,10 +185,17 @@ def test_a_story_keeps_what_was_rewritten(chat: Chat, capfd: Captured) -> None:
     assert "the prompt stays as it is" in said
     assert "kept from scene 3 on: 1 clip" in said
     assert prompts(main) == [("one", "a rich one"), ("other", "other"), cut]
+    # It stays then, until it is made anew.
     chat.fails(200)
-    tell("one", "other")
+    assert run(["interact", "--script", "story.toml", "--rewrite", "--check"]) == 0
+    assert "0 clips of 3 to be made" in capfd.readouterr().out
+    said = tell("one", "other")
+    assert "kept with the words as typed: scene 2; --scene N rewrites one" in said
+    assert "all scenes are already made" in said
+    assert asked(chat) == ["other"]
+    tell("one", "other", more="--scene 2")
     assert prompts(main) == [("one", "a rich one"), ("other", "a rich other"), cut]
-    assert asked(chat) == ["other", "other"]
+    assert asked(chat) == ["other"]
     # 3. Without the option the file's own words count.
     tell("one", rewrites=False)
     assert prompts(main) == [("one", "one"), ("cut", "cut")]

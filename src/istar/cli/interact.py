@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from istar.cli.chosen_model import ChosenModel
 from istar.cli.console import print_path, say, warn
 from istar.cli.encoding import ClipOutput
 from istar.cli.inputs import input_clip, input_file, is_stdin, is_take, read_stdin
@@ -141,7 +142,7 @@ def interact(
             start, inputs = take, Inputs.of_take(take)
     if isinstance(lines, ScriptLines):
         lines.check(FIRST_BRANCH, {FIRST_BRANCH: prompts})
-        _rewrite(lines, options, is_new=source is None)
+    first: Prompt | None = None
     if start is None:
         first, options = _first_prompt(lines, options)
         options = options.with_seed()
@@ -151,10 +152,17 @@ def interact(
     request = start if isinstance(start, GenerationRequest) else start.request
     with output_file(options, request, ClipOutput(grows=True)) as output:
         previews = options.previews(request, output.target)
-        pipeline, inputs = options.load(request, inputs, target=output.target)
-        job = pipeline.job(start, inputs)
+        model = ChosenModel(options, [request])
+        inputs = inputs or model.read(request)
+        model.plan(request, inputs)
+        # A language model is asked once nothing else can be wrong.
+        first, lines = _rewritten(first, lines, options, is_new=source is None)
+        if first is not None:
+            request = replace(request, prompt=(first.text,), typed_prompt=(first.typed_text,))
+        pipeline = model.load(request, inputs, target=output.target)
+        job = pipeline.job(start if first is None else request, inputs)
         with new_session(options, words, output) as session:
-            if request is not start:
+            if first is None:
                 session.update(seed=options.seed)
             _converse(pipeline, job, output, session, previews, lines)
 
@@ -181,14 +189,16 @@ def _reopen(options: InteractOptions, directory: Path, script: Path | None) -> N
     branch = session.settings.branch
     if isinstance(lines, ScriptLines):
         lines.check(branch, session.prompts())
-        _rewrite(lines, options, is_new=False)
     say(place_words(branch, take.request.typed_prompts))
     options = in_its_dtype(options, take)
     if options.seed is not None:
         session.update(seed=options.seed)
     output = video_of(options, session)
     previews = options.previews(take.request, output.target)
-    pipeline, _ = options.load(take.request, Inputs.of_take(take), target=output.target)
+    model, inputs = ChosenModel(options, [take.request]), Inputs.of_take(take)
+    model.plan(take.request, inputs)
+    _, lines = _rewritten(None, lines, options, is_new=False)
+    pipeline = model.load(take.request, inputs, target=output.target)
     _converse(pipeline, take, output, session, previews, lines)
     print_path(output.target)
 
@@ -264,15 +274,29 @@ def _lines(
         Prompt(text=text, typed=None if typed == text else typed)
         for text, typed in zip(then.prompts, then.typed_prompts, strict=True)
     ]
-    if options.rewrites:
-        prompts = rewritten_prompts(prompts, options.device, is_new=is_new)
     return iter(prompts)
 
 
-def _rewrite(lines: ScriptLines, options: InteractOptions, *, is_new: bool) -> None:
-    """Let a script have richer prompts, where that is asked for."""
-    if options.rewrites:
-        lines.rewrite(rewritten_prompts(lines.prompts, options.device, is_new=is_new))
+def _rewritten(
+    first: Prompt | None, lines: Iterator[Line], options: InteractOptions, *, is_new: bool
+) -> tuple[Prompt | None, Iterator[Line]]:
+    """The first prompt and the lines after it with richer prompts, where these are asked for.
+
+    Args:
+        first: the first prompt of a script or of `--from`; None where it is not taken from them.
+        lines: the others.
+        options: as typed.
+        is_new: as `rewritten_prompts` takes it.
+    """
+    if not options.rewrites or isinstance(lines, TypedLines):
+        return first, lines
+    if isinstance(lines, ScriptLines):
+        richer = rewritten_prompts(lines.prompts, options.device, is_new=is_new)
+        lines.rewrite(richer)
+        return first and richer[0], lines
+    given = [line for line in (first, *lines) if isinstance(line, Prompt)]
+    richer = rewritten_prompts(given, options.device, is_new=is_new)
+    return (None, iter(richer)) if first is None else (richer[0], iter(richer[1:]))
 
 
 def _read_script(path: Path, source: Path | None) -> ScriptLines:
