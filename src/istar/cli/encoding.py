@@ -25,7 +25,7 @@ AudioOption = Annotated[
     typer.Option(
         "--audio",
         help="The sound of the video that is continued: copy keeps it, in MP4 and WebM; it is cut "
-        "where the pictures end, and silence follows where it ends.",
+        "where the pictures end; if it ends earlier, players are silent from there.",
     ),
 ]
 

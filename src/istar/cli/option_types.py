@@ -88,7 +88,7 @@ RewriteOption = Annotated[
     bool,
     typer.Option(
         "--rewrite",
-        help="Let a language model write a richer prompt first, see `istar rewrite`.",
+        help="Let a language model write richer prompts first, see `istar rewrite`.",
     ),
 ]
 SecondsOption = Annotated[
