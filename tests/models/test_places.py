@@ -59,11 +59,18 @@ def test_a_file_names_the_commit_and_is_made_again_with_it(
     assert len(hub.log) == asked
     for name in ("b.png", "c.png", "d.png"):
         assert Path(name).read_bytes() == Path("a.png").read_bytes()
-    # What no commit of here made is not fetched because a file says so.
+    # Nothing is fetched because a file says so: neither all of it, nor what a plan left out.
     shutil.rmtree(cache)
     capsys.readouterr()
     assert run(["t2i", "--from", "a.png"]) == 1
     assert f"of {PLACE}, which was not fetched here" in capsys.readouterr().err
+    assert len(hub.log) == asked
+    find_model(PLACE)
+    assert len(hub.log) > asked
+    asked = len(hub.log)
+    for command in (("t2i", "--from", "a.png"), ("finish", str(take), "-o", "e.png")):
+        assert run(command) == 1
+        assert f"of {PLACE}, which was not fetched here" in capsys.readouterr().err
     assert len(hub.log) == asked
 
 

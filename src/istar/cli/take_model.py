@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def model_of_file(file: str, then: FileSettings, given: str, *, is_typed: bool) -> str:
     """The name of the model to use for what a file says of the one that made it.
 
-    A name that istar itself knows stands for a model, and so does a commit on the Hub that was
-    fetched here before: a file of somebody else's shall decide neither what is fetched from where,
+    A name that istar itself knows stands for a model, and so does a place on the Hub of which all
+    was fetched here before: a file of somebody else's shall decide neither what is fetched from where,
     nor which of the directories here is loaded.
 
     Args:

@@ -203,10 +203,24 @@ def is_known_name(name: str, repository: str | None = None) -> bool:
 
 
 def was_fetched(place: HubPlace) -> bool:
-    """Whether something of a place's commit was fetched to this machine; nothing is asked for."""
+    """Whether all of the one model of a place was fetched to this machine; nothing is asked for.
+
+    The revision has to be a commit.
+    """
+
+    def the_only(models: Sequence[ModelSpec]) -> Sequence[ModelSpec]:
+        if len(models) > 1:
+            raise CheckpointError(f"{place} holds several models")
+        return models
+
     try:
-        return hub.was_fetched(RepoRevision(repo=place.repository, revision=place.revision))
-    except HubError:  # a place that cannot be
+        where = RepoRevision(repo=place.repository, revision=place.revision)
+        manifest = hub.cached_files(where, [_manifest_path(place.folder or "")])
+        # The list of all files and the manifest, if there is one, would have to be fetched.
+        if not where.pinned or manifest.bytes_here != manifest.bytes_total:
+            return False
+        return _in_repo(where, place.folder or "", the_only, ignore).is_here
+    except (HubError, CheckpointError):  # a place that cannot be, or that holds no model
         return False
 
 
@@ -340,6 +354,11 @@ def converted(spec: ModelSpec, dtype: str | None) -> tuple[ModelSpec, ModelFiles
     return copy, ModelFiles.below(directory, copy)
 
 
+def _manifest_path(folder: str) -> str:
+    """Where the manifest of a folder of a repository would lie."""
+    return f"{folder.strip('/')}/{MANIFEST_NAME}".lstrip("/")
+
+
 def _in_repo(
     where: RepoRevision,
     path: str,
@@ -348,11 +367,12 @@ def _in_repo(
 ) -> FoundModel:
     """A model in any repository: by its manifest, or by the released names."""
     names = [file.path for file in hub.list_files(where)]
-    prefix = f"{path.strip('/')}/" if path.strip("/") else ""
-    has_manifest = prefix + MANIFEST_NAME in names
+    manifest = _manifest_path(path)
+    prefix = manifest.removesuffix(MANIFEST_NAME)
+    has_manifest = manifest in names
     if has_manifest:
-        snapshot = hub.pull({where: [prefix + MANIFEST_NAME]}, on_event)[where]
-        models = [read_manifest(snapshot / prefix / MANIFEST_NAME)]
+        snapshot = hub.pull({where: [manifest]}, on_event)[where]
+        models = [read_manifest(snapshot / manifest)]
     else:
         # The path is that of a released transformer, or of the directory that holds some.
         one = [spec for spec in RELEASED_MODELS if f"/{prefix}".endswith(f"/{spec.transformer}/")]

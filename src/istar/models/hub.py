@@ -76,11 +76,6 @@ def cached_files(where: RepoRevision, wanted: Sequence[str]) -> CachedFiles:
         )
 
 
-def was_fetched(where: RepoRevision) -> bool:
-    """Whether something of a commit is in the cache; of a branch that is not said."""
-    return where.pinned and RepoFolder.of(where).snapshot(where.revision).is_dir()
-
-
 def list_files(where: RepoRevision) -> tuple[RepoFile, ...]:
     """All files of a repository, in order of their paths.
 
