@@ -24,8 +24,8 @@ def model_of_file(file: str, then: FileSettings, given: str, *, is_typed: bool) 
     """The name of the model to use for what a file says of the one that made it.
 
     A name that istar itself knows stands for a model, and so does a place on the Hub of which all
-    was fetched here before: a file of somebody else's shall decide neither what is fetched from where,
-    nor which of the directories here is loaded.
+    was fetched here before: a file of somebody else's shall decide neither what is fetched from
+    where, nor which of the directories here is loaded.
 
     Args:
         file: what messages call it.

@@ -208,10 +208,10 @@ def was_fetched(place: HubPlace) -> bool:
     The revision has to be a commit.
     """
 
-    def the_only(models: Sequence[ModelSpec]) -> Sequence[ModelSpec]:
+    def the_only(models: Sequence[ModelSpec]) -> tuple[ModelSpec, ...]:
         if len(models) > 1:
             raise CheckpointError(f"{place} holds several models")
-        return models
+        return tuple(models)
 
     try:
         where = RepoRevision(repo=place.repository, revision=place.revision)
