@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -187,7 +188,7 @@ class CommonOptions:
                 may stand for another by then.
         """
         repository = take.model.repository
-        is_named = repository is not None and self.model.startswith(repository)
+        is_named = re.split("[@:]", self.model)[0] == repository
         return [] if is_named else self.model_words
 
     def request(
