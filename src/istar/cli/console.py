@@ -78,11 +78,15 @@ def speak(*, quiet: bool = False, verbose: bool = False, as_json: bool = False) 
 def say(text: str) -> None:
     """A line on stderr, with nothing in it that could steer a terminal; or a note."""
     if voice().as_json or not voice().quiet:
-        warn(text)
+        _note(text)
 
 
 def warn(text: str) -> None:
     """A line that a quiet command says too: what is made is not what was asked for. Or a note."""
+    _note(text)
+
+
+def _note(text: str) -> None:
     if voice().as_json:
         emit(note_event(text))
     else:
