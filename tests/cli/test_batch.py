@@ -11,8 +11,11 @@ import pytest
 
 from istar.cli.app import run
 from istar.cli.seeds import parse_seeds
-from istar.errors import UsageError
+from istar.errors import CheckpointError, UsageError
 from istar.media import probe_clip, write_picture
+from istar.model_spec import ModelSpec
+from istar.request import Mode
+from istar.take_store import stored_takes
 from media_files import grey_clip, texts_in
 from processes import await_line, run_warm, started_warm
 
@@ -194,6 +197,24 @@ def test_two_files_of_one_name(capfd: pytest.CaptureFixture[str]) -> None:
     assert (done.code, done.said[-1]) == (0, "0 of 2 made, 2 skipped")
 
 
+def test_a_line_that_the_model_refuses_has_its_name(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_possible(spec: ModelSpec, mode: Mode, seconds: float | None = None) -> None:
+        if seconds == 1:
+            raise CheckpointError("refused")
+
+    monkeypatch.setattr(ModelSpec, "check_possible", check_possible)
+    lines = [{"prompt": "a fox", "seconds": seconds} for seconds in (1, 2)]
+    Path("list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    arguments = ("t2v", "--prompts", "list.jsonl", "--seed", "1", "-o", "{prompt}", "--dry-run")
+    done = Command(capfd, *arguments)
+    assert done.code == 1
+    assert done.errors == ["error: line 1: refused"]
+    # The other file is called as it is when the first line is mended.
+    assert "2 of 2, line 2: a fox-1.mp4" in done.said
+
+
 def test_one_file_that_is_there_is_skipped(capfd: pytest.CaptureFixture[str]) -> None:
     arguments = ("t2i", "a cat", "-o", "{prompt}", "--skip-existing")
     assert Command(capfd, *arguments).paths == ["a cat.png"]
@@ -255,7 +276,10 @@ def test_prompts_through_a_pipe() -> None:
 
 
 @pytest.mark.signals
-def test_an_interrupted_batch_is_continued(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_batch_is_continued(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     arguments = ("t2v", "a cat", "-n", "3", "--seed", "1", "--seconds", "2", "-o", "{seed}.mp4")
     with started_warm(*arguments) as process:
         await_line(process, b"2 of 3, seed 2: a cat")
@@ -270,6 +294,8 @@ def test_an_interrupted_batch_is_continued(capfd: pytest.CaptureFixture[str]) ->
     out, err = capfd.readouterr()
     assert out == "2.mp4\n3.mp4\n"
     assert err.count("continuing the take") == 1
+    # Each file has one take: what continues one replaces it.
+    assert len(stored_takes()) == 3
     assert (
         Command(capfd, "t2v", "a cat", "--seed", "2", "--seconds", "2", "-o", "whole.mp4").code == 0
     )

@@ -15,6 +15,7 @@ from asking import request
 from istar import GenerationRequest, InfinityStarPipeline, Job, StateError, Take
 from istar.cli.app import run
 from istar.cli.keep import TakeKeeper, TakeSettings
+from istar.cli.left_takes import LeftTakes
 from istar.errors import MediaError
 from istar.generation.state import Position
 from istar.media import read_clip
@@ -164,6 +165,53 @@ def test_a_take_is_written_where_others_cannot_be_removed(
     assert capfd.readouterr().err == (
         f"istar: the takes here are more than takes-size allows: cannot remove '{old}'\n"
     )
+
+
+def test_two_processes_that_continue_a_take_write_one_each(
+    store: Path,
+    job: Job,
+    pipeline: InfinityStarPipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def taken(keeper: TakeKeeper, job: Job, steps: int) -> None:
+        list(job.run(until=Position(0, steps)))
+        keeper.write()
+
+    first = TakeKeeper(job, TakeSettings())
+    taken(first, job, 1)
+    path = first.path
+    assert path is not None
+    left = LeftTakes()
+    asked, inputs = job.take().request, job.inputs
+    found = left.of(asked, inputs, pipeline)
+    assert found is not None
+    one, other = pipeline.job(found[1]), pipeline.job(found[1])
+    second, third = (TakeKeeper(each, TakeSettings(), left=found[0]) for each in (one, other))
+    # What the first has made meanwhile is more, and stays.
+    taken(first, job, 3)
+    taken(second, one, 2)
+    assert second.path not in (None, path)
+    assert Take.load(path).taken == 3
+    # A take that is taken further goes, and is written again by who still makes it.
+    taken(third, other, 4)
+    assert takes_of(store) == sorted(filter(None, (second.path, third.path)))
+    first.leave([])
+    assert Take.load(path).taken == 3
+    # A finished one is nobody's to continue, however it is kept.
+    for each in (second.path, third.path):
+        assert each is not None
+        each.unlink()
+    taken(first, job, len(Take.load(path).windows[0].schedule.steps))
+    assert left.of(asked, inputs, pipeline) is None
+    # Of a job that wrote nothing of its own the take is kept, or goes when all is made.
+    last = store_take(found[1])
+    capfd.readouterr()
+    TakeKeeper(pipeline.job(found[1]), TakeSettings(), left=last).leave([])
+    assert f"`istar finish {last}` continues it" in capfd.readouterr().err
+    monkeypatch.setenv("ISTAR_KEEP_TAKES", "unfinished")
+    TakeKeeper(job, TakeSettings(), left=last).finish()
+    assert takes_of(store) == [path]
 
 
 def test_a_result_that_cannot_be_written_is_not_lost(

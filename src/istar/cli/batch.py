@@ -179,7 +179,7 @@ def make_all(
                             settings,
                             previews,
                             seconds=seconds,
-                            continued=found[0] if found else None,
+                            left=found[0] if found else None,
                             said=said,
                         )
                 batch.made += 1
@@ -192,8 +192,9 @@ def _to_be_made(
     found = []
     for task in tasks:
         with batch.attempt(task.label):
-            model.spec.check_possible(task.request.mode, task.request.seconds)
+            # What is refused has its name too, so that others have the same once it is mended.
             target = names.target(task.request, task.number, task.output, model)
+            model.spec.check_possible(task.request.mode, task.request.seconds)
             if names.is_there(target):
                 batch.skipped += 1
                 emit(skipped_event(task.label, target))
@@ -232,6 +233,7 @@ def make_file(
     *,
     seconds: float | None = None,
     continued: Path | None = None,
+    left: Path | None = None,
     said: set[str] | None = None,
 ) -> None:
     """Write what a job makes; meanwhile its take is kept.
@@ -244,7 +246,7 @@ def make_file(
         settings: what becomes of the take.
         previews: where previews go.
         seconds: how long it may take.
-        continued: the file of the take that the job continues, see `kept_take`.
+        continued, left: the file of the take that the job continues, see `kept_take`.
         said: notes of other jobs, which are not said again; those of this one are added.
     """
     from istar.cli.display import StepDisplay
@@ -253,7 +255,7 @@ def make_file(
     words = [*options.take_words(start), *output.words]
     events = new_notes(_events(job, previews, seconds), set() if said is None else said)
     with (
-        kept_take(job, words, settings, continued) as keeping,
+        kept_take(job, words, settings, continued, left) as keeping,
         StepDisplay(previews) as display,
         output.writing(pipeline, start, deadline=seconds) as writer,
     ):

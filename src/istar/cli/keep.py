@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,10 +57,20 @@ class TakeKeeper:
         job: what runs.
         settings: of the store, for a take that lies in it or will; None for one of elsewhere.
         path: a take's file, to be kept up to date; by default a new one in the store.
+        left: the take of the store that the job continues, and that another process may still be
+            writing; it is removed once the new one holds more.
     """
 
-    def __init__(self, job: Job, settings: TakeSettings | None, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        settings: TakeSettings | None,
+        path: Path | None = None,
+        *,
+        left: Path | None = None,
+    ) -> None:
         self.path = path
+        self._left = left
         self._job = job
         self._settings = settings
         self._prunes = True
@@ -83,7 +93,7 @@ class TakeKeeper:
                 self.write()
 
     def write(self, *, synced: bool = False) -> None:
-        """Write the take as it is, if there is anything new in it.
+        """Write the take as it is, if there is anything new in it or its file is gone.
 
         That it cannot be written is said once, and ends nothing.
 
@@ -91,7 +101,8 @@ class TakeKeeper:
             synced: it outlasts the power, too; waiting for the disk is most of what a write costs.
         """
         take = self._job.take()
-        if not self._works or take.position == self._saved:
+        is_there = self.path is None or self.path.exists()
+        if not self._works or (take.position == self._saved and is_there):
             return
         from istar.take_store import store_take
 
@@ -101,11 +112,11 @@ class TakeKeeper:
                 self.path = store_take(take, synced=synced)
             else:
                 take.save(self.path, overwrite=True, synced=synced)
+            self._remove_left()
         except StateError as error:
             self._works = False
-            is_there = self.path is not None
-            what = f"'{self.path}' is not up to date" if is_there else "no take of this run is kept"
-            warn(f"{what}: {error}")
+            is_old = f"'{self.path}' is not up to date"
+            warn(f"{is_old if self.path else 'no take of this run is kept'}: {error}")
             return
         if self._prunes and self._settings is not None:
             self._prune(self._settings.limit, self.path)
@@ -130,11 +141,28 @@ class TakeKeeper:
             limit = readable_size(allowed)
             say(f"removed the older {what}: takes-size is {limit}")
 
+    def _remove_left(self) -> None:
+        """Remove the take that the job began with, unless another process has made as much of it.
+
+        Where the job has no file of its own, it is finished.
+        """
+        from istar.take_file import TakeSummary
+
+        if self._left is None:
+            return
+        with suppress(StateError, OSError):  # removed meanwhile, or cannot be
+            share = 1 if self.path is None else TakeSummary.read(self.path).share
+            if TakeSummary.read(self._left).share < share:
+                self._left.unlink()
+        self._left = None
+
     def finish(self) -> None:
         """What becomes of the take when its picture or video is there."""
         if self._settings is None or self._settings.finished:
             self.write()
-        elif self.path is not None:
+            return
+        self._remove_left()
+        if self.path is not None:
             self.path.unlink(missing_ok=True)
             voice().take = None
 
@@ -145,8 +173,8 @@ class TakeKeeper:
             words: options of the command that does.
         """
         self.write(synced=True)
-        if self.path is not None:
-            command = shlex.join(["istar", "finish", *words, str(self.path)])
+        if path := self.path or self._left:
+            command = shlex.join(["istar", "finish", *words, str(path)])
             say(f"what was made is kept; `{command}` continues it")
 
 
@@ -169,6 +197,7 @@ def kept_take(
     words: Sequence[str],
     settings: TakeSettings | None,
     continued: Path | None = None,
+    left: Path | None = None,
 ) -> Iterator[Keeping]:
     """Inside, run a job's events through what is given: should it not end, its take is there.
 
@@ -177,6 +206,7 @@ def kept_take(
         words: options of the command that continues it: its model, and how a clip is written.
         settings: see `take_settings`.
         continued: the file of the take that the job continues; one in the store is kept up to date.
+        left: the same of one that another process may still be writing, see `TakeKeeper`.
     """
     if settings is None:
         yield lambda events: events
@@ -184,7 +214,7 @@ def kept_take(
     from istar.take_store import is_stored
 
     path = continued if continued is not None and is_stored(continued) else None
-    keeper = TakeKeeper(job, settings, path)
+    keeper = TakeKeeper(job, settings, path, left=left)
     try:
         yield keeper.keeping
     except BaseException:

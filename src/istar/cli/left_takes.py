@@ -54,6 +54,7 @@ class LeftTakes:
                 continue
             if (
                 (take.request, take.model) == (request, identity(pipeline.networks))
+                and not take.finished  # by another process meanwhile
                 and not take.is_varied
                 and _has_input(take, inputs)
             ):
