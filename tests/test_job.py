@@ -233,6 +233,11 @@ def test_a_take_of_a_long_clip_holds_what_windows_read(
         result = pipeline.finish(take)
         assert torch.equal(result.frames, frames[48 - 17 :])
         assert any("is not there as it was: the video begins with" in note for note in result.notes)
+    # What resumes from its end is still a take of the whole, should the film come back.
+    job = pipeline.job(take)
+    job.advance()
+    assert job.take().clip_file == take.clip_file
+    assert job.take().given_pictures == 48
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from istar.model_spec import ModelSpec
 from istar.request import GenerationRequest
 from istar.take import Take
 from istar.take_directory import TAKE_SUFFIX
+from istar.take_file import ClipFile
 from istar.video_tokenizer.config import FRAMES_PER_SECOND, SPATIAL_STRIDE
 
 _FAR_ASPECT = 0.85
@@ -37,6 +38,7 @@ class Inputs:
         clip: `(F, H, W, 3)`, uint8, at 16 a second: the clip to continue.
         notes: what was noticed while reading.
         take: the finished take to continue, in the place of a clip.
+        clip_file: the file of the clip, where a take says it, which may hold its end alone.
         images: `(1, H, W, 3)`, uint8, by the index of a prompt of `interact`: the picture with
             which its clip begins a new shot.
     """
@@ -46,6 +48,7 @@ class Inputs:
     clip: Tensor | None
     notes: tuple[str, ...]
     take: Take | None = None
+    clip_file: ClipFile | None = None
     images: Mapping[int, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -61,6 +64,7 @@ class Inputs:
             clip=take.clip,
             notes=(),
             take=take.before,
+            clip_file=take.clip_file,
             images=take.images,
         )
 
@@ -93,14 +97,17 @@ class Inputs:
     @cached_property
     def clip_hash(self) -> str:
         """The sha256 of the clip's pixels; empty without a clip."""
-        if self.clip is None:
-            return ""
-        return sha256(self.clip.contiguous().numpy().tobytes()).hexdigest()
+        return "" if self.clip is None else pixels_hash(self.clip)
 
     def with_sound_kept(self) -> Inputs:
         """The same without the remark that the clip's sound is left out."""
         notes = tuple(note for note in self.notes if not note.endswith(SOUND_LEFT_OUT))
         return replace(self, notes=notes)
+
+
+def pixels_hash(pixels: Tensor) -> str:
+    """The sha256 of pixels, uint8."""
+    return sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
 
 
 def check_length(pictures: int, request: GenerationRequest, spec: ModelSpec) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from istar.errors import IstarError, StateError
 from istar.generation.state import JobState
-from istar.inputs import Inputs, picture_size, read_inputs
+from istar.inputs import Inputs, picture_size, pixels_hash
+from istar.media import read_clip
 from istar.model_spec import ModelSpec
 from istar.networks import Networks
 from istar.plan import Plan, plan_request
@@ -51,9 +52,9 @@ def take_of(
 
     Of a file's clip no more is held than windows read.
     """
-    clip, clip_file = inputs.clip, None
+    clip, clip_file = inputs.clip, inputs.clip_file
     if clip is not None and isinstance(request.clip, Path):
-        clip_file = ClipFile(pictures=len(clip), sha256=inputs.clip_hash)
+        clip_file = clip_file or ClipFile(pictures=len(clip), sha256=inputs.clip_hash)
         clip = clip[-(networks.spec.clip_seconds * FRAMES_PER_SECOND + 1) :]
     windows = state.windows if state.current is None else (*state.windows, state.current)
     windows += state.known[len(windows) :]
@@ -162,7 +163,7 @@ def _inputs(take: Take, networks: Networks, *, continues: bool) -> Inputs:
         )
     clip, file = take.clip, take.clip_file
     if clip is not None and file is not None and len(clip) < file.pictures:
-        whole = _clip_again(take.request, networks, file)
+        whole = _clip_again(take)
         if whole is None:
             notes.append(
                 f"'{take.request.clip}' is not there as it was: the video begins with its last "
@@ -173,21 +174,24 @@ def _inputs(take: Take, networks: Networks, *, continues: bool) -> Inputs:
     return replace(inputs, notes=tuple(notes))
 
 
-def clip_is_as_it_was(take: Take, networks: Networks) -> bool:
+def clip_is_as_it_was(take: Take) -> bool:
     """Whether a take continues the clip of a file, and that file is there with the same pictures.
 
     Args:
-        take: of the model.
-        networks: the model.
+        take: of any model.
     """
-    file = take.clip_file
-    return file is not None and _clip_again(take.request, networks, file) is not None
+    return _clip_again(take) is not None
 
 
-def _clip_again(request: GenerationRequest, networks: Networks, file: ClipFile) -> Tensor | None:
+def _clip_again(take: Take) -> Tensor | None:
     """The whole clip `(F, H, W, 3)` that a take continues; None where its file is another now."""
+    clip, file, path = take.clip, take.clip_file, take.request.clip
+    if clip is None or file is None or not isinstance(path, Path):
+        return None
+    if path.is_fifo() or path.is_char_device():  # stdin, which would be waited for
+        return None
     try:
-        inputs = read_inputs(request, networks.spec)
+        again = read_clip(path, size=(clip.shape[1], clip.shape[2])).frames
     except IstarError:
         return None
-    return inputs.clip if inputs.clip_hash == file.sha256 else None
+    return again if pixels_hash(again) == file.sha256 else None

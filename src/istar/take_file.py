@@ -372,7 +372,7 @@ def request_of(
             pictures.dtype != torch.uint8
             or pictures.ndim != 4
             or pictures.shape[3] != 3
-            or len(pictures) < 1
+            or min(pictures.shape) < 1
         ):
             raise StateError(f"its {name} is not made of pictures")
     request = GenerationRequest.from_json(

@@ -179,8 +179,8 @@ def test_a_deadline_leaves_a_take_that_finishes_the_same(tmp_path: Path) -> None
     assert (done.returncode, done.stdout) == (0, b"a.mp4\n")
     assert probe_file(Path("a.mp4")).frames == 17
     (take,) = Path("state/istar/takes").glob("*.take")
-    command = f"`istar finish --model tiny {' '.join(how)} -o a.mp4 {take.absolute()}` continues it"
-    assert command in done.stderr.decode()
+    words = f"{' '.join(how)} -o {Path('a.mp4').absolute()} {take.absolute()}"
+    assert f"`istar finish --model tiny {words}` continues it" in done.stderr.decode()
     istar("finish", str(take), *how, "-o", "b.mp4")
     done = run_here("t2v", "--from", "a.mp4", *how[:4], "-o", "c.mp4")
     assert b"'a.mp4' had a deadline of 0.001 s; this run has none" in done.stderr

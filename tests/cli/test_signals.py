@@ -158,7 +158,6 @@ def test_at_every_stage(
         assert (kept, takes) == ([], [])
         return
     (path,) = takes
-    assert kept == [
-        f"istar: what was made is kept; `istar finish --model tiny -o a.mp4 {path}` continues it"
-    ]
+    command = f"istar finish --model tiny -o {tmp_path / 'a.mp4'} {path}"
+    assert kept == [f"istar: what was made is kept; `{command}` continues it"]
     Take.load(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,7 +41,6 @@ from istar.cli.option_types import (
 from istar.cli.options import CommonOptions
 from istar.cli.output import (
     STDOUT,
-    check_clip,
     output_directory,
     output_file,
     take_values,
@@ -51,12 +50,11 @@ from istar.cli.parsing import parse_deadline
 from istar.cli.render import write_rendered
 from istar.cli.take_model import find_for_take
 from istar.cli.take_options import TakeOptions
-from istar.errors import UsageError
+from istar.errors import MediaError, UsageError
 from istar.output_names import names_directory
 from istar.output_templates import is_template
 
 if TYPE_CHECKING:
-    from istar.cli.output_writer import OutputFile
     from istar.cli.previews import PreviewOutput
     from istar.pipeline import InfinityStarPipeline
     from istar.take import Take
@@ -111,13 +109,13 @@ class ContinueOptions(TakeOptions):
         """The transformer's: unless another was typed, that in which the take was made."""
         return self.dtype.value if self.dtype else take.model.dtype
 
-    def print_plan(self, take: Take, model: str, target: Path) -> None:
+    def print_plan(self, take: Take, model: str, target: Path | None) -> None:
         """Print what would be done for a take, see `istar.cli.dry_run.print_plan`.
 
         Args:
             take: what is continued.
             model: its name.
-            target: the output.
+            target: the output; None where it is not known.
 
         Raises:
             IstarError: as `find_for_take` and `print_plan`.
@@ -208,31 +206,26 @@ def make_takes(
         Exit: there are several, and some failed.
     """
     written_as = ClipOutput(encoding=encoding.settled())
-    commons = [options.common(path, take) for path, take in takes]
-    settings = None if options.no_take else TakeSettings()
-    loaded: tuple[ModelIdentity, InfinityStarPipeline] | None = None
-    previews: PreviewOutput | None = None
-    draws = not all(take.finished for _, take in takes)
-    targets = _targets(options, [take for _, take in takes])
-    batch = Batch(several=len(takes) > 1, resumes=False)
-    said: set[str] = set()
+    several = len(takes) > 1
     labels = [str(path) if continues else f"seed {take.request.seed}" for path, take in takes]
-    if options.dry_run and len(takes) > 1:
-        for number, (label, target) in enumerate(zip(labels, targets, strict=True), start=1):
-            say(f"{number} of {len(takes)}, {label}: {target or 'a numbered name'}")
+    targets = _targets(options, [take for _, take in takes])
+    todo = [(*one, label, to) for one, label, to in zip(takes, labels, targets, strict=True)]
+    batch = Batch(several=several, resumes=False)
     with _directory(options.output, files=len(takes)), batch.summary(len(takes)):
-        for number, ((path, take), label, common, target) in enumerate(
-            zip(takes, labels, commons, targets, strict=True), start=1
-        ):
+        if options.dry_run:
+            _print_plans(todo, options, written_as, batch, keeps_sound=keeps_sound)
+            raise typer.Exit
+        settings = None if options.no_take else TakeSettings()
+        loaded: tuple[ModelIdentity, InfinityStarPipeline] | None = None
+        previews: PreviewOutput | None = None
+        draws = not all(take.finished for _, take in takes)
+        said: set[str] = set()
+        for number, (path, take, label, target) in enumerate(todo, start=1):
             with batch.attempt(label):
-                with output_file(common, take.request, written_as, target) as file:
-                    if keeps_sound and take.request.mode != "t2i":
-                        _refuse_silent(file)
-                    if options.dry_run:
-                        with batch.ending_it():
-                            options.print_plan(take, common.model, file.target)
-                        raise typer.Exit
-                    if len(takes) > 1:
+                common = options.common(path, take)
+                how = _with_sound(take, written_as) if keeps_sound else written_as
+                with output_file(common, take.request, how, target) as file:
+                    if several:
                         emit(file_event(label, number, len(takes)))
                     with batch.ending_it():
                         if previews is None:
@@ -241,8 +234,6 @@ def make_takes(
                             pipeline = options.load(take, common.model, decodes_only=not draws)
                             loaded = (take.model, pipeline)
                     pipeline = loaded[1]
-                    if keeps_sound:
-                        file.written_as = _with_sound(pipeline, take, file)
                     if take.finished:
                         write_rendered(pipeline, take, file)
                         if continues and settings is not None:
@@ -262,33 +253,56 @@ def make_takes(
                 batch.made += 1
 
 
-def _refuse_silent(file: OutputFile) -> None:
-    """Refuse a format that holds no sound, before anything is loaded."""
-    from istar.media import check_holds_sound
+def _print_plans(
+    todo: Sequence[tuple[Path, Take, str, Path | None]],
+    options: ContinueOptions,
+    written_as: ClipOutput,
+    batch: Batch,
+    *,
+    keeps_sound: bool,
+) -> None:
+    """Print what would be done for each of some takes.
 
-    check_holds_sound(file.target)
+    Args:
+        todo: each with its file, its label and, where a template gives one, its output.
+        options: of the command.
+        written_as: how clips are.
+        batch: counts what fails.
+        keeps_sound: see `make_takes`.
+    """
+    for number, (path, take, label, target) in enumerate(todo, start=1):
+        # The end of a dry run, which prints no path of a file.
+        with batch.attempt(label), suppress(typer.Exit):
+            common = options.common(path, take)
+            how = _with_sound(take, written_as) if keeps_sound else written_as
+            with output_file(common, take.request, how, target) as file:
+                if len(todo) == 1:
+                    target = file.target
+                else:
+                    name = target or "a numbered name"
+                    say(f"{number} of {len(todo)}, {label}: {name}")
+                options.print_plan(take, common.model, target)
+                raise typer.Exit
 
 
-def _with_sound(pipeline: InfinityStarPipeline, take: Take, file: OutputFile) -> ClipOutput:
+def _with_sound(take: Take, written_as: ClipOutput) -> ClipOutput:
     """How a clip is written that gets the sound of the video that it continues.
 
-    Where that video is not there as it was, a line says that it gets none.
-
     Raises:
-        MediaError: the sound cannot be copied into a file of this format.
+        UsageError: the take continues no video.
+        MediaError: that video is not there as it was.
     """
     from istar.resume import clip_is_as_it_was
 
     clip = take.request.clip
     if not isinstance(clip, Path) or is_take(clip):
-        say("no sound is copied: the take continues no video")
-    elif not clip_is_as_it_was(take, pipeline.networks):
-        say(f"no sound is copied: '{clip}' is not there as it was")
-    else:
-        written_as = replace(file.written_as, sound=clip)
-        check_clip(file.target, written_as)
-        return written_as
-    return file.written_as
+        raise UsageError("the take continues no video's file; leave out --audio copy")
+    if not clip_is_as_it_was(take):
+        raise MediaError(
+            f"'{clip}' is not there as it was, so its sound cannot be copied; leave out --audio "
+            "copy"
+        )
+    return replace(written_as, sound=clip)
 
 
 def _targets(options: ContinueOptions, takes: Sequence[Take]) -> list[Path | None]:

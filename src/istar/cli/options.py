@@ -230,8 +230,9 @@ class CommonOptions:
         return GenerationRequest(
             mode=mode,
             prompt=prompt or "",
-            image=image,
-            clip=clip,
+            # A take that is continued from another directory finds them.
+            image=image and image.absolute(),
+            clip=clip and clip.absolute(),
             seconds=seconds,
             aspect=parse_aspect(self.aspect),
             seed=drawn_seed() if self.seed is None else self.seed,

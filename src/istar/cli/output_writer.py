@@ -69,7 +69,7 @@ class OutputFile:
         words = self.written_as.words
         words += [] if self._has_settings else ["--no-metadata"]
         words += ["--sidecar"] if self._has_sidecar else []
-        return [*words, "-o", str(self.target)] if self._is_named else words
+        return [*words, "-o", str(self.target.absolute())] if self._is_named else words
 
     @contextmanager
     def writing(
