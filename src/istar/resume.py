@@ -54,6 +54,8 @@ def take_of(
     """
     clip, clip_file = inputs.clip, inputs.clip_file
     if clip is not None and isinstance(request.clip, Path):
+        # What continues the take may run in another directory.
+        request = replace(request, clip=request.clip.absolute())
         clip_file = clip_file or ClipFile(pictures=len(clip), sha256=inputs.clip_hash)
         clip = clip[-(networks.spec.clip_seconds * FRAMES_PER_SECOND + 1) :]
     windows = state.windows if state.current is None else (*state.windows, state.current)

@@ -230,9 +230,8 @@ class CommonOptions:
         return GenerationRequest(
             mode=mode,
             prompt=prompt or "",
-            # A take that is continued from another directory finds them.
-            image=image and image.absolute(),
-            clip=clip and clip.absolute(),
+            image=image,
+            clip=clip,
             seconds=seconds,
             aspect=parse_aspect(self.aspect),
             seed=drawn_seed() if self.seed is None else self.seed,
