@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,8 +53,10 @@ class LeftTakes:
                 take = Take.load(path)
             except StateError:  # removed meanwhile, or damaged
                 continue
+            # Inputs are compared by their pictures, whatever their paths.
+            wanted = replace(request, image=take.request.image, clip=take.request.clip)
             if (
-                (take.request, take.model) == (request, identity(pipeline.networks))
+                (take.request, take.model) == (wanted, identity(pipeline.networks))
                 and not take.finished  # by another process meanwhile
                 and not take.is_varied
                 and _has_input(take, inputs)
