@@ -56,9 +56,8 @@ class Difference:
 
     @property
     def error(self) -> float:
-        """The standard error of the mean; 0 with a single seed."""
-        count = len(self.values)
-        return stdev(self.values) / sqrt(count) if count > 1 else 0.0
+        """The standard error of the mean, of two seeds or more."""
+        return stdev(self.values) / sqrt(len(self.values))
 
     @property
     def is_effect(self) -> bool:
@@ -113,8 +112,9 @@ def difference_rows(
                 cells.append("–")
                 continue
             found = Difference.between(measures, first, column.measure)
-            mean, error = (column.factor * value for value in (found.mean, found.error))
-            cell = f"{mean:+{column.form}} ± {error:{column.form}}"
+            cell = f"{column.factor * found.mean:+{column.form}}"
+            if len(found.values) > 1:
+                cell += f" ± {column.factor * found.error:{column.form}}"
             cells.append(f"**{cell}**" if found.is_effect else cell)
         yield _row([name, str(len(seeds)), *cells])
 
