@@ -81,7 +81,7 @@ class Opening:
         return opened, notes
 
     def pictures_read(self, state: JobState) -> int:
-        """How many of the last pictures the next window to open reads; 0 where there is none."""
+        """How many of the last pictures the next window to open reads; 0 after the last."""
         number = state.window + (state.generation is not None)
         if number >= len(self.plan.windows):
             return 0

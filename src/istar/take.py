@@ -233,7 +233,7 @@ class Take:
         """The take of an interactive video, as it was before the last prompt was added.
 
         Raises:
-            UsageError: it is none, or has one prompt.
+            UsageError: the take is of another mode, or has one prompt.
         """
         if self.request.mode != "interact" or len(self.request.prompts) < 2:
             raise UsageError("the last prompt is the only one, and cannot be taken back")
@@ -354,7 +354,7 @@ def _take(header: TakeHeader, tensors: dict[str, Tensor]) -> Take:
 
     Raises:
         IstarError: something does not fit.
-        RuntimeError: a generator's state is none.
+        RuntimeError: torch refuses a generator's state.
     """
     if not 0 < header.semantic_bits <= header.detail_bits <= _MOST_BITS:
         raise StateError("its tokens have no bits, or too many")

@@ -288,7 +288,7 @@ def read_window(
     Raises:
         LookupError: something is missing.
         StateError: something does not fit.
-        RuntimeError: the generator's state is none.
+        RuntimeError: torch refuses the generator's state.
     """
     schedule = Schedule(
         clips=header.clips,
@@ -324,10 +324,10 @@ def read_window(
 
 
 def generator_state(state: Tensor) -> Tensor:
-    """A generator's state, refused if it is none.
+    """A generator's state, once torch has taken it.
 
     Raises:
-        RuntimeError: it is none.
+        RuntimeError: torch refuses it.
     """
     generator = torch.Generator()
     generator.set_state(state)

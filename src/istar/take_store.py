@@ -54,7 +54,7 @@ def is_stored(path: Path) -> bool:
 
 
 def stored_path(name: str) -> Path | None:
-    """The file of a take by its name in the store; None where there is none."""
+    """The file of a take by its name in the store; None if the store has no such take."""
     return next((path for path, _, _ in _files() if path.stem == name), None)
 
 

@@ -73,7 +73,7 @@ class WindowPictures:
         """The clip under way, `(F, H, W, 3)`, uint8, decoded from its canvas so far.
 
         What is finer than the canvas is taken from the frame before, where the two agree. After a
-        clip's last step these are its finished pictures, and between two windows there are none.
+        clip's last step these are its finished pictures; between two windows it is empty.
         """
         generation, plan = state.generation, self.opening.plan
         if generation is None or not generation.position:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -24,21 +23,10 @@ from parrot import SAYS, write_parrot
 Captured = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(scope="module")
-def model(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small checkpoint with clips of a second."""
-    directory = tmp_path_factory.mktemp("short") / "model"
-    shutil.copytree(checkpoint, directory)
-    manifest = json.loads((directory / "istar.json").read_text())
-    manifest |= {"clip_frames": 4, "max_seconds": 2}
-    (directory / "istar.json").write_text(json.dumps(manifest))
-    return directory
-
-
 @pytest.fixture(autouse=True)
-def own_place(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_place(brief_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ISTAR_MODEL", str(model))
+    monkeypatch.setenv("ISTAR_MODEL", str(brief_checkpoint))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
 
 

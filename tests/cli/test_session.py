@@ -25,21 +25,10 @@ from processes import await_line, run_here, run_warm, started_warm
 SECOND = 16
 
 
-@pytest.fixture(scope="module")
-def model(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small checkpoint with clips of a second."""
-    directory = tmp_path_factory.mktemp("short") / "model"
-    shutil.copytree(checkpoint, directory)
-    manifest = json.loads((directory / "istar.json").read_text())
-    manifest |= {"clip_frames": 4, "max_seconds": 2}
-    (directory / "istar.json").write_text(json.dumps(manifest))
-    return directory
-
-
 @pytest.fixture(autouse=True)
-def own_place(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_place(brief_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ISTAR_MODEL", str(model))
+    monkeypatch.setenv("ISTAR_MODEL", str(brief_checkpoint))
 
 
 def interact(*arguments: str, lines: str = "", code: int = 0) -> str:
@@ -54,10 +43,10 @@ def interact(*arguments: str, lines: str = "", code: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def session_of_one_prompt(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def session_of_one_prompt(brief_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a session of the prompt "one", from seed 1."""
     directory = tmp_path_factory.mktemp("one")
-    options = ("-o", str(directory / "a.mp4"), "--seed", "1", "--model", str(model))
+    options = ("-o", str(directory / "a.mp4"), "--seed", "1", "--model", str(brief_checkpoint))
     interact(*options, lines="one\n")
     return directory
 
@@ -228,15 +217,15 @@ def test_another_video_beside_a_session_is_not_replaced() -> None:
 
 
 def test_a_session_does_not_decide_which_directory_is_loaded(
-    model: Path, monkeypatch: pytest.MonkeyPatch
+    brief_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interact("-o", "a.mp4", "--seed", "1", "--model", str(model), lines="one\n")
-    assert str(model) not in Path("a.session/session.json").read_text()
+    interact("-o", "a.mp4", "--seed", "1", "--model", str(brief_checkpoint), lines="one\n")
+    assert str(brief_checkpoint) not in Path("a.session/session.json").read_text()
     monkeypatch.delenv("ISTAR_MODEL")
     said = interact("a.session", lines="two\n", code=1)
     assert "made by the model 'random'" in said
     assert "name its directory or repository with --model" in said
-    interact("a.session", "--model", str(model), lines="two\n")
+    interact("a.session", "--model", str(brief_checkpoint), lines="two\n")
     assert torch.equal(read_clip(Path("a.mp4")).frames, film("one", "two"))
 
 
@@ -468,18 +457,18 @@ def test_what_a_session_has_settled_is_refused() -> None:
     assert "is no take, or it was cut short" in interact("a.session", lines="two\n", code=1)
 
 
-def take_file(model: Path, name: str, **wanted: object) -> Tensor:
+def take_file(brief_checkpoint: Path, name: str, **wanted: object) -> Tensor:
     """Make a take's file; gives its pictures."""
-    pipeline = InfinityStarPipeline.from_pretrained(model, device="cpu")
+    pipeline = InfinityStarPipeline.from_pretrained(brief_checkpoint, device="cpu")
     job = pipeline.job(request(**wanted))
     frames = frames_of(job.run())
     job.take().save(name)
     return frames
 
 
-def test_a_take_is_extended(model: Path) -> None:
-    shown = take_file(model, "a.take")
-    frames = take_file(model, "b.take", mode="extend", clip="a.take", seed=2)
+def test_a_take_is_extended(brief_checkpoint: Path) -> None:
+    shown = take_file(brief_checkpoint, "a.take")
+    frames = take_file(brief_checkpoint, "b.take", mode="extend", clip="a.take", seed=2)
     arguments = ("a red circle", "--seed", "2", "--seconds", "1")
     done = run_here("extend", "a.take", *arguments, "-o", "a.mp4")
     assert done.returncode == 0, done.stderr
@@ -488,8 +477,10 @@ def test_a_take_is_extended(model: Path) -> None:
     assert len(frames) == len(shown) + SECOND
 
 
-def test_a_take_is_refused_without_its_model(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    take_file(model, "a.take")
+def test_a_take_is_refused_without_its_model(
+    brief_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_file(brief_checkpoint, "a.take")
     monkeypatch.delenv("ISTAR_MODEL")
     Path("lines.txt").write_text("one\n")
     for command in ("extend", "interact"):
@@ -503,8 +494,8 @@ def test_a_take_is_refused_without_its_model(model: Path, monkeypatch: pytest.Mo
     assert b"these are other weights" in done.stderr
 
 
-def test_a_session_begins_with_a_take(model: Path) -> None:
-    shown = take_file(model, "a.take")
+def test_a_session_begins_with_a_take(brief_checkpoint: Path) -> None:
+    shown = take_file(brief_checkpoint, "a.take")
     interact("a.take", "-o", "a.mp4", "--seed", "2", lines="one\ntwo\n/undo\n/again\n")
     Path("a.take").unlink()
     interact("a.session", lines="two\n")
@@ -513,7 +504,7 @@ def test_a_session_begins_with_a_take(model: Path) -> None:
     assert prompts_of("a.session/main.take") == ("one", "two")
 
 
-def test_an_interactive_take_gets_more_prompts(model: Path) -> None:
+def test_an_interactive_take_gets_more_prompts(brief_checkpoint: Path) -> None:
     expected = film("one", "two", "three", seed=5)
     interact("-o", "a.mp4", "--seed", "5", lines="one\ntwo\n")
     interact("a.session/main.take", "-o", "b.mp4", lines="three\n/branch b\n/undo\n/undo\n")

@@ -208,7 +208,7 @@ def _resolution(name: str | None) -> Resolution | None:
     """A resolution as the file has it.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: no resolution has that name.
     """
     from istar.cli.option_types import Resolution
 
