@@ -46,6 +46,7 @@ CONFIGS = ROOT / "configs" / "ablations"
 OUTPUT = ROOT / "out" / "ablations"
 
 PAPER = "as in the paper"
+FIVE_SCALES = "five scales"
 SEEDS = (1, 2, 3)
 SECONDS, PICTURES = 1, 17
 PRINT_EVERY = 100
@@ -75,7 +76,8 @@ class Variant:
         manifest: fields of the manifest.
         data: settings of a transformer's `[data]`.
         quantizer: settings of a tokenizer's `[quantizer]`.
-        other_bits: it predicts other bits than the paper's, so that their losses do not compare.
+        other_bits: it predicts other bits than the paper's, or weighs them otherwise, so that their
+            losses do not compare.
     """
 
     manifest: Mapping[str, Any] = field(default_factory=dict)
@@ -92,6 +94,15 @@ TRANSFORMERS = {
     "no self-correction": Variant(data={"most_flips": 0.0}),
     "full context": Variant(manifest={"context": "full"}),
     "one pyramid": Variant(manifest={"pyramid": "one"}, other_bits=True),
+    "half the self-correction": Variant(data={"most_flips": 0.15}),
+    "bits weigh alike": Variant(data={"weigh_by_magnitude": False}, other_bits=True),
+    FIVE_SCALES: Variant(
+        manifest={
+            "pixel_budget": {"name": "tiny", "resolution": "64p", "sides": [1, 2, 3, 4, 5]},
+            "repeats": {"image": [2, 2, 2, 2, 3], "video": [2, 2, 2, 2, 3]},
+        },
+        other_bits=True,
+    ),
 }
 _NARROW = {
     "tokenizer": {
