@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -165,7 +165,7 @@ def run_all(cores: Sequence[int]) -> None:
 
     with ThreadPoolExecutor(len(cores)) as pool:
         try:
-            for done in [pool.submit(work, core) for core in cores]:
+            for done in as_completed([pool.submit(work, core) for core in cores]):
                 done.result()
         except BaseException:
             stopped.set()

@@ -82,7 +82,7 @@ def forced(networks: Networks, case: Case, scales: int) -> Forced:
     spec, transformer = networks.spec, networks.transformer
     window = Window(given_seconds=0, new_seconds=case.seconds)
     steps = window.steps(spec, nearest_template(spec.aspect))
-    text = spec.prompt.apply(case.caption, "t2v", case.seconds, suffix=False)
+    text = spec.prompt.apply(case.caption, "t2v", case.seconds, suffix=True)
     features = networks.texts(text, "", guided=True).features
     seeded = torch.Generator().manual_seed(case.seed)
     state = start(transformer, steps, features, seeded.get_state())
@@ -96,7 +96,7 @@ def forced(networks: Networks, case: Case, scales: int) -> Forced:
             if part.step.scale < scales:
                 prediction = predict(transformer, state)
                 bits = part.bits[0]
-                certainties.append(_certainty(part.step.scale, prediction.logits[0], bits))
+                certainties.append(certainty(part.step.scale, prediction.logits[0], bits))
                 state = commit(state, bits, prediction.contexts)
             else:
                 drawing = draw(transformer, state, spec.sampling)
@@ -104,8 +104,8 @@ def forced(networks: Networks, case: Case, scales: int) -> Forced:
     return Forced(networks.decode(torch.cat(state.latents, dim=2)), tuple(certainties))
 
 
-def _certainty(scale: int, logits: Tensor, bits: Tensor) -> Certainty:
-    """Of logits `(L, d, 2)` and true bits `(L, d)`."""
+def certainty(scale: int, logits: Tensor, bits: Tensor) -> Certainty:
+    """How well logits `(L, d, 2)` predict true bits `(L, d)`."""
     difference = logits[..., 1] - logits[..., 0]
     cross_entropy, entropy = (
         float(F.binary_cross_entropy_with_logits(difference, target))

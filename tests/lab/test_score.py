@@ -161,6 +161,16 @@ def test_two_subjects_must_both_be_right_and_apart() -> None:
     (scene,) = scenes_of_two(3, 1)
     frames = scene.frames(33, 80, 80)
     assert judged(scene, frames, "two").right == ALL_RIGHT | {"apart": True}
+    one, other = (
+        Subject(shape=shape, colour=colour, motion="stands", x=x, y=0.5, size=size)
+        for shape, colour, x, size in (
+            ("circle", "red", 0.34, 0.15),
+            ("square", "white", 0.6, 0.16),
+        )
+    )
+    touching = Scene(background="blue", subjects=(one, other))
+    right = judged(touching, touching.frames(33, 80, 80), "two").right
+    assert right == ALL_RIGHT | {"apart": False, "all": False}
     lone = replace(scene, subjects=scene.subjects[:1]).frames(33, 80, 80)
     right = judged(scene, lone, "two").right
     assert not right["colour"]
@@ -348,6 +358,8 @@ def test_the_usual_modes_are_modes() -> None:
         ({"modes": ("t2w",)}, "not t2w"),
         ({"seed": -1}, "a seed is"),
         ({"seconds": 1.5}, "1.75 to"),
+        ({"seconds": 4.25, "modes": ("t2v",)}, "4 or less"),
+        ({"seconds": 2.25}, "2 or less"),
         ({"seconds": 2.1}, "multiple"),
     ],
 )

@@ -90,12 +90,10 @@ def measure(frames: Tensor) -> Measurement:
     """
     pixels = _downscaled(frames)
     behind = _border_colour(pixels)
-    distance = (pixels - behind[:, None, None]).norm(dim=1)  # F H W
-    inside = _inner(distance > _LEAST_DISTANCE)
-    if not inside.any():
+    found = _subject(pixels, behind)
+    if found is None:
         return Measurement(background=nearest_colour(behind))
-    share = distance / (_median_colour(pixels, inside) - behind).norm()
-    return _measured(pixels, behind, inside, share)
+    return _measured(pixels, behind, *found)
 
 
 def measure_two(
@@ -137,14 +135,35 @@ def trajectory_of(frames: Tensor) -> Trajectory | None:
         frames: `(F, H, W, 3)` uint8, at 16 a second.
     """
     pixels = _downscaled(frames)
-    behind = _border_colour(pixels)
+    found = _subject(pixels, _border_colour(pixels))
+    if found is None:
+        return None
+    _, share = found
+    trajectory, _, present = _track(_of_subject(share))
+    return trajectory if present.any() else None
+
+
+def _subject(pixels: Tensor, behind: Tensor) -> tuple[Tensor, Tensor] | None:
+    """What differs from the background; None where nothing does.
+
+    Args:
+        pixels: `(F, 3, H, W)`.
+        behind: the background's colour `(3)`.
+
+    Returns:
+        the subject's inner pixels, `(F, H, W)` booleans; and likewise each pixel's distance from
+        the background in that of the subject.
+    """
     distance = (pixels - behind[:, None, None]).norm(dim=1)
     inside = _inner(distance > _LEAST_DISTANCE)
     if not inside.any():
         return None
-    share = distance / (_median_colour(pixels, inside) - behind).norm()
-    trajectory, _, present = _track(((share - _NOTHING) / (_WHOLLY - _NOTHING)).clamp(0, 1))
-    return trajectory if present.any() else None
+    return inside, distance / (_median_colour(pixels, inside) - behind).norm()
+
+
+def _of_subject(share: Tensor) -> Tensor:
+    """How far each pixel belongs to a subject, from 0 to 1, by its distance in the subject's."""
+    return ((share - _NOTHING) / (_WHOLLY - _NOTHING)).clamp(0, 1)
 
 
 def _measured(pixels: Tensor, behind: Tensor, inside: Tensor, share: Tensor) -> Measurement:
@@ -156,7 +175,7 @@ def _measured(pixels: Tensor, behind: Tensor, inside: Tensor, share: Tensor) -> 
         inside: `(F, H, W)` booleans, the subject's inner pixels; not empty.
         share: `(F, H, W)`, each pixel's distance from the background in that of the subject.
     """
-    share = ((share - _NOTHING) / (_WHOLLY - _NOTHING)).clamp(0, 1)
+    share = _of_subject(share)
     trajectory, outlines, present = _track(share)
     shape = outlines.shape(present)
     thirds = [

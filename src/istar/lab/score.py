@@ -28,6 +28,7 @@ from istar.generation.residual import quantized_latent
 from istar.generation.schedule import nearest_template
 from istar.inputs import picture_size
 from istar.lab.trials import MODES, TRIALS, Case, EvaluationMode, Verdict
+from istar.lab.world import STAY_SECONDS
 from istar.media import cover_and_crop
 from istar.pipeline import InfinityStarPipeline
 from istar.plan import Window
@@ -74,6 +75,13 @@ class ShapesTest:
         if not 0 <= self.seed <= LAST_SEED - self.count:
             raise UsageError(f"a seed is a whole number from 0 to {LAST_SEED - self.count}")
         check_seconds(self.seconds, least=LEAST_SECONDS)
+        longest = STAY_SECONDS / 2 if "extend" in self.modes else STAY_SECONDS
+        if self.seconds > longest:
+            raise UsageError(
+                f"the subjects of the test stay in the picture for {STAY_SECONDS:g} s: seconds "
+                f"must be {longest:g} or less, not {self.seconds:g}"
+                + ("; extend adds as many as are given" if longest < STAY_SECONDS else "")
+            )
 
     @property
     def clips(self) -> int:
