@@ -59,7 +59,10 @@ def shapes(
         ),
     ] = "t2v,wording,i2v,extend,tokenizer",
     seconds: Annotated[
-        float, typer.Option("--seconds", help="Length of a clip: 1.75 to 4, in quarters; with extend to 2.")
+        float,
+        typer.Option(
+            "--seconds", help="Length of a clip: 1.75 to 4, in quarters; with extend to 2."
+        ),
     ] = 2.0,
     output: Annotated[
         str,
