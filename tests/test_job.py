@@ -27,6 +27,7 @@ from istar.generation.state import Position
 from istar.media import write_clip
 from istar.memory_plan import WHOLE
 from istar.networks import Networks
+from media_files import encode
 
 
 @pytest.fixture(scope="module")
@@ -331,3 +332,16 @@ def test_branches_in_one_batch_are_saved_and_finished_the_same(
     for _ in islice(places, 0, None, 3):
         again, _ = finished(together.job(Take.load(tmp_path / "job.take")))
         assert torch.equal(frames_of(again), frames_of(events))
+
+
+def test_sound_that_is_left_out_is_no_warning(
+    tmp_path: Path, pipeline: InfinityStarPipeline
+) -> None:
+    clip = encode(tmp_path / "a.mkv", pictures(17), rate=16, sound=True, interlaced=True)
+    (sound, *others) = (
+        event
+        for event in pipeline.job(request("extend", clip=clip)).advance()
+        if isinstance(event, Note) and "a.mkv" in event.text
+    )
+    assert (sound.text, sound.warns) == (f"'{clip}': its sound is left out", False)
+    assert [(note.text.count("a.mkv"), note.warns) for note in others] == [(1, True)]

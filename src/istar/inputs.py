@@ -13,7 +13,7 @@ from torch import Tensor
 
 from istar.errors import StateError, UsageError
 from istar.generation.schedule import TEMPLATES, Template, nearest_template
-from istar.media import SOUND_LEFT_OUT, cover_and_crop, open_clip, read_picture
+from istar.media import cover_and_crop, open_clip, read_picture
 from istar.model_spec import ModelSpec
 from istar.request import GenerationRequest
 from istar.take import Take
@@ -37,6 +37,7 @@ class Inputs:
         image: `(1, H, W, 3)`, uint8: the first picture.
         clip: `(F, H, W, 3)`, uint8, at 16 a second: the clip to continue.
         notes: what was noticed while reading.
+        leaves_sound: the clip is of a file whose sound is left out.
         take: the finished take to continue, in the place of a clip.
         clip_file: the file of the clip, where a take says it, which may hold its end alone.
         images: `(1, H, W, 3)`, uint8, by the index of a prompt of `interact`: the picture with
@@ -47,6 +48,7 @@ class Inputs:
     image: Tensor | None
     clip: Tensor | None
     notes: tuple[str, ...]
+    leaves_sound: bool = False
     take: Take | None = None
     clip_file: ClipFile | None = None
     images: Mapping[int, Tensor] = field(default_factory=dict)
@@ -98,11 +100,6 @@ class Inputs:
     def clip_hash(self) -> str:
         """The sha256 of the clip's pixels; empty without a clip."""
         return "" if self.clip is None else pixels_hash(self.clip)
-
-    def with_sound_kept(self) -> Inputs:
-        """The same without the remark that the clip's sound is left out."""
-        notes = tuple(note for note in self.notes if not note.endswith(SOUND_LEFT_OUT))
-        return replace(self, notes=notes)
 
 
 def pixels_hash(pixels: Tensor) -> str:
@@ -156,8 +153,13 @@ def _read_start(request: GenerationRequest, spec: ModelSpec) -> Inputs:
             notes += _aspect_notes(request.aspect, template, size)
             read = clip.read(size=size)
         check_length(len(read.frames), request, spec)
-        notes = (*(f"'{request.clip}': {note}" for note in read.notes), *notes)
-        return Inputs(template=template, image=None, clip=read.frames, notes=notes)
+        return Inputs(
+            template=template,
+            image=None,
+            clip=read.frames,
+            notes=read.notes + notes,
+            leaves_sound=clip.info.has_sound,
+        )
     if isinstance(request.image, Path):
         picture = read_picture(request.image)
         pixels, notes = picture.pixels.unsqueeze(0), picture.notes

@@ -22,7 +22,6 @@ from istar.generation.schedule import Step
 from istar.generation.state import GenerationState, JobState, Position, seeded_state
 from istar.generation.until import Until, stop_step
 from istar.inputs import Inputs, read_inputs
-from istar.media import SOUND_LEFT_OUT
 from istar.networks import Networks
 from istar.opening import Opening
 from istar.outlook import Outlook
@@ -277,10 +276,9 @@ class Job:
         events: list[Event] = []
         if notice and not self._is_continued:
             events.append(Note(text=notice))
-        # That sound is left out is no surprise.
-        events += [
-            Note(text=text, warns=not text.endswith(SOUND_LEFT_OUT)) for text in self.inputs.notes
-        ]
+        if self.inputs.leaves_sound:
+            events.append(Note(text=f"'{self.request.clip}': its sound is left out"))
+        events += [Note(text=text, warns=True) for text in self.inputs.notes]
         if not self._is_continued:
             warnings = self.plan.warnings(self.request)
             events += [Note(text=text, remedies=helps, warns=True) for text, helps in warnings]

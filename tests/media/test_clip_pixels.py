@@ -147,7 +147,6 @@ def test_transparent_video_is_laid_on_white(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "note"),
     [
-        ({"sound": True}, "sound"),
         ({"transfer": 16}, "PQ"),
         ({"transfer": 18}, "HLG"),
         ({"interlaced": True}, "interlaced"),
@@ -158,6 +157,12 @@ def test_what_is_lost_is_said(tmp_path: Path, options: dict[str, object], note: 
     (said,) = read_clip(path).notes
     assert note in said
     assert probe_clip(path).notes == (said,)
+
+
+def test_sound_is_known_without_a_note(tmp_path: Path) -> None:
+    for has_sound in (True, False):
+        path = encode(tmp_path / "clip.mkv", grey_clip([50] * 4, 64, 64), sound=has_sound)
+        assert (probe_clip(path).has_sound, probe_clip(path).notes) == (has_sound, ())
 
 
 @pytest.mark.parametrize("name", ["vp8_alpha.webm", "vp9_alpha.webm"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,7 +164,7 @@ def make_all(
                     inputs = model.read(request)
                     model.plan(request, inputs)
                     if task.written_as.sound:
-                        inputs = inputs.with_sound_kept()
+                        inputs = replace(inputs, leaves_sound=False)
                     if pipeline is None:
                         with batch.ending_it():
                             pipeline = model.load(request, inputs, target=output.target)

@@ -48,7 +48,7 @@ def frame(
     seconds = _seconds(at)
     source = input_clip(clip)
     target = output_path(output, default_stem="istar-frame", suffix=".png", overwrite=overwrite)
-    from istar.media import SOUND_LEFT_OUT, open_clip, probe_file, write_picture
+    from istar.media import open_clip, probe_file, write_picture
 
     with open_clip(source) as video:
         if seconds is None:
@@ -57,8 +57,7 @@ def frame(
             picture = video.read_piece(begin=seconds, pictures=1)[0]
         notes = video.info.notes
     for note in notes:
-        if not note.endswith(SOUND_LEFT_OUT):
-            say(printable(note))
+        say(printable(note))
     texts: dict[str, str] = {}
     if source.is_file():
         held = probe_file(source).texts

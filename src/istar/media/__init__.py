@@ -6,7 +6,6 @@ Pixels are torch uint8 tensors in RGB: `(H, W, 3)` for a picture, `(F, H, W, 3)`
 
 from __future__ import annotations
 
-from istar.media.clip_container import SOUND_LEFT_OUT
 from istar.media.clip_reader import (
     Clip,
     ClipInfo,
@@ -24,7 +23,6 @@ from istar.media.pictures import Picture, cover_and_crop, read_picture, stretch
 from istar.media.sound import check_holds_sound, check_sound
 
 __all__ = [
-    "SOUND_LEFT_OUT",
     "Clip",
     "ClipInfo",
     "ClipReader",

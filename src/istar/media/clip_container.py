@@ -27,9 +27,6 @@ _CONTAINERS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,obu,ogg,flv,asf,"
     "gif,apng,nut,mxf,dv,wtv,yuv4mpegpipe"
 )
-SOUND_LEFT_OUT = "its sound is left out"
-"""The end of the remark on a video that has sound."""
-
 _READ_BYTES = 2**18
 _HEAD_BYTES = 2**12
 _DEFAULT_RATE = Fraction(25)
@@ -51,11 +48,13 @@ _MISCOUNTED_BYTES = 8  # some writers count an AVI's own header in
 
 
 class Survey(NamedTuple):
-    """Seconds at which the first and last pictures appear and the last one goes, and notes."""
+    """Seconds at which the first and last pictures appear and the last one goes; the rest is as
+    in `istar.media.clip_reader.ClipInfo`."""
 
     start: Fraction
     last: Fraction
     end: Fraction
+    has_sound: bool
     notes: tuple[str, ...]
 
 
@@ -272,8 +271,6 @@ def survey_clip(file: BinaryIO, name: str) -> Survey:
         notes = []
         if not _is_steady(starts, stream.time_base or Fraction(0)):
             notes.append("its frame rate varies; it is sampled by time")
-        if container.streams.audio:
-            notes.append(SOUND_LEFT_OUT)
         if stream.metadata.get("alpha_mode") == "1" and _alpha_decoder(stream) is None:
             notes.append("its transparency is left out")
         if timeline.is_joined:
@@ -287,7 +284,7 @@ def survey_clip(file: BinaryIO, name: str) -> Survey:
             )
         held = starts[0] + held_seconds(container, stream)
         end = max(held, *(end for _, end in spans))
-        return Survey(starts[0], starts[-1], end, tuple(notes))
+        return Survey(starts[0], starts[-1], end, bool(container.streams.audio), tuple(notes))
 
 
 def _is_steady(starts: list[Fraction], tick: Fraction) -> bool:

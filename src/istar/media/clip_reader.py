@@ -53,12 +53,14 @@ class ClipInfo:
     Attributes:
         width, height: as displayed: upright, with square pixels.
         seconds: from the first picture's appearance to the end of the last.
-        notes: what reading it changes or leaves out, for the person to read.
+        has_sound: it has sound, which is not read.
+        notes: what else reading it changes or leaves out, for the person to read.
     """
 
     width: int
     height: int
     seconds: float
+    has_sound: bool
     notes: tuple[str, ...]
 
 
@@ -68,7 +70,7 @@ class Clip:
 
     Attributes:
         frames: `(F, H, W, 3)` uint8 RGB, upright, exactly 16 a second.
-        notes: what was changed or left out on the way, for the person to read.
+        notes: as those of `ClipInfo`, and what was found while reading.
     """
 
     frames: Tensor
@@ -105,6 +107,7 @@ class ClipReader:
             width=conversion.width,
             height=conversion.height,
             seconds=float(survey.end - survey.start),
+            has_sound=survey.has_sound,
             notes=(
                 *self._notes,
                 *(f"{self._name}: {note}" for note in conversion.notes + survey.notes),
