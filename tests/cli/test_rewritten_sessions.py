@@ -117,9 +117,15 @@ def test_prompts_that_are_typed_are_rewritten_by_an_endpoint(
         def isatty(self) -> bool:
             return True
 
-    lines = iter(["/nonsense", "one", "/draft 2", "two", "2", "/undo", "/undo", "three", ""])
+    refused = ["one", "one"]
+    made = ["/nonsense", "one", "/draft 2", "two", "2", "/undo", "/undo", "three", ""]
+    lines = iter([*refused, *made])
     monkeypatch.setattr("sys.stdin", Terminal())
     monkeypatch.setattr("istar.cli.session_lines.ask", lambda question: next(lines))
+    # Nobody is asked for a video that cannot be.
+    interact(capfd, "-o", "nowhere/a.mp4", "--rewrite", code=1)
+    interact(capfd, "-o", "a.gif", "--rewrite", code=2)
+    assert asked(chat) == []
     said = interact(capfd, "-o", "a.mp4", "--rewrite", "-q")
     assert prompts("a.session/main.take") == [("one", "a rich one"), ("three", "a rich three")]
     assert [one["messages"][0]["content"] for one in chat.asked] == [

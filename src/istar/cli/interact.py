@@ -19,7 +19,11 @@ from istar.cli.option_types import RewriteOption
 from istar.cli.options import CommonOptions
 from istar.cli.output import output_file
 from istar.cli.output_writer import OutputFile
-from istar.cli.rewrite import rewriting_as_typed, rewritten_prompts
+from istar.cli.rewrite import (
+    check_rewriting_as_typed,
+    rewriting_as_typed,
+    rewritten_prompts,
+)
 from istar.cli.session import FIRST_BRANCH, Session, held_alone, is_session
 from istar.cli.session_lines import (
     Command,
@@ -128,7 +132,7 @@ def interact(
             _reopen(options, clip.expanduser(), script)
         return
     source = None if clip is None else input_clip(clip)
-    lines = _lines(script, source, options, is_new=source is None)
+    lines = _lines(script, source, options)
     start: GenerationRequest | Take | None = None
     inputs, words, prompts = None, options.words, 0
     if source is not None and is_take(source):
@@ -184,7 +188,7 @@ def _reopen(options: InteractOptions, directory: Path, script: Path | None) -> N
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     lines: Iterator[Line] = iter(())
     if script is not None or is_terminal:
-        lines = _lines(script, None, options, is_new=False)
+        lines = _lines(script, None, options)
     take, options = options.read_take(session.take_path)
     branch = session.settings.branch
     if isinstance(lines, ScriptLines):
@@ -261,14 +265,13 @@ def _first_prompt(
     raise UsageError("no prompt was given, so there is nothing to make")
 
 
-def _lines(
-    script: Path | None, source: Path | None, options: InteractOptions, *, is_new: bool
-) -> Iterator[Line]:
+def _lines(script: Path | None, source: Path | None, options: InteractOptions) -> Iterator[Line]:
     if script is not None:
         return _read_script(script, source)
     if options.reused is None:
-        device = options.device
-        return TypedLines(rewriting_as_typed(device, is_new=is_new) if options.rewrites else None)
+        if options.rewrites:
+            check_rewriting_as_typed()
+        return TypedLines()
     then = options.reused.settings
     prompts = [
         Prompt(text=text, typed=None if typed == text else typed)
@@ -283,13 +286,16 @@ def _rewritten(
     """The first prompt and the lines after it with richer prompts, where these are asked for.
 
     Args:
-        first: the first prompt of a script or of `--from`; None where it is not taken from them.
+        first: the first prompt, taken from the lines; None where none is.
         lines: the others.
         options: as typed.
         is_new: as `rewritten_prompts` takes it.
     """
-    if not options.rewrites or isinstance(lines, TypedLines):
+    if not options.rewrites:
         return first, lines
+    if isinstance(lines, TypedLines):
+        lines.rewriting = rewriting_as_typed(options.device, is_new=is_new)
+        return first and lines.rewriting(first), lines
     if isinstance(lines, ScriptLines):
         richer = rewritten_prompts(lines.prompts, options.device, is_new=is_new)
         lines.rewrite(richer)

@@ -197,21 +197,26 @@ def rewritten_prompts(prompts: Sequence[Prompt], device: str, *, is_new: bool) -
     return [prompt.rewritten(richer) for prompt in prompts]
 
 
-def rewriting_as_typed(device: str, *, is_new: bool) -> Callable[[Prompt], Prompt]:
-    """Gives the prompts of an interactive video richer texts, one after the other.
-
-    Args:
-        device: as typed.
-        is_new: as `rewritten_prompts` takes it.
+def check_rewriting_as_typed() -> None:
+    """Refuse to rewrite prompts one after the other with a language model that is loaded for each.
 
     Raises:
-        UsageError: as `richer_prompts`; or a language model here would be loaded for every prompt.
+        UsageError: the settings name one, or as `RewriteSettings.settled`.
     """
     if RewriteSettings.settled().url is None:
         raise UsageError(
             "prompts typed one by one are rewritten by an endpoint only (rewrite.url): a model "
             "here would be loaded anew for each; --script FILE has all of them rewritten at once"
         )
+
+
+def rewriting_as_typed(device: str, *, is_new: bool) -> Callable[[Prompt], Prompt]:
+    """Gives the prompts of an interactive video richer texts, one after the other.
+
+    Args:
+        device: as typed.
+        is_new: as `rewritten_prompts` takes it.
+    """
     firsts = chain([is_new], repeat(False))
 
     def rewriting(prompt: Prompt) -> Prompt:

@@ -70,24 +70,23 @@ HELP = {
 class TypedLines(Iterator[Line]):
     """Lines as the person types them; asked for on stderr, which a terminal shows.
 
-    Args:
-        rewriting: gives a prompt richer words; the number of a draft stays as it is.
-
     Attributes:
         drafts: of so many one is to be chosen; 0 where a prompt or a command is wanted.
+        rewriting: gives a prompt richer words; the number of a draft stays as it is. None where
+            prompts stay as they are typed.
 
     Raises:
         UsageError: there is nobody to ask.
     """
 
-    def __init__(self, rewriting: Callable[[Prompt], Prompt] | None = None) -> None:
+    def __init__(self) -> None:
         if sys.stdin is None or not sys.stdin.isatty():
             raise UsageError(
                 "there is no terminal to ask for prompts; use --script FILE, or --script - for "
                 "stdin"
             )
         self.drafts = 0
-        self._rewriting = rewriting
+        self.rewriting: Callable[[Prompt], Prompt] | None = None
 
     def __next__(self) -> Line:
         while True:
@@ -101,8 +100,8 @@ class TypedLines(Iterator[Line]):
             except UsageError as error:
                 warn(str(error))
                 continue
-            if self._rewriting and isinstance(line, Prompt) and not self.drafts:
-                return self._rewriting(line)
+            if self.rewriting and isinstance(line, Prompt) and not self.drafts:
+                return self.rewriting(line)
             return line
 
     def _question(self) -> str:
