@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from stat import S_ISREG
 
+from filelock import FileLock, Timeout
+
 from istar.errors import StateError, UsageError
-from istar.files import writing_failed
+from istar.files import temporary_path, writing_failed
 from istar.request import GenerationRequest
 from istar.take import Take
 from istar.take_directory import TAKE_SUFFIX, take_files, takes_directory
@@ -51,6 +53,36 @@ class StoredTake:
 def is_stored(path: Path) -> bool:
     """Whether a file lies in the store."""
     return path.resolve().parent == takes_directory().resolve()
+
+
+@contextmanager
+def held_take(path: Path) -> Iterator[None]:
+    """Inside, no other process makes a take of the store; the system frees it when this one dies.
+
+    Args:
+        path: its file; what lies elsewhere is not held.
+
+    Raises:
+        StateError: another process makes it, or the directory cannot be written.
+    """
+    if not is_stored(path):
+        yield
+        return
+    file = _lock_of(path)
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StateError(f"the take {path.stem} is in use: another process makes it") from None
+    except OSError as error:
+        raise StateError(str(writing_failed(file, error))) from error
+    try:
+        with temporary_path(file):
+            yield
+    finally:
+        with suppress(OSError):
+            file.unlink()
+        lock.release()
 
 
 def stored_path(name: str) -> Path | None:
@@ -162,6 +194,10 @@ def _name(request: GenerationRequest) -> str:
     return f"{now}-{request.mode}-{request.seed}{TAKE_SUFFIX}"
 
 
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
 def _remove_dead(directory: Path) -> None:
     """Remove what processes that were killed left half written; a write takes seconds at most."""
     for path in directory.glob(f".*.tmp{TAKE_SUFFIX}"):
@@ -173,5 +209,6 @@ def _remove_dead(directory: Path) -> None:
 def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
+        _lock_of(path).unlink(missing_ok=True)
     except OSError as error:
         raise StateError(f"cannot remove '{path}': {error.strerror}") from error

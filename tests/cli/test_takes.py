@@ -140,7 +140,7 @@ def test_the_size_of_all_takes_is_kept_and_what_goes_is_named(
         others = [old] if wanted == 1 else [store_take(job.take()) for _ in range(wanted)]
         list(job.run(until=Position(0, wanted)))
         keeper.write()
-        assert takes_of(store) == [keeper.path]
+        assert list(store.glob("[!.]*")) == [keeper.path]
         what = f"take {others[0].stem}" if wanted == 1 else f"{wanted} takes"
         assert capfd.readouterr().err == (
             f"istar: removed the older {what}: takes-size is 1.0 kB\n"
@@ -167,51 +167,38 @@ def test_a_take_is_written_where_others_cannot_be_removed(
     )
 
 
-def test_two_processes_that_continue_a_take_write_one_each(
-    store: Path,
-    job: Job,
-    pipeline: InfinityStarPipeline,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+def test_one_process_at_a_time_makes_a_take(
+    store: Path, job: Job, pipeline: InfinityStarPipeline, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def taken(keeper: TakeKeeper, job: Job, steps: int) -> None:
-        list(job.run(until=Position(0, steps)))
-        keeper.write()
-
-    first = TakeKeeper(job, TakeSettings())
-    taken(first, job, 1)
-    path = first.path
+    keeper = TakeKeeper(job, TakeSettings())
+    list(job.run(until=Position(0, 1)))
+    keeper.write()
+    path, left = keeper.path, LeftTakes(wanted=True)
     assert path is not None
-    left = LeftTakes()
-    asked, inputs = job.take().request, job.inputs
-    found = left.of(asked, inputs, pipeline)
-    assert found is not None
-    one, other = pipeline.job(found[1]), pipeline.job(found[1])
-    second, third = (TakeKeeper(each, TakeSettings(), left=found[0]) for each in (one, other))
-    # What the first has made meanwhile is more, and stays.
-    taken(first, job, 3)
-    taken(second, one, 2)
-    assert second.path not in (None, path)
-    assert Take.load(path).taken == 3
-    # A take that is taken further goes, and is written again by who still makes it.
-    taken(third, other, 4)
-    assert takes_of(store) == sorted(filter(None, (second.path, third.path)))
-    first.leave([])
-    assert Take.load(path).taken == 3
-    # A finished one is nobody's to continue, however it is kept.
-    for each in (second.path, third.path):
-        assert each is not None
-        each.unlink()
-    taken(first, job, len(Take.load(path).windows[0].schedule.steps))
-    assert left.of(asked, inputs, pipeline) is None
-    # Of a job that wrote nothing of its own the take is kept, or goes when all is made.
-    last = store_take(found[1])
-    capfd.readouterr()
-    TakeKeeper(pipeline.job(found[1]), TakeSettings(), left=last).leave([])
-    assert f"`istar finish {last}` continues it" in capfd.readouterr().err
-    monkeypatch.setenv("ISTAR_KEEP_TAKES", "unfinished")
-    TakeKeeper(job, TakeSettings(), left=last).finish()
+    held, wanted = path.read_bytes(), (job.request, job.inputs, pipeline)
+    refused = f"istar: error: the take {path.stem} is in use: another process makes it\n"
+    # 1. Nobody else continues what is being made, and its file stays as it is.
+    for name in (path.stem, str(path)):
+        assert run(["finish", name]) == 1
+        assert capfd.readouterr().err == refused
+    with left.on_the_way_to(*wanted) as found:
+        assert found is None
+    assert path.read_bytes() == held
+    # 2. Then one process does.
+    keeper.close()
     assert takes_of(store) == [path]
+    with left.on_the_way_to(*wanted) as found:
+        assert found is not None
+        assert (found[0], found[1].taken) == (path, 1)
+        capfd.readouterr()
+        assert run(["finish", path.stem]) == 1
+        assert capfd.readouterr().err == refused
+    assert takes_of(store) == [path]
+    # 3. A finished one is nobody's to continue, however it is kept.
+    list(job.run())
+    keeper.write()
+    with left.on_the_way_to(*wanted) as found:
+        assert found is None
 
 
 def test_a_result_that_cannot_be_written_is_not_lost(

@@ -151,7 +151,7 @@ def make_all(
         pipeline: InfinityStarPipeline | None = None
         previews: PreviewOutput | None = None
         said: set[str] = set()
-        left = LeftTakes() if names.skips and not options.dry_run else None
+        left = LeftTakes(wanted=names.skips and not options.dry_run)
         for (task, target), request in zip(todo, requests, strict=True):
             with batch.attempt(task.label):
                 with output_file(options, request, task.written_as, target) as output:
@@ -171,18 +171,18 @@ def make_all(
                     if task.tiles:
                         _make_tiles(pipeline, (request, *task.tiles), inputs, output, said)
                     else:
-                        found = left.of(request, inputs, pipeline) if left else None
-                        make_file(
-                            pipeline.job(found[1]) if found else pipeline.job(request, inputs),
-                            pipeline,
-                            output,
-                            options,
-                            settings,
-                            previews,
-                            seconds=seconds,
-                            left=found[0] if found else None,
-                            said=said,
-                        )
+                        with left.on_the_way_to(request, inputs, pipeline) as found:
+                            make_file(
+                                pipeline.job(found[1]) if found else pipeline.job(request, inputs),
+                                pipeline,
+                                output,
+                                options,
+                                settings,
+                                previews,
+                                seconds=seconds,
+                                continued=found and found[0],
+                                said=said,
+                            )
                 batch.made += 1
 
 
@@ -234,7 +234,6 @@ def make_file(
     *,
     seconds: float | None = None,
     continued: Path | None = None,
-    left: Path | None = None,
     said: set[str] | None = None,
 ) -> None:
     """Write what a job makes; meanwhile its take is kept.
@@ -247,7 +246,7 @@ def make_file(
         settings: what becomes of the take.
         previews: where previews go.
         seconds: how long it may take.
-        continued, left: the file of the take that the job continues, see `kept_take`.
+        continued: the file of the take that the job continues, see `kept_take`.
         said: notes of other jobs, which are not said again; those of this one are added.
     """
     from istar.cli.display import StepDisplay
@@ -256,7 +255,7 @@ def make_file(
     words = [*options.take_words(start), *output.words]
     events = new_notes(_events(job, previews, seconds), set() if said is None else said)
     with (
-        kept_take(job, words, settings, continued, left) as keeping,
+        kept_take(job, words, settings, continued) as keeping,
         StepDisplay(previews) as display,
         output.writing(pipeline, start, deadline=seconds) as writer,
     ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -170,6 +170,7 @@ def finish(
     Example: istar finish drafts/sheet.png:3 -o waves.mp4
     """
     from istar.take import Take
+    from istar.take_store import held_take
 
     keeps_sound = audio is Audio.COPY
     if keeps_sound:
@@ -178,8 +179,14 @@ def finish(
     if seconds is not None and len(takes) > 1:
         raise UsageError("--deadline is for one take")
     paths = [take_file(path) for path in takes]
-    starts = [(path, Take.load(path)) for path in paths]
-    make_takes(starts, options, encoding, continues=True, seconds=seconds, keeps_sound=keeps_sound)
+    with ExitStack() as held:
+        if not (options.dry_run or options.no_take):  # they write no take
+            for path in {path.resolve() for path in paths}:
+                held.enter_context(held_take(path))
+        starts = [(path, Take.load(path)) for path in paths]
+        make_takes(
+            starts, options, encoding, continues=True, seconds=seconds, keeps_sound=keeps_sound
+        )
 
 
 def make_takes(

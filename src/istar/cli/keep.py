@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,23 +56,15 @@ class TakeKeeper:
     Args:
         job: what runs.
         settings: of the store, for a take that lies in it or will; None for one of elsewhere.
-        path: a take's file, to be kept up to date; by default a new one in the store.
-        left: the take of the store that the job continues, and that another process may still be
-            writing; it is removed once the new one holds more.
+        path: a take's file, to be kept up to date; by default a new one in the store, which no
+            other process makes until `close`.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        settings: TakeSettings | None,
-        path: Path | None = None,
-        *,
-        left: Path | None = None,
-    ) -> None:
+    def __init__(self, job: Job, settings: TakeSettings | None, path: Path | None = None) -> None:
         self.path = path
-        self._left = left
         self._job = job
         self._settings = settings
+        self._held = ExitStack()
         self._prunes = True
         self._works = True
         self._written = time.monotonic()
@@ -104,15 +96,15 @@ class TakeKeeper:
         is_there = self.path is None or self.path.exists()
         if not self._works or (take.position == self._saved and is_there):
             return
-        from istar.take_store import store_take
+        from istar.take_store import held_take, store_take
 
         began = time.monotonic()
         try:
             if self.path is None:
                 self.path = store_take(take, synced=synced)
+                self._held.enter_context(held_take(self.path))
             else:
                 take.save(self.path, overwrite=True, synced=synced)
-            self._remove_left()
         except StateError as error:
             self._works = False
             is_old = f"'{self.path}' is not up to date"
@@ -141,30 +133,18 @@ class TakeKeeper:
             limit = readable_size(allowed)
             say(f"removed the older {what}: takes-size is {limit}")
 
-    def _remove_left(self) -> None:
-        """Remove the take that the job began with, unless another process has made as much of it.
-
-        Where the job has no file of its own, it is finished.
-        """
-        from istar.take_file import TakeSummary
-
-        if self._left is None:
-            return
-        with suppress(StateError, OSError):  # removed meanwhile, or cannot be
-            share = 1 if self.path is None else TakeSummary.read(self.path).share
-            if TakeSummary.read(self._left).share < share:
-                self._left.unlink()
-        self._left = None
-
     def finish(self) -> None:
         """What becomes of the take when its picture or video is there."""
         if self._settings is None or self._settings.finished:
             self.write()
             return
-        self._remove_left()
         if self.path is not None:
             self.path.unlink(missing_ok=True)
             voice().take = None
+
+    def close(self) -> None:
+        """Other processes may continue the take from here on."""
+        self._held.close()
 
     def leave(self, words: Sequence[str]) -> None:
         """Write the take of a run that is not finished, and say how to continue it.
@@ -173,8 +153,8 @@ class TakeKeeper:
             words: options of the command that does.
         """
         self.write(synced=True)
-        if path := self.path or self._left:
-            command = shlex.join(["istar", "finish", *words, str(path)])
+        if self.path is not None:
+            command = shlex.join(["istar", "finish", *words, str(self.path)])
             say(f"what was made is kept; `{command}` continues it")
 
 
@@ -197,7 +177,6 @@ def kept_take(
     words: Sequence[str],
     settings: TakeSettings | None,
     continued: Path | None = None,
-    left: Path | None = None,
 ) -> Iterator[Keeping]:
     """Inside, run a job's events through what is given: should it not end, its take is there.
 
@@ -205,8 +184,8 @@ def kept_take(
         job: what runs.
         words: options of the command that continues it: its model, and how a clip is written.
         settings: see `take_settings`.
-        continued: the file of the take that the job continues; one in the store is kept up to date.
-        left: the same of one that another process may still be writing, see `TakeKeeper`.
+        continued: the file of the take that the job continues; one in the store is kept up to date,
+            and held, see `istar.take_store.held_take`.
     """
     if settings is None:
         yield lambda events: events
@@ -214,13 +193,14 @@ def kept_take(
     from istar.take_store import is_stored
 
     path = continued if continued is not None and is_stored(continued) else None
-    keeper = TakeKeeper(job, settings, path, left=left)
-    try:
-        yield keeper.keeping
-    except BaseException:
-        keeper.leave(words)
-        raise
-    if job.finished:
-        keeper.finish()
-    else:
-        keeper.leave(words)
+    keeper = TakeKeeper(job, settings, path)
+    with closing(keeper):
+        try:
+            yield keeper.keeping
+        except BaseException:
+            keeper.leave(words)
+            raise
+        if job.finished:
+            keeper.finish()
+        else:
+            keeper.leave(words)

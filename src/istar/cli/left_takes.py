@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,48 +24,56 @@ class LeftTakes:
 
     A finished one is left alone: what is asked for again may be of other weights by then, and a
     take's fingerprint is of a few of them.
+
+    Args:
+        wanted: some may be continued; otherwise there are none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, wanted: bool) -> None:
         from istar.take_store import stored_takes
 
         self._paths: dict[tuple[Mode, tuple[str, ...], int], list[Path]] = defaultdict(list)
-        for take in stored_takes():
+        for take in stored_takes() if wanted else ():
             if (made := take.summary) is not None and not take.finished:
                 self._paths[made.mode, made.prompts, made.seed].append(take.path)
 
-    def of(
+    @contextmanager
+    def on_the_way_to(
         self, request: GenerationRequest, inputs: Inputs, pipeline: InfinityStarPipeline
-    ) -> tuple[Path, Take] | None:
-        """The newest take that is on the way to what a request makes here, which is said.
+    ) -> Iterator[tuple[Path, Take] | None]:
+        """Inside, the newest take on the way to what a request makes here is held, and it is said.
 
         Args:
             request: what is made.
             inputs: its input.
             pipeline: the model.
 
-        Returns:
-            its file, and what it holds.
+        Yields:
+            its file, and what it holds; None where there is none.
         """
         from istar.resume import identity
         from istar.take import Take
+        from istar.take_store import held_take
 
         for path in self._paths[request.mode, request.prompts, request.seed]:
-            try:
-                take = Take.load(path)
-            except StateError:  # removed meanwhile, or damaged
-                continue
-            # Inputs are compared by their pictures, whatever their paths.
-            wanted = replace(request, image=take.request.image, clip=take.request.clip)
-            if (
-                (take.request, take.model) == (wanted, identity(pipeline.networks))
-                and not take.finished  # by another process meanwhile
-                and not take.is_varied
-                and _has_input(take, inputs)
-            ):
-                say(f"continuing the take {path.stem}")
-                return path, take
-        return None
+            with ExitStack() as held:
+                try:
+                    held.enter_context(held_take(path))
+                    take = Take.load(path)
+                except StateError:  # another process makes it; removed meanwhile, or damaged
+                    continue
+                # Inputs are compared by their pictures, whatever their paths.
+                wanted = replace(request, image=take.request.image, clip=take.request.clip)
+                if (
+                    (take.request, take.model) == (wanted, identity(pipeline.networks))
+                    and not take.finished  # by another process meanwhile
+                    and not take.is_varied
+                    and _has_input(take, inputs)
+                ):
+                    say(f"continuing the take {path.stem}")
+                    yield path, take
+                    return
+        yield None
 
 
 def _has_input(take: Take, inputs: Inputs) -> bool:
