@@ -22,9 +22,9 @@ from istar import (
     Take,
     networks,
 )
-from istar.events import ClipReady, Event
+from istar.events import ClipReady, Event, GenerationResult
 from istar.generation.state import Position
-from istar.media import write_clip
+from istar.media import probe_clip, write_clip
 from istar.memory_plan import WHOLE
 from istar.networks import Networks
 from media_files import encode
@@ -345,3 +345,9 @@ def test_sound_that_is_left_out_is_no_warning(
     )
     assert (sound.text, sound.warns) == (f"'{clip}': its sound is left out", False)
     assert [(note.text.count("a.mkv"), note.warns) for note in others] == [(1, True)]
+    # Nor is it left out where it is kept, which the request says.
+    kept = request("extend", clip=clip, keeps_sound=True)
+    notes = [event for event in pipeline.job(kept).advance() if isinstance(event, Note)]
+    assert not any("sound is left out" in note.text for note in notes)
+    made = GenerationResult(request=kept, model="x", frames=pictures(17)).save(tmp_path / "b.mp4")
+    assert probe_clip(made).has_sound

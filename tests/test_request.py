@@ -109,6 +109,13 @@ def test_requests_at_the_edge(mode: str, changes: dict[str, Any]) -> None:
         *(("t2v", {"tau_video": value}, "video") for value in (0, -1.0, NAN, INF, "1", True)),
         *(("t2v", {"guidance_scale": value}, "guidance") for value in (NAN, INF, -INF, "3", True)),
         ("t2v", {"suffix": "no"}, "suffix"),
+        # sound
+        ("extend", {"keeps_sound": "copy"}, "keeps_sound is true or false"),
+        ("t2v", {"keeps_sound": True}, "only extend keeps sound"),
+        *(
+            (mode, {"keeps_sound": True, "clip": clip}, "only that of a video's file")
+            for mode, clip in (("extend", CLIP), ("extend", "a.take"), ("interact", "a.mp4"))
+        ),
     ],
 )
 def test_invalid_requests(mode: str, changes: dict[str, Any], said: str) -> None:
@@ -139,7 +146,7 @@ def test_every_quarter_second_is_a_length(quarters: int) -> None:
         GenerationRequest(mode="t2i", prompt="a red circle", aspect=1, seed=2**64 - 1),
         GenerationRequest(mode="t2v", prompt="[/oops] ☃", seconds=1.25, negative_prompt="grey"),
         GenerationRequest(mode="i2v", image="boat.jpg", tau_image=0.5, suffix=False),
-        GenerationRequest(mode="extend", clip=Path("clip.mp4"), guidance_scale=1),
+        GenerationRequest(mode="extend", clip=Path("a.mp4"), guidance_scale=1, keeps_sound=True),
         GenerationRequest(mode="interact", prompt=("one", "two")),
     ],
 )

@@ -180,9 +180,16 @@ class GenerationResult:
 
         Raises:
             UsageError: the suffix does not fit.
-            MediaError: the file cannot be written, or exists and may not be overwritten.
+            MediaError: the file cannot be written, or exists and may not be overwritten; the sound
+                that is kept cannot be copied.
         """
         target, metadata = Path(path), dict(self.metadata)
         if self.request.mode == "t2i":
             return write_picture(self.frames[0], target, overwrite=overwrite, metadata=metadata)
-        return write_clip(self.frames, target, overwrite=overwrite, metadata=metadata)
+        return write_clip(
+            self.frames,
+            target,
+            sound=self.request.sound,
+            overwrite=overwrite,
+            metadata=metadata,
+        )

@@ -37,7 +37,7 @@ class Inputs:
         image: `(1, H, W, 3)`, uint8: the first picture.
         clip: `(F, H, W, 3)`, uint8, at 16 a second: the clip to continue.
         notes: what was noticed while reading.
-        leaves_sound: the clip is of a file whose sound is left out.
+        has_sound: the file of the clip has sound.
         take: the finished take to continue, in the place of a clip.
         clip_file: the file of the clip, where a take says it, which may hold its end alone.
         images: `(1, H, W, 3)`, uint8, by the index of a prompt of `interact`: the picture with
@@ -48,7 +48,7 @@ class Inputs:
     image: Tensor | None
     clip: Tensor | None
     notes: tuple[str, ...]
-    leaves_sound: bool = False
+    has_sound: bool = False
     take: Take | None = None
     clip_file: ClipFile | None = None
     images: Mapping[int, Tensor] = field(default_factory=dict)
@@ -158,7 +158,7 @@ def _read_start(request: GenerationRequest, spec: ModelSpec) -> Inputs:
             image=None,
             clip=read.frames,
             notes=read.notes + notes,
-            leaves_sound=clip.info.has_sound,
+            has_sound=clip.info.has_sound,
         )
     if isinstance(request.image, Path):
         picture = read_picture(request.image)

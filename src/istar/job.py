@@ -276,7 +276,7 @@ class Job:
         events: list[Event] = []
         if notice and not self._is_continued:
             events.append(Note(text=notice))
-        if self.inputs.leaves_sound:
+        if self.inputs.has_sound and not self.request.keeps_sound:
             events.append(Note(text=f"'{self.request.clip}': its sound is left out"))
         events += [Note(text=text, warns=True) for text in self.inputs.notes]
         if not self._is_continued:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from istar.errors import UsageError
 from istar.files import expanded
+from istar.take_directory import TAKE_SUFFIX
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +57,7 @@ class GenerationRequest:
         tau_image: sampling temperature of image clips; None for the model's own.
         tau_video: sampling temperature of video clips; None for the model's own.
         suffix: add the model's own suffix to the prompt.
+        keeps_sound: `extend`: a video has the sound of the clip's file, which is copied.
         typed_prompt: what a person typed, where `prompt` was rewritten from it; nothing else
             depends on it. For `interact` one text for every prompt, if any was rewritten. None
             where they are the same.
@@ -78,6 +80,7 @@ class GenerationRequest:
     suffix: bool = True
     typed_prompt: str | tuple[str, ...] | None = None
     images: tuple[Path | None, ...] = ()
+    keeps_sound: bool = False
 
     def __post_init__(self) -> None:
         for name in ("seconds", "aspect", "seed", "guidance_scale", "tau_image", "tau_video"):
@@ -100,8 +103,11 @@ class GenerationRequest:
         if self.seconds is not None:
             check_seconds(self.seconds, least=SECONDS_STEP if self.mode == "extend" else 1)
         check_seed(self.seed)
-        if not isinstance(self.suffix, bool):
-            raise UsageError(f"suffix is true or false, not {self.suffix!r}")
+        for name in ("suffix", "keeps_sound"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise UsageError(f"{name} is true or false, not {value!r}")
+        if self.keeps_sound and self.sound is None:
+            raise UsageError("only extend keeps sound, and only that of a video's file")
         scale = self.guidance_scale
         if scale is not None and not (_is_number(scale) and abs(scale) <= EXTREME):
             raise UsageError(f"guidance must be a number up to {EXTREME:.0f}, not {scale!r}")
@@ -201,6 +207,14 @@ class GenerationRequest:
         """All prompts as they were typed, before any was rewritten."""
         typed = self.typed_prompt
         return self.prompts if typed is None else (typed,) if isinstance(typed, str) else typed
+
+    @property
+    def sound(self) -> Path | None:
+        """The file whose sound is kept; None where none is."""
+        clip = self.clip
+        if not self.keeps_sound or self.mode != "extend" or not isinstance(clip, Path):
+            return None
+        return None if clip.suffix.lower() == TAKE_SUFFIX else clip
 
     def image_of(self, prompt: int) -> Path | None:
         """`interact`: the picture with which the clip of a prompt, by its index, begins."""

@@ -79,7 +79,7 @@ def test_what_a_format_does_not_know_costs_nothing(tmp_path: Path) -> None:
         (("t2v", "x", "-o", "%d.png"), "a directory of their own"),
         (("interact", "-o", "a.gif", "--script", "-"), "which GIF does not allow"),
         (("extend", str(video), "--audio", "copy", "-o", "a.gif"), "GIF holds no sound"),
-        (("extend", str(video), "--audio", "copy", "--fps", "8"), "leave one out"),
+        (("extend", str(video), "--audio", "copy", "--fps", "8"), "--audio drop"),
         (("extend", "-", "--audio", "copy"), "stdin is read once"),
     ):
         done = run(*arguments, "--model", "tiny", directory=tmp_path)
@@ -122,21 +122,25 @@ def test_sound_comes_along_when_an_extension_is_finished(
     assert f"--audio copy -o {tmp_path / 'a.mp4'}" in command
     (tmp_path / "away").mkdir()
     monkeypatch.chdir("away")
-    assert istar(shlex.split(command)[1:]) == 0
+    # The take says that sound is kept.
+    assert istar(shlex.split(command.replace("--audio copy", ""))[1:]) == 0
     assert f"the sound of '{video}' is kept" in capfd.readouterr().err
     monkeypatch.chdir(tmp_path)
     assert (sounds("a.mp4"), sounds("a-1.mp4")) == (1, 1)
     take = shlex.split(command)[-1]
-    assert istar(["finish", take, "--audio", "copy", "-o", "a.gif"]) == 2
-    assert istar(["finish", take, "--audio", "copy", "--fps", "8"]) == 2
+    assert istar(["finish", take, "-o", "a.gif"]) == 2
+    assert istar(["finish", take, "--fps", "8"]) == 2
     encode(video, smooth_clip(17), rate=16, sound=True)
-    monkeypatch.setattr("istar.cli.take_model.load_for_take", None)
     for more in ([], ["-q"], ["--dry-run"]):
         capfd.readouterr()
-        assert istar(["finish", take, "--audio", "copy", "-o", "b.mp4", *more]) == 1
+        with monkeypatch.context() as patched:
+            patched.setattr("istar.cli.take_options.load_for_take", None)
+            assert istar(["finish", take, "-o", "b.mp4", *more]) == 1
         out, said = capfd.readouterr()
         assert f"'{video}' is not there as it was, so its sound cannot be copied" in said
         assert (out, Path("b.mp4").exists(), Path(take).exists()) == ("", False, True)
+    assert istar(["finish", take, "--audio", "drop", "-o", "b.mp4"]) == 0
+    assert sounds("b.mp4") == 0
 
 
 def test_numbered_pictures_are_continued(tmp_path: Path) -> None:

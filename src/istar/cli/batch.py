@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,8 +162,6 @@ def make_all(
                             previews = options.previews(request, output.target)
                     inputs = model.read(request)
                     model.plan(request, inputs)
-                    if task.written_as.sound:
-                        inputs = replace(inputs, leaves_sound=False)
                     if pipeline is None:
                         with batch.ending_it():
                             pipeline = model.load(request, inputs, target=output.target)

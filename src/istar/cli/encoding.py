@@ -20,14 +20,11 @@ class Audio(str, Enum):
     COPY = "copy"
 
 
-AudioOption = Annotated[
-    Audio,
-    typer.Option(
-        "--audio",
-        help="The sound of the video that is continued: copy keeps it, in MP4 and WebM; it is cut "
-        "where the pictures end; if it ends earlier, players are silent from there.",
-    ),
-]
+_AUDIO_HELP = (
+    "The sound of the video that is continued: copy keeps it, in MP4 and WebM; it is cut where the "
+    "pictures end; if it ends earlier, players are silent from there."
+)
+AudioOption = Annotated[Audio, typer.Option("--audio", help=_AUDIO_HELP)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +70,15 @@ class EncodingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TakeEncodingOptions(EncodingOptions):
+    """The same of the commands that continue takes, and what becomes of sound."""
+
+    audio: Annotated[
+        Audio | None, typer.Option("--audio", help=_AUDIO_HELP, show_default="the take's")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClipOutput:
     """How a clip is written.
 
@@ -103,7 +109,10 @@ def refuse_speed_with_sound(encoding: EncodingOptions) -> None:
         UsageError: one was typed.
     """
     if encoding.fps is not None:
-        raise UsageError("--fps changes the pictures' times and not the sound's; leave one out")
+        raise UsageError(
+            "--fps changes the pictures' times and not the sound's; leave it out, or the sound "
+            "with --audio drop"
+        )
 
 
 def refuse_encoding_of_drafts(encoding: EncodingOptions) -> None:
@@ -112,5 +121,5 @@ def refuse_encoding_of_drafts(encoding: EncodingOptions) -> None:
     Raises:
         UsageError: something was typed.
     """
-    if encoding != EncodingOptions():
+    if encoding != type(encoding)():
         raise UsageError("a draft writes no video, so how it is encoded does not go with it")

@@ -15,12 +15,11 @@ from istar.cli.completion import take_names
 from istar.cli.console import emit, say
 from istar.cli.encoding import (
     Audio,
-    AudioOption,
     ClipOutput,
-    EncodingOptions,
+    TakeEncodingOptions,
     refuse_speed_with_sound,
 )
-from istar.cli.inputs import is_take, take_file
+from istar.cli.inputs import take_file
 from istar.cli.json_events import file_event
 from istar.cli.keep import TakeSettings
 from istar.cli.option_groups import with_option_groups
@@ -159,9 +158,8 @@ def finish(
         ),
     ],
     options: ContinueOptions,
-    encoding: EncodingOptions,
+    encoding: TakeEncodingOptions,
     deadline: DeadlineOption = None,
-    audio: AudioOption = Audio.DROP,
 ) -> None:
     """Continue takes to their end: drafts, or what a deadline cut short.
 
@@ -172,9 +170,6 @@ def finish(
     from istar.take import Take
     from istar.take_store import held_take
 
-    keeps_sound = audio is Audio.COPY
-    if keeps_sound:
-        refuse_speed_with_sound(encoding)
     seconds = parse_deadline(deadline)
     if seconds is not None and len(takes) > 1:
         raise UsageError("--deadline is for one take")
@@ -184,19 +179,16 @@ def finish(
             for path in {path.resolve() for path in paths}:
                 held.enter_context(held_take(path))
         starts = [(path, Take.load(path)) for path in paths]
-        make_takes(
-            starts, options, encoding, continues=True, seconds=seconds, keeps_sound=keeps_sound
-        )
+        make_takes(starts, options, encoding, continues=True, seconds=seconds)
 
 
 def make_takes(
     takes: Sequence[tuple[Path, Take]],
     options: ContinueOptions,
-    encoding: EncodingOptions,
+    encoding: TakeEncodingOptions,
     *,
     continues: bool = False,
     seconds: float | None = None,
-    keeps_sound: bool = False,
 ) -> None:
     """Continue takes to their end, each to a file of its own.
 
@@ -206,13 +198,12 @@ def make_takes(
         encoding: of clips.
         continues: they are what those files hold, and no variations of it.
         seconds: how long each may take.
-        keeps_sound: they get the sound of the video that they continue.
 
     Raises:
         UsageError: one file is named for several.
         Exit: there are several, and some failed.
     """
-    written_as = ClipOutput(encoding=encoding.settled())
+    encoding.settled()
     several = len(takes) > 1
     labels = [str(path) if continues else f"seed {take.request.seed}" for path, take in takes]
     targets = _targets(options, [take for _, take in takes])
@@ -220,7 +211,7 @@ def make_takes(
     batch = Batch(several=several, resumes=False)
     with _directory(options.output, files=len(takes)), batch.summary(len(takes)):
         if options.dry_run:
-            _print_plans(todo, options, written_as, batch, keeps_sound=keeps_sound)
+            _print_plans(todo, options, encoding, batch)
             raise typer.Exit
         settings = None if options.no_take else TakeSettings()
         loaded: tuple[ModelIdentity, InfinityStarPipeline] | None = None
@@ -230,7 +221,7 @@ def make_takes(
         for number, (path, take, label, target) in enumerate(todo, start=1):
             with batch.attempt(label):
                 common = options.common(path, take)
-                how = _with_sound(take, written_as) if keeps_sound else written_as
+                take, how = _as_asked(take, encoding)
                 with output_file(common, take.request, how, target) as file:
                     if several:
                         emit(file_event(label, number, len(takes)))
@@ -263,25 +254,22 @@ def make_takes(
 def _print_plans(
     todo: Sequence[tuple[Path, Take, str, Path | None]],
     options: ContinueOptions,
-    written_as: ClipOutput,
+    encoding: TakeEncodingOptions,
     batch: Batch,
-    *,
-    keeps_sound: bool,
 ) -> None:
     """Print what would be done for each of some takes.
 
     Args:
         todo: each with its file, its label and, where a template gives one, its output.
         options: of the command.
-        written_as: how clips are.
+        encoding: of clips.
         batch: counts what fails.
-        keeps_sound: see `make_takes`.
     """
     for number, (path, take, label, target) in enumerate(todo, start=1):
         # The end of a dry run, which prints no path of a file.
         with batch.attempt(label), suppress(typer.Exit):
             common = options.common(path, take)
-            how = _with_sound(take, written_as) if keeps_sound else written_as
+            take, how = _as_asked(take, encoding)
             with output_file(common, take.request, how, target) as file:
                 if len(todo) == 1:
                     target = file.target
@@ -292,24 +280,27 @@ def _print_plans(
                 raise typer.Exit
 
 
-def _with_sound(take: Take, written_as: ClipOutput) -> ClipOutput:
-    """How a clip is written that gets the sound of the video that it continues.
+def _as_asked(take: Take, encoding: TakeEncodingOptions) -> tuple[Take, ClipOutput]:
+    """A take whose request says what becomes of sound, and how its clip is written.
 
     Raises:
-        UsageError: the take continues no video.
+        UsageError: the take continues no video's file, or a speed was typed where sound is kept.
         MediaError: that video is not there as it was.
     """
     from istar.resume import clip_is_as_it_was
 
-    clip = take.request.clip
-    if not isinstance(clip, Path) or is_take(clip):
-        raise UsageError("the take continues no video's file; leave out --audio copy")
-    if not clip_is_as_it_was(take):
-        raise MediaError(
-            f"'{clip}' is not there as it was, so its sound cannot be copied; leave out --audio "
-            "copy"
-        )
-    return replace(written_as, sound=clip)
+    request = take.request
+    if encoding.audio is not None:
+        request = replace(request, keeps_sound=encoding.audio is Audio.COPY)
+        take = replace(take, request=request)
+    if request.sound is not None:
+        refuse_speed_with_sound(encoding)
+        if not clip_is_as_it_was(take):
+            raise MediaError(
+                f"'{request.sound}' is not there as it was, so its sound cannot be copied; leave "
+                "it out with --audio drop"
+            )
+    return take, ClipOutput(encoding=encoding.settled(), sound=request.sound)
 
 
 def _targets(options: ContinueOptions, takes: Sequence[Take]) -> list[Path | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from istar.cli.encoding import ClipOutput
@@ -80,13 +79,14 @@ def tasks_of(
             made = []
             for place, seed in enumerate(own, number + 1):
                 request = request_for(options, mode, one, seed)
-                sound = request.clip if keeps_sound and isinstance(request.clip, Path) else None
+                if keeps_sound:
+                    request = replace(request, keeps_sound=True)
                 parts = (label, f"seed {seed}" if len(own) > 1 else "")
                 task = Task(
                     label=", ".join(filter(None, parts)),
                     number=place,
                     request=request,
-                    written_as=replace(written_as, sound=sound),
+                    written_as=replace(written_as, sound=request.sound),
                     output=one.output,
                 )
                 names.check(task.output, task.written_as)

@@ -18,7 +18,7 @@ from istar.cli.drafts import (
     parse_scale,
     parse_until,
 )
-from istar.cli.encoding import EncodingOptions, refuse_encoding_of_drafts
+from istar.cli.encoding import TakeEncodingOptions, refuse_encoding_of_drafts
 from istar.cli.finish import ContinueOptions, make_takes
 from istar.cli.inputs import read_prompt, take_file
 from istar.cli.option_groups import with_option_groups
@@ -34,7 +34,7 @@ _REGION = re.compile(r"([0-9]{1,6}),([0-9]{1,6}),([0-9]{1,6}),([0-9]{1,6})")
 def vary(
     take: TakeArgument,
     options: ContinueOptions,
-    encoding: EncodingOptions,
+    encoding: TakeEncodingOptions,
     keep: Annotated[
         str | None,
         typer.Option(
