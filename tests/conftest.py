@@ -6,14 +6,16 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import nn
 
 from istar.models import bundled
+from istar.network_files import NetworkFiles
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.config import VideoTokenizerConfig
@@ -48,6 +50,38 @@ def state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
     for name in [name for name in os.environ if name.startswith("ISTAR_")]:
         del os.environ[name]
+
+
+def read_once(part: Literal["tokenizer", "text_encoder"], label: str) -> Callable[..., Any]:
+    """What reads a part of a model, but each state of its files once."""
+    usual, kept = getattr(NetworkFiles, part), dict[Any, Any]()
+
+    def read(source: NetworkFiles, **settings: Any) -> Any:
+        path: Path = getattr(source._files, part)
+        states = [one.stat() for one in (path, *sorted(path.rglob("*"))) if one.exists()]
+        written = tuple((state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
+        key = (path, written, source._spec.tokenizer_config, source.placement, *settings.items())
+        if key not in kept:
+            kept[key] = usual(source, **settings)
+        else:
+            with source._progress.part(label):
+                pass
+        return kept[key]
+
+    return read
+
+
+@pytest.fixture(scope="session", autouse=True)
+def networks_are_read_once() -> Iterator[None]:
+    """Commands and pipelines of this process share what they read, which takes half of their time.
+
+    Nothing changes a video tokenizer or a text encoder that was read. Processes of the tests read
+    their own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NetworkFiles, "tokenizer", read_once("tokenizer", "video tokenizer"))
+        patch.setattr(NetworkFiles, "text_encoder", read_once("text_encoder", "text encoder"))
+        yield
 
 
 def randomize(module: nn.Module, seed: int) -> None:

@@ -6,7 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
+
+from istar.text_encoder import transformers_library
+
+library = transformers_library()
 
 SAYS = "fox hunt"
 """Every letter once: the letter before decides the next one."""
@@ -19,10 +22,10 @@ def write_parrot(target: Path, *, template: str | None = None) -> Path:
         target: a directory to be made.
         template: of its chats; it must end in `!`.
     """
-    tokenizer = ByT5Tokenizer(extra_ids=0)
+    tokenizer = library.ByT5Tokenizer(extra_ids=0)
     tokenizer.chat_template = template
     size = len(tokenizer)
-    config = LlamaConfig(
+    config = library.LlamaConfig(
         vocab_size=size,
         hidden_size=size + size % 2,
         intermediate_size=2,
@@ -34,7 +37,7 @@ def write_parrot(target: Path, *, template: str | None = None) -> Path:
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
     )
-    model = LlamaForCausalLM(config)
+    model = library.LlamaForCausalLM(config)
     said = tokenizer(SAYS)["input_ids"]  # its end mark is the last
     with torch.no_grad():
         for parameter in model.parameters():

@@ -25,6 +25,7 @@ from istar.generation.schedule import PIXEL_BUDGETS
 from istar.models import bundled
 from istar.models.manifest import MANIFEST_NAME
 from istar.models.released import RELEASED_MODELS
+from istar.text_encoder import transformers_library
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from istar.video_tokenizer.config import VideoTokenizerConfig
@@ -110,11 +111,10 @@ def write_tokenizer(file: Path, config: VideoTokenizerConfig, seed: int) -> None
 
 def write_text_encoder(directory: Path, channels: int, seed: int) -> None:
     """A small T5 encoder with a byte-level tokenizer, as transformers writes them."""
-    from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
-
+    library = transformers_library()
     torch.manual_seed(seed)
-    tokenizer = ByT5Tokenizer()
-    config = T5Config(
+    tokenizer = library.ByT5Tokenizer()
+    config = library.T5Config(
         vocab_size=len(tokenizer),
         d_model=channels,
         d_kv=8,
@@ -122,7 +122,7 @@ def write_text_encoder(directory: Path, channels: int, seed: int) -> None:
         num_layers=2,
         num_heads=4,
     )
-    T5EncoderModel(config).save_pretrained(directory)
+    library.T5EncoderModel(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
 

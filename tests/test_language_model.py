@@ -8,17 +8,16 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
-from transformers import LlamaForCausalLM
 
 from istar.errors import RewriteError
 from istar.language_model import loaded_language_model
-from parrot import SAYS, write_parrot
+from parrot import SAYS, library, write_parrot
 
 TEMPLATE = "{% if not enable_thinking %}{{ messages[0].content }}!{% endif %}"
 
 
 def living() -> int:
-    return sum(type(one) is LlamaForCausalLM for one in gc.get_objects())
+    return sum(type(one) is library.LlamaForCausalLM for one in gc.get_objects())
 
 
 @pytest.mark.parametrize("template", [None, TEMPLATE])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -19,9 +20,10 @@ def networks(checkpoint: Path) -> Networks:
     return InfinityStarPipeline.from_pretrained(checkpoint, device="cpu").networks
 
 
-def test_loading_says_how_far_it_is(checkpoint: Path) -> None:
+def test_loading_says_how_far_it_is(checkpoint: Path, tmp_path: Path) -> None:
+    fresh = copytree(checkpoint, tmp_path / "fresh")
     events: list[DownloadEvent] = []
-    InfinityStarPipeline.from_pretrained(checkpoint, device="cpu", on_event=events.append)
+    InfinityStarPipeline.from_pretrained(fresh, device="cpu", on_event=events.append)
     steps = [event for event in events if isinstance(event, LoadProgress)]
     assert steps == events
     assert list(dict.fromkeys(step.part for step in steps)) == [

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, T5EncoderModel
 
 from istar.errors import CheckpointError
-from istar.text_encoder import TextEncoder
+from istar.text_encoder import TextEncoder, transformers_library
+
+library = transformers_library()
 
 
 @pytest.fixture
@@ -24,10 +25,12 @@ def place(checkpoint: Path, tmp_path: Path) -> Path:
 def test_features_are_the_last_hidden_state_without_padding(place: Path) -> None:
     encoder = TextEncoder.from_directory(place)
     features, cut = encoder.encode("a red circle")
-    ids = AutoTokenizer.from_pretrained(place)("a red circle", return_tensors="pt")["input_ids"]
+    ids = library.AutoTokenizer.from_pretrained(place)("a red circle", return_tensors="pt")[
+        "input_ids"
+    ]
     assert ids.shape == (1, len("a red circle") + 1)
     with torch.inference_mode():
-        expected = T5EncoderModel.from_pretrained(place)(input_ids=ids).last_hidden_state[0]
+        expected = library.T5EncoderModel.from_pretrained(place)(input_ids=ids).last_hidden_state[0]
     assert torch.equal(features, expected)
     assert features.shape == (13, encoder.channels)
     assert not cut
@@ -36,10 +39,10 @@ def test_features_are_the_last_hidden_state_without_padding(place: Path) -> None
 def test_padding_would_change_nothing(place: Path) -> None:
     """The reference pads to the longest text and drops the padding; not padding is the same."""
     encoder = TextEncoder.from_directory(place)
-    tokenizer = AutoTokenizer.from_pretrained(place)
+    tokenizer = library.AutoTokenizer.from_pretrained(place)
     padded = tokenizer("a red circle", padding="max_length", max_length=64, return_tensors="pt")
     with torch.inference_mode():
-        states = T5EncoderModel.from_pretrained(place)(**padded).last_hidden_state[0]
+        states = library.T5EncoderModel.from_pretrained(place)(**padded).last_hidden_state[0]
     torch.testing.assert_close(encoder.encode("a red circle").features, states[:13])
 
 
@@ -169,7 +172,7 @@ def test_a_sentence_piece_model_is_a_tokenizer(sentence_pieces: Path) -> None:
     encoder = TextEncoder.from_directory(sentence_pieces)
     assert len(encoder.encode(text).features) == len(expected)
     with torch.inference_mode():
-        model = T5EncoderModel.from_pretrained(sentence_pieces)
+        model = library.T5EncoderModel.from_pretrained(sentence_pieces)
         features = model(input_ids=torch.tensor([expected])).last_hidden_state[0]
     assert torch.equal(encoder.encode(text).features, features)
 

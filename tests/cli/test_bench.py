@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +70,3 @@ def test_what_makes_no_sense_is_refused_at_once(
 ) -> None:
     assert run(["bench", "--model", "no-such/model", *arguments]) == 2
     assert message in capfd.readouterr().err
-
-
-def test_help_loads_no_torch() -> None:
-    script = (
-        "import sys\n"
-        "from istar.cli.app import run\n"
-        "assert run(['bench', '--help']) == 0\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

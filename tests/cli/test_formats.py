@@ -15,7 +15,7 @@ from PIL import Image
 from istar.cli.app import run as istar
 from istar.media import read_clip, read_picture, write_clip
 from media_files import encode, grey_clip, smooth_clip, texts_in
-from processes import run_warm
+from processes import run_here
 
 
 class Done(NamedTuple):
@@ -24,8 +24,8 @@ class Done(NamedTuple):
     stderr: str
 
 
-def run(*arguments: str, directory: Path | None = None) -> Done:
-    done = run_warm(*arguments, input=b"a cat\n", directory=directory)
+def run(*arguments: str) -> Done:
+    done = run_here(*arguments)
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
@@ -70,7 +70,10 @@ def test_a_video_is_made_as_numbered_pictures(tmp_path: Path) -> None:
     assert (comment["seed"], "fps" in comment) == (3, False)
 
 
-def test_what_a_format_does_not_know_costs_nothing(tmp_path: Path) -> None:
+def test_what_a_format_does_not_know_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     video = encode(tmp_path / "spoken.mp4", smooth_clip(16), rate=16, sound=True)
     for arguments, said in (
         (("t2v", "x", "--crf", "20", "-o", "a.gif"), "GIF has no rate factor (crf)"),
@@ -82,7 +85,7 @@ def test_what_a_format_does_not_know_costs_nothing(tmp_path: Path) -> None:
         (("extend", str(video), "--audio", "copy", "--fps", "8"), "--audio drop"),
         (("extend", "-", "--audio", "copy"), "stdin is read once"),
     ):
-        done = run(*arguments, "--model", "tiny", directory=tmp_path)
+        done = run(*arguments, "--model", "tiny")
         assert done.returncode == 2, done.stderr
         assert said in done.stderr
         assert done.stderr.count("\n") <= 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import signal
 from pathlib import Path
@@ -18,7 +19,7 @@ from istar.cli.display import DownloadDisplay, StepDisplay
 from istar.cli.json_events import VERSION, preview_event
 from istar.events import Loading, Preview
 from istar.models.download_events import DownloadProgress
-from processes import ISTAR, started
+from processes import started_warm
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "json.md"
 pytestmark = pytest.mark.usefixtures("quick_tiny")
@@ -167,16 +168,17 @@ def test_a_failure_of_the_system_is_an_event(
 
 @pytest.mark.signals
 def test_an_interrupt_names_the_take() -> None:
-    command = (*ISTAR, "t2v", "a cat", "--model", "tiny", "--seconds", "30", "--json")
-    with started(command) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if b'"progress"' in line and json.loads(line)["step"] == 3:
+    command = ("t2v", "a cat", "--model", "tiny", "--seconds", "30", "--json")
+    read, write = os.pipe()
+    with os.fdopen(read) as printed, started_warm(*command, stdout=write) as process:
+        os.close(write)
+        for line in printed:
+            if '"progress"' in line and json.loads(line)["step"] == 3:
                 break
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    last = events_of(out.decode())[-1]
-    assert (process.returncode, last["event"], last["exit_code"]) == (130, "error", 130)
+        last = events_of(printed.read())[-1]
+        code, err = process.ended()
+    assert (code, last["event"], last["exit_code"]) == (130, "error", 130)
     assert Path(last["take"]).is_file()
     assert err == b"istar: interrupted\n"
 

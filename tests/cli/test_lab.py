@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,13 +149,3 @@ def test_what_makes_no_sense_is_refused_before_a_model_is_loaded(
 ) -> None:
     assert run(["eval", "shapes", "--model", "no-such/model", *arguments]) == code
     assert message in capfd.readouterr().err
-
-
-def test_help_loads_no_torch() -> None:
-    script = (
-        "import sys\n"
-        "from istar.cli.app import run\n"
-        "assert run(['eval', 'shapes', '--help']) == 0\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import pytest
 import typer
 
 from istar.cli.commands import ENTRIES, MainGroup
+from media_files import texts_in
 
 ISTAR = [sys.executable, "-m", "istar"]
 HEAVY = {"torch", "numpy", "transformers", "huggingface_hub", "rich", "av", "PIL"}
@@ -20,101 +24,121 @@ TABLE_ALONE = [["--help"], ["--version"], ["--show-completion", "bash"]]
 OF_COMMANDS = {f"istar.cli.{entry.place.partition(':')[0]}" for entry in ENTRIES.values()}
 
 
-def completing(words: str) -> dict[str, str]:
-    """The environment in which bash asks how the last of some words may end."""
+EVERY_LINE = """
+import json, os, sys
+from istar.__main__ import main
+for arguments, environment in json.loads(os.environ["LINES"]):
+    sys.argv[1:] = arguments
+    os.environ.update(environment)
+    try:
+        main()
+    except SystemExit as end:
+        print(f"\\0{end.code or 0}", end="\\0")
+print(*sys.modules, file=sys.stderr)
+"""
+
+
+class Line(NamedTuple):
+    """A command line, and what is added to the environment."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str] = {}
+
+
+def completing(words: str) -> Line:
+    """In which environment bash asks how the last of some words may end."""
     line = f"istar {words}"
     position = str(len(line.split(" ")) - 1)
-    return {"_ISTAR_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": position}
+    return Line(
+        (), {"_ISTAR_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": position}
+    )
 
 
 def imported_by(
-    arguments: list[str], environment: dict[str, str], *, code: int = 0
-) -> tuple[set[str], str]:
-    """The modules that a command line imports, and what it prints; it exits with `code`."""
-    listing = "atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
+    lines: Sequence[Line], *, code: int = 0, typed: str = "", **environment: str
+) -> tuple[set[str], list[str]]:
+    """The modules that command lines import, one after another in a process of their own.
+
+    Args:
+        lines: each of which exits with `code`.
+        typed: for stdin.
+        environment: of the process.
+
+    Returns:
+        the modules, and what each line prints.
+    """
     done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"import atexit, sys; {listing}; from istar.__main__ import main; main()",
-            *arguments,
-        ],
+        [sys.executable, "-c", EVERY_LINE],
         capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
+        input=typed.encode(),
+        env={**os.environ, "LINES": json.dumps(lines), **environment},
+        check=True,
     )
-    assert done.returncode == code, done.stderr
-    return set(done.stderr.split()), done.stdout
+    *printed, _ = os.fsdecode(done.stdout).split("\0")
+    assert printed[1::2] == [str(code)] * len(lines), done.stderr
+    return set(os.fsdecode(done.stderr).split()), printed[::2]
 
 
-@pytest.mark.parametrize("arguments", TABLE_ALONE, ids=" ".join)
-def test_help_and_version_import_no_command(arguments: list[str]) -> None:
-    imported, printed = imported_by(arguments, {})
+def test_help_and_version_import_no_command() -> None:
+    imported, printed = imported_by([Line(arguments) for arguments in TABLE_ALONE])
     assert "istar.cli.commands" in imported
-    assert printed
+    assert all(printed)
     assert not imported & {*HEAVY, *OF_COMMANDS, "ssl", "urllib.request"}
 
 
-@pytest.mark.parametrize("line", ["", "--ver"])
-def test_completing_the_first_word_imports_no_command(line: str) -> None:
-    imported, printed = imported_by([], completing(line))
-    assert printed.split() == (["--version"] if line else list(ENTRIES))
+def test_completing_the_first_word_imports_no_command() -> None:
+    imported, printed = imported_by([completing(""), completing("--ver")])
+    assert [words.split() for words in printed] == [list(ENTRIES), ["--version"]]
     assert not imported & {*HEAVY, *OF_COMMANDS, "pydantic_core", "ssl", "urllib.request"}
 
 
-@pytest.mark.parametrize("name", ENTRIES)
-def test_completing_the_options_of_a_command_imports_nothing_heavy(name: str) -> None:
-    module = "istar.cli." + ENTRIES[name].place.partition(":")[0]
-    has_commands = name in ("takes", "models", "train", "eval")
-    imported, printed = imported_by([], completing(f"{name} {'' if has_commands else '--'}"))
-    assert printed.split()
-    assert module in imported
+def test_completing_the_options_of_a_command_imports_nothing_heavy() -> None:
+    groups = ("takes", "models", "train", "eval")
+    lines = [completing(f"{name} {'' if name in groups else '--'}") for name in ENTRIES]
+    imported, printed = imported_by(lines)
+    assert all(printed)
+    assert imported >= OF_COMMANDS
     assert not imported & {*HEAVY, "pydantic_core", "ssl", "urllib.request"}
 
 
-@pytest.mark.parametrize(
-    ("line", "name"),
-    [
-        ("t2v --model ti", "tiny"),
-        ("t2v --aspect 16", "16:9"),
-        ("config set takes", "takes-size"),
-        ("config set memory st", "stream"),
-        ("finish ", ""),
-    ],
-)
-def test_completing_values_imports_nothing_heavy(line: str, name: str, tmp_path: Path) -> None:
-    imported, printed = imported_by([], completing(line) | {"XDG_STATE_HOME": str(tmp_path)})
-    assert printed.strip() == name
+def test_completing_values_imports_nothing_heavy(tmp_path: Path) -> None:
+    values = {
+        "t2v --model ti": "tiny",
+        "t2v --aspect 16": "16:9",
+        "config set takes": "takes-size",
+        "config set memory st": "stream",
+        "finish ": "",
+    }
+    imported, printed = imported_by(list(map(completing, values)), XDG_STATE_HOME=str(tmp_path))
+    assert [text.strip() for text in printed] == list(values.values())
     heavier = {"istar.models.find", "istar.take", "tomlkit", "ssl", "urllib.request"}
     assert not imported & {*HEAVY, *heavier, "pydantic.main"}
 
 
 def test_completing_leaves_out_options_that_were_given() -> None:
-    _, printed = imported_by([], completing("t2v --seed 4 --se"))
-    assert printed.split() == ["--seconds"]
-    _, printed = imported_by([], completing("t2v --memory l"))
-    assert printed.split() == ["low"]
+    lines = [completing("t2v --seed 4 --se"), completing("t2v --memory l")]
+    assert [text.split() for text in imported_by(lines)[1]] == [["--seconds"], ["low"]]
 
 
-def test_making_a_clip_imports_one_text_encoder_and_nothing_for_other_tasks(
+def test_a_clip_is_made_in_a_plain_locale_with_one_text_encoder_and_nothing_for_other_tasks(
     brief_checkpoint: Path, tmp_path: Path
 ) -> None:
-    target = tmp_path / "a.mp4"
-    line = f"t2v x --model {brief_checkpoint} --seconds 1 --seed 1 --no-take -o {target}"
-    imported, printed = imported_by(line.split(), {})
-    assert printed == f"{target}\n"
+    """The interpreter decides with its start what names and texts become."""
+    target = tmp_path / os.fsdecode("猫 ".encode() + b"\xff.mp4")
+    arguments = f"t2v - --model {brief_checkpoint} --seconds 1 --seed 1 --no-take -o".split()
+    line = Line([*arguments, str(target)])
+    imported, printed = imported_by([line], typed="猫", LC_ALL="C", LANG="C")
+    assert printed == [f"{target}\n"]
+    assert texts_in(target)["title"] == "猫"
     assert {"torch", "av", "transformers.models.t5.modeling_t5"} <= imported
     assert not imported & {"torchao", "imageio", "torch._inductor.compile_fx"}
     families = {name.split(".")[2] for name in imported if name.startswith("transformers.models.")}
     assert families - {"auto", "encoder_decoder"} == {"byt5", "t5"}
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["t2v x --seconds -1", "t2v x --tau 0", "t2v", "t2v x --model tinny", "i2v none.png x"],
-)
-def test_what_was_typed_is_checked_before_torch_is_imported(line: str) -> None:
-    imported, _ = imported_by(line.split(), {}, code=2)
+def test_what_was_typed_is_checked_before_torch_is_imported() -> None:
+    wrong = ("t2v x --seconds -1", "t2v x --tau 0", "t2v", "t2v x --model tinny", "i2v none.png x")
+    imported, _ = imported_by([Line(line.split()) for line in wrong], code=2)
     assert not imported & {"torch", "transformers"}
 
 
@@ -188,10 +212,10 @@ def test_help_version_and_completion_take_no_more_than_twice_as_long_as_typer() 
             ("typer", [sys.executable, "-c", "import typer"], {}),
             ("help", [*ISTAR, "--help"], {}),
             ("version", [*ISTAR, "--version"], {}),
-            ("a command", ISTAR, completing("t")),
-            ("an option", ISTAR, completing("t2v --")),
-            ("a model", ISTAR, completing("t2v --model t")),
-            ("a setting", ISTAR, completing("config set memory s")),
+            ("a command", ISTAR, completing("t").environment),
+            ("an option", ISTAR, completing("t2v --").environment),
+            ("a model", ISTAR, completing("t2v --model t").environment),
+            ("a setting", ISTAR, completing("config set memory s").environment),
         ):
             measured.setdefault(name, []).append(cpu_seconds(command, environment))
     typer_alone, *ours = (median(times) for times in measured.values())

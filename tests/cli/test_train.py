@@ -15,7 +15,7 @@ from istar.lab.world import random_scene
 from istar.media import write_picture
 from istar.training.log import LOG_NAME
 from istar.training.trainer import StepDone
-from processes import await_line, run_warm, started_warm
+from processes import await_line, started_warm
 from small_training import prepared, write_manifest
 
 
@@ -85,7 +85,9 @@ def test_validation_is_said_with_its_step(
 
 
 @pytest.mark.signals
-def test_a_run_killed_after_its_first_checkpoint_goes_on(tmp_path: Path) -> None:
+def test_a_run_killed_after_its_first_checkpoint_goes_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     write_manifest(tmp_path)
     recipe = """
         model = "istar.json"
@@ -107,10 +109,9 @@ def test_a_run_killed_after_its_first_checkpoint_goes_on(tmp_path: Path) -> None
         config.write_text(recipe.format(output=output))
         return ["train", "tokenizer", str(config), "--device", "cpu", "--threads", "1"]
 
-    def finish(output: str) -> bytes:
-        done = run_warm(*command(output))
-        assert done.returncode == 0, done.stderr
-        return done.stderr
+    def finish(output: str) -> str:
+        assert run(command(output)) == 0
+        return capfd.readouterr().err
 
     finish("whole")
     with started_warm(*command("killed")) as killed:
@@ -120,7 +121,7 @@ def test_a_run_killed_after_its_first_checkpoint_goes_on(tmp_path: Path) -> None
     assert code == -signal.SIGKILL
     assert (tmp_path / "killed" / "checkpoints" / "step-00000002").is_dir()
     assert not (tmp_path / "killed" / "checkpoints" / "step-00000005").exists()
-    assert re.search(rb"continuing from step [24]\n", finish("killed"))
+    assert re.search(r"continuing from step [24]\n", finish("killed"))
     one, other = ((tmp_path / name / LOG_NAME).read_bytes() for name in ("whole", "killed"))
     assert one == other
     assert [json.loads(line)["step"] for line in one.splitlines()] == [*range(1, 6)]

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
 from istar.errors import DeviceError
 from istar.model_spec import EightBitType
@@ -23,7 +22,8 @@ from istar.transformer.eight_bit import TYPES, assembled, is_eight_bit, kind_of,
 from istar.transformer.model import Transformer
 from istar.transformer.streaming import packed, packed_size, stream_blocks
 
-CONFIGS = {"int8": Int8WeightOnlyConfig, "fp8": Float8WeightOnlyConfig}
+CONFIGS = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}
+"""What torchao calls them."""
 
 each_kind = pytest.mark.parametrize("kind", list(TYPES))
 
@@ -55,10 +55,12 @@ def test_the_blocks_linear_weights_have_8_bits(transformer: Transformer) -> None
 
 @each_kind
 def test_the_numbers_are_torchaos_own(kind: EightBitType, random: torch.Generator) -> None:
+    import torchao.quantization as torchao
+
     linear = nn.Linear(48, 32, bias=False)
     weight = linear.weight.data.copy_(torch.randn(32, 48, generator=random))
     parts = quantized(weight.clone(), kind)
-    quantize_(linear, CONFIGS[kind]())
+    torchao.quantize_(linear, getattr(torchao, CONFIGS[kind])())
     for own, theirs in zip(parts, plain(linear.weight), strict=True):
         assert own.dtype == theirs.dtype
         assert torch.equal(own.float(), theirs.float())
@@ -127,9 +129,11 @@ def test_what_is_computed_in_has_a_name(transformer: Transformer) -> None:
     assert Placement.choose("cpu", "bf16").eight_bit is None
 
 
+@pytest.mark.slow
 def test_torchao_is_imported_for_weights_in_8_bits_alone_and_says_nothing(
     checkpoint: Path,
 ) -> None:
+    """Without `slow`: no clip of others imports it, and a command with an 8-bit copy is silent."""
     code = """
         import sys, warnings
         import torch
