@@ -148,7 +148,7 @@ def tensor_bytes(take: Take) -> int:
 def test_takes_that_were_changed(
     pipeline: InfinityStarPipeline, takes: tuple[Take, ...], tmp_path: Path
 ) -> None:
-    count = fuzzing.cases(200)
+    count = fuzzing.cases(100)
     chance = Random(fuzzing.SEED)
     forms = []
     for take in takes:

@@ -31,7 +31,7 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def test_a_report_and_a_sheet_are_written(
     brief_checkpoint: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["eval", "shapes", "--model", str(brief_checkpoint), "--count", "2", "--seed", "4"]
+    command = ["eval", "shapes", "--model", str(brief_checkpoint), "--count", "1", "--seed", "4"]
     command += ["--seconds", "1.75", "--threads", "1", "--device", "cpu"]
     torch.set_num_threads(2)
     assert run([*command, "-o", "found"]) == 0
@@ -40,10 +40,10 @@ def test_a_report_and_a_sheet_are_written(
     report = json.loads(Path("found/report.json").read_text(encoding="utf-8"))
     assert list(report["results"]) == ["t2v", "wording", "i2v", "extend", "tokenizer"]
     for result in report["results"].values():
-        assert [record["seed"] for record in result["records"]] == [4, 5]
+        assert [record["seed"] for record in result["records"]] == [4]
         for name, rate in result["rates"].items():
             hits = sum(record["right"][name] for record in result["records"])
-            assert (rate["hits"], rate["count"]) == (hits, 2)
+            assert (rate["hits"], rate["count"]) == (hits, 1)
     assert (report["model"], report["device"], report["dtype"]) == ("random", "cpu", "fp32")
     assert report["complete"]
     assert torch.get_num_threads() == 1

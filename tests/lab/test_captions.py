@@ -55,7 +55,7 @@ def says_motion(caption: str, motion: str) -> bool:
 
 
 def test_whole_captions_name_what_is_shown() -> None:
-    for seed in range(1500):
+    for seed in range(500):
         scene = random_scene(seed)
         for wording in ("trained", "new"):
             caption = describe(
@@ -76,7 +76,7 @@ def test_whole_captions_name_what_is_shown() -> None:
 @pytest.mark.parametrize("wording", ["trained", "new"])
 @pytest.mark.parametrize("clip", [None, 0, 1])
 def test_captions_are_short_and_well_formed(wording: str, clip: int | None) -> None:
-    for seed in range(1000):
+    for seed in range(300):
         scene = random_scene(seed)
         subjects = tuple(replace(one, then="up") for one in scene.subjects)
         for cast in (scene.subjects, subjects):
@@ -91,12 +91,12 @@ def test_captions_are_short_and_well_formed(wording: str, clip: int | None) -> N
 
 
 def test_training_has_thousands_of_captions_for_one_scene_and_many_are_plain() -> None:
-    captions = many(CIRCLE, count=20000)
+    captions = many(CIRCLE, count=6000)
     plain = captions.count("a red circle moves right on a blue background")
     assert canonical("blue", (CIRCLE,)) == "a red circle moves right on a blue background"
     assert 0.23 < plain / len(captions) < 0.28
-    assert len({*captions}) > 9000
-    assert len({*many(CIRCLE, STAR, count=5000)}) > 3000
+    assert len({*captions}) > 4000
+    assert len({*many(CIRCLE, STAR)}) > 1400
 
 
 def test_new_sentences_are_not_among_those_of_training() -> None:
@@ -104,11 +104,11 @@ def test_new_sentences_are_not_among_those_of_training() -> None:
     assert len(NEW_FRAMES) >= 8
     for subjects in ((CIRCLE,), (STAR,), (CIRCLE, STAR)):
         trained, new = (
-            {text.lower().rstrip(".") for text in many(*subjects, count=6000, wording=wording)}
+            {text.lower().rstrip(".") for text in many(*subjects, wording=wording)}
             for wording in ("trained", "new")
         )
         assert not trained & new
-        assert len(new) > 1000
+        assert len(new) > 800
 
 
 def test_new_sentences_have_only_words_that_training_has() -> None:
@@ -126,7 +126,7 @@ def test_new_sentences_have_only_words_that_training_has() -> None:
 
 
 def test_sentences_of_which_a_model_failed_before_are_new() -> None:
-    new = {text.lower().rstrip(".") for text in many(CIRCLE, count=30000, wording="new")}
+    new = {text.lower().rstrip(".") for text in many(CIRCLE, wording="new")}
     assert new >= {
         "a red circle on blue moves right",
         "the background is blue and a red circle moves right",

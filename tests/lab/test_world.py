@@ -93,11 +93,11 @@ def test_a_seed_gives_this_scene_for_good() -> None:
 
 def test_training_never_shows_a_held_out_combination() -> None:
     training = set[Combination]().union(*(combinations_of(scene_of_seed(seed)) for seed in SEEDS))
-    held_out = [scene_of_seed(seed, held_out=True) for seed in SEEDS[:600]]
+    held_out = [scene_of_seed(seed, held_out=True) for seed in SEEDS[:200]]
     assert all(scene.held_out and len(scene.subjects) == 1 for scene in held_out)
     kept_back = set[Combination]().union(*map(combinations_of, held_out))
     assert len(training) > 1500
-    assert len(kept_back) > 300
+    assert len(kept_back) > 150
     assert not training & kept_back
 
 
@@ -198,7 +198,7 @@ def test_pictures_have_only_the_named_colours_but_at_edges(held_out: bool) -> No
 
 def test_subjects_stay_in_the_frame_and_apart() -> None:
     times = [STAY_SECONDS * step / 16 for step in range(17)]
-    for seed in range(500):
+    for seed in SEEDS[:200]:
         for held_out in (False, True):
             subjects = scene_of_seed(seed, held_out=held_out).subjects
             poses = [[one.pose(time) for time in times] for one in subjects]

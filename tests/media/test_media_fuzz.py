@@ -10,7 +10,7 @@ import fuzzing
 
 
 def test_files_that_were_changed_are_read_or_refused(tmp_path: Path) -> None:
-    count = fuzzing.cases(150)
+    count = fuzzing.cases(60)
     script = Path(__file__).with_name("fuzz_media.py")
     done = subprocess.run(
         [sys.executable, script, tmp_path, str(fuzzing.SEED), str(count)],

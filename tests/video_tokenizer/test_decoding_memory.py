@@ -36,7 +36,7 @@ def peak(dtype: torch.dtype, strip_rows: int | None, frames: int) -> int:
         (torch.float32, 9, 3.0),
         pytest.param(torch.bfloat16, 23, 2.8, marks=pytest.mark.slow),
         pytest.param(torch.float32, None, 8.6, marks=pytest.mark.slow),
-        (torch.bfloat16, None, 4.5),
+        pytest.param(torch.bfloat16, None, 4.5, marks=pytest.mark.slow),
     ],
 )
 def test_five_seconds_of_720p_fit(dtype: torch.dtype, strip_rows: int | None, most: float) -> None:
