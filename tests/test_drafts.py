@@ -37,9 +37,9 @@ def test_a_finished_draft_is_what_one_run_makes(
 ) -> None:
     wanted = REQUESTS[mode]
     whole = pipeline.generate(wanted)
-    for until in (0.25, (1, 1), (3, 2), 1.0):
+    for until in ((1, 1), 1.0):
         take = pipeline.draft(wanted, until=until)
-        assert take.finished == (mode in ("t2i", "i2v") and until in ((3, 2), 1.0))
+        assert take.finished == (mode in ("t2i", "i2v") and until == 1.0)
         result = pipeline.finish(Take.load(take.save(tmp_path / "a.take", overwrite=True)))
         assert torch.equal(result.frames, whole.frames)
         assert result.metadata == whole.metadata

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from asking import frames_of, pictures, request, with_spec
 from istar import GenerationRequest, InfinityStarPipeline, Job, Note, Preview, Progress
@@ -49,9 +51,15 @@ def pipeline(checkpoint: Path) -> InfinityStarPipeline:
     return with_spec(whole, replace(whole.spec, clip_frames=4, max_seconds=2))
 
 
-def finished(job: Job, *, preview: bool) -> tuple[list[Event], list[torch.Tensor]]:
+def finished(job: Job, *, preview: bool) -> tuple[list[Event], list[Tensor]]:
     events = list(job.run(preview=preview))
     return events, [bits for window in job.state.windows for bits in window.bits.values()]
+
+
+@pytest.fixture(scope="module")
+def shown(pipeline: InfinityStarPipeline) -> Callable[[str], tuple[list[Event], list[Tensor]]]:
+    """What a request's job does, with previews, and its bits."""
+    return cache(lambda name: finished(pipeline.job(REQUESTS[name]), preview=True))
 
 
 def previews_of(events: list[Event]) -> list[Preview]:
@@ -77,9 +85,13 @@ def test_few_of_a_released_models_steps_are_followed_by_a_preview(
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_nothing_depends_on_previews(pipeline: InfinityStarPipeline, name: str) -> None:
+def test_nothing_depends_on_previews(
+    pipeline: InfinityStarPipeline,
+    shown: Callable[[str], tuple[list[Event], list[Tensor]]],
+    name: str,
+) -> None:
     events, bits = finished(pipeline.job(REQUESTS[name]), preview=False)
-    ours, our_bits = finished(pipeline.job(REQUESTS[name]), preview=True)
+    ours, our_bits = shown(name)
     assert previews_of(events) == []
     assert all(map(torch.equal, our_bits, bits))
     assert torch.equal(frames_of(ours), frames_of(events))
@@ -104,14 +116,16 @@ def test_nothing_depends_on_previews(pipeline: InfinityStarPipeline, name: str) 
     ],
 )
 def test_what_is_shown(
-    pipeline: InfinityStarPipeline, name: str, expected: list[tuple[int, int, int, bool]]
+    shown: Callable[[str], tuple[list[Event], list[Tensor]]],
+    name: str,
+    expected: list[tuple[int, int, int, bool]],
 ) -> None:
-    events, _ = finished(pipeline.job(REQUESTS[name]), preview=True)
-    shown = previews_of(events)
-    found = [(one.clip, one.scale, len(one.frames), one.final) for one in shown]
+    events, _ = shown(name)
+    previews = previews_of(events)
+    found = [(one.clip, one.scale, len(one.frames), one.final) for one in previews]
     assert found == expected
-    assert {one.scales for one in shown} == {3}
-    assert {one.frames.shape[1:] for one in shown} == {frames_of(events).shape[1:]}
+    assert {one.scales for one in previews} == {3}
+    assert {one.frames.shape[1:] for one in previews} == {frames_of(events).shape[1:]}
     # Each comes right after the step that it shows.
     for place, event in enumerate(events):
         if isinstance(event, Preview):

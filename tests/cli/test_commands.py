@@ -17,6 +17,8 @@ from istar.media import read_clip, read_picture, write_clip, write_picture
 from media_files import texts_in
 from processes import ISTAR, run_warm
 
+pytestmark = pytest.mark.usefixtures("quick_tiny")
+
 
 @pytest.fixture(autouse=True)
 def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

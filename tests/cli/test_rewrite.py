@@ -22,13 +22,13 @@ Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
-def own_place(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_place(tmp_path: Path, brief_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty current directory, a small model, and nothing that names a language model."""
     monkeypatch.chdir(tmp_path)
     for name in ("URL", "MODEL", "PROMPTS", "TIMEOUT", "TOKEN"):
         monkeypatch.delenv(f"ISTAR_REWRITE_{name}", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setenv("ISTAR_MODEL", str(checkpoint))
+    monkeypatch.setenv("ISTAR_MODEL", str(brief_checkpoint))
     monkeypatch.setenv("HF_TOKEN", "hf_notARealToken")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
 

@@ -42,7 +42,7 @@ from istar.training.trainer import Loss, Task, Validation
 from istar.training.transformer import TransformerTask
 from small_training import CPU, losses, run_config, tokenizer_run, transformer_run
 
-STEPS = 5
+STEPS = 4
 PATIENCE = timedelta(seconds=10)
 
 
