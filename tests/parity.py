@@ -75,12 +75,13 @@ class Golden:
 
     Args:
         directory: where it is.
-        last_repetitions: hold only the last prediction of each scale against the reference's.
+        sparing: hold less against the reference: of each scale the last prediction, and of clips
+            between the first and the last only what later ones read.
     """
 
-    def __init__(self, directory: Path, *, last_repetitions: bool = False) -> None:
+    def __init__(self, directory: Path, *, sparing: bool = False) -> None:
         self.directory = directory
-        self.last_repetitions = last_repetitions
+        self.sparing = sparing
         self.config: dict[str, Any] = json.loads((directory / "config.json").read_text())
         budget = PIXEL_BUDGETS[self.config["pn"]]
         self.scales = budget.scales(nearest_template(self.config["h_div_w"]))
@@ -222,7 +223,8 @@ def _forced(
         stored_bits = cases[f"{prefix}bits.{step.index:03d}"]
         bits = unpack(stored_bits, step, golden.bits_per_token(step))
         repeated = last[step.clip, step.scale] != step.index
-        if golden.last_repetitions and repeated and not step.read_later:
+        between = 0 < step.clip < state.steps[-1].clip
+        if golden.sparing and (repeated or between) and not step.read_later:
             state = commit(state, bits, None)
             continue
         prediction = predict(golden.transformer, state)
@@ -297,9 +299,9 @@ CASES: dict[str, Callable[[Golden], Iterator[Case]]] = {
 WEIGHTS = ("config.json", "transformer.safetensors", "videovae.pth")
 
 
-def all_cases(directory: Path, *, last_repetitions: bool = False) -> Iterator[Case]:
+def all_cases(directory: Path, *, sparing: bool = False) -> Iterator[Case]:
     """Every case of every file; a file that is missing, or holds none, is a case that failed."""
-    golden = Golden(directory, last_repetitions=last_repetitions)
+    golden = Golden(directory, sparing=sparing)
     with torch.inference_mode():
         for file, cases in CASES.items():
             found = cases(golden) if (directory / file).is_file() else iter(())
