@@ -98,8 +98,8 @@ def test_16_fps_reads_exactly_from_clocks_that_round(
 
 def test_b_frames_in_avi_come_in_even_steps() -> None:
     with av.open(str(DATA / "h264_bframes.avi")) as container:
-        stored = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
-    frames = read_clip(DATA / "h264_bframes.avi").frames.float().mean(-1).numpy()
+        stored = [frame.to_ndarray(format="gray")[::4, ::4] for frame in container.decode(video=0)]
+    frames = read_clip(DATA / "h264_bframes.avi").frames[:, ::4, ::4].float().mean(-1).numpy()
     nearest = [int(np.argmin([np.abs(one - frame).mean() for one in stored])) for frame in frames]
     assert nearest == [30 * k // 16 for k in range(80)]
 
