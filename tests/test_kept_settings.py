@@ -69,9 +69,9 @@ def written(name: str, metadata: Mapping[str, str]) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_place(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_place(tmp_path: Path, brief_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ISTAR_MODEL", str(checkpoint))
+    monkeypatch.setenv("ISTAR_MODEL", str(brief_checkpoint))
 
 
 @pytest.mark.parametrize("name", STILL + MOVING)
@@ -135,8 +135,10 @@ def test_a_sidecar_has_what_the_file_leaves_out(capfd: Captured) -> None:
     assert run([*typed, "--draft", "--no-metadata", "-o", "drafts"]) == 2
 
 
-def test_what_takes_give_can_keep_settings_apart_too(checkpoint: Path, capfd: Captured) -> None:
-    pipeline = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
+def test_what_takes_give_can_keep_settings_apart_too(
+    brief_checkpoint: Path, capfd: Captured
+) -> None:
+    pipeline = InfinityStarPipeline.from_pretrained(brief_checkpoint, device="cpu")
     request = GenerationRequest(mode="t2v", prompt="a ring", seed=987654321, seconds=1)
     take = pipeline.draft(request)
     take.save("a.take")
