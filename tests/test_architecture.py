@@ -267,10 +267,12 @@ def loaded_by(names: list[str]) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_settings_and_schedules_need_no_torch() -> None:
+def test_packages_settings_and_schedules_load_nothing_heavy() -> None:
+    packages = {module_name(path) for path in SOURCE.rglob("__init__.py")} - FACADES
+    assert {"istar", "istar.models"} <= packages
     light = [module for module in modules() if (row_of(module) or 0) >= len(ROWS) - len(LIGHT_ROWS)]
     assert "istar.generation.schedule" in light
-    assert not loaded_by(light) & {"torch", "numpy", *FENCES}
+    assert not loaded_by([*sorted(packages), *light]) & {"torch", "numpy", *FENCES}
 
 
 def test_generating_loads_torch_and_no_compiler() -> None:
@@ -278,12 +280,6 @@ def test_generating_loads_torch_and_no_compiler() -> None:
     loaded = loaded_by(["istar.pipeline"])
     assert "torch" in loaded
     assert "torch._dynamo" not in loaded
-
-
-def test_packages_load_nothing_heavy() -> None:
-    packages = {module_name(path) for path in SOURCE.rglob("__init__.py")} - FACADES
-    assert {"istar", "istar.models"} <= packages
-    assert not loaded_by(sorted(packages)) & {"torch", "numpy", *FENCES}
 
 
 def test_the_page_lists_the_rows_in_order() -> None:
