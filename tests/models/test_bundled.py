@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -29,11 +30,17 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 
 
-@pytest.fixture
-def tiny(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundled model that is there."""
+@pytest.fixture(scope="module")
+def converted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root, (spec,) = find_models(checkpoint)
-    directory = convert(spec, ModelFiles.below(root, spec), tmp_path / "package" / "tiny", "fp32")
+    target = tmp_path_factory.mktemp("package") / "tiny"
+    return convert(spec, ModelFiles.below(root, spec), target, "fp32")
+
+
+@pytest.fixture
+def tiny(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundled model that is there."""
+    directory = copytree(converted, tmp_path / "package" / "tiny")
     monkeypatch.setattr(bundled, "DIRECTORY", directory)
     return directory
 
