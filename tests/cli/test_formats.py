@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,6 +75,7 @@ def test_what_a_format_does_not_know_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"a cat\n")))
     video = encode(tmp_path / "spoken.mp4", smooth_clip(16), rate=16, sound=True)
     for arguments, said in (
         (("t2v", "x", "--crf", "20", "-o", "a.gif"), "GIF has no rate factor (crf)"),

@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from istar.cli.app import run
+from istar.errors import UsageError
+from istar.lab.score import USUAL_MODES, ShapesTest
 from istar.lab.trials import MODES
 from istar.media import read_picture
+from istar.pipeline import InfinityStarPipeline
 from processes import await_line, started_warm
 
 
@@ -32,13 +35,14 @@ def test_a_report_and_a_sheet_are_written(
     brief_checkpoint: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command = ["eval", "shapes", "--model", str(brief_checkpoint), "--count", "1", "--seed", "4"]
-    command += ["--seconds", "1.75", "--threads", "1", "--device", "cpu"]
+    command += ["--modes", "t2v,tokenizer", "--seconds", "1.75", "--threads", "1"]
+    command += ["--device", "cpu"]
     torch.set_num_threads(2)
     assert run([*command, "-o", "found"]) == 0
     out, err = capfd.readouterr()
     assert out == "found/report.json\nfound/sheet.png\n"
     report = json.loads(Path("found/report.json").read_text(encoding="utf-8"))
-    assert list(report["results"]) == ["t2v", "wording", "i2v", "extend", "tokenizer"]
+    assert list(report["results"]) == ["t2v", "tokenizer"]
     for result in report["results"].values():
         assert [record["seed"] for record in result["records"]] == [4]
         for name, rate in result["rates"].items():
@@ -48,11 +52,25 @@ def test_a_report_and_a_sheet_are_written(
     assert report["complete"]
     assert torch.get_num_threads() == 1
     assert "psnr" in err
-    assert read_picture(Path("found/sheet.png")).pixels.shape[0] == 5 * (32 + 4 + 6) + 4 * 2
+    assert read_picture(Path("found/sheet.png")).pixels.shape[0] == 2 * (32 + 4 + 6) + 2
     kept = Path("found/report.json").read_bytes()
     assert run([*command, "-o", "found"]) == 1
     assert "exists" in capfd.readouterr().err
     assert Path("found/report.json").read_bytes() == kept
+
+
+def test_the_usual_modes_are_tested_where_none_is_named(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def evaluate(pipeline: InfinityStarPipeline, test: ShapesTest) -> None:
+        asked.append(test.modes)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("istar.lab.score.evaluate_shapes", evaluate)
+    assert run(["eval", "shapes", "--model", str(checkpoint), "--count", "1"]) == 2
+    assert asked == [("t2v", "wording", "i2v", "extend", "tokenizer")] == [USUAL_MODES]
 
 
 def test_json_goes_to_stdout(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:

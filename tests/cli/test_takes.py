@@ -288,7 +288,7 @@ ENDED = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 @pytest.mark.signals
 @pytest.mark.parametrize(
-    "number", [*range(3), *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, 100))]
+    "number", [*range(2), *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 100))]
 )
 def test_interrupted_and_finished_equals_undisturbed(
     store: Path,
@@ -317,7 +317,9 @@ def test_interrupted_and_finished_equals_undisturbed(
 
 
 @pytest.mark.signals
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_interrupted_drafts_are_kept(tmp_path: Path, sent: signal.Signals) -> None:
     directory = tmp_path / "d"
     draft = (*MAKE, "--draft", "--until", "1", "-n", "2", "-o", str(directory))
