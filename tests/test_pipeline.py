@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -424,14 +425,15 @@ def test_networks_that_do_not_belong_together_are_refused(tmp_path: Path) -> Non
         InfinityStarPipeline.from_pretrained(root, device="cpu")
 
 
-def test_settings_of_other_code_change_nothing(checkpoint: Path) -> None:
+def test_settings_of_other_code_change_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    fresh = copytree(checkpoint, tmp_path / "fresh")  # of which nothing was read before
     wanted = request("i2v", image=pictures(1)[0])
     expected = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu").generate(wanted)
     torch.set_default_dtype(torch.float64)
     torch.set_default_device("meta")
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            other = InfinityStarPipeline.from_pretrained(checkpoint, device="cpu")
+            other = InfinityStarPipeline.from_pretrained(fresh, device="cpu")
             assert torch.equal(other.generate(wanted).frames, expected.frames)
     finally:
         torch.set_default_dtype(torch.float32)
