@@ -275,13 +275,6 @@ def test_packages_settings_and_schedules_load_nothing_heavy() -> None:
     assert not loaded_by([*sorted(packages), *light]) & {"torch", "numpy", *FENCES}
 
 
-def test_generating_loads_torch_and_no_compiler() -> None:
-    """That torch is seen says that it would be seen above, too."""
-    loaded = loaded_by(["istar.pipeline"])
-    assert "torch" in loaded
-    assert "torch._dynamo" not in loaded
-
-
 def test_the_page_lists_the_rows_in_order() -> None:
     page = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
     lines = re.findall(r"^\d+\. (`.*|the rest of .*)$", page, re.MULTILINE)

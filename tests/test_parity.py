@@ -129,6 +129,7 @@ def test_main_exits_1_without_weights(
     assert capsys.readouterr().err == f"{tmp_path} lacks {name}\n"
 
 
+@pytest.mark.slow
 def test_the_script_exits_1_for_an_empty_directory(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, parity.__file__, str(tmp_path)], capture_output=True, check=False
