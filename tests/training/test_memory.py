@@ -25,7 +25,7 @@ from istar.training.transformer import TransformerTask
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
 from processes import TORCHRUN, started
-from small_training import CPU, run_config
+from small_training import CPU, run_config, write_manifest
 
 SCRIPT = Path(__file__).with_name("shared_memory.py")
 LARGE = {"width": 512, "depth": 20, "heads": 8, "key_value_heads": 4, "head_size": 64}
@@ -46,7 +46,7 @@ def write_settings(place: Path, directory: Path, *, large: bool, start: Path | N
         run = {{output = "out", steps = 1}}
         data = {{sets = ["{place}/latents/clips"], mix = [{{seconds = 1}}], rows = [192]}}
         text = {{layers = 1, heads = 2, mlp_width = 32}}
-        validation = {{sets = ["{place}/latents/long"], tokens = 960}}
+        validation = {{sets = ["{place}/latents/long"], rows = 5}}
     '''
     (directory / "run.toml").write_text(text)
     return directory / "run.toml"
@@ -78,6 +78,15 @@ def results(place: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         _, err = process.communicate(timeout=500)
     assert process.returncode == 0, err.decode()
     return directory, [json.loads((directory / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_its_settings_are_read(tmp_path: Path) -> None:
+    """The slow tests below need them."""
+    place = write_manifest(tmp_path / "place").parent
+    settings = write_settings(place, tmp_path / "run", large=True, start=tmp_path / "start")
+    config = read_config(settings, TransformerTraining)
+    assert config.validation.rows % 2  # one process measures a row that the other does not have
+    assert config.start == tmp_path / "start"
 
 
 @pytest.mark.parametrize("muon", [False, True])
