@@ -21,7 +21,15 @@ from istar.training.checkpoints import Checkpoints
 from istar.training.config import RunConfig
 from istar.training.distributed import Share, Weights
 from istar.training.log import LOG_NAME, read_log
-from istar.training.trainer import Loss, Resumed, StepDone, Validation, learning_rate, train
+from istar.training.trainer import (
+    Loss,
+    Remarked,
+    Resumed,
+    StepDone,
+    Validation,
+    learning_rate,
+    train,
+)
 from small_training import CPU, losses, run_config, written
 
 
@@ -317,6 +325,39 @@ def test_what_is_written_and_when(tmp_path: Path) -> None:
         "samples step-00000006.png",
     ]
     assert (tmp_path / "samples" / "step-00000006.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (MediaError("the disk is full"), "the disk is full"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "the GPU's memory ran out while making them"),
+    ],
+)
+def test_a_run_continues_without_samples_that_cannot_be_made(
+    tmp_path: Path, failure: Exception, reason: str
+) -> None:
+    class Failing(LineTask):
+        def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+            raise failure
+
+    run = run_config(tmp_path, sample_every=3, save_every=3)
+    events = list(train(Failing(), run, CPU))
+    assert [event.notes for event in events if isinstance(event, Remarked)] == [
+        (f"no samples after step {step}: {reason}",) for step in (3, 6)
+    ]
+    assert events[-1] == Remarked(notes=(f"no samples after step 6: {reason}",))
+    assert (tmp_path / "model" / "weights.pt").is_file()
+    assert list(train(Failing(), run, CPU))[-1] == events[-1]
+
+
+def test_but_a_mistake_in_making_them_ends_it(tmp_path: Path) -> None:
+    class Mistaken(LineTask):
+        def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+            raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        losses(Mistaken(), run_config(tmp_path))
 
 
 def test_a_finished_run_that_was_killed_before_its_model_was_written_writes_it(

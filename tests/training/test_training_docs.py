@@ -101,6 +101,12 @@ def test_the_manifest_for_fine_tuning_is_the_released_models() -> None:
     assert found == replace(released, source=None, **files)
 
 
+def test_fine_tuning_shows_samples_of_the_prompts_that_people_write() -> None:
+    """Without prompts they are scenes of the procedural world, which it is not trained on."""
+    run = read_config(CONFIGS / "480p" / "finetune.toml", TransformerTraining)
+    assert len(run.samples.prompts) > 1
+
+
 def test_the_lines_of_lists_that_are_shown_can_be_read(tmp_path: Path) -> None:
     shown = re.findall(r"^```json\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
     path = tmp_path / "clips.jsonl"

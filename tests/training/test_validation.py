@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from istar.checkpoint.pack import pack
 from istar.checkpoint.read import load_video_tokenizer
@@ -27,6 +28,7 @@ from istar.training.packing import pack as pack_rows
 from istar.training.sequences import Example, SequenceConfig, draw_run
 from istar.training.trainer import StepDone, Validated, train
 from istar.training.transformer import TransformerTask
+from istar.transformer.model import Transformer
 from small_training import CPU, losses, run_config, transformer_run, write_manifest
 
 
@@ -271,6 +273,26 @@ def test_a_held_out_clip_is_shown_with_the_caption_of_what_is_shown(
     task = TransformerTask(config)
     task.sample({name: p.detach() for name, p in task.network.named_parameters()}, CPU)
     assert asked[1:] == [("1st", 1)]
+
+
+def test_samples_are_generated_in_the_runs_precision(
+    measured: TransformerTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remember(networks: Networks, *_: object) -> dict[str, Tensor]:
+        used.append(networks.transformer)
+        return {}
+
+    used: list[Transformer] = []
+    monkeypatch.setattr("istar.training.transformer.contact_sheets", remember)
+    run = replace(measured.run, precision="bf16")
+    task = TransformerTask(replace(measured, run=run))
+    weights = {name: weight.detach() for name, weight in task.network.named_parameters()}
+    task.sample(weights, CPU)
+    for name, weight in used[0].named_parameters():
+        wanted = torch.float32 if "_head" in name else torch.bfloat16
+        assert torch.equal(weight, weights[f"transformer.{name}"].to(wanted)), name
+        assert weight.dtype == wanted
+    assert all(weight.dtype == torch.float32 for weight in weights.values())
 
 
 def test_without_clips_or_prompts_a_sheet_shows_the_procedural_world(

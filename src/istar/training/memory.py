@@ -25,8 +25,8 @@ class NetworkMemory:
         gathered: what is whole in every process during a step: the largest block, and all outside
             of blocks.
         largest: of the largest weight, whole: what loading takes beside the parts.
-        whole: of all weights, whole: what the first process takes to write the model, and again on
-            its device to generate samples.
+        whole: of all weights, whole: what the first process takes to write the model, and again,
+            in the run's precision, on its device to generate samples.
     """
 
     weights: int

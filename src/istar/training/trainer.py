@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from istar.errors import GenerationError, IstarError
 from istar.files import PendingDirectory
-from istar.placement import DTYPES
+from istar.placement import DTYPES, memory_failure
 from istar.training.average import MovingAverage
 from istar.training.checkpoints import Checkpoints
 from istar.training.config import RunConfig
@@ -152,7 +152,7 @@ class Resumed:
 
 @dataclass(frozen=True, kw_only=True)
 class Remarked:
-    """Something that a person should read: clips that cannot be read, say.
+    """Something that a person should read: which clips cannot be read, why there are no samples.
 
     Attributes:
         notes: a sentence each.
@@ -241,7 +241,7 @@ def _results(
     waiting: dist.ProcessGroup | None,
     *,
     sampled: bool,
-) -> Iterator[Saved]:
+) -> Iterator[Saved | Remarked]:
     """Write the model and samples of the averaged weights; every process must call it.
 
     The first process does it all, and the others wait as long as it takes.
@@ -250,10 +250,26 @@ def _results(
     if Share.of_this_process().rank == 0:
         yield Saved(what="model", path=_export(task, weights, config.output))
         if sampled:
-            for name, sheet in task.sample(weights, device).items():
-                yield Saved(what="samples", path=log.picture(name, done, sheet))
+            yield from _samples(task, weights, done, device, log)
     if waiting:
         dist.barrier(waiting)
+
+
+def _samples(
+    task: Task, weights: Mapping[str, Tensor], done: int, device: torch.device, log: RunLog
+) -> list[Saved | Remarked]:
+    """Write contact sheets, or say why there are none: the run continues without them."""
+    try:
+        sheets = task.sample(weights, device)
+        return [
+            Saved(what="samples", path=log.picture(name, done, sheet))
+            for name, sheet in sheets.items()
+        ]
+    except Exception as error:
+        reason = error if isinstance(error, IstarError) else memory_failure(error, "making them")
+        if reason is None:
+            raise
+        return [Remarked(notes=(f"no samples after step {done}: {reason}",))]
 
 
 def _export(task: Task, weights: Mapping[str, Tensor], output: Path) -> Path:

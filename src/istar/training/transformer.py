@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from istar.checkpoint.read import load_video_tokenizer, on_meta
+from istar.checkpoint.read import load_video_tokenizer, on_meta, transformer_dtype
 from istar.checkpoint.write import save_transformer, save_video_tokenizer
 from istar.models.manifest import read_manifest, write_manifest
 from istar.networks import Networks
+from istar.placement import DTYPES
 from istar.text_encoder import TextEncoder
 from istar.training.config import TransformerTraining
 from istar.training.distributed import Share, Weights, fill, shared_weights, summed
@@ -227,8 +228,14 @@ class TransformerTask:
         write_manifest(directory, replace(self.spec, source=None, dtype=None))
 
     def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """Contact sheets: of prompts, and of validation's clips if there are any."""
+        """Contact sheets: of prompts, and of validation's clips if there are any.
+
+        The transformer is in the run's precision, as it is used later.
+        """
         networks = self._built(weights)
+        dtype = DTYPES[self.config.run.precision]
+        for name, weight in networks.transformer.named_parameters():
+            weight.data = weight.data.to(device, transformer_dtype(name, dtype))
         for module in (networks.transformer, networks.tokenizer, networks.text_encoder.module):
             module.to(device).eval()
         clips = held_out_clips(self.config)
