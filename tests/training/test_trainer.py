@@ -167,6 +167,22 @@ def test_it_continues_from_the_last_checkpoint(tmp_path: Path) -> None:
     assert [e.step for e in events if isinstance(e, StepDone)] == [5, 6]
 
 
+def test_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:
+    run = run_config(tmp_path / "new")
+    events = train(LineTask(), run, CPU)
+    next(events)
+    with pytest.raises(StateError, match=r"new' is in use: another process trains there; give"):
+        losses(LineTask(), run)
+    events.close()
+    assert list(losses(LineTask(), run)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_directory_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MediaError, match=r"cannot write '.*file/run': Not a directory; choose"):
+        losses(LineTask(), run_config(tmp_path / "file" / "run"))
+
+
 def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
     run = run_config(tmp_path, steps=8, keep=3)
     losses(LineTask(), run)

@@ -37,6 +37,7 @@ from istar.training.distributed import (
 )
 from istar.training.log import RunLog
 from istar.training.optimizers import Optimizers, build_optimizers
+from istar.training.run_lock import held_alone
 
 
 class Loss(NamedTuple):
@@ -169,9 +170,16 @@ def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Train
 
     Raises:
         GenerationError: the loss is not finite.
-        StateError: the last checkpoint cannot be read.
+        MediaError: the output cannot be written.
+        StateError: the last checkpoint cannot be read, or another run writes to the same directory.
         UsageError: the optimizer does not suit the task.
     """
+    with held_alone(config.output):
+        yield from _train(task, config, device)
+
+
+def _train(task: Task, config: RunConfig, device: torch.device) -> Iterator[TrainingEvent]:
+    """`train`, in a directory of its own."""
     share = Share.of_this_process()
     waiting = waiting_group()
     network = build_network(task.network, task.starting_weights, device, shard=config.shard)
