@@ -190,6 +190,15 @@ def test_an_encoder_that_does_not_learn_stays_as_it_is(
     assert torch.equal(texts[0], texts[1])
 
 
+def test_an_encoder_of_another_width_is_refused(
+    config: TransformerTraining, tmp_path: Path
+) -> None:
+    write_text_encoder(tmp_path / "t5", 24, seed=1)
+    config = replace(config, text=TextConfig(start=tmp_path / "t5"))
+    with pytest.raises(UsageError, match=r"t5 has 24 channels and the transformer reads 16: they"):
+        TransformerTask(config)
+
+
 def test_a_given_encoder_learns_without_its_dropout(
     config: TransformerTraining, tmp_path: Path
 ) -> None:

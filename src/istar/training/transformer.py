@@ -18,6 +18,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from istar.checkpoint.read import load_video_tokenizer, on_meta, transformer_dtype
 from istar.checkpoint.write import save_transformer, save_video_tokenizer
+from istar.errors import UsageError
 from istar.models.manifest import read_manifest, write_manifest
 from istar.networks import Networks
 from istar.placement import DTYPES
@@ -145,6 +146,12 @@ class TransformerTask:
         self._sizes = self.spec.transformer_config or TransformerConfig()
         share = Share.by_torchrun()
         self._text_encoder = self._new_text_encoder()
+        theirs, ours = self._text_encoder.channels, self._sizes.text_channels
+        if theirs != ours:
+            raise UsageError(
+                f"text: the encoder of {config.text.start} has {theirs} channels and the "
+                f"transformer reads {ours}: they do not belong together"
+            )
         transformer = on_meta(partial(Transformer, self._sizes))
         if config.compile:
             for block in transformer.blocks:
