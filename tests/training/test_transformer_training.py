@@ -296,6 +296,16 @@ def test_the_loss_weighs_tokens_as_their_steps(
     assert (batch.kind == NO_LOSS).any()
 
 
+def test_a_scale_without_bits_is_not_measured(config: TransformerTraining) -> None:
+    """Rows that are too short for the larger one have none of its bits."""
+    task = TransformerTask(config)
+    batch = task.batch(0, Share())
+    kind = batch.kind.masked_fill(batch.scale == 1, NO_LOSS)
+    measures = task.loss(batch._replace(kind=kind), 0, CPU).measures
+    assert measures.keys() == {"right_0", "right"}
+    assert measures["right_0"] == measures["right"]
+
+
 def test_training_reduces_the_loss(config: TransformerTraining, sets: tuple[Path, ...]) -> None:
     run = replace(config.run, steps=20, learning_rate=1e-2, save_every=100, warmup=3)
     data = replace(config.data, sets=sets[1:2], mix=(MixConfig(seconds=1),), tokens=384)

@@ -203,8 +203,11 @@ class TransformerTask:
         result = self._bit_loss(batch, device)
         weight, processes = summed(result.weight), Share.of_this_process().processes
         right, bits = summed(result.right), summed(result.bits)
-        shares = right / bits.clamp_min(1)
-        measures = {f"right_{scale}": shares[scale] for scale in range(len(shares))}
+        measures = {
+            f"right_{scale}": right[scale] / count
+            for scale, count in enumerate(bits.tolist())
+            if count
+        }
         measures["right"] = right.sum() / bits.sum()
         return Loss(result.weighted * processes / weight, measures)
 
