@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -235,22 +236,32 @@ def test_sheets_have_the_prompts_and_clips_that_are_asked_for(
     again = TransformerTask(replace(measured, samples=others)).sample(weights, CPU)
     assert torch.equal(again["step"][:32], sheets["step"][:32])
     assert not torch.equal(again["step"][32:], sheets["step"][32:])
-    # The first and third rows are clips of the set as the tokenizer decodes them.
+    # The first and third rows are clips of the set as the tokenizer decodes them, as far as the
+    # longest example.
     clips = read_prepared(measured.validation.sets[0])
     networks: Networks = task._built(weights)
     for row, clip in ((0, clips[0]), (2, clips[2])):
-        frames = networks.decode(clip.latent()[None])
+        frames = networks.decode(clip.latent()[None, :, :5])
         for place, number in ((0, 0), (4, len(frames) - 1)):
             shown = sheets["validation"][32 * row : 32 * row + 32, 32 * place : 32 * place + 32]
             assert torch.equal(shown, frames[number])
 
 
-def test_a_held_out_clip_is_shown_with_the_caption_of_what_is_shown(
-    measured: TransformerTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("possible", "trained", "shown"), [(1, 2, 1), (2, 1, 1), (2, 0, None)]
+)
+def test_a_held_out_clip_is_shown_as_far_as_it_can_be_and_with_the_caption_of_that(
+    measured: TransformerTraining,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    possible: int,
+    trained: int,
+    shown: int | None,
 ) -> None:
-    """The model makes no more than the first of its two clips."""
+    """Of its two seconds: the model makes no more than one, or is trained on no more."""
     manifest = tmp_path / "istar.json"
-    manifest.write_text(json.dumps(json.loads(measured.model.read_text()) | {"max_seconds": 1}))
+    settings = json.loads(measured.model.read_text()) | {"max_seconds": possible}
+    manifest.write_text(json.dumps(settings))
     held_out = Path(copytree(measured.validation.sets[0], tmp_path / "held-out"))
     own = {"captions": ["whole"], "clip_captions": [["1st"], ["2nd"]]}
     for index in held_out.glob("*.jsonl"):
@@ -259,20 +270,24 @@ def test_a_held_out_clip_is_shown_with_the_caption_of_what_is_shown(
     asked = []
 
     def remember(pipeline: InfinityStarPipeline, request: GenerationRequest) -> Any:
-        asked.append((request.prompt, request.seconds))
-        return generate(pipeline, request)
+        asked.append((request.prompt, request.mode, request.seconds))
+        pictures = torch.zeros(17 if request.seconds else 1, 32, 32, 3, dtype=torch.uint8)
+        return SimpleNamespace(frames=pictures)
 
-    generate = InfinityStarPipeline.generate
     monkeypatch.setattr(InfinityStarPipeline, "generate", remember)
     config = replace(
         measured,
         model=manifest,
+        data=replace(
+            measured.data, sets=measured.validation.sets, mix=(MixConfig(seconds=trained),)
+        ),
         validation=replace(measured.validation, sets=(held_out,)),
         samples=SamplesConfig(prompts=("a boat",), clips=1),
     )
     task = TransformerTask(config)
     task.sample({name: p.detach() for name, p in task.network.named_parameters()}, CPU)
-    assert asked[1:] == [("1st", 1)]
+    mode = "t2v" if shown else "t2i"
+    assert asked == [("a boat", mode, shown), ("1st", mode, shown)]
 
 
 def test_samples_are_generated_in_the_runs_precision(

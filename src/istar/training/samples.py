@@ -9,7 +9,6 @@ from torch import Tensor
 from istar.generation.schedule import LATENT_FRAMES_PER_SECOND
 from istar.lab.world import random_scene
 from istar.media.sheet import a_few, page, row
-from istar.model_spec import ModelSpec
 from istar.networks import Networks
 from istar.pipeline import InfinityStarPipeline
 from istar.request import GenerationRequest
@@ -20,7 +19,7 @@ _PICTURES = 5
 
 
 def contact_sheets(
-    networks: Networks, prompts: Sequence[str], clips: Sequence[PreparedClip]
+    networks: Networks, prompts: Sequence[str], clips: Sequence[PreparedClip], longest: float
 ) -> dict[str, Tensor]:
     """Sheets `(H, W, 3)`, uint8, by name: `step`, and `validation` if there are clips.
 
@@ -28,35 +27,37 @@ def contact_sheets(
         networks: on the device to generate on.
         prompts: a row of `step` each; without any, held-out scenes of the procedural world.
         clips: two rows of `validation` each: its pictures, and those generated from its caption.
+        longest: seconds of the longest video that is trained; no longer one is generated, and
+            pictures where it is below a second.
     """
-    pipeline = InfinityStarPipeline(networks)
+    spec, pipeline = networks.spec, InfinityStarPipeline(networks)
     prompts = prompts or [
         random_scene(seed, held_out=True).canonical_caption() for seed in range(_SCENES)
     ]
-    requests = [
-        GenerationRequest(mode="t2v", prompt=prompt, seed=seed)
-        for seed, prompt in enumerate(prompts)
-    ]
+    usual = min(spec.default_seconds, longest)
+    requests = [_request(prompt, usual, seed) for seed, prompt in enumerate(prompts)]
     sheets = {"step": _sheet([pipeline.generate(request).frames for request in requests])}
     rows = []
     for seed, clip in enumerate(clips):
-        request = _request_for(clip, networks.spec, seed)
+        seconds = min((clip.frames - 1) / LATENT_FRAMES_PER_SECOND, spec.max_seconds, longest)
+        own = clip.captions.from_start(1 + int(seconds * LATENT_FRAMES_PER_SECOND), spec.clip_frames)
+        caption = next(filter(str.strip, (*own.whole, *clip.captions.whole)))
+        request = _request(caption, seconds, seed, clip.height / clip.width)
         frames = 1 + int((request.seconds or 0) * LATENT_FRAMES_PER_SECOND)
         latent = clip.latent()[None, :, :frames].to(networks.transformer.device)
         rows += [networks.decode(latent), pipeline.generate(request).frames]
     return sheets | ({"validation": _sheet(rows)} if rows else {})
 
 
-def _request_for(clip: PreparedClip, spec: ModelSpec, seed: int) -> GenerationRequest:
-    """A video as a clip begins, or a picture if it is shorter than a second."""
-    seconds = min((clip.frames - 1) / LATENT_FRAMES_PER_SECOND, spec.max_seconds)
-    frames = 1 + int(seconds * LATENT_FRAMES_PER_SECOND)
-    own = clip.captions.from_start(frames, spec.clip_frames)
+def _request(
+    prompt: str, seconds: float, seed: int, aspect: float | None = None
+) -> GenerationRequest:
+    """A video, or a picture in place of one that is shorter than a second."""
     return GenerationRequest(
         mode="t2v" if seconds >= 1 else "t2i",
-        prompt=next(filter(str.strip, (*own.whole, *clip.captions.whole))),
+        prompt=prompt,
         seconds=seconds if seconds >= 1 else None,
-        aspect=clip.height / clip.width,
+        aspect=aspect,
         seed=seed,
     )
 

@@ -248,8 +248,10 @@ class TransformerTask:
             weight.data = weight.data.to(device, transformer_dtype(name, dtype))
         for module in (networks.transformer, networks.tokenizer, networks.text_encoder.module):
             module.to(device).eval()
+        starts = (kind for kind in self.config.data.mix if kind.kind == "start" and kind.weight)
+        longest = max((kind.seconds for kind in starts), default=self.spec.max_seconds)
         clips = held_out_clips(self.config)
-        return contact_sheets(networks, self.config.samples.prompts, clips)
+        return contact_sheets(networks, self.config.samples.prompts, clips, longest)
 
     def _built(self, weights: Mapping[str, Tensor]) -> Networks:
         """The three networks, whole, on the CPU; weights are not copied."""
