@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.planner import SavePlan
 
 from istar.errors import GenerationError, MediaError, StateError, UsageError
 from istar.training.average import MovingAverage
@@ -21,6 +23,7 @@ from istar.training.checkpoints import Checkpoints
 from istar.training.config import RunConfig
 from istar.training.distributed import Share, Weights
 from istar.training.log import LOG_NAME, read_log
+from istar.training.optimizers import build_optimizers
 from istar.training.trainer import (
     Loss,
     Remarked,
@@ -242,6 +245,33 @@ def test_one_that_cannot_be_written_leaves_those_before_it(
     assert [path.name for path in (run.output / "checkpoints").iterdir()] == ["step-00000002"]
     again = losses(LineTask(), run)
     assert again == {step: whole[step] for step in (3, 4, 5, 6)}
+
+
+def test_no_process_writes_a_checkpoint_before_the_first_has_made_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first removes what it finds there; the others make what they miss, and write."""
+    order = []
+    directory = tmp_path / "checkpoints" / ".step-00000001.tmp" / "new"
+    prepare = FileSystemWriter.prepare_local_plan
+
+    def write(writer: FileSystemWriter, plan: SavePlan) -> SavePlan:
+        order.append("write")
+        return prepare(writer, plan)
+
+    monkeypatch.setattr(FileSystemWriter, "prepare_local_plan", write)
+    monkeypatch.setattr(dist, "barrier", lambda: order.append(f"wait {directory.is_dir()}"))
+    network = Line()
+    optimizers = build_optimizers(network, (), run_config(tmp_path))
+    meeting = f"file://{tmp_path / 'meeting'}"
+    dist.init_process_group("gloo", init_method=meeting, rank=0, world_size=1)
+    try:
+        Checkpoints(tmp_path / "checkpoints", 1).save(
+            1, network, optimizers, MovingAverage(network, 0.9)
+        )
+    finally:
+        dist.destroy_process_group()
+    assert order == ["wait True", "write", "wait False"]
 
 
 def damaged_files(place: Path) -> Iterator[Path]:

@@ -69,6 +69,8 @@ class Checkpoints:
                 shutil.rmtree(left_behind, ignore_errors=True)
         pending = PendingDirectory(final, overwrite=True)
         with pending if first else nullcontext(), _single_process_is_fine():
+            if dist.is_initialized():
+                dist.barrier()  # every process makes the directory if the first has not yet
             try:
                 save(_state(network, optimizers, average), checkpoint_id=pending.temporary)
             except CheckpointException as error:
