@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
 
 from istar.generation.loop import commit, predict, read_conditions, start
 from istar.generation.residual import bits_of_latent
@@ -177,6 +179,24 @@ def test_the_block_mask_is_the_mask(
         blocks = teacher_forced(transformer, batch, mask=block_mask(batch))
     assert torch.allclose(dense.detail, blocks.detail, atol=1e-5)
     assert torch.allclose(dense.semantic, blocks.semantic, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_under_autocast_a_block_mask_gets_numbers_of_one_type(
+    transformer: Transformer, random: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The norms' weights are float32, and make queries and keys so; values stay bfloat16."""
+
+    def remember(*tensors: Tensor, **settings: Any) -> Any:
+        types.update(tensor.dtype for tensor in tensors)
+        return flex_attention(*tensors, **settings)
+
+    types: set[torch.dtype] = set()
+    monkeypatch.setattr("istar.transformer.attention.flex_attention", remember)
+    batch = pack([[run_of(example(random, 1), transformer.config, PLAIN, random)]], 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        teacher_forced(transformer, batch, mask=block_mask(batch))
+    assert types == {torch.bfloat16}
 
 
 def mask_of_two_clips(

@@ -35,6 +35,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask | None = No
         `(B, H, L, D)`.
     """
     if isinstance(mask, BlockMask):
+        # Under autocast their norms' float32 weights make queries and keys float32.
+        queries, keys = queries.to(values.dtype), keys.to(values.dtype)
         blockwise: Any = _fused_flex_attention() if queries.is_cuda else flex_attention
         attended: Tensor = blockwise(queries, keys, values, block_mask=mask, enable_gqa=True)
         return attended
