@@ -160,6 +160,10 @@ class TextEncoder:
         """The ids `(L,)` of a text, cut at the longest that the model reads."""
         return torch.tensor(self._ids(text)[0], device="cpu")
 
+    def cuts(self, text: str) -> bool:
+        """Whether a text is longer than the model reads, so that its end is left out."""
+        return self._ids(text)[1]
+
     def _ids(self, text: str) -> tuple[list[int], bool]:
         """A text's ids, its end mark last, and whether its end was cut off.
 

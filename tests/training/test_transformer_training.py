@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -304,6 +305,34 @@ def test_a_scale_without_bits_is_not_measured(config: TransformerTraining) -> No
     measures = task.loss(batch._replace(kind=kind), 0, CPU).measures
     assert measures.keys() == {"right_0", "right"}
     assert measures["right_0"] == measures["right"]
+
+
+def test_long_captions_are_counted_at_the_start(
+    config: TransformerTraining,
+    sets: tuple[Path, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clips = Path(copytree(sets[1], tmp_path / "clips"))
+    data = replace(config.data, sets=(clips,), mix=(MixConfig(seconds=1),))
+
+    def started(longest: int) -> TransformerTask:
+        captions = iter(["x" * longest, *7 * ["a short one"]])
+        for index in sorted(clips.glob("*.jsonl")):
+            lines = [json.loads(line) for line in index.read_text().splitlines()]
+            own = [json.dumps(line | {"captions": [next(captions)]}) for line in lines]
+            index.write_text("\n".join(own) + "\n")
+        return TransformerTask(replace(config, data=data))
+
+    most = 96 - len("1s: ") - 1  # and the end mark
+    task = started(most + 1)
+    batch = task.batch(0, Share())
+    note = "captions that are longer than the 96 tokens that the model reads lose their ends: "
+    assert task.remarks(batch) == (f"{note}1 of the 8 looked at",)
+    assert task.remarks(batch) == ()
+    assert started(most).remarks(batch) == ()
+    monkeypatch.setattr("istar.training.examples._LOOKED_AT", 3)
+    assert started(most + 1).remarks(batch) == (f"{note}1 of the 3 looked at",)
 
 
 def test_training_reduces_the_loss(config: TransformerTraining, sets: tuple[Path, ...]) -> None:

@@ -45,6 +45,9 @@ from istar.video_tokenizer.model import VideoTokenizer
 _MISFITS = 4
 _MISFITS_ALONE = 200
 
+_LOOKED_AT = 1000
+"""Captions that are counted at the start of a run, which it must not delay."""
+
 
 class ExampleSource:
     """Rows of examples, chosen at random from prepared clips.
@@ -89,6 +92,20 @@ class ExampleSource:
                     f"{table}: no prepared clip has the {self._needed(kind)} latent frames that "
                     f"{kind.kind}{what} needs"
                 )
+
+    def cut_captions(self) -> tuple[str, ...]:
+        """A note if captions are longer than the model reads: how many, of some of all lengths."""
+        clips = self._clips[:: -(-len(self._clips) // _LOOKED_AT)]
+        apply, seconds = self._spec.prompt.apply, self._spec.default_seconds
+        generator = torch.Generator().manual_seed(0)
+        captions = [clip.captions.drawn(0.0, generator) for clip in clips]
+        texts = [apply(caption, "t2v", seconds, suffix=False) for caption in captions]
+        if not (cut := sum(map(self._text_encoder.cuts, texts))):
+            return ()
+        return (
+            f"captions that are longer than the {self._sizes.text_positions} tokens that the model "
+            f"reads lose their ends: {cut} of the {len(texts)} looked at",
+        )
 
     def batch(self, step: int, share: Share) -> PackedBatch:
         """This process's rows of a step."""

@@ -165,6 +165,7 @@ class TransformerTask:
             self._tokenizer = load_video_tokenizer(config.tokenizer, self.spec.tokenizer_config)
             check_origins(config, self._tokenizer)
         self._examples = ExampleSource(config, self.spec, self._sizes, self._text_encoder)
+        self._notes = self._examples.cut_captions()
         self.validation = self._validation()
         if share.processes == 1 or not config.run.shard:
             fill(self.network, self.starting_weights(), torch.device("cpu"))
@@ -195,8 +196,9 @@ class TransformerTask:
         return self._examples.batch(step, share)
 
     def remarks(self, batch: PackedBatch) -> tuple[str, ...]:
-        """Empty: its clips were read when they were prepared."""
-        return ()
+        """What is to be known of the run, with its first batch."""
+        notes, self._notes = self._notes, ()
+        return notes
 
     def loss(self, batch: PackedBatch, step: int, device: torch.device) -> Loss:
         """The bits' cross-entropy, and how many of each scale's bits are right."""
