@@ -80,7 +80,7 @@ def memory_table() -> str:
             "",
             f"Loading takes {beside} GB of host memory in each process, for one weight at a time.",
             "To write the model, the first process puts it together in its host memory,",
-            f"{whole} GB, and for contact sheets again on its device, there in the run's precision.",
+            f"{whole} GB, and for contact sheets again on its device, in the run's precision.",
             "",
             "",
         ]

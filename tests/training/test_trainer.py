@@ -377,7 +377,10 @@ def test_what_is_written_and_when(tmp_path: Path) -> None:
     ("failure", "reason"),
     [
         (MediaError("the disk is full"), "the disk is full"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "the GPU's memory ran out while making them"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            "the GPU's memory ran out while making them",
+        ),
     ],
 )
 def test_a_run_continues_without_samples_that_cannot_be_made(

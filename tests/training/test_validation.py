@@ -247,9 +247,7 @@ def test_sheets_have_the_prompts_and_clips_that_are_asked_for(
             assert torch.equal(shown, frames[number])
 
 
-@pytest.mark.parametrize(
-    ("possible", "trained", "shown"), [(1, 2, 1), (2, 1, 1), (2, 0, None)]
-)
+@pytest.mark.parametrize(("possible", "trained", "shown"), [(1, 2, 1), (2, 1, 1), (2, 0, None)])
 def test_a_held_out_clip_is_shown_as_far_as_it_can_be_and_with_the_caption_of_that(
     measured: TransformerTraining,
     tmp_path: Path,

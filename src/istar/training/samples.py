@@ -27,36 +27,40 @@ def contact_sheets(
         networks: on the device to generate on.
         prompts: a row of `step` each; without any, held-out scenes of the procedural world.
         clips: two rows of `validation` each: its pictures, and those generated from its caption.
-        longest: seconds of the longest video that is trained; no longer one is generated, and
-            pictures where it is below a second.
+        longest: seconds of the longest video that is trained; nothing longer is shown.
     """
     spec, pipeline = networks.spec, InfinityStarPipeline(networks)
     prompts = prompts or [
         random_scene(seed, held_out=True).canonical_caption() for seed in range(_SCENES)
     ]
-    usual = min(spec.default_seconds, longest)
+    usual = _least(spec.default_seconds, longest)
     requests = [_request(prompt, usual, seed) for seed, prompt in enumerate(prompts)]
     sheets = {"step": _sheet([pipeline.generate(request).frames for request in requests])}
     rows = []
     for seed, clip in enumerate(clips):
-        seconds = min((clip.frames - 1) / LATENT_FRAMES_PER_SECOND, spec.max_seconds, longest)
-        own = clip.captions.from_start(1 + int(seconds * LATENT_FRAMES_PER_SECOND), spec.clip_frames)
+        own_seconds = (clip.frames - 1) / LATENT_FRAMES_PER_SECOND
+        seconds = _least(own_seconds, spec.max_seconds, longest)
+        frames = 1 + int(seconds * LATENT_FRAMES_PER_SECOND)
+        own = clip.captions.from_start(frames, spec.clip_frames)
         caption = next(filter(str.strip, (*own.whole, *clip.captions.whole)))
         request = _request(caption, seconds, seed, clip.height / clip.width)
-        frames = 1 + int((request.seconds or 0) * LATENT_FRAMES_PER_SECOND)
         latent = clip.latent()[None, :, :frames].to(networks.transformer.device)
         rows += [networks.decode(latent), pipeline.generate(request).frames]
     return sheets | ({"validation": _sheet(rows)} if rows else {})
 
 
+def _least(*seconds: float) -> float:
+    """The shortest of some lengths; 0, a picture, where it is less than a second."""
+    return min(seconds) if min(seconds) >= 1 else 0
+
+
 def _request(
     prompt: str, seconds: float, seed: int, aspect: float | None = None
 ) -> GenerationRequest:
-    """A video, or a picture in place of one that is shorter than a second."""
     return GenerationRequest(
-        mode="t2v" if seconds >= 1 else "t2i",
+        mode="t2v" if seconds else "t2i",
         prompt=prompt,
-        seconds=seconds if seconds >= 1 else None,
+        seconds=seconds or None,
         aspect=aspect,
         seed=seed,
     )
