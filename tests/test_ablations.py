@@ -54,7 +54,7 @@ def latents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, ...]
     config = read_config(ablation_runs.CONFIGS / "transformer.toml", TransformerTraining)
     tokenizer = load_video_tokenizer(config.tokenizer, read_manifest(config.model).tokenizer_config)
     directory = tmp_path / "latents"
-    begin_set(directory, {"tokenizer": encoder_digest(tokenizer)})
+    begin_set(directory, {"tokenizer": encoder_digest(tokenizer)}, shards=1)
     draw = torch.Generator().manual_seed(0)
     values = [torch.randn(64, 5, 5, 5, generator=draw) / 8 for _ in range(24)]
     captions = [

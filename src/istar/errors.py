@@ -29,6 +29,7 @@ Remedy = Literal[
     "fetch_anyway",
     "fewer_seconds",
     "finish",
+    "finish_preparing",
     "fp32",
     "fp8",
     "half_precision",

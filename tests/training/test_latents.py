@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from errno import ENOSPC
 from pathlib import Path
@@ -22,7 +23,7 @@ from istar.media import write_clip, write_picture
 from istar.training import prepare as module
 from istar.training.clip_captions import ClipCaptions
 from istar.training.distributed import Share
-from istar.training.latents import read_prepared, shard_path, write_shard
+from istar.training.latents import begin_set, read_prepared, shard_path, write_shard
 from istar.training.prepare import plain_caption, prepare, scene_captions
 from istar.training.prepare_config import PrepareConfig, SetConfig
 from istar.training.seeds import seed_of
@@ -30,6 +31,14 @@ from istar.training.skipped import SKIPPED_NAME, SkippedLine
 from small_training import CPU, files, prepare_run
 
 A_CIRCLE = ClipCaptions(whole=("a circle",))
+
+
+def write_set(
+    directory: Path, latents: Sequence[Tensor], captions: Sequence[ClipCaptions]
+) -> None:
+    """A set of one shard, of nothing in particular."""
+    begin_set(directory, {}, shards=1)
+    write_shard(directory, 0, latents, captions)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +106,11 @@ def test_an_interrupted_preparation_continues_where_it_stopped(
     config = prepare_run(tmp_path, count=4)
     events = prepare(config, CPU)
     next(events)
+    with pytest.raises(CheckpointError, match="pictures holds 1 of its 2 shards") as half:
+        read_prepared(config.output / "pictures")
+    assert half.value.remedies == ("finish_preparing",)
     next(events)
+    assert len(read_prepared(config.output / "pictures")) == 4
     events.close()
     assert sum("latents-" in name for name in files(config.output)) == 4
 
@@ -276,6 +289,7 @@ def test_a_shard_that_could_not_be_written_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: str
 ) -> None:
     latents, captions = [torch.zeros(64, 1, 2, 2)], [A_CIRCLE]
+    begin_set(tmp_path, {}, shards=1)
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(ENOSPC, "no space left") if fails_at == "index" else SafetensorError("full")
@@ -295,9 +309,18 @@ def test_a_shard_that_could_not_be_written_is_not_there(
     assert len(read_prepared(tmp_path)) == 1
 
 
+def test_a_set_without_a_record_of_its_shards_is_read_and_continued(tmp_path: Path) -> None:
+    """As earlier versions wrote them."""
+    write_set(tmp_path, [torch.zeros(64, 1, 2, 2)], [A_CIRCLE])
+    assert json.loads((tmp_path / "set.json").read_text()) == {"shards": 1}
+    (tmp_path / "set.json").write_text("{}")
+    begin_set(tmp_path, {}, shards=2)
+    assert len(read_prepared(tmp_path)) == 1
+
+
 def test_a_rewritten_shard_is_read_again(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
-        write_shard(tmp_path, 0, [torch.full((64, 1, 2, 2), value)], [A_CIRCLE])
+        write_set(tmp_path, [torch.full((64, 1, 2, 2), value)], [A_CIRCLE])
         (clip,) = read_prepared(tmp_path)
         assert (clip.latent() == value).all()
 
@@ -309,7 +332,7 @@ def test_captions_are_read_back(tmp_path: Path) -> None:
         short=("round", "rund"),
         ending="very sharp",
     )
-    write_shard(tmp_path, 0, [torch.zeros(64, 1, 2, 2)] * 2, [described, A_CIRCLE])
+    write_set(tmp_path, [torch.zeros(64, 1, 2, 2)] * 2, [described, A_CIRCLE])
     assert [clip.captions for clip in read_prepared(tmp_path)] == [described, A_CIRCLE]
 
 
@@ -456,7 +479,7 @@ def test_so_is_one_that_cannot_be_read(tmp_path: Path, content: bytes | None) ->
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "another name"])
 def test_so_are_damaged_tensors(tmp_path: Path, damage: str) -> None:
-    write_shard(tmp_path, 0, [torch.zeros(64, 1, 2, 2)], [A_CIRCLE])
+    write_set(tmp_path, [torch.zeros(64, 1, 2, 2)], [A_CIRCLE])
     path = shard_path(tmp_path, 0)
     (clip,) = read_prepared(tmp_path)
     if damage == "cut":

@@ -13,6 +13,7 @@ WORDS: dict[Remedy, str] = {
     "fetch_anyway": "fetch it anyway with --yes",
     "fewer_seconds": "choose fewer --seconds",
     "finish": "finish it first with `istar finish`",
+    "finish_preparing": "continue it with the same `istar prepare`",
     "fp32": "compute with --dtype fp32",
     "fp8": "compute with --dtype fp8",
     "half_precision": "compute with --dtype bf16",

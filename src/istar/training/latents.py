@@ -3,7 +3,7 @@
 A prepared set is a directory of safetensors shards, each with an index of a line a clip: its
 captions and the shape of its latent, or why it is skipped. A shard is written whole or not at all,
 so that an interrupted command continues at the first missing one; `set.json` records what the
-latents depend on, so that it never continues with anything else.
+latents depend on, so that it never continues with anything else, and how many shards there will be.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ MAKE_LATENTS = ("encoder.", "project_in.", "latent_scales")
 
 _SHARD = "latents-{:05d}"
 _ORIGIN = "set.json"
+_SHARDS = "shards"
 _SHARDS_OPEN = 128
 
 
@@ -132,12 +133,13 @@ def encoder_digest(tokenizer: VideoTokenizer) -> str:
     return digest.hexdigest()[:16]
 
 
-def begin_set(directory: Path, origin: Mapping[str, Any]) -> None:
+def begin_set(directory: Path, origin: Mapping[str, Any], *, shards: int) -> None:
     """Record the origin of a set, or check it against the recorded one.
 
     Args:
         directory: the set's.
         origin: by name, everything that its latents depend on, as JSON values.
+        shards: how many the set will have, which follows from the origin.
 
     Raises:
         UsageError: there are latents of another origin, or of an unrecorded one.
@@ -145,9 +147,10 @@ def begin_set(directory: Path, origin: Mapping[str, Any]) -> None:
     """
     if not (directory / _ORIGIN).exists() and not any(directory.glob("latents-*")):
         directory.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(origin, indent=2) + "\n"
+        text = json.dumps({**origin, _SHARDS: shards}, indent=2) + "\n"
         write_text(directory / _ORIGIN, text, overwrite=True)
     found = origin_of(directory)
+    found.pop(_SHARDS, None)
     differ = [name for name in {**origin, **found} if found.get(name) != origin.get(name)]
     if differ:
         raise UsageError(
@@ -183,12 +186,20 @@ def read_prepared(directory: Path) -> list[PreparedClip]:
     """Every clip of a prepared set.
 
     Raises:
-        CheckpointError: nothing was prepared there, or an index is malformed.
+        CheckpointError: nothing was prepared there or not all of it, or an index is malformed.
+        UsageError: there is no record of how it was prepared.
     """
     shards = sorted(directory.glob("latents-*.safetensors"))
     clips = [clip for shard in shards for clip in clips_in(shard)]
     if not clips:
         raise CheckpointError(f"{directory} holds no prepared clips", remedies=("prepare",))
+    # Sets had no record of their number of shards once.
+    wanted = origin_of(directory).get(_SHARDS, len(shards))
+    if len(shards) < wanted:
+        raise CheckpointError(
+            f"{directory} holds {len(shards)} of its {wanted} shards",
+            remedies=("finish_preparing",),
+        )
     return clips
 
 

@@ -97,13 +97,15 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
         if one.list is not None:
             listed, invalid = read_list(one.list)
         directory = config.output / one.name
-        begin_set(directory, _origin(one, config, sizes, encoder, spec.clip_seconds))
         clips = _Clips(one, config.seed, sizes, listed, spec.clip_seconds)
+        firsts = range(0, len(clips), config.shard)
+        origin = _origin(one, config, sizes, encoder, spec.clip_seconds)
+        begin_set(directory, origin, shards=len(firsts))
         record = _SkippedOfSet(directory, invalid)
         if share.rank == 0:
             skipped += len(invalid)
             notes += record.notes(invalid)
-        for number, first in enumerate(range(0, len(clips), config.shard)):
+        for number, first in enumerate(firsts):
             wanted = range(first, min(first + config.shard, len(clips)))
             path = shard_path(directory, number)
             shards.append(_Shard(clips, wanted, number, path, record))
