@@ -204,6 +204,37 @@ def test_captions_are_shortened_as_often_as_asked_for(
 
 
 def test_rows_that_are_too_short_are_refused(config: TransformerTraining) -> None:
-    task = TransformerTask(replace(config, data=replace(config.data, rows=(20,), text_dropout=0.0)))
+    mix = (MixConfig(seconds=1),)
+    data = replace(config.data, mix=mix, rows=(20,), text_dropout=0.0)
+    task = TransformerTask(replace(config, data=data))
     with pytest.raises(UsageError, match="no example fits into a row of 20 tokens"):
         task.batch(0, Share())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "least"),
+    [(MixConfig(seconds=1), "start of 1 s", 10), (MixConfig(kind="interact"), "interact", 25)],
+)
+def test_a_kind_that_fits_into_no_row_is_refused(
+    config: TransformerTraining, kind: MixConfig, name: str, least: int
+) -> None:
+    """The bare prefix is five tokens, what others look at four or sixteen, a step one or four."""
+    data = replace(config.data, mix=(MixConfig(seconds=0), kind), rows=(8, least))
+    TransformerTask(replace(config, data=data))
+    words = f"data: {name} takes at least {least} tokens, and the longest row has {least - 1}"
+    with pytest.raises(UsageError, match=words):
+        TransformerTask(replace(config, data=replace(data, rows=(8, least - 1))))
+
+
+def test_scales_that_no_example_can_hold_are_named_once(config: TransformerTraining) -> None:
+    """A clip's larger scale, of 16 tokens, fits beside the prefix and five others into 26."""
+    data = replace(config.data, mix=(MixConfig(seconds=0), MixConfig(seconds=1)), rows=(20, 25))
+    task, enough = (
+        TransformerTask(replace(config, data=replace(data, rows=rows)))
+        for rows in ((20, 25), (20, 26))
+    )
+    batch = TransformerTask(config).batch(0, Share())
+    assert enough.remarks(batch) == ()
+    (note,) = task.remarks(batch)
+    assert "scales of video clips with sides of 2 fit into no row of 25 tokens" in note
+    assert task.remarks(batch) == ()

@@ -16,6 +16,7 @@ from istar.training.forced_steps import (
     DrawnClip,
     ForcedStep,
     draw_clip,
+    may_stay,
     scale_of,
     short_enough,
     teacher_forcing,
@@ -130,6 +131,7 @@ def test_at_480p_all_small_scales_stay_and_a_large_one_is_trained_at_times(
             assert 0.7 < found[scale] / 800 < 0.8
         else:
             assert found[scale] == 800
+    assert {*map(scale_of, may_stay(own, 20_480 - 200))} == {*found}
 
 
 def test_a_long_example_loses_scales_at_random_among_equals(random: torch.Generator) -> None:
@@ -142,6 +144,7 @@ def test_a_long_example_loses_scales_at_random_among_equals(random: torch.Genera
     assert [found[clip, 2] for clip in range(3)] == [400, 400, 0]
     assert found[0, 1] == 400
     assert found[1, 1] + found[2, 1] == 400
+    assert {*map(scale_of, may_stay(own, room))} == {*found}
     assert 150 < found[1, 1] < 250
     one, other = (kept_scales(own, room, torch.Generator().manual_seed(3), 20) for _ in range(2))
     assert one == other
@@ -175,3 +178,4 @@ def test_where_nothing_else_fits_the_smallest_stays(random: torch.Generator) -> 
     own = schedule(4)
     kept = short_enough(own, own, 0, random)
     assert [scale_of(step) for step in kept] == [(0, 0)]
+    assert [scale_of(step) for step in may_stay(own, 0)] == [(0, 0)]

@@ -28,6 +28,7 @@ from istar.request import Mode
 from istar.text_encoder import TextEncoder
 from istar.training.config import MixConfig, TransformerTraining
 from istar.training.distributed import Share
+from istar.training.forced_steps import may_stay
 from istar.training.latents import PreparedClip, encoder_digest, origin_of, read_prepared
 from istar.training.packing import PackedBatch, pack
 from istar.training.seeds import draw, seed_of
@@ -35,6 +36,7 @@ from istar.training.sequences import (
     DrawnRun,
     Example,
     SequenceConfig,
+    context_tokens,
     draw_run,
     runs_of,
     tokens_of,
@@ -52,7 +54,20 @@ _LOOKED_AT = 1000
 class ExampleSource:
     """Rows of examples, chosen at random from prepared clips.
 
-    `table` is the part of the settings that an error names.
+    Args:
+        config: of the run.
+        spec: the model's.
+        sizes: of the transformer.
+        text_encoder: whose tokens the texts become.
+        table: the part of the settings that an error names.
+
+    Attributes:
+        notes: what a person should know of the rows: which scales no example can hold.
+
+    Raises:
+        UsageError: the sets do not suit the model, or a kind of the mix has no clip or fits into no
+            row.
+        CheckpointError: a set cannot be read.
     """
 
     def __init__(
@@ -87,11 +102,46 @@ class ExampleSource:
                     f"{table}: the manifest's model cannot interact; leave that kind out of the mix"
                 )
             if self._frames[-1] < self._needed(kind):
-                what = f" of {kind.seconds:g} s" if kind.kind == "start" else ""
                 raise UsageError(
                     f"{table}: no prepared clip has the {self._needed(kind)} latent frames that "
-                    f"{kind.kind}{what} needs"
+                    f"{_name_of(kind)} needs"
                 )
+        self.notes = self._check_rows(table)
+
+    def _check_rows(self, table: str) -> tuple[str, ...]:
+        """Refuse a kind that fits into no row; a note if no example can hold some of the scales.
+
+        Captions are as short as can be: what does not fit beside none fits beside no caption.
+        """
+        length = max(self._config.data.rows)
+        wanted: set[tuple[bool, int]] = set()
+        held: set[tuple[bool, int]] = set()
+        for kind in (kind for kind in self._config.data.mix if kind.weight):
+            least = []
+            clips = self._clips[bisect_left(self._frames, self._needed(kind)) :]
+            for clip in {(clip.height, clip.width): clip for clip in clips}.values():
+                example = self._example_of(clip, kind, "", dropped=False)
+                room = length - context_tokens(example)
+                must_stay = sum(step.grid.tokens for step in may_stay(example.steps, 0))
+                least.append(context_tokens(example) + must_stay)
+                wanted.update(map(_moves_and_scale, example.steps))
+                if must_stay <= room:
+                    held.update(map(_moves_and_scale, may_stay(example.steps, room)))
+            if min(least) > length:
+                raise UsageError(
+                    f"{table}: {_name_of(kind)} takes at least {min(least)} tokens, and the "
+                    f"longest row has {length}"
+                )
+        notes = []
+        for moves, what in ((False, "pictures"), (True, "video clips")):
+            lost = [scale for other, scale in sorted(wanted - held) if other is moves]
+            if lost:
+                sides = ", ".join(str(self._spec.pixel_budget.sides[scale]) for scale in lost)
+                notes.append(
+                    f"the scales of {what} with sides of {sides} fit into no row of {length} "
+                    "tokens: they are not trained"
+                )
+        return tuple(notes)
 
     def cut_captions(self) -> tuple[str, ...]:
         """A note if captions are longer than the model reads: how many, of some of all lengths."""
@@ -172,7 +222,13 @@ class ExampleSource:
         # Half of the dropped texts are as short as without any prompt, as generation then reads.
         if draw(2, generator) and dropped:
             caption = ""
-        latent = clip.latent()[:, :frames]
+        return self._example_of(clip, kind, caption, dropped=dropped)
+
+    def _example_of(
+        self, clip: PreparedClip, kind: MixConfig, caption: str, *, dropped: bool
+    ) -> Example:
+        """An example of a kind."""
+        latent = clip.latent()[:, : self._needed(kind)]
         if kind.kind == "interact":
             return self._interactive(clip, latent, caption, dropped)
         schedule = _steps(self._spec, kind.seconds, nearest_template(clip.height / clip.width))
@@ -203,6 +259,16 @@ class ExampleSource:
             latents=(latent[:, frames + 1 :],),
             conditions=(latent[:, : frames + 1], latent[:, :1], coarse),
         )
+
+
+def _name_of(kind: MixConfig) -> str:
+    """A kind of example in a message."""
+    return f"start of {kind.seconds:g} s" if kind.kind == "start" else kind.kind
+
+
+def _moves_and_scale(step: Step) -> tuple[bool, int]:
+    """Whether a step is a video clip's, no picture's, and its scale."""
+    return step.grid.frames > 1, step.scale
 
 
 @cache

@@ -160,6 +160,46 @@ def short_enough(
     """
     if _tokens(chosen) <= room:
         return list(chosen)
+    kept, rising, small, left_out = _choices(chosen, steps, room, generator)
+    if left_out and draw(_LARGE_IN_ONE_OF, generator) == 0:
+        large = left_out[draw(len(left_out), generator)]
+        rest = [one for one in rising if one is not large]
+        small = [large, *_first_that_fit(rest, room - _tokens(kept) - large.grid.tokens)]
+    return sorted([*kept, *small], key=lambda one: one.index)
+
+
+def may_stay(steps: Sequence[Step], room: int) -> list[Step]:
+    """A step of every scale that `short_enough` may keep, of two alike perhaps only one.
+
+    With no room these are what must stay.
+    """
+    chosen = list({scale_of(step): step for step in steps}.values())
+    if _tokens(chosen) <= room:
+        return chosen
+    kept, _, small, left_out = _choices(chosen, steps, room, torch.Generator())
+    return [*kept, *small, *left_out]
+
+
+class _Choices(NamedTuple):
+    """The steps of a sequence that is too long.
+
+    Attributes:
+        kept: those that later steps look at.
+        rising: the others that fit beside these one by one, or the smallest, from small to large.
+        small: as many of those as fit together, or the smallest.
+        left_out: the rest of those that fit beside the smaller half of `small`.
+    """
+
+    kept: list[Step]
+    rising: list[Step]
+    small: list[Step]
+    left_out: list[Step]
+
+
+def _choices(
+    chosen: Sequence[Step], steps: Sequence[Step], room: int, generator: torch.Generator
+) -> _Choices:
+    """What `short_enough` chooses from; equals are in random order."""
     read = {scale_of(step) for step in steps if step.read_later}
     kept = [one for one in chosen if scale_of(one) in read]
     room -= _tokens(kept)
@@ -170,11 +210,7 @@ def short_enough(
     small = _first_that_fit(rising, room) or rising
     half = _tokens(small[: (len(small) + 1) // 2])
     left_out = [one for one in rising[len(small) :] if one.grid.tokens + half <= room]
-    if left_out and draw(_LARGE_IN_ONE_OF, generator) == 0:
-        large = left_out[draw(len(left_out), generator)]
-        rest = [one for one in rising if one is not large]
-        small = [large, *_first_that_fit(rest, room - large.grid.tokens)]
-    return sorted([*kept, *small], key=lambda one: one.index)
+    return _Choices(kept, rising, small, left_out)
 
 
 def _first_that_fit(steps: Iterable[Step], room: int) -> list[Step]:

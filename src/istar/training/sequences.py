@@ -232,9 +232,14 @@ def _joined(
 
 def tokens_of(example: Example) -> int:
     """How many tokens an example's run has if no scale is left out, without making it."""
-    blocks = () if example.conditions is None else _blocks(example.conditions)
     scales = {scale_of(step): step.grid.tokens for step in example.steps}
-    return len(example.text) + sum(block.tokens.shape[1] for block in blocks) + sum(scales.values())
+    return context_tokens(example) + sum(scales.values())
+
+
+def context_tokens(example: Example) -> int:
+    """How many tokens an example's run has beside its steps."""
+    blocks = () if example.conditions is None else _blocks(example.conditions)
+    return len(example.text) + sum(block.tokens.shape[1] for block in blocks)
 
 
 def _text_part(example: Example, transformer: TransformerConfig) -> Run:

@@ -165,7 +165,7 @@ class TransformerTask:
             self._tokenizer = load_video_tokenizer(config.tokenizer, self.spec.tokenizer_config)
             check_origins(config, self._tokenizer)
         self._examples = ExampleSource(config, self.spec, self._sizes, self._text_encoder)
-        self._notes = self._examples.cut_captions()
+        self._notes = (*self._examples.cut_captions(), *self._examples.notes)
         self.validation = self._validation()
         if share.processes == 1 or not config.run.shard:
             fill(self.network, self.starting_weights(), torch.device("cpu"))
