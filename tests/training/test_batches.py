@@ -136,6 +136,23 @@ def test_half_of_the_dropped_texts_are_as_short_as_an_empty_prompt(
     assert 0.35 < lengths[True].count(empty) / len(lengths[True]) < 0.85
 
 
+def test_or_all_keep_their_length_in_the_same_examples(config: TransformerTraining) -> None:
+    data = replace(config.data, text_dropout=0.5)
+    one, other = (
+        TransformerTask(replace(config, data=replace(data, shorten_dropped=shortened)))._examples
+        for shortened in (True, False)
+    )
+    shorter = 0
+    for seed in range(60):
+        a, b = (s._example(torch.Generator().manual_seed(seed)) for s in (one, other))
+        assert a.unconditional == b.unconditional
+        assert torch.equal(torch.cat(a.latents, dim=1), torch.cat(b.latents, dim=1))
+        shorter += len(a.text) < len(b.text)
+        assert len(b.text) > len("1s: ") + 1
+        assert a.unconditional or torch.equal(a.text, b.text)
+    assert 5 < shorter < 30
+
+
 def test_a_row_tries_examples_until_one_fits(
     config: TransformerTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -248,6 +248,8 @@ class LatentsConfig:
         rows: lengths of packed rows in tokens; one is chosen at random for every batch.
         tokens: of a batch, about.
         text_dropout: how often the learned unconditional features stand in for the text.
+        shorten_dropped: half of the dropped texts are as short as an empty prompt; with `false` all
+            keep their length.
         most_flips: bitwise self-correction: a step's bits flip with a chance of 0 up to this.
         short_captions: how often an example has a clip's short caption, or where it has none the
             first sentences of a caption.
@@ -262,6 +264,7 @@ class LatentsConfig:
     rows: tuple[int, ...] = (1024,)
     tokens: int = 8192
     text_dropout: float = 0.1
+    shorten_dropped: bool = True
     most_flips: float = 0.3
     short_captions: float = 0.0
     condition_noise: tuple[float, ...] = (0.0, 0.15, 0.3)

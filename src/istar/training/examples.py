@@ -219,8 +219,8 @@ class ExampleSource:
         )
         caption = captions.drawn(self._config.data.short_captions, generator)
         dropped = float(torch.rand((), generator=generator)) < self._config.data.text_dropout
-        # Half of the dropped texts are as short as without any prompt, as generation then reads.
-        if draw(2, generator) and dropped:
+        shortened = draw(2, generator) and self._config.data.shorten_dropped
+        if dropped and shortened:
             caption = ""
         return self._example_of(clip, kind, caption, dropped=dropped)
 
