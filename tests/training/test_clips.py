@@ -380,8 +380,24 @@ def test_a_window_larger_than_the_pictures_is_refused() -> None:
 def test_a_list_of_which_nothing_can_be_read_is_refused(tmp_path: Path) -> None:
     path = write_list(tmp_path / "clips.jsonl", {"path": "missing.mp4", "caption": "missing"})
     source = ClipSource(ClipsConfig(source="list", list=path), BUDGET)
-    with pytest.raises(MediaError, match=r"20 clips in a row .*missing\.mp4"):
+    with pytest.raises(MediaError, match=r"no clip of .*clips\.jsonl can be read, .*missing\.mp4"):
         source.batch(seed=0, step=0, share=ALONE)
+
+
+def test_the_few_whole_clips_of_a_list_are_found_at_every_step(tmp_path: Path) -> None:
+    """Of a hundred; a step that gave up once would do so at every start, for good."""
+    for seed in range(2):
+        write_picture(random_scene(seed).frames(1, 32, 32)[0], tmp_path / f"{seed}.png")
+    names = ["0.png", *(f"missing-{n}.png" for n in range(98)), "1.png"]
+    path = write_list(tmp_path / "few.jsonl", *({"path": n, "caption": n} for n in names))
+    config = ClipsConfig(source="list", list=path, lengths=(1,), pictures=1)
+    source = ClipSource(config, BUDGET)
+    found = [source.batch(seed=0, step=step, share=ALONE) for step in range(8)]
+    assert max(len(skipped) for _, skipped in found) > 20
+    assert len({clip.sum().item() for clip, _ in found}) == 2
+    clip, skipped = ClipSource(config, BUDGET).batch(seed=0, step=5, share=ALONE)
+    assert torch.equal(clip, found[5][0])
+    assert skipped == found[5][1]
 
 
 @pytest.mark.parametrize("processes", [2, 3])

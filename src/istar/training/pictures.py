@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from istar.training.seeds import draw, seed_of
 from istar.training.skipped import SkippedLine
 from istar.video_tokenizer.config import FRAMES_PER_SECOND, SPATIAL_STRIDE
 
-_MOST_FAILURES = 20
+_DRAWS = 20
 _LATEST_START = 48
 _LARGEST_CROP = 1.6
 
@@ -71,7 +72,7 @@ class ClipSource:
             `(B, F, H, W, 3)`, uint8, and the lines of the clips that were replaced.
 
         Raises:
-            MediaError: too many clips in a row cannot be read.
+            MediaError: no clip can be read.
         """
         config = self.config
         generator = torch.Generator().manual_seed(seed_of(seed, "batch", step))
@@ -98,16 +99,26 @@ class ClipSource:
         depend on whether that one was opened or is remembered.
         """
         listed = self._listed[length]
-        for attempt in range(_MOST_FAILURES):
-            generator = torch.Generator().manual_seed(seed_of(seed, attempt) if attempt else seed)
-            clip = listed[draw(len(listed), generator)]
+        for clip, generator in _tries(listed, seed):
             try:
                 first = self._remembered.first_picture(clip, length, generator)
                 return self._remembered.pictures(clip, length, height, width, first)
             except MediaError as error:
                 skipped.append(clip.skipped(error))
-        reason = skipped[-1].reason
-        raise MediaError(f"{_MOST_FAILURES} clips in a row cannot be read, the last: {reason}")
+        raise MediaError(
+            f"no clip of {self.config.list} can be read, the last: {skipped[-1].reason}"
+        )
+
+
+def _tries(listed: Sequence[ListedClip], seed: int) -> Iterator[tuple[ListedClip, torch.Generator]]:
+    """Clips to try with random numbers for each: some at random, then all in random order."""
+    for attempt in range(_DRAWS):
+        generator = torch.Generator().manual_seed(seed_of(seed, attempt) if attempt else seed)
+        yield listed[draw(len(listed), generator)], generator
+    generator = torch.Generator().manual_seed(seed_of(seed, _DRAWS))
+    order = torch.randperm(len(listed), generator=generator).tolist()
+    for attempt, number in enumerate(order, start=_DRAWS + 1):
+        yield listed[number], torch.Generator().manual_seed(seed_of(seed, attempt))
 
 
 class _Remembered:
