@@ -185,6 +185,14 @@ WRONG = {
         PREPARE + LISTED_SET + "[sets.world]\npairs = 0.0\n",
         "sets: world is for source",
     ),
+    "seconds of interact": (
+        TRANSFORMER + '[[data.mix]]\nkind = "interact"\nseconds = 5\n',
+        "mix: interact has no seconds",
+    ),
+    "sizes of a given encoder": (
+        TRANSFORMER + '[text]\nstart = "t5"\nheads = 2\n',
+        "text: heads is for a new encoder",
+    ),
     "frozen what": (TOKENIZER + '[inherit]\nfreeze = ["middle"]\n', "inherit.freeze"),
     "no sets to learn from": (TRANSFORMER.replace('["one"]', "[]"), "sets"),
     "rows": (TRANSFORMER.replace("[[", "rows = [0]\n[["), "rows"),

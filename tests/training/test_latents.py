@@ -33,9 +33,7 @@ from small_training import CPU, files, prepare_run
 A_CIRCLE = ClipCaptions(whole=("a circle",))
 
 
-def write_set(
-    directory: Path, latents: Sequence[Tensor], captions: Sequence[ClipCaptions]
-) -> None:
+def write_set(directory: Path, latents: Sequence[Tensor], captions: Sequence[ClipCaptions]) -> None:
     """A set of one shard, of nothing in particular."""
     begin_set(directory, {}, shards=1)
     write_shard(directory, 0, latents, captions)
@@ -282,6 +280,13 @@ def test_a_set_of_which_nothing_can_be_read_is_not_there(tmp_path: Path) -> None
         write_picture(random_scene(1).frames(1, 32, 32)[0], tmp_path / f"{number}.png")
     assert [event.skipped for event in prepare(config, CPU)] == [0, 0]
     assert len(read_prepared(config.output / "listed")) == 4
+
+
+def test_more_clips_than_a_list_has_are_refused(listed: PrepareConfig) -> None:
+    more = replace(listed, sets=(replace(listed.sets[0], count=10),))
+    with pytest.raises(UsageError, match=r"a count of 10, more than the 9 clips of .*lists"):
+        list(prepare(more, CPU))
+    assert not listed.output.exists()
 
 
 @pytest.mark.parametrize("fails_at", ["index", "tensors"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -55,7 +55,19 @@ def check_source(table: str, config: Any, *of_shapes: str) -> None:
     """
     if (config.list is not None) != (config.source == "list"):
         raise UsageError(f'{table}: a list is needed for source = "list", and for no other source')
+    if config.source == "list":
+        check_unchanged(table, config, of_shapes, 'source = "shapes" only')
+
+
+def check_unchanged(table: str, config: Any, names: Collection[str], use: str) -> None:
+    """Refuse settings that would be ignored and yet differ from their defaults.
+
+    Args:
+        table: the part of the settings that an error names.
+        config: the settings.
+        names: those that would be ignored.
+        use: what they are for.
+    """
     for field in fields(config):
-        changed = getattr(config, field.name) != field.default
-        if config.source == "list" and field.name in of_shapes and changed:
-            raise UsageError(f'{table}: {field.name} is for source = "shapes" only')
+        if field.name in names and getattr(config, field.name) != field.default:
+            raise UsageError(f"{table}: {field.name} is for {use}")

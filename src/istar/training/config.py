@@ -19,6 +19,7 @@ from istar.training.checks import (
     below_seed_limit,
     check_aspects,
     check_source,
+    check_unchanged,
     positive,
     share,
 )
@@ -236,6 +237,8 @@ class MixConfig:
         at_least(self, 0, "seconds", "weight")
         if self.seconds % SECONDS_STEP:
             raise UsageError(f"mix: seconds must be a multiple of {SECONDS_STEP}")
+        if self.kind == "interact" and self.seconds:
+            raise UsageError("mix: interact has no seconds, its length is a clip of the model's")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +303,10 @@ class TextConfig:
     mlp_width: int = 256
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "layers", "heads", "mlp_width")
+        of_new = "layers", "heads", "mlp_width"
+        at_least(self, 1, *of_new)
+        if self.start:
+            check_unchanged("text", self, of_new, "a new encoder, without start")
 
 
 @dataclass(frozen=True, kw_only=True)

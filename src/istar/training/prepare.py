@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from istar.checkpoint.read import load_video_tokenizer
-from istar.errors import MediaError
+from istar.errors import MediaError, UsageError
 from istar.lab.captions import Content, canonical
 from istar.lab.subject import CHANGE_SECONDS
 from istar.lab.world import WHOLE_WORLD, WORLD_VERSION, Scene, random_scene
 from istar.models.manifest import read_manifest
+from istar.plurals import counted
 from istar.training.clip_captions import ClipCaptions
 from istar.training.clips import ListedClip, list_digest, read_list
 from istar.training.distributed import Share
@@ -79,7 +80,8 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
 
     Raises:
         CheckpointError: the tokenizer cannot be loaded, or a shard's index cannot be read.
-        UsageError: a list of clips cannot be read, or a set was prepared in another way.
+        UsageError: a list of clips cannot be read or has too few, or a set was prepared in another
+            way.
         MediaError: a shard cannot be written, or no clip of a set can be read.
     """
     # 1. The sets and their shards, and the lines of their lists that list no clip.
@@ -96,6 +98,11 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
         invalid: list[SkippedLine] = []
         if one.list is not None:
             listed, invalid = read_list(one.list)
+            if one.count > len(listed):
+                raise UsageError(
+                    f"sets: {one.name} has a count of {one.count}, more than the "
+                    f"{counted(len(listed), 'clip')} of {one.list}"
+                )
         directory = config.output / one.name
         clips = _Clips(one, config.seed, sizes, listed, spec.clip_seconds)
         firsts = range(0, len(clips), config.shard)
@@ -240,7 +247,7 @@ class _Clips(Dataset["_LoadedClip | SkippedLine"]):
                 plain = ClipCaptions(whole=(plain_caption(scene, length),))
                 return _LoadedClip(pictures, plain)
             return _LoadedClip(pictures, scene_captions(scene, length, seeds, self._clip_seconds))
-        clip = self._listed[index % len(self._listed)]
+        clip = self._listed[index]
         try:
             size = min(self._sizes, key=lambda size: abs(log(size[0] / size[1] / clip.aspect())))
             return _LoadedClip(clip.pictures(length, *size), clip.captions)

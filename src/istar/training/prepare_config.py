@@ -19,7 +19,7 @@ class SetConfig:
         name: directory of the set, below the output.
         source: `shapes`, the procedural world, or `list`, local clips.
         list: the JSON-lines file that lists them, or a directory of such files.
-        count: how many clips; 0 takes the whole list.
+        count: how many clips, at most as many as the list has; 0 takes the whole list.
         length: pictures of a clip, 4n + 1.
         aspects: heights divided by widths; scenes take turns, a listed clip takes the nearest.
         captions: shapes only: captions of a clip, in different wordings.
