@@ -292,7 +292,8 @@ class TextConfig:
         start: directory of an encoder to start from; without one a small new T5 with a byte-level
             tokenizer is trained.
         train: the encoder is trained too.
-        layers, heads: of a new one, whose features are the transformer's text channels.
+        layers: of a new one, whose features are the transformer's text channels.
+        heads: of a new one's attention; they share the features.
         mlp_width: features inside the MLP of a new one.
     """
 
