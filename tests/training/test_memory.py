@@ -13,10 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from istar.checkpoint.names import released_transformer_name
 from istar.checkpoint.read import on_meta
 from istar.models.manifest import read_manifest
+from istar.training.average import MovingAverage
+from istar.training.checkpoints import Checkpoints
 from istar.training.config import TransformerTraining
 from istar.training.memory import memory_of
 from istar.training.optimizers import build_optimizers
@@ -90,7 +94,7 @@ def test_its_settings_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("muon", [False, True])
-def test_memory_is_counted_as_it_is(muon: bool) -> None:
+def test_memory_is_counted_as_it_is(tmp_path: Path, muon: bool) -> None:
     network = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3), nn.Linear(3, 2))
     network[2].requires_grad_(False)
     run = run_config(Path("out"), optimizer="muon" if muon else "adamw")
@@ -111,6 +115,11 @@ def test_memory_is_counted_as_it_is(muon: bool) -> None:
         for name, value in state.items()
         if name != "step"
     )
+    average = MovingAverage(network, 0.9)
+    path = Checkpoints(tmp_path, keep=1).save(1, network, optimizers, average)
+    stored = FileSystemReader(path).read_metadata().state_dict_metadata
+    sizes = [one.size for one in stored.values() if isinstance(one, TensorStorageMetadata)]
+    assert counted.checkpoint == 4 * sum(size.numel() for size in sizes if size)
     assert counted.largest == 4 * 35
     assert counted.gathered == 0
     of_two = memory_of(network, processes=2, blocks=[network[0], network[1]])

@@ -483,3 +483,25 @@ def test_the_log_has_the_measures(tmp_path: Path) -> None:
     assert lines[0].keys() == {"step", "loss", "half", "gradient", "learning_rate"}
     assert lines[0]["half"] == pytest.approx(lines[0]["loss"] / 2, rel=1e-5)
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_run_whose_checkpoints_do_not_fit_on_the_disk_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """26 weights have four numbers each in a checkpoint; with `keep = 2` three come at first."""
+    run = run_config(tmp_path / "run")
+    needed = 3 * 4 * 26 * 4 + 26 * 4
+    free = needed - 1
+    monkeypatch.setattr("istar.training.trainer.free_bytes", lambda path: free)
+    with pytest.raises(
+        MediaError, match=r"needs 1.4 kB for its .*run' has 1.4 kB free; lower keep"
+    ):
+        next(train(LineTask(), run, CPU))
+    assert not (run.output / "checkpoints").exists()
+    frozen = LineTask({"early.": run.steps})
+    assert losses(frozen, run_config(tmp_path / "frozen"), stop_after=1)
+    assert losses(LineTask(), run_config(tmp_path / "few", keep=1), stop_after=1)
+    free = needed
+    assert losses(LineTask(), run, stop_after=5)
+    free = 4 * 26 * 4 + 26 * 4  # the last one's, and the model's
+    assert losses(LineTask(), run).keys() == {5, 6}

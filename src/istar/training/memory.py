@@ -38,6 +38,11 @@ class NetworkMemory:
     whole: int
 
     @property
+    def checkpoint(self) -> int:
+        """Its part of a checkpoint on disk."""
+        return self.weights + self.average + self.optimizer
+
+    @property
     def step(self) -> int:
         """During a step."""
         return self.weights + self.gradients + self.average + self.optimizer + self.gathered

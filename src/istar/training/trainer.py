@@ -19,8 +19,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from istar.errors import GenerationError, IstarError
-from istar.files import PendingDirectory
+from istar.byte_size import readable_size
+from istar.errors import GenerationError, IstarError, MediaError
+from istar.files import PendingDirectory, free_bytes
 from istar.placement import DTYPES, memory_failure
 from istar.training.average import MovingAverage
 from istar.training.checkpoints import Checkpoints
@@ -36,6 +37,7 @@ from istar.training.distributed import (
     whole,
 )
 from istar.training.log import RunLog
+from istar.training.memory import memory_of
 from istar.training.optimizers import Optimizers, build_optimizers
 from istar.training.run_lock import held_alone
 
@@ -170,7 +172,7 @@ def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Train
 
     Raises:
         GenerationError: the loss is not finite.
-        MediaError: the output cannot be written.
+        MediaError: the output cannot be written, or the disk has too little room for the checkpoints.
         StateError: the last checkpoint cannot be read, or another run writes to the same directory.
         UsageError: the optimizer does not suit the task.
     """
@@ -187,6 +189,8 @@ def _train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Trai
     average = MovingAverage(network, config.ema)
     checkpoints = Checkpoints(config.output / "checkpoints", config.keep)
     done = checkpoints.restore(network, optimizers, average)
+    if share.rank == 0:
+        _check_room(task, network, config, kept=len(checkpoints.steps()), done=done)
     if done:
         yield Resumed(step=done)
     with RunLog(config.output, done, enabled=share.rank == 0) as log:
@@ -222,6 +226,39 @@ def _train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Trai
                     task, average, config, done, device, log, waiting, sampled=sampled
                 )
                 clock = time.monotonic()
+
+
+def _check_room(task: Task, network: nn.Module, config: RunConfig, *, kept: int, done: int) -> None:
+    """Refuse a run for whose checkpoints and model the disk has too little room.
+
+    Args:
+        task: of the run.
+        network: as it is trained.
+        config: of the run.
+        kept: how many checkpoints are there.
+        done: steps.
+    """
+    _freeze(network, task, config.steps - 1)
+    hidden = task.hidden_matrices() if config.optimizer == "muon" else ()
+    size = memory_of(network, processes=1, hidden=hidden)
+    to_come = -(-(config.steps - done) // config.save_every)
+    # A new one is written beside those that are kept.
+    count = min(to_come, max(1, config.keep + 1 - kept))
+    needed, free = count * size.checkpoint + size.whole, free_bytes(config.output)
+    if free < needed:
+        raise MediaError(
+            f"the run needs {readable_size(needed)} for its checkpoints and model, and the disk of "
+            f"'{config.output}' has {readable_size(free)} free; lower keep, or give the run "
+            "another output"
+        )
+
+
+def _freeze(network: nn.Module, task: Task, step: int) -> None:
+    """Let the parts that are frozen at a step have no gradient."""
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(
+            all(step >= until for part, until in task.frozen_until.items() if name.startswith(part))
+        )
 
 
 def _validate(
@@ -308,10 +345,7 @@ def _step(
     """One optimizer step and its measures."""
     network.train()
     # 1. Frozen parts get no gradient until their step, and no optimizer state either.
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(
-            all(step >= until for part, until in task.frozen_until.items() if name.startswith(part))
-        )
+    _freeze(network, task, step)
     # 2. The learning rate of this step.
     rate = learning_rate(config, step)
     for optimizer in optimizers:
