@@ -172,7 +172,7 @@ def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Train
 
     Raises:
         GenerationError: the loss is not finite.
-        MediaError: the output cannot be written, or the disk has too little room for the checkpoints.
+        MediaError: the output cannot be written, or the disk has no room for the checkpoints.
         StateError: the last checkpoint cannot be read, or another run writes to the same directory.
         UsageError: the optimizer does not suit the task.
     """
