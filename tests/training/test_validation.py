@@ -22,7 +22,13 @@ from istar.models.manifest import MANIFEST_NAME, hashes_of, read_hashes, read_ma
 from istar.networks import Networks
 from istar.pipeline import InfinityStarPipeline
 from istar.request import GenerationRequest
-from istar.training.config import MixConfig, SamplesConfig, TransformerTraining, ValidationConfig
+from istar.training.config import (
+    MixConfig,
+    SamplesConfig,
+    TextConfig,
+    TransformerTraining,
+    ValidationConfig,
+)
 from istar.training.latents import read_prepared
 from istar.training.log import LOG_NAME, read_log
 from istar.training.packing import pack as pack_rows
@@ -129,7 +135,7 @@ def test_the_averaged_weights_are_measured_and_put_back(measured: TransformerTra
             now = list(task.network.parameters())
             assert all(torch.equal(a, b) for a, b in zip(before, now, strict=True))
     model = measured.run.output / "model"
-    text = replace(measured.text, start=model / "text_encoder")
+    text = TextConfig(start=model / "text_encoder")
     exported = TransformerTask(replace(measured, start=model / "transformer", text=text))
     assert exported.validation is not None
     assert task.validation is not None
@@ -340,7 +346,7 @@ def test_what_is_written_has_its_own_hashes(measured: TransformerTraining, tmp_p
         tmp_path / "tuned",
         model=model / MANIFEST_NAME,
         start=model / "transformer",
-        text=replace(config.text, start=model / "text_encoder"),
+        text=TextConfig(start=model / "text_encoder"),
     )
     losses(TransformerTask(tuned), tuned.run)
     new = read_hashes(tuned.run.output / "model" / MANIFEST_NAME)
