@@ -11,8 +11,8 @@ SOURCE = Path(__file__).with_name("tiny.md")
 TARGET = Path(__file__).with_name("tiny.svg")
 
 # The table that is drawn: of seeds on which no setting was chosen.
-TABLE = "--count 30 --seed 9000"
-SCENES = 30
+TABLE = "--count 200 --seed 40000"
+SCENES = 200
 
 WIDTH, LEFT, RIGHT, TOP, ROW = 640, 120, 84, 64, 30
 PAPER, INK, FAINT, PART, WHOLE = "#ffffff", "#1f2430", "#626a7a", "#8fa3f0", "#5b70e0"
