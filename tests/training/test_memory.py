@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from istar.checkpoint import tensor_files
 from istar.checkpoint.names import released_transformer_name
 from istar.checkpoint.read import on_meta
 from istar.models.manifest import read_manifest
@@ -159,8 +160,9 @@ def test_two_processes_hold_one_network(results: tuple[Path, list[Any]], kind: s
     model = (directory / "start.safetensors").stat().st_size
     assert model > 250e6
     grown = [one[kind] for one in found]
+    mapped = len(grown) * tensor_files._MAPPED_BYTES if kind == "read" else 0
     assert min(grown) > 0.45 * model  # a half is there
-    assert sum(grown) < 1.3 * model
+    assert sum(grown) < 1.3 * model + mapped < 1.8 * model
 
 
 @pytest.mark.slow
@@ -169,7 +171,7 @@ def test_only_the_first_process_gathers_what_is_exported(
 ) -> None:
     directory, (first, second) = results
     model = (directory / "start.safetensors").stat().st_size
-    assert second["gathered"] < 0.1 * model
+    assert second["gathered"] < 0.2 * model  # a weight, and what the processes send
     assert second["sums"] == {}
     wanted = load_file(directory / "start.safetensors")
     sums = {
