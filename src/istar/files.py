@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from types import TracebackType
 
-from istar.errors import MediaError, UsageError
+from istar.errors import MediaError, StateError, UsageError
 
 LONGEST_NAME = 255
 """Of a file, in bytes."""
@@ -49,6 +49,32 @@ def numbered_names(target: Path) -> Iterator[Path]:
         end = f"-{number}{target.suffix}"
         stem = os.fsencode(target.stem)[: LONGEST_NAME - len(os.fsencode(end))]
         yield target.with_name(stem.decode("utf-8", "ignore") + end)
+
+
+@contextmanager
+def locked(file: Path, in_use: str) -> Iterator[None]:
+    """Inside, no other process locks a file; the system frees it when this one dies.
+
+    Args:
+        file: the lock's own.
+        in_use: what is said if another process has it.
+
+    Raises:
+        StateError: another process has it, or its directory cannot be written.
+    """
+    from filelock import FileLock, Timeout  # most commands lock nothing
+
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StateError(in_use) from None
+    except OSError as error:
+        raise StateError(str(writing_failed(file.parent, error))) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def writing_failed(target: Path, error: Exception) -> MediaError:

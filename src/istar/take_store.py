@@ -10,10 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from stat import S_ISREG
 
-from filelock import FileLock, Timeout
-
 from istar.errors import StateError, UsageError
-from istar.files import temporary_path, writing_failed
+from istar.files import locked, temporary_path, writing_failed
 from istar.request import GenerationRequest
 from istar.take import Take
 from istar.take_directory import TAKE_SUFFIX, take_files, takes_directory
@@ -69,20 +67,13 @@ def held_take(path: Path) -> Iterator[None]:
         yield
         return
     file = _lock_of(path)
-    lock = FileLock(file, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise StateError(f"the take {path.stem} is in use: another process makes it") from None
-    except OSError as error:
-        raise StateError(str(writing_failed(file, error))) from error
-    try:
-        with temporary_path(file):
-            yield
-    finally:
-        with suppress(OSError):
-            file.unlink()
-        lock.release()
+    with locked(file, f"the take {path.stem} is in use: another process makes it"):
+        try:
+            with temporary_path(file):
+                yield
+        finally:
+            with suppress(OSError):
+                file.unlink()
 
 
 def stored_path(name: str) -> Path | None:

@@ -26,7 +26,7 @@ class LeftTakes:
     take's fingerprint is of a few of them.
 
     Args:
-        wanted: some may be continued; otherwise there are none.
+        wanted: some may be continued; otherwise none is looked for.
     """
 
     def __init__(self, *, wanted: bool) -> None:
@@ -49,7 +49,7 @@ class LeftTakes:
             pipeline: the model.
 
         Yields:
-            its file, and what it holds; None where there is none.
+            its file, and what it holds; None without such a take.
         """
         from istar.resume import identity
         from istar.take import Take

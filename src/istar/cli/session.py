@@ -12,10 +12,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from istar.errors import StateError, UsageError
-from istar.files import expanded, replace_text, writing_failed
+from istar.files import expanded, locked, replace_text, writing_failed
 from istar.tables import decode, encode
 from istar.take_directory import TAKE_SUFFIX
 
@@ -277,17 +275,8 @@ def held_alone(directory: Path) -> Iterator[None]:
     Raises:
         StateError: another one does already, or the directory cannot be written.
     """
-    try:
-        lock = FileLock(directory / _LOCK, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise StateError(f"'{directory}' is in use: another process continues it") from None
-    except OSError as error:
-        raise StateError(str(writing_failed(directory, error))) from error
-    try:
+    with locked(directory / _LOCK, f"'{directory}' is in use: another process continues it"):
         yield
-    finally:
-        lock.release()
 
 
 def is_session(path: Path) -> bool:

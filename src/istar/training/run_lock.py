@@ -6,10 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from istar.errors import StateError
-from istar.files import writing_failed
+from istar.files import locked, writing_failed
 from istar.training.distributed import Share
 
 
@@ -20,23 +17,16 @@ def held_alone(output: Path) -> Iterator[None]:
     The first of several processes holds it for all.
 
     Raises:
-        StateError: another one does already.
-        MediaError: the directory cannot be made or written.
+        StateError: another one does already, or the directory cannot be written.
+        MediaError: it cannot be made.
     """
     if Share.of_this_process().rank:
         yield
         return
-    lock = FileLock(output / "run.lock", timeout=0)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise StateError(
-            f"'{output}' is in use: another process trains there; give the run another output"
-        ) from None
     except OSError as error:
         raise writing_failed(output, error) from error
-    try:
+    in_use = f"'{output}' is in use: another process trains there; give the run another output"
+    with locked(output / "run.lock", in_use):
         yield
-    finally:
-        lock.release()

@@ -303,7 +303,7 @@ def _results(
 def _samples(
     task: Task, weights: Mapping[str, Tensor], done: int, device: torch.device, log: RunLog
 ) -> list[Saved | Remarked]:
-    """Write contact sheets, or say why there are none: the run continues without them."""
+    """Write contact sheets, or say why not: the run continues without them."""
     try:
         sheets = task.sample(weights, device)
         return [
