@@ -198,6 +198,7 @@ WRONG = {
     "rows": (TRANSFORMER.replace("[[", "rows = [0]\n[["), "rows"),
     "noise": (TRANSFORMER.replace("[[", "condition_noise = [-0.1]\n[["), "condition_noise"),
     "flips": (TRANSFORMER.replace("[[", "most_flips = 1.1\n[["), "most_flips"),
+    "finest": (TRANSFORMER.replace("[[", "finest_share = -0.1\n[["), "finest_share"),
     "mix of nothing": (TRANSFORMER + "weight = 0\n", "mix"),
     "seconds": (TRANSFORMER.replace("seconds = 1", "seconds = 0.3"), "seconds"),
     "no sets to prepare": (PREPARE[: PREPARE.index("[[")] + "sets = []\n", "sets"),

@@ -28,6 +28,7 @@ from istar.training.sequences import (
     NO_LOSS,
     SEMANTIC,
     Example,
+    Run,
     SequenceConfig,
     run_of,
     step_weight,
@@ -284,6 +285,37 @@ def test_any_repetition_of_every_scale_is_learned(
         seen.append([own[index].repetition for index in indices])
     repetitions = [set(column) for column in zip(*seen, strict=True)]
     assert repetitions == [{0, 1, 2}, {0, 1, 2}, {0, 1}] * 3
+
+
+@pytest.mark.parametrize("frames", [(1,), (1, 4), (1, 2, 2)])
+def test_without_the_finest_scale_the_others_stay_as_they_are(
+    transformer: Transformer, random: torch.Generator, frames: tuple[int, ...]
+) -> None:
+    one = replace(example(random, *frames), steps=schedule(*frames, repeats=(3, 3, 2)))
+    whole, coarse = (
+        run_of(
+            one,
+            transformer.config,
+            SequenceConfig(finest_share=share),
+            torch.Generator().manual_seed(4),
+        )
+        for share in (1.0, 0.0)
+    )
+    assert torch.equal(coarse.text, whole.text)
+    finest = whole.group == whole.group.max()
+    assert int(finest.sum()) == one.steps[-1].grid.tokens
+    for name in Run._fields[2:]:
+        assert torch.equal(getattr(coarse, name), getattr(whole, name)[~finest])
+
+
+def test_the_finest_scale_is_held_as_often_as_wanted(
+    transformer: Transformer, random: torch.Generator
+) -> None:
+    one, often = example(random, 1, 2), replace(PLAIN, finest_share=0.25)
+    whole = tokens_of(one)
+    lengths = [run_of(one, transformer.config, often, random).tokens for _ in range(400)]
+    assert set(lengths) == {whole, whole - one.steps[-1].grid.tokens}
+    assert 70 <= lengths.count(whole) <= 130  # 3.5 standard deviations
 
 
 def test_with_full_context_a_long_example_loses_nothing(

@@ -159,7 +159,7 @@ def test_the_examples_are_always_the_same_and_undisturbed(
     texts = []
     for seed in (0, 1):
         seen.clear()
-        data = replace(measured.data, text_dropout=1.0)
+        data = replace(measured.data, text_dropout=1.0, finest_share=0.0)
         config = replace(measured, run=replace(measured.run, seed=seed), data=data)
         task = TransformerTask(config)
         assert task.validation is not None
@@ -167,6 +167,7 @@ def test_the_examples_are_always_the_same_and_undisturbed(
             task.validation.measures(CPU)
         assert all(not example.unconditional for example, _ in seen)
         assert all(one.most_flips == 0 and one.condition_noise == (0,) for _, one in seen)
+        assert all(one.finest_share == 1 for _, one in seen)
         texts.append([example.text.tolist() for example, _ in seen])
     assert texts[0] == texts[1]
     assert len(texts[0]) > 3

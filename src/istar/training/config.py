@@ -254,6 +254,8 @@ class LatentsConfig:
         shorten_dropped: half of the dropped texts are as short as an empty prompt; with `false` all
             keep their length.
         most_flips: bitwise self-correction: a step's bits flip with a chance of 0 up to this.
+        finest_share: how often an example holds the finest scale of its last clip. Without it, an
+            example learns the coarser scales alone, on which more hangs, in half as many tokens.
         short_captions: how often an example has a clip's short caption, or where it has none the
             first sentences of a caption.
         condition_noise: standard deviations of the noise on the context of interactive clips, of
@@ -269,13 +271,14 @@ class LatentsConfig:
     text_dropout: float = 0.1
     shorten_dropped: bool = True
     most_flips: float = 0.3
+    finest_share: float = 1.0
     short_captions: float = 0.0
     condition_noise: tuple[float, ...] = (0.0, 0.15, 0.3)
     weigh_by_magnitude: bool = False
 
     def __post_init__(self) -> None:
         at_least(self, 1, "tokens")
-        share(self, "text_dropout", "most_flips", "short_captions")
+        share(self, "text_dropout", "most_flips", "finest_share", "short_captions")
         if not self.rows or min(self.rows) < 1 or not self.sets or not self.condition_noise:
             raise UsageError("data: sets, rows and condition_noise cannot be empty")
         if min(self.condition_noise) < 0:

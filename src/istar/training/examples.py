@@ -84,6 +84,7 @@ class ExampleSource:
         self._text_encoder = text_encoder
         self._sequence = SequenceConfig(
             most_flips=config.data.most_flips,
+            finest_share=config.data.finest_share,
             condition_noise=config.data.condition_noise,
             weigh_by_magnitude=config.data.weigh_by_magnitude,
         )

@@ -71,6 +71,7 @@ class SequenceConfig:
     Attributes:
         most_flips: self-correction: each step's bits flip with a random probability from 0 to
             this in hundredths; 0 switches it off.
+        finest_share: how often a sequence holds the finest scale of its last clip.
         condition_noise: the standard deviations of noise on an interactive clip's context, of which
             each of its two blocks has one, chosen at random.
         weigh_by_magnitude: a bit's weight in the loss is proportional to the magnitude of the
@@ -78,6 +79,7 @@ class SequenceConfig:
     """
 
     most_flips: float = 0.3
+    finest_share: float = 1.0
     condition_noise: tuple[float, ...] = (0.0, 0.15, 0.3)
     weigh_by_magnitude: bool = False
 
@@ -171,6 +173,9 @@ def draw_run(
         )
         for number, latent in enumerate(example.latents)
     ]
+    if config.finest_share < 1 and float(torch.rand((), generator=choices)) >= config.finest_share:
+        *earlier, last = clips
+        clips = [*earlier, last._replace(chosen=last.chosen[:-1])]
     if longest is not None:
         room = longest - sum(part.tokens for part in context)
         chosen = [step for clip in clips for step in clip.chosen]

@@ -23,8 +23,8 @@ from istar.transformer.config import TransformerConfig
 class HeldOutExamples:
     """Rows of held-out clips, the same in every run; see `istar.training.trainer.Validation`.
 
-    The examples are of the run's mix, with all their texts, and neither with flipped bits nor with
-    noise on the context of interactive clips.
+    The examples are of the run's mix, with all their texts and scales, and neither with flipped
+    bits nor with noise on the context of interactive clips.
 
     Args:
         config: of the run.
@@ -47,6 +47,7 @@ class HeldOutExamples:
             sets=config.validation.sets,
             text_dropout=0.0,
             most_flips=0.0,
+            finest_share=1.0,
             short_captions=0.0,
             condition_noise=(0.0,),
         )
