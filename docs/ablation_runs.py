@@ -31,13 +31,15 @@ from istar.models.manifest import read_manifest
 from istar.pipeline import InfinityStarPipeline
 from istar.request import GenerationRequest
 from istar.training.config import RunConfig, TokenizerTraining, TransformerTraining
+from istar.training.events import StepDone
 from istar.training.forced_loss import forced_loss
 from istar.training.pictures import size_of_aspect
 from istar.training.prepare import prepare
 from istar.training.prepare_config import PrepareConfig
 from istar.training.run_file import read_config
+from istar.training.task import Task
 from istar.training.tokenizer import TokenizerTask, reconstruct
-from istar.training.trainer import StepDone, Task, train
+from istar.training.trainer import train
 from istar.training.transformer import TransformerTask
 from istar.video_tokenizer.model import to_range
 

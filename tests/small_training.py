@@ -23,10 +23,12 @@ from istar.training.config import (
     TokenizerTraining,
     TransformerTraining,
 )
+from istar.training.events import Saved, StepDone
 from istar.training.prepare import prepare
 from istar.training.prepare_config import PrepareConfig, SetConfig
+from istar.training.task import Task
 from istar.training.tokenizer import TokenizerNetwork, initialize
-from istar.training.trainer import Saved, StepDone, Task, train
+from istar.training.trainer import train
 from istar.training.transformer import TransformerNetwork, TransformerTask
 
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ from istar.cli.app import run
 from istar.cli.display import TrainingDisplay
 from istar.lab.world import random_scene
 from istar.media import write_picture
+from istar.training.events import StepDone
 from istar.training.log import LOG_NAME
-from istar.training.trainer import StepDone
 from processes import await_line, started_warm
 from small_training import prepared, write_manifest
 

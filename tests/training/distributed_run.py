@@ -37,8 +37,8 @@ from istar.training.distributed import (
     gathered,
     process_group,
 )
+from istar.training.task import Loss, Task, Validation
 from istar.training.tokenizer import TokenizerTask
-from istar.training.trainer import Loss, Task, Validation
 from istar.training.transformer import TransformerTask
 from small_training import CPU, losses, run_config, tokenizer_run, transformer_run
 

@@ -29,9 +29,10 @@ from istar.training.config import (
 )
 from istar.training.discriminator import Discriminator, adversarial_terms
 from istar.training.distributed import Share
+from istar.training.events import Remarked, Saved
 from istar.training.log import LOG_NAME, read_log
 from istar.training.tokenizer import ClipBatch, TokenizerTask, clips_of, reconstruct, spread
-from istar.training.trainer import Remarked, Saved, train
+from istar.training.trainer import train
 from istar.video_tokenizer.model import VideoTokenizer
 from small_training import (
     CPU,

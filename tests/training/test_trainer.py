@@ -22,17 +22,11 @@ from istar.training.average import MovingAverage
 from istar.training.checkpoints import Checkpoints
 from istar.training.config import RunConfig
 from istar.training.distributed import Share, Weights
+from istar.training.events import Remarked, Resumed, StepDone
 from istar.training.log import LOG_NAME, read_log
 from istar.training.optimizers import build_optimizers
-from istar.training.trainer import (
-    Loss,
-    Remarked,
-    Resumed,
-    StepDone,
-    Validation,
-    learning_rate,
-    train,
-)
+from istar.training.task import Loss, Validation
+from istar.training.trainer import learning_rate, train
 from small_training import CPU, losses, run_config, written
 
 

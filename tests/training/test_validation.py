@@ -29,11 +29,12 @@ from istar.training.config import (
     TransformerTraining,
     ValidationConfig,
 )
+from istar.training.events import StepDone, Validated
 from istar.training.latents import read_prepared
 from istar.training.log import LOG_NAME, read_log
 from istar.training.packing import pack as pack_rows
 from istar.training.sequences import Example, SequenceConfig, draw_run
-from istar.training.trainer import StepDone, Validated, train
+from istar.training.trainer import train
 from istar.training.transformer import TransformerTask
 from istar.transformer.model import Transformer
 from small_training import CPU, losses, run_config, transformer_run, write_manifest

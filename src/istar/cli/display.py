@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
     from istar.cli.previews import PreviewOutput
     from istar.events import Event, Progress, WorkDone
-    from istar.training.trainer import StepDone
+    from istar.training.events import StepDone
 
 _SPEED_OVER = 20
 _SECONDS_BETWEEN_EVENTS = 0.25

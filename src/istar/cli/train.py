@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from istar.training.config import RunConfig
-    from istar.training.trainer import Task
+    from istar.training.task import Task
 
 train = typer.Typer(
     no_args_is_help=True,
@@ -133,7 +133,7 @@ def _run(task: Task, run: RunConfig, device: torch.device) -> None:
     """Run a task to its end; only the first of several processes prints."""
     from istar.cli.display import TrainingDisplay, listed
     from istar.training.distributed import Share, process_group
-    from istar.training.trainer import Remarked, Resumed, Saved, StepDone, Validated
+    from istar.training.events import Remarked, Resumed, Saved, StepDone, Validated
     from istar.training.trainer import train as trained
 
     with process_group(device):

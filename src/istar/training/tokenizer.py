@@ -31,7 +31,7 @@ from istar.training.pictures import ClipSource
 from istar.training.quantization import Quantized, quantize
 from istar.training.seeds import seed_of
 from istar.training.skipped import SkippedLine, SkippedRecord
-from istar.training.trainer import Loss, Validation
+from istar.training.task import Loss, Validation
 from istar.transformer.config import TransformerConfig
 from istar.video_tokenizer.config import VideoTokenizerConfig
 from istar.video_tokenizer.conv import lay_channels_last
@@ -106,7 +106,7 @@ class TokenizerNetwork(nn.Module):
 
 
 class TokenizerTask:
-    """A tokenizer run, see `istar.training.trainer.Task`."""
+    """A tokenizer run, see `istar.training.task.Task`."""
 
     validation: Validation | None = None
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from math import cos, isfinite, pi
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,7 +27,6 @@ from istar.training.checkpoints import Checkpoints
 from istar.training.config import RunConfig
 from istar.training.distributed import (
     Share,
-    Weights,
     average_gradients,
     build_network,
     full_weights,
@@ -36,135 +34,12 @@ from istar.training.distributed import (
     waiting_group,
     whole,
 )
+from istar.training.events import Remarked, Resumed, Saved, StepDone, TrainingEvent, Validated
 from istar.training.log import RunLog
 from istar.training.memory import memory_of
 from istar.training.optimizers import Optimizers, build_optimizers
 from istar.training.run_lock import held_alone
-
-
-class Loss(NamedTuple):
-    """The loss of one batch.
-
-    Attributes:
-        total: to be minimized.
-        measures: single numbers to log, detached.
-    """
-
-    total: Tensor
-    measures: dict[str, Tensor]
-
-
-class Validation(Protocol):
-    """What a run measures beside its steps.
-
-    Attributes:
-        every: steps between measurements.
-    """
-
-    every: int
-
-    def measures(self, device: torch.device) -> dict[str, float]:
-        """Measures of the task's network as it is; every process calls it and gets the same."""
-
-
-class Task(Protocol):
-    """What a run trains.
-
-    Attributes:
-        network: all weights that learn, in one module; on the meta device where each of several
-            processes is to hold a part.
-        frozen_until: by prefix of parameter names, the step at which they begin to learn.
-        validation: if the run has one.
-    """
-
-    network: nn.Module
-    frozen_until: Mapping[str, int]
-    validation: Validation | None
-
-    def starting_weights(self) -> Weights:
-        """All weights with which a network on the meta device starts."""
-
-    def hidden_matrices(self) -> Sequence[Tensor]:
-        """The network's matrices `(out, in)` between hidden states, which Muon may step."""
-
-    def batch(self, step: int, share: Share) -> Any:
-        """This process's share of the batch of a step: tensors on the CPU, in any nesting."""
-
-    def remarks(self, batch: Any) -> tuple[str, ...]:
-        """What a person should read about a batch before its step; every process calls it."""
-
-    def loss(self, batch: Any, step: int, device: torch.device) -> Loss:
-        """The loss of a batch, averaged over the whole batch of all processes."""
-
-    def export(self, weights: Mapping[str, Tensor], directory: Path) -> None:
-        """Write the network, in the form that istar loads, to an empty directory."""
-
-    def sample(self, weights: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """Contact sheets `(H, W, 3)`, uint8, of samples from the network, by name."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepDone:
-    """An optimizer step.
-
-    Attributes:
-        step: how many were done, this one included.
-        total: how many there will be.
-        measures: the loss and what else the task measures.
-        seconds: since the step before.
-    """
-
-    step: int
-    total: int
-    measures: dict[str, float]
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Validated:
-    """The averaged weights were measured on held-out clips.
-
-    Attributes:
-        step: after which.
-        measures: by name.
-    """
-
-    step: int
-    measures: dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Saved:
-    """Something was written.
-
-    Attributes:
-        what: `checkpoint`, `model` or `samples`.
-        path: where.
-    """
-
-    what: str
-    path: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resumed:
-    """The run continues from a checkpoint of this step."""
-
-    step: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Remarked:
-    """Something that a person should read: which clips cannot be read, why there are no samples.
-
-    Attributes:
-        notes: a sentence each.
-    """
-
-    notes: tuple[str, ...]
-
-
-TrainingEvent = StepDone | Validated | Saved | Resumed | Remarked
+from istar.training.task import Task, Validation
 
 
 def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[TrainingEvent]:

@@ -37,8 +37,8 @@ from istar.training.starting_weights import (
     read_text_encoder,
     read_transformer,
 )
+from istar.training.task import Loss, Validation
 from istar.training.tiles import Tiles, tiles_of
-from istar.training.trainer import Loss, Validation
 from istar.training.validation import HeldOutExamples, held_out_clips
 from istar.transformer.config import TransformerConfig
 from istar.transformer.model import Transformer
@@ -134,7 +134,7 @@ def block_mask(batch: PackedBatch) -> BlockMask:
 
 
 class TransformerTask:
-    """A transformer run, see `istar.training.trainer.Task`.
+    """A transformer run, see `istar.training.task.Task`.
 
     Its network is on the meta device where several processes are to share it, and the first of
     them alone holds the tokenizer, for the model that is written and for samples.

@@ -21,7 +21,7 @@ from istar.transformer.config import TransformerConfig
 
 
 class HeldOutExamples:
-    """Rows of held-out clips, the same in every run; see `istar.training.trainer.Validation`.
+    """Rows of held-out clips, the same in every run; see `istar.training.task.Validation`.
 
     The examples are of the run's mix, with all their texts and scales, and neither with flipped
     bits nor with noise on the context of interactive clips.
