@@ -195,8 +195,8 @@ class Quick(Subject):
     """A subject of a pace and a size that words exist for."""
 
     @property
-    def pace(self) -> str:
-        return "fast"
+    def paces(self) -> tuple[str, ...]:
+        return ("fast",)
 
     @property
     def bulk(self) -> str:
@@ -213,7 +213,45 @@ def test_pace_and_size_are_named_where_there_are_words_for_them() -> None:
     assert not any(said(others, text) for text in quick)
     plain = replace(CIRCLE, size=0.19)
     usual = [text for text in many(plain, count=1000) if said((*words[0], *words[1]), text)]
-    assert (not usual) == (plain.pace == plain.bulk == "")
+    assert (not usual) == (plain.paces == ("",) and plain.bulk == "")
+
+
+def test_each_motion_has_the_pace_that_is_its_own() -> None:
+    fast, slow = (replace(CIRCLE, y=0.8, speed=speed) for speed in (0.16, 0.08))
+    first = replace(fast, then="up", then_speed=0.08)
+    second = replace(slow, then="up", then_speed=0.16)
+    growing = replace(fast, then="grows", then_speed=0.2)
+    assert [one.paces for one in (fast, first, second, growing)] == [
+        ("fast",),
+        ("fast", "slow"),
+        ("slow", "fast"),
+        ("fast", ""),
+    ]
+    for subject, clip, pace in ((first, 0, "fast"), (first, 1, "slow"), (second, 1, "fast")):
+        captions = many(subject, count=400, clip=clip)
+        named = {own for own, words in PACE_WORDS.items() if any(said(words, c) for c in captions)}
+        assert named == {pace}
+    every = (*PACE_WORDS["slow"], *PACE_WORDS["fast"])
+    assert not any(said(every, text) for text in many(growing, count=400, clip=1))
+
+
+@pytest.mark.parametrize("subject", [CIRCLE, replace(STAR, y=0.2)])
+def test_without_details_neither_size_nor_pace_nor_place_is_named(subject: Subject) -> None:
+    subject = replace(subject, size=0.12, speed=0.16, then="up", then_speed=0.08)
+    words = [*BULK_WORDS.values(), *PACE_WORDS.values(), ("starting", "beginning", "corner")]
+    every = tuple(word for own in words for word in own)
+    assert any(said(every, text) for text in many(subject, count=300, clip=1))
+    bare = many(subject, count=300, clip=1, details=False)
+    assert not any(said(every, text) for text in bare)
+
+
+def test_a_bounce_is_where_its_middle_is() -> None:
+    ball = Subject(shape="circle", colour="red", motion="bounces", x=0.5, y=0.5, size=0.15)
+    for phase in (0.0, 0.5):
+        own = replace(ball, phase=phase, speed=0.6)
+        assert not any(said(("top", "bottom"), text) for text in many(own, count=300))
+    low = replace(ball, motion="right", x=0.3, y=0.9, then="bounces", then_speed=0.6)
+    assert any(said(("bottom",), text) for text in many(low, count=300, clip=1))
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,7 @@ def describe(
     clip: int | None = None,
     wording: Wording = "trained",
     content: Content = "any",
+    details: bool = True,
 ) -> str:
     """A caption of one or two subjects on a background.
 
@@ -141,6 +142,7 @@ def describe(
         clip: which two seconds it describes, 0 or 1; None for all of them, "moves right, then up".
         wording: `new` for sentences that training never has; they name all.
         content: what it names.
+        details: the size, pace and place of a single subject may be named, too.
 
     Returns:
         ASCII, at most `LONGEST_CAPTION` bytes.
@@ -155,7 +157,7 @@ def describe(
             frame = _frame(clip, draw, content)
         parts = ground_parts(background, "it" if len(subjects) == 1 else "them", draw)
         if len(subjects) == 1:
-            parts |= parts_of_one(subjects[0], clip, draw)
+            parts |= parts_of_one(subjects[0], clip, draw, details=details)
         else:
             parts |= parts_of_two(subjects, clip, draw)
         text = _punctuated(frame.format_map(parts), draw)

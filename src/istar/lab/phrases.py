@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
-from istar.lab.subject import DIRECTIONS, Subject
+from istar.lab.subject import BOUNCE_HEIGHT, DIRECTIONS, Subject
 from istar.lab.words import (
     BULK_WORDS,
     DOING,
@@ -23,6 +24,7 @@ _BULK_SHARE = _PACE_SHARE = 0.5
 _START_SHARE = 0.25
 """How often a phrase has such a word where it could."""
 
+_USUAL_SIZE, _USUAL_SPEED = 0.19, 0.12
 _CLIP_SECONDS = 2.0
 _LEAST_APART = 0.15
 _EDGE, _MIDDLE = 1 / 3, 0.08
@@ -64,11 +66,22 @@ def ground_parts(background: str, them: str, draw: Random) -> dict[str, str]:
     }
 
 
-def parts_of_one(subject: Subject, clip: int | None, draw: Random) -> dict[str, str]:
-    """One subject in the places that frames have for it."""
+def parts_of_one(
+    subject: Subject, clip: int | None, draw: Random, *, details: bool = True
+) -> dict[str, str]:
+    """One subject in the places that frames have for it.
+
+    Args:
+        subject: it.
+        clip: as `istar.lab.captions.describe` takes it.
+        draw: of the words.
+        details: its size, pace and place may be named.
+    """
+    if not details:
+        subject = replace(subject, size=_USUAL_SIZE, speed=_USUAL_SPEED, then_speed=_USUAL_SPEED)
     name = name_of(subject, draw)
     thing = choose((*[with_article(name)] * 5, name, name, f"the {name}", f"one {name}"), draw)
-    start = _start(subject, clip, draw) if draw.random() < _START_SHARE else ""
+    start = _start(subject, clip, draw) if draw.random() < _START_SHARE and details else ""
     action = action_of(subject, clip, draw, start)
     it = choose(("it", "it", f"the {_word(subject, draw)}"), draw)
     return {
@@ -163,8 +176,13 @@ def _motions(subject: Subject, clip: int | None) -> tuple[str, ...]:
     return both if clip is None else both[clip : clip + 1]
 
 
+def _pace(subject: Subject, clip: int | None) -> str:
+    """The pace of the first of `_motions`."""
+    return subject.paces[-1 if clip == 1 else 0]
+
+
 def _pace_and_motions(subject: Subject, clip: int | None) -> tuple[str, ...]:
-    return (subject.pace, *_motions(subject, clip))
+    return (_pace(subject, clip), *_motions(subject, clip))
 
 
 def action_of(
@@ -173,8 +191,9 @@ def action_of(
     """What a subject does, from a start in words; without random draws in the plainest words."""
     motions = _motions(subject, clip)
     result = _one_motion(motions[0], subject.shape, draw, start)
-    if draw and subject.pace and motions[0] != "stands" and draw.random() < _PACE_SHARE:
-        adverb = choose(PACE_WORDS[subject.pace], draw)
+    pace = _pace(subject, clip)
+    if draw and pace and draw.random() < _PACE_SHARE:
+        adverb = choose(PACE_WORDS[pace], draw)
         if adverb == "fast" or draw.random() < 0.5:
             result = _each(result, adverb)
         else:
@@ -214,6 +233,10 @@ def _one_motion(motion: str, shape: str, draw: Random | None, start: str = "") -
 def _start(subject: Subject, clip: int | None, draw: Random) -> str:
     """Where one subject begins, in words; empty where there are no good ones."""
     pose = subject.pose(_CLIP_SECONDS if clip == 1 else 0.0)
+    (motion, *_) = _motions(subject, clip)
+    if motion == "bounces":
+        ground = pose.y if subject.then == motion else subject.y
+        pose = pose._replace(y=ground - BOUNCE_HEIGHT / 2)
     across = "left" if pose.x < _EDGE else "right" if pose.x > 1 - _EDGE else ""
     down = "top" if pose.y < _EDGE else "bottom" if pose.y > 1 - _EDGE else ""
     if across and down:
@@ -226,7 +249,7 @@ def _start(subject: Subject, clip: int | None, draw: Random) -> str:
         place = choose(("in the middle", "in the center"), draw)
     else:
         return ""
-    if _motions(subject, clip)[0] not in DIRECTIONS:
+    if motion not in DIRECTIONS:
         return place
     origins = [f"starting {place}", f"beginning {place}"]
     if not place.startswith(("in the middle", "in the center")):

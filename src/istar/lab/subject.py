@@ -133,11 +133,10 @@ class Subject:
         return (self.motion, self.then) if self.then else (self.motion,)
 
     @property
-    def pace(self) -> str:
-        """`slow`, `fast`, or empty for a usual speed or where it goes nowhere."""
-        if self.motion not in DIRECTIONS or _SLOW <= self.speed <= _FAST:
-            return ""
-        return "slow" if self.speed < _SLOW else "fast"
+    def paces(self) -> tuple[str, ...]:
+        """Of each motion `slow`, `fast`, or empty for a usual speed or where it goes nowhere."""
+        speeds = (self.speed, self.then_speed)
+        return tuple(map(_pace, self.motions, speeds[: len(self.motions)]))
 
     @property
     def bulk(self) -> str:
@@ -153,6 +152,12 @@ class Subject:
             return _moved(start, self.motion, self.speed, seconds, self.phase)
         middle = _moved(start, self.motion, self.speed, CHANGE_SECONDS, self.phase)
         return _moved(middle, self.then, self.then_speed, seconds - CHANGE_SECONDS)
+
+
+def _pace(motion: str, speed: float) -> str:
+    if motion not in DIRECTIONS or _SLOW <= speed <= _FAST:
+        return ""
+    return "slow" if speed < _SLOW else "fast"
 
 
 def _moved(start: Pose, motion: str, speed: float, seconds: float, phase: float = 0.0) -> Pose:

@@ -290,8 +290,16 @@ def _continued(case: Case) -> GenerationRequest:
 
 def _turned(case: Case) -> GenerationRequest:
     scene = case.scene
+    # What the first prompt leaves open is the model's choice: the second names no place or pace.
     prompts = tuple(
-        describe(scene.background, scene.subjects, case.seed, clip=clip, content="all")
+        describe(
+            scene.background,
+            scene.subjects,
+            case.seed,
+            clip=clip,
+            content="all",
+            details=clip == 0,
+        )
         for clip in range(2)
     )
     return GenerationRequest(mode="interact", prompt=prompts, aspect=case.aspect, seed=case.seed)

@@ -33,7 +33,7 @@ from istar.lab.subject import (
 )
 from istar.lab.words import choose
 
-WORLD_VERSION = 2
+WORLD_VERSION = 3
 """To be raised with every change of the scenes or captions that a seed stands for."""
 
 STAY_SECONDS = 4.0
