@@ -73,7 +73,7 @@ def memory_table() -> str:
     for name, (alone, each) in rows.items():
         numbers = " | ".join(f"{value / 1e9:.1f}" for value in (alone, each, 8 * each))
         lines.append(f"| {name} | {numbers} |")
-    on_disk = 3 * one.checkpoint + 2 * one.whole
+    on_disk = 3 * one.checkpoint + one.whole
     beside, whole, checkpoint, disk = (
         f"{value / 1e9:.1f}" for value in (shared.largest, shared.whole, one.checkpoint, on_disk)
     )
@@ -86,8 +86,8 @@ def memory_table() -> str:
             f"{whole} GB, and for contact sheets again on its device, in the run's precision.",
             "",
             f"A checkpoint takes {checkpoint} GB of disk, the model {whole} GB. With `keep = 2`",
-            "there are up to three checkpoints and two models at a time, since a new one is",
-            f"whole before an old one is removed: {disk} GB.",
+            "there are up to three checkpoints beside the model at a time, since a new one is",
+            f"whole before the oldest is removed: {disk} GB.",
             "",
             "",
         ]

@@ -329,6 +329,14 @@ def directory_size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
+def discard_unfinished(target: Path) -> None:
+    """Remove what a process that was killed left beside a directory that it was writing.
+
+    Only for who alone writes that directory.
+    """
+    PendingDirectory(target, overwrite=True)._discard()
+
+
 def working_directory(target: Path) -> Path:
     """Where `PendingDirectory` works on a target; it remains after a kill only."""
     return target.with_name(f".{target.name}.tmp")

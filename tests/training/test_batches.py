@@ -16,7 +16,7 @@ from istar.training.clip_captions import ClipCaptions
 from istar.training.config import MixConfig, TransformerTraining
 from istar.training.distributed import Share
 from istar.training.packing import PackedBatch
-from istar.training.sequences import DrawnRun, Example, draw_run
+from istar.training.sequences import NO_LOSS, DrawnRun, Example, draw_run
 from istar.training.transformer import TransformerTask
 from small_training import write_manifest
 
@@ -226,6 +226,27 @@ def test_rows_that_are_too_short_are_refused(config: TransformerTraining) -> Non
     task = TransformerTask(replace(config, data=data))
     with pytest.raises(UsageError, match="no example fits into a row of 20 tokens"):
         task.batch(0, Share())
+
+
+def test_a_kind_without_weight_asks_for_nothing(config: TransformerTraining) -> None:
+    mix = (MixConfig(seconds=1), MixConfig(seconds=4, weight=0))
+    task = TransformerTask(replace(config, data=replace(config.data, mix=mix)))
+    assert len(task.batch(0, Share()).texts)
+
+
+@pytest.mark.parametrize("kind", [MixConfig(seconds=0), MixConfig(seconds=1)])
+def test_examples_go_without_their_finest_scale_as_often_as_asked_for(
+    config: TransformerTraining, kind: MixConfig
+) -> None:
+    """It has four tokens of a picture, and sixteen more of a clip after it."""
+    data = replace(config.data, mix=(kind,), text_dropout=0.0)
+    counts = []
+    for share in (1.0, 1e-9):
+        task = TransformerTask(replace(config, data=replace(data, finest_share=share)))
+        batch = task.batch(0, Share())
+        of_finest = (batch.scale == 1) & (batch.kind != NO_LOSS)
+        counts.append(int(of_finest.sum()) / len(batch.texts))
+    assert counts == [20, 4] if kind.seconds else [4, 0]
 
 
 @pytest.mark.parametrize(

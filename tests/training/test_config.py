@@ -193,6 +193,15 @@ WRONG = {
         TRANSFORMER + '[text]\nstart = "t5"\nheads = 2\n',
         "text: heads is for a new encoder",
     ),
+    "a frozen new encoder": (
+        TRANSFORMER + "[text]\ntrain = false\n",
+        "text: a new encoder has to learn",
+    ),
+    "validation of nothing": (
+        TRANSFORMER + "[validation]\nevery = 3\n",
+        "validation: every is for sets that are measured",
+    ),
+    "no finest scale": (TRANSFORMER.replace("[[", "finest_share = 0\n[["), "finest_share"),
     "frozen what": (TOKENIZER + '[inherit]\nfreeze = ["middle"]\n', "inherit.freeze"),
     "no sets to learn from": (TRANSFORMER.replace('["one"]', "[]"), "sets"),
     "rows": (TRANSFORMER.replace("[[", "rows = [0]\n[["), "rows"),

@@ -27,7 +27,7 @@ from istar.training.latents import begin_set, read_prepared, shard_path, write_s
 from istar.training.prepare import plain_caption, prepare, scene_captions
 from istar.training.prepare_config import PrepareConfig, SetConfig
 from istar.training.seeds import seed_of
-from istar.training.skipped import SKIPPED_NAME, SkippedLine
+from istar.training.skipped import SKIPPED_NAME, SkippedLine, read_skipped
 from small_training import CPU, files, prepare_run
 
 A_CIRCLE = ClipCaptions(whole=("a circle",))
@@ -263,8 +263,8 @@ def test_unreadable_clips_are_counted_also_after_a_pause(tmp_path: Path) -> None
     assert captions == [f"picture {number}" for number in (0, 2, 3, 4, 5)]
 
 
-def test_a_set_of_which_nothing_can_be_read_is_not_there(tmp_path: Path) -> None:
-    """The same command does it once the clips are in reach, or the list is right."""
+def test_of_a_set_of_which_nothing_can_be_read_the_reasons_stay(tmp_path: Path) -> None:
+    """The same command makes it once the clips are in reach, or the list is right."""
     listed, lines = tmp_path / "pictures.jsonl", []
     for number in range(4):
         lines.append(json.dumps({"path": f"{number}.png", "caption": "a circle"}))
@@ -272,14 +272,16 @@ def test_a_set_of_which_nothing_can_be_read_is_not_there(tmp_path: Path) -> None
     one = SetConfig(name="listed", source="list", list=listed, length=1)
     config = replace(prepare_run(tmp_path), sets=(one,))
     for _ in range(2):
-        with pytest.raises(MediaError, match="no clip of set listed can be read; is its list"):
+        with pytest.raises(MediaError, match=r"set listed can be read; .*skipped\.jsonl says why"):
             list(prepare(config, CPU))
-        assert not (config.output / "listed").exists()
+        assert [path.name for path in (config.output / "listed").iterdir()] == ["skipped.jsonl"]
+        assert len(read_skipped(config.output / "listed")) == 4
         listed.write_text(listed.read_text() + "\n")
     for number in range(4):
         write_picture(random_scene(1).frames(1, 32, 32)[0], tmp_path / f"{number}.png")
     assert [event.skipped for event in prepare(config, CPU)] == [0, 0]
     assert len(read_prepared(config.output / "listed")) == 4
+    assert not read_skipped(config.output / "listed")
 
 
 def test_more_clips_than_a_list_has_are_refused(listed: PrepareConfig) -> None:

@@ -497,5 +497,19 @@ def test_a_run_whose_checkpoints_do_not_fit_on_the_disk_does_not_begin(
     assert losses(LineTask(), run_config(tmp_path / "few", keep=1), stop_after=1)
     free = needed
     assert losses(LineTask(), run, stop_after=5)
-    free = 4 * 26 * 4 + 26 * 4  # the last one's, and the model's
+    written = 2 * 4 * 26 * 4 + 26 * 4  # two checkpoints, and the model
+    free = needed - written - 1
+    with pytest.raises(MediaError, match="lower keep"):
+        next(train(LineTask(), run, CPU))
+    free = needed - written
+    left_behind = [
+        run.output / "checkpoints" / ".step-00000005.tmp" / "new",
+        run.output / ".model.tmp" / "new",
+    ]
+    for path in left_behind:
+        path.mkdir(parents=True)
+    assert losses(LineTask(), run, stop_after=5).keys() == {5}
+    assert not any(path.exists() for path in left_behind)
     assert losses(LineTask(), run).keys() == {5, 6}
+    free = 26 * 4  # the model is written once more
+    assert not losses(LineTask(), run)

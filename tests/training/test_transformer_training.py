@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from istar.checkpoint.read import load_video_tokenizer
-from istar.checkpoint.write import save_video_tokenizer
+from istar.checkpoint.write import save_transformer, save_video_tokenizer
 from istar.errors import UsageError
 from istar.pipeline import InfinityStarPipeline
 from istar.request import GenerationRequest
@@ -355,6 +355,26 @@ def test_latents_of_another_size_are_refused(config: TransformerTraining, tmp_pa
     manifest = write_manifest(tmp_path / "larger", sides=(1, 3))
     with pytest.raises(UsageError, match="2 by 2 are not of the manifest's pixel budget"):
         TransformerTask(replace(config, model=manifest))
+
+
+def test_captions_of_other_clips_are_refused(
+    config: TransformerTraining, sets: tuple[Path, ...], tmp_path: Path
+) -> None:
+    copy = Path(copytree(sets[2], tmp_path / "set"))
+    origin = json.loads((copy / "set.json").read_text())
+    assert origin["clip_seconds"] == 1
+    (copy / "set.json").write_text(json.dumps(origin | {"clip_seconds": 2}))
+    data = replace(config.data, sets=(*sets[:2], copy))
+    with pytest.raises(UsageError, match="captions for clips of 2 s, and the manifest's have 1 s"):
+        TransformerTask(replace(config, data=data))
+
+
+def test_a_new_encoder_beside_trained_weights_is_said(
+    config: TransformerTraining, tmp_path: Path
+) -> None:
+    save_transformer(tmp_path, network_of(TransformerTask(config)).transformer)
+    task = TransformerTask(replace(config, start=tmp_path))
+    assert any("the text encoder is new" in note for note in task.remarks(task.batch(0, Share())))
 
 
 def test_latents_of_another_tokenizer_are_refused(

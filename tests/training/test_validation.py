@@ -29,6 +29,7 @@ from istar.training.config import (
     TransformerTraining,
     ValidationConfig,
 )
+from istar.training.distributed import Share
 from istar.training.events import StepDone, Validated
 from istar.training.latents import read_prepared
 from istar.training.log import LOG_NAME, read_log
@@ -160,7 +161,7 @@ def test_the_examples_are_always_the_same_and_undisturbed(
     texts = []
     for seed in (0, 1):
         seen.clear()
-        data = replace(measured.data, text_dropout=1.0, finest_share=0.0)
+        data = replace(measured.data, text_dropout=1.0, finest_share=0.1)
         config = replace(measured, run=replace(measured.run, seed=seed), data=data)
         task = TransformerTask(config)
         assert task.validation is not None
@@ -172,6 +173,17 @@ def test_the_examples_are_always_the_same_and_undisturbed(
         texts.append([example.text.tolist() for example, _ in seen])
     assert texts[0] == texts[1]
     assert len(texts[0]) > 3
+
+
+def test_rows_that_cannot_be_made_are_refused_before_the_first_step(
+    measured: TransformerTraining,
+) -> None:
+    """Half of training's examples have no text, and fit; validation's have all of theirs."""
+    data = replace(measured.data, rows=(30,), tokens=30, text_dropout=1.0)
+    run = replace(measured, data=data)
+    assert len(TransformerTask(replace(run, validation=ValidationConfig())).batch(0, Share()).texts)
+    with pytest.raises(UsageError, match="validation: no example fits into a row of 30 tokens"):
+        TransformerTask(run)
 
 
 def test_rows_are_as_many_however_long_they_are(
@@ -186,10 +198,10 @@ def test_rows_are_as_many_however_long_they_are(
     monkeypatch.setattr("istar.training.examples.pack", remember)
     validation = replace(measured.validation, rows=3)
     for length in (128, 256):
-        packed.clear()
         data = replace(measured.data, rows=(96, length))
         task = TransformerTask(replace(measured, data=data, validation=validation))
         assert task.validation is not None
+        packed.clear()
         with torch.no_grad():
             task.validation.measures(CPU)
         assert packed == [length] * 3

@@ -49,6 +49,11 @@ class Checkpoints:
         names = (_NAME.fullmatch(path.name) for path in self._directory.iterdir())
         return sorted(int(name[1]) for name in names if name)
 
+    def discard_unfinished(self) -> None:
+        """Remove what a run that was killed had written of any step."""
+        for left_behind in self._directory.glob(".step-*.tmp"):
+            shutil.rmtree(left_behind, ignore_errors=True)
+
     def save(
         self,
         step: int,
@@ -64,9 +69,7 @@ class Checkpoints:
         final = self._directory / f"step-{step:08d}"
         first = not dist.is_initialized() or dist.get_rank() == 0
         if first:
-            # A run that was killed while it wrote another step may save at other steps now.
-            for left_behind in self._directory.glob(".step-*.tmp"):
-                shutil.rmtree(left_behind, ignore_errors=True)
+            self.discard_unfinished()
         pending = PendingDirectory(final, overwrite=True)
         with pending if first else nullcontext(), _single_process_is_fine():
             if dist.is_initialized():

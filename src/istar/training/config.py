@@ -255,7 +255,7 @@ class LatentsConfig:
             keep their length.
         most_flips: bitwise self-correction: a step's bits flip with a chance of 0 up to this.
         finest_share: how often an example holds the finest scale of its last clip. Without it, an
-            example learns the coarser scales alone, on which more hangs, in half as many tokens.
+            example learns the coarser scales alone, on which more hangs, in fewer tokens.
         short_captions: how often an example has a clip's short caption, or where it has none the
             first sentences of a caption.
         condition_noise: standard deviations of the noise on the context of interactive clips, of
@@ -279,6 +279,7 @@ class LatentsConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "tokens")
         share(self, "text_dropout", "most_flips", "finest_share", "short_captions")
+        positive(self, "finest_share")
         if not self.rows or min(self.rows) < 1 or not self.sets or not self.condition_noise:
             raise UsageError("data: sets, rows and condition_noise cannot be empty")
         if min(self.condition_noise) < 0:
@@ -311,6 +312,8 @@ class TextConfig:
         at_least(self, 1, *of_new)
         if self.start:
             check_unchanged("text", self, of_new, "a new encoder, without start")
+        elif not self.train:
+            raise UsageError("text: a new encoder has to learn; give start to train = false")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,6 +78,7 @@ class ExampleSource:
         text_encoder: TextEncoder,
         table: str = "data",
     ) -> None:
+        self._table = table
         self._config = config
         self._spec = spec
         self._sizes = sizes
@@ -97,7 +98,7 @@ class ExampleSource:
                     f"{table}: latents of {height} by {width} are not of the manifest's pixel "
                     "budget; prepare the sets again"
                 )
-        for kind in config.data.mix:
+        for kind in (kind for kind in config.data.mix if kind.weight):
             if kind.kind == "interact" and spec.interact is None:
                 raise UsageError(
                     f"{table}: the manifest's model cannot interact; leave that kind out of the mix"
@@ -197,7 +198,7 @@ class ExampleSource:
             row.append(run)
             room -= run.tokens
         if not row:
-            raise UsageError(f"data: no example fits into a row of {length} tokens")
+            raise UsageError(f"{self._table}: no example fits into a row of {length} tokens")
         return row
 
     def _needed(self, kind: MixConfig) -> int:
@@ -286,8 +287,10 @@ def _interactive_steps(spec: ModelSpec, template: Template) -> tuple[Step, ...]:
     return steps([plan], spec.pixel_budget.scales(template), semantic_scales=spec.semantic_scales)
 
 
-def check_origins(config: TransformerTraining, tokenizer: VideoTokenizer) -> None:
-    """Refuse sets whose latents another tokenizer has made.
+def check_origins(
+    config: TransformerTraining, tokenizer: VideoTokenizer, clip_seconds: float
+) -> None:
+    """Refuse sets whose latents another tokenizer has made, or with captions of other clips.
 
     Raises:
         UsageError: there is one.
@@ -295,7 +298,14 @@ def check_origins(config: TransformerTraining, tokenizer: VideoTokenizer) -> Non
     digest = encoder_digest(tokenizer)
     for table, sets in (("data", config.data.sets), ("validation", config.validation.sets)):
         for directory in sets:
-            if origin_of(directory).get("tokenizer") != digest:
+            origin = origin_of(directory)
+            # Only procedural sets record it; a list has its captions cut by its own author.
+            if (seconds := origin.get("clip_seconds", clip_seconds)) != clip_seconds:
+                raise UsageError(
+                    f"{table}: {directory} was prepared with captions for clips of {seconds} s, "
+                    f"and the manifest's have {clip_seconds:g} s; prepare it again"
+                )
+            if origin.get("tokenizer") != digest:
                 raise UsageError(
                     f"{table}: {directory} was prepared with another tokenizer than "
                     f"{config.tokenizer}; prepare it again"

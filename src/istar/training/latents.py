@@ -147,6 +147,7 @@ def begin_set(directory: Path, origin: Mapping[str, Any], *, shards: int) -> Non
     """
     if not (directory / _ORIGIN).exists() and not any(directory.glob("latents-*")):
         directory.mkdir(parents=True, exist_ok=True)
+        (directory / SKIPPED_NAME).unlink(missing_ok=True)  # of a set that was removed
         text = json.dumps({**origin, _SHARDS: shards}, indent=2) + "\n"
         write_text(directory / _ORIGIN, text, overwrite=True)
     found = origin_of(directory)
@@ -160,8 +161,11 @@ def begin_set(directory: Path, origin: Mapping[str, Any], *, shards: int) -> Non
 
 
 def remove_set(directory: Path) -> None:
-    """Remove the prepared files of a set, and its directory unless other files are in it."""
-    for path in (*directory.glob("latents-*"), directory / _ORIGIN, directory / SKIPPED_NAME):
+    """Remove the prepared files of a set, and its directory unless other files are in it.
+
+    What was skipped, and why, stays to be read.
+    """
+    for path in (*directory.glob("latents-*"), directory / _ORIGIN):
         path.unlink(missing_ok=True)
     with suppress(OSError):
         directory.rmdir()

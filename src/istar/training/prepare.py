@@ -35,7 +35,7 @@ from istar.training.latents import (
 from istar.training.pictures import size_of_aspect
 from istar.training.prepare_config import PrepareConfig, SetConfig
 from istar.training.seeds import seed_of
-from istar.training.skipped import FirstOfEachKind, SkippedLine, write_skipped
+from istar.training.skipped import SKIPPED_NAME, FirstOfEachKind, SkippedLine, write_skipped
 from istar.video_tokenizer.config import FRAMES_PER_SECOND
 from istar.video_tokenizer.conv import lay_channels_last
 from istar.video_tokenizer.model import VideoTokenizer, to_range
@@ -149,7 +149,10 @@ def prepare(config: PrepareConfig, device: torch.device, share: Share = _ALL) ->
         # Another process may still be writing it.
         if all(path.exists() for path in paths) and not any(map(clips_in, paths)):
             remove_set(config.output / one.name)
-            raise MediaError(f"no clip of set {one.name} can be read; is its list right?")
+            raise MediaError(
+                f"no clip of set {one.name} can be read; {config.output / one.name / SKIPPED_NAME} "
+                "says why"
+            )
 
 
 def _origin(

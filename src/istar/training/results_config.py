@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from istar.request import check_prompt
-from istar.training.checks import at_least
+from istar.training.checks import at_least, check_unchanged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,8 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "every", "rows")
+        if not self.sets:
+            check_unchanged("validation", self, ("every", "rows"), "sets that are measured")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from istar.byte_size import readable_size
 from istar.errors import GenerationError, IstarError, MediaError
-from istar.files import PendingDirectory, free_bytes
+from istar.files import PendingDirectory, discard_unfinished, free_bytes
 from istar.placement import DTYPES, memory_failure
 from istar.training.average import MovingAverage
 from istar.training.checkpoints import Checkpoints
@@ -40,6 +40,8 @@ from istar.training.memory import memory_of
 from istar.training.optimizers import Optimizers, build_optimizers
 from istar.training.run_lock import held_alone
 from istar.training.task import Task, Validation
+
+MODEL_NAME = "model"
 
 
 def train(task: Task, config: RunConfig, device: torch.device) -> Iterator[TrainingEvent]:
@@ -65,6 +67,9 @@ def _train(task: Task, config: RunConfig, device: torch.device) -> Iterator[Trai
     checkpoints = Checkpoints(config.output / "checkpoints", config.keep)
     done = checkpoints.restore(network, optimizers, average)
     if share.rank == 0:
+        # What a run that was killed left half written takes no room.
+        checkpoints.discard_unfinished()
+        discard_unfinished(config.output / MODEL_NAME)
         _check_room(task, network, config, kept=len(checkpoints.steps()), done=done)
     if done:
         yield Resumed(step=done)
@@ -117,9 +122,13 @@ def _check_room(task: Task, network: nn.Module, config: RunConfig, *, kept: int,
     hidden = task.hidden_matrices() if config.optimizer == "muon" else ()
     size = memory_of(network, processes=1, hidden=hidden)
     to_come = -(-(config.steps - done) // config.save_every)
-    # A new one is written beside those that are kept.
-    count = min(to_come, max(1, config.keep + 1 - kept))
-    needed, free = count * size.checkpoint + size.whole, free_bytes(config.output)
+    # A new checkpoint is written beside those that are kept, and a new model beside the last one.
+    beside = min(to_come, max(1, config.keep + 1 - kept)) * size.checkpoint
+    more = min(to_come, max(0, config.keep - kept)) * size.checkpoint
+    exists = (config.output / MODEL_NAME).exists()
+    again = size.whole if exists or to_come > 1 else 0
+    needed = max(beside, more + again) + (0 if exists else size.whole)
+    free = free_bytes(config.output)
     if free < needed:
         raise MediaError(
             f"the run needs {readable_size(needed)} for its checkpoints and model, and the disk of "
@@ -194,7 +203,7 @@ def _samples(
 
 def _export(task: Task, weights: Mapping[str, Tensor], output: Path) -> Path:
     """Write the model beside the last one, which it replaces once it is whole."""
-    with PendingDirectory(output / "model", overwrite=True) as pending:
+    with PendingDirectory(output / MODEL_NAME, overwrite=True) as pending:
         task.export(weights, pending.temporary)
     return pending.target
 

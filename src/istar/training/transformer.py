@@ -163,9 +163,11 @@ class TransformerTask:
         self._tokenizer: VideoTokenizer | None = None
         if share.rank == 0:
             self._tokenizer = load_video_tokenizer(config.tokenizer, self.spec.tokenizer_config)
-            check_origins(config, self._tokenizer)
+            check_origins(config, self._tokenizer, self.spec.clip_seconds)
         self._examples = ExampleSource(config, self.spec, self._sizes, self._text_encoder)
         self._notes = (*self._examples.cut_captions(), *self._examples.notes)
+        if config.start and not config.text.start:
+            self._notes += (f"the text encoder is new, and {config.start} has not learned with it",)
         self.validation = self._validation()
         if share.processes == 1 or not config.run.shard:
             fill(self.network, self.starting_weights(), torch.device("cpu"))

@@ -59,6 +59,8 @@ class HeldOutExamples:
         self._scales = len(spec.pixel_budget.sides)
         self._source = ExampleSource(held_out, spec, sizes, text_encoder, "validation")
         self._judge = judge
+        # Rows that cannot be made are refused here, not after hours of training.
+        self._source.rows(0, [0], self._length)
 
     def measures(self, device: torch.device) -> dict[str, float]:
         """The loss, and the share of bits that are right, in all and by scale."""
