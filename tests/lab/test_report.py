@@ -204,3 +204,17 @@ def test_a_verdict_of_several_is_right_where_all_are() -> None:
         "all": False,
         "kept": True,
     }
+
+
+def test_of_two_prompts_the_second_ones_motion_is_counted() -> None:
+    later = replace(WANTED, motion="up")
+    found = verdict((later,), (replace(SHOWN, motion="up"),))
+    both = Verdict(wanted=(WANTED, later), measured=(SHOWN, *found.measured), right=found.right)
+    ignored = verdict((later,), (SHOWN,))
+    wrong = Verdict(wanted=(WANTED, later), measured=(SHOWN, SHOWN), right=ignored.right)
+    records = (
+        Record(mode="interact", seed=0, prompts=("a", "b"), verdict=v) for v in (both, wrong)
+    )
+    report = report_of(*records)
+    assert report.rates("interact")["motion"] == Rate(hits=1, count=2)
+    assert report.rates_by_motion("interact") == {"up": Rate(hits=1, count=2)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -101,6 +102,40 @@ def test_what_is_not_kept_is_counted_apart() -> None:
     right = judged(going(), frames).right
     assert right["all"]
     assert not right["kept"]
+
+
+def test_a_picture_alone_must_keep_its_subject() -> None:
+    frames = going().frames(33, *SIZE).clone()
+    assert judged(going(), frames, "unprompted").right["all"]
+    frames[1:] = frames[0, 0, 0]
+    assert not judged(going(), frames, "unprompted").right["all"]
+    late = going().frames(33, *SIZE).clone()
+    late[22:] = going(shape="star").frames(33, *SIZE)[22:]
+    assert not judged(going(), late, "unprompted").right["all"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "given"), [("i2v", 1), ("unprompted", 1), ("extend", 33), ("t2v", 0)]
+)
+def test_what_is_given_is_not_judged(
+    mode: EvaluationMode,
+    given: int,
+    pipeline: InfinityStarPipeline,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The subject is gone from the first new picture on."""
+    seen: list[Tensor] = []
+
+    def remember(frames: Tensor, case: Case) -> Verdict:
+        seen.append(frames)
+        return trial.judge(frames, case)
+
+    trial = TRIALS[mode]
+    monkeypatch.setitem(TRIALS, mode, replace(trial, judge=remember))
+    frames = torch.cat((going().frames(given or 1, *SIZE), torch.zeros(8, *SIZE, 3).byte()))
+    monkeypatch.setattr(pipeline, "generate", lambda request: SimpleNamespace(frames=frames))
+    outcome_of(pipeline, case_of(going(), mode))
+    assert torch.equal(seen[0], frames[given:])
 
 
 def test_the_added_part_must_continue_where_the_clip_ended() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -60,6 +61,18 @@ def test_only_videos_of_the_right_motion_have_a_speed() -> None:
         "start"
     }
     assert not spreads([])
+
+
+def test_a_prompt_without_a_right_video_does_not_change_the_others() -> None:
+    """The world's bounces differ less in speed than what moves: they are compared with none."""
+    going = prompts("right", 0.05)
+    for one in prompts("bounces", 0.001, count=30):
+        wrong = tuple(replace(made, motion="stands") for made in one.made)
+        world = tuple(replace(made, speed=1 + 0.001 * n) for n, made in enumerate(one.world))
+        going.append(replace(one, made=wrong, world=world))
+    found = spreads(going)["speed"]
+    assert found == spreads(going[:60])["speed"]
+    assert found.prompts == 60
 
 
 @pytest.mark.slow

@@ -13,7 +13,9 @@ The rules:
   rotation, by intersection over union; see `istar.lab.outline`.
 - Motion: see `istar.lab.motion`.
 - Whole: in every picture where the subject is present, one connected region holds nine tenths of
-  its pixels or more, those that belong to it by half. Otherwise it is torn or doubled.
+  its pixels or more, those that belong to it by half. Otherwise it is torn or doubled. And no more
+  than a tenth as many pixels differ from the background elsewhere, three pixels or more away from
+  every subject: there is nothing else, of whatever colour.
 - Kept: the subject is there in nine of ten pictures of the first, the middle and the last third of
   the clip, and has one colour and one shape in all three.
 
@@ -50,6 +52,7 @@ _LEAST_AREA = 0.01
 _PRESENT = 0.9
 _HALF = 0.5
 _ONE_REGION = 0.9
+_EDGE = 2
 _OFTEN_TOUCHING = 0.1
 _ROUNDS = 2
 
@@ -62,9 +65,10 @@ class Measurement:
         background: a colour's name.
         colour: of the subject; None without a subject.
         shape: of the subject; None without a subject or of no known shape.
-        motion: of the subject; None if it is present in less than half of the clip.
+        motion: of the subject; None if it is present in less than half of the clip, or does what
+            no subject of the world does.
         kept: the subject is present, with one colour and one shape, in every third of the clip.
-        whole: the subject is one connected region in every picture.
+        whole: where the subject is present, it is one connected region, and there is nothing else.
         centre: of the subject in the first picture where it is present, as shares of the width
             and the height.
         speed: of its motion, as a share of the usual one.
@@ -93,7 +97,9 @@ def measure(frames: Tensor) -> Measurement:
     found = _subject(pixels, behind)
     if found is None:
         return Measurement(background=nearest_colour(behind))
-    return _measured(pixels, behind, *found)
+    inside, share = found
+    mask = _of_subject(share) > _HALF
+    return _measured(pixels, behind, inside, share, _elsewhere(pixels, behind, mask))
 
 
 def measure_two(
@@ -112,8 +118,9 @@ def measure_two(
     behind = _border_colour(pixels)
     shares = _separated(pixels, behind, [COLOURS[name] for name in colours])
     masks = shares > _HALF
+    elsewhere = _elsewhere(pixels, behind, masks.any(dim=0))
     first, second = (
-        _measured(pixels, behind, _inner(mask), share)
+        _measured(pixels, behind, _inner(mask), share, elsewhere)
         if mask.any()
         else Measurement(background=nearest_colour(behind))
         for mask, share in zip(masks, shares, strict=True)
@@ -166,7 +173,23 @@ def _of_subject(share: Tensor) -> Tensor:
     return ((share - _NOTHING) / (_WHOLLY - _NOTHING)).clamp(0, 1)
 
 
-def _measured(pixels: Tensor, behind: Tensor, inside: Tensor, share: Tensor) -> Measurement:
+def _elsewhere(pixels: Tensor, behind: Tensor, subjects: Tensor) -> Tensor:
+    """How many pixels of each picture differ from the background and are no subject's: `(F)`.
+
+    Args:
+        pixels: `(F, 3, H, W)`.
+        behind: the background's colour `(3)`.
+        subjects: `(F, H, W)` booleans; what is near them is their edge.
+    """
+    far = (pixels - behind[:, None, None]).norm(dim=1) > _LEAST_DISTANCE
+    size = 2 * _EDGE + 1
+    near = F.max_pool2d(subjects[:, None].float(), size, stride=1, padding=_EDGE)[:, 0] > 0
+    return (far & ~near).sum(dim=(1, 2))
+
+
+def _measured(
+    pixels: Tensor, behind: Tensor, inside: Tensor, share: Tensor, elsewhere: Tensor
+) -> Measurement:
     """What one subject is.
 
     Args:
@@ -174,6 +197,7 @@ def _measured(pixels: Tensor, behind: Tensor, inside: Tensor, share: Tensor) -> 
         behind: the background's colour `(3)`.
         inside: `(F, H, W)` booleans, the subject's inner pixels; not empty.
         share: `(F, H, W)`, each pixel's distance from the background in that of the subject.
+        elsewhere: `(F)`, how many pixels are neither the background nor any subject.
     """
     share = _of_subject(share)
     trajectory, outlines, present = _track(share)
@@ -183,14 +207,16 @@ def _measured(pixels: Tensor, behind: Tensor, inside: Tensor, share: Tensor) -> 
         for part in torch.arange(len(pixels)).tensor_split(3)
     ]
     movement = _movement(trajectory, outlines, present, shape)
-    regions = largest_share(share[present] > _HALF)
+    masks = share > _HALF
+    alone = elsewhere[present] <= (1 - _ONE_REGION) * masks[present].sum(dim=(1, 2))
+    regions = largest_share(masks[present])
     return Measurement(
         background=nearest_colour(behind),
         colour=nearest_colour(_median_colour(pixels, inside)),
         shape=shape,
         motion=movement.motion if movement else None,
         kept=thirds[0] is not None and all(third == thirds[0] for third in thirds),
-        whole=bool(present.any()) and float(regions.min()) >= _ONE_REGION,
+        whole=bool(present.any() and alone.all()) and float(regions.min()) >= _ONE_REGION,
         centre=(float(trajectory.across[0]), float(trajectory.down[0])) if present.any() else None,
         speed=movement.speed if movement else None,
         phase=movement.phase if movement else None,

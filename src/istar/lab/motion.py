@@ -2,13 +2,18 @@
 
 The rules, in this order:
 
-- It bounces if it both rises and falls by 0.06 of the frame's height or more. Its speed and its
-  phase are those of the even bounce that agrees best with its height.
+- It bounces if it both rises and falls by 0.06 of the frame's height or more, an even bounce agrees
+  with its heights (their correlation is 0.9 or more), and it neither wanders sideways nor changes
+  its size. Its speed and its phase are those of the even bounce that agrees best.
 - Otherwise its speed, its growth and its spin, each the slope of a straight line through the whole
   trajectory, are compared with the averages of the world of shapes. The largest of the three shares
   counts, if it is 0.4 or more. A direction is the nearest of eight, with a frame's width and height
   counting alike.
-- Otherwise it stands.
+- Otherwise it stands, if it neither wanders nor changes its size.
+
+It wanders if its places are farther from each other, across or down, than 0.4 of the average speed
+leads in the time of the clip; its size changes if that does by more than 0.4 of the average growth.
+What bounces or stands by the other rules and yet does this has no motion of the world.
 """
 
 from __future__ import annotations
@@ -34,6 +39,7 @@ LEAST_BOUNCE = 0.06
 _FASTEST_SPIN = 0.8
 _SPINS = 321
 _LEAST_COHERENCE = 0.5
+_LEAST_AGREEMENT = 0.9
 _BOUNCE_RATES, _BOUNCE_PHASES = 29, 64
 
 
@@ -72,8 +78,8 @@ class Movement:
 
 def classify_motion(
     trajectory: Trajectory, turns: Tensor | None = None, symmetry: int = 1
-) -> Movement:
-    """What a subject does.
+) -> Movement | None:
+    """What a subject does; None if it is nothing that subjects of the world do.
 
     Args:
         trajectory: of the subject, in three pictures or more.
@@ -81,8 +87,13 @@ def classify_motion(
             whose rotation cannot be seen.
         symmetry: in how many ways it can be turned and look the same.
     """
+    slow = LEAST_SHARE * float(trajectory.seconds[-1] - trajectory.seconds[0])
+    changes = _range(trajectory.areas.log2()) > slow * USUAL_GROWTH
+    wanders_across = _range(trajectory.across) > slow * USUAL_SPEED
     if min(_largest_rise(trajectory.down), _largest_rise(-trajectory.down)) >= LEAST_BOUNCE:
-        rate, phase = _bounce(trajectory.seconds, trajectory.down)
+        rate, phase, agreement = _bounce(trajectory.seconds, trajectory.down)
+        if wanders_across or changes or agreement < _LEAST_AGREEMENT:
+            return None
         return Movement(motion="bounces", speed=rate / USUAL_BOUNCE, phase=phase)
     across, down = (
         _slope(trajectory.seconds, trajectory.across),
@@ -97,6 +108,8 @@ def classify_motion(
     }
     strongest = max(shares, key=lambda name: shares[name])
     if shares[strongest] < LEAST_SHARE:
+        if wanders_across or changes or _range(trajectory.down) > slow * USUAL_SPEED:
+            return None
         return Movement(motion="stands", speed=0.0)
     return Movement(motion=strongest, speed=shares[strongest])
 
@@ -113,8 +126,19 @@ def _direction(across: float, down: float) -> str:
 
 def _largest_rise(down: Tensor) -> float:
     """How far `(N)` places go up from any of them to any later one; single strays do not count."""
-    steady = down.unfold(0, 3, 1).median(dim=1).values
+    steady = _steady(down)
     return float((steady.cummax(dim=0).values - steady).max())
+
+
+def _range(values: Tensor) -> float:
+    """How far `(N)` values are apart; single strays do not count."""
+    steady = _steady(values)
+    return float(steady.max() - steady.min())
+
+
+def _steady(values: Tensor) -> Tensor:
+    """The median of every three values that follow each other."""
+    return values.unfold(0, 3, 1).median(dim=1).values
 
 
 def _slope(seconds: Tensor, values: Tensor) -> float:
@@ -137,8 +161,8 @@ def _spin(seconds: Tensor, turns: Tensor, symmetry: int) -> float:
     return float(spins[best]) if coherence[best] >= _LEAST_COHERENCE else 0.0
 
 
-def _bounce(seconds: Tensor, down: Tensor) -> tuple[float, float]:
-    """Bounces a second, and the share of the first that is over at time 0.
+def _bounce(seconds: Tensor, down: Tensor) -> tuple[float, float, float]:
+    """Bounces a second, the share of the first that is over at time 0, and the correlation.
 
     They are those of the even parabolas that agree best with `(N)` places.
     """
@@ -149,6 +173,8 @@ def _bounce(seconds: Tensor, down: Tensor) -> tuple[float, float]:
     lift = share * (1 - share)
     lift = lift - lift.mean(dim=-1, keepdim=True)
     lift = lift / lift.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-    best = int((lift @ (down.mean() - down)).argmax())
+    heights = down.mean() - down
+    agreement = (lift @ heights / heights.norm().clamp(min=1e-6)).flatten()
+    best = int(agreement.argmax())
     rate, phase = divmod(best, _BOUNCE_PHASES)
-    return float(rates[rate]), phase / _BOUNCE_PHASES
+    return float(rates[rate]), phase / _BOUNCE_PHASES, float(agreement[best])

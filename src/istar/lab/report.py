@@ -115,7 +115,9 @@ class ShapesReport:
         """The rate of right motions in one mode, by the wanted motion."""
         found: dict[str, list[bool]] = {}
         for record in self._own(mode):
-            for wanted, own in zip(record.verdict.wanted, record.verdict.measured, strict=True):
+            pairs = list(zip(record.verdict.wanted, record.verdict.measured, strict=True))
+            # Of two prompts the second is judged.
+            for wanted, own in pairs[-1:] if mode == "interact" else pairs:
                 if wanted.motion:
                     found.setdefault(wanted.motion, []).append(own.motion == wanted.motion)
         return {motion: Rate.of(found[motion]) for motion in sorted(found)}

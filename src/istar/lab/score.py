@@ -150,7 +150,7 @@ def outcome_of(pipeline: InfinityStarPipeline, case: Case) -> Outcome:
     if request:
         frames = pipeline.generate(request).frames
         given = len(request.clip) if isinstance(request.clip, Tensor) else 0
-        frames = frames[given:]
+        frames = frames[given or int(request.image is not None) :]
     else:
         frames = perfect_prediction(pipeline, case.frames, case.seconds)
     record = Record(

@@ -61,6 +61,7 @@ def spreads(prompts: Sequence[Prompt]) -> dict[str, Spread]:
             for prompt in prompts
             if (world := _summed(prompt.world, prompt.motion, difference))[1]
         ]
+        groups = [group for group in groups if group.made_pairs]
         ratio = _ratio(groups)
         if ratio is None:
             continue
@@ -108,13 +109,13 @@ def _summed(
 
 
 def _ratio(groups: Sequence[_Sums]) -> float | None:
-    """The square root of the mean of what was made by that of the world; None without a pair."""
-    made_pairs = sum(group.made_pairs for group in groups)
-    world = sum(group.world for group in groups)
-    if not made_pairs or not world:
-        return None
-    made = sum(group.made for group in groups) / made_pairs
-    return sqrt(made / (world / sum(group.world_pairs for group in groups)))
+    """The square root of what was made by as many pairs of the world; None without one.
+
+    Of every prompt as many of the world's pairs count as were made: motions differ in how much the
+    world leaves open.
+    """
+    world = sum(group.world / group.world_pairs * group.made_pairs for group in groups)
+    return sqrt(sum(group.made for group in groups) / world) if world else None
 
 
 def _start(first: Measurement, second: Measurement) -> float | None:

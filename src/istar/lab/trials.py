@@ -126,7 +126,7 @@ class Trial:
 
     Attributes:
         request: what to generate; None for the scene's own clip, encoded and decoded.
-        judge: the verdict on a clip `(F, H, W, 3)` uint8, without what was given to continue.
+        judge: the verdict on a clip `(F, H, W, 3)` uint8, without what was given to begin with.
         generation: the mode of generation that a model must be capable of, if any.
         scenes: by a seed and a number of cases, what to make clips of.
         compared_with: the mode whose rates its own are compared with.
@@ -196,16 +196,22 @@ def continues(subject: Subject, measured: Measurement, seconds: float) -> bool:
 
 
 def _judge_any_motion(frames: Tensor, case: Case) -> Verdict:
-    """A clip of one subject that may do anything."""
-    (subject,) = case.scene.subjects
-    return verdict((wanted_of(case.scene, subject, None),), (measure(frames),))
+    """A clip of one subject that may do anything, and must keep it."""
+    found = _judge_appearance(frames, case)
+    return replace(found, right={**found.right, "all": found.right["all"] and found.right["kept"]})
 
 
 def _judge_picture(frames: Tensor, case: Case) -> Verdict:
     """A picture of one subject."""
-    found = _judge_any_motion(frames.expand(LEAST_PICTURES, -1, -1, -1), case)
+    found = _judge_appearance(frames.expand(LEAST_PICTURES, -1, -1, -1), case)
     right = {name: holds for name, holds in found.right.items() if name != "kept"}
     return replace(found, right=right)
+
+
+def _judge_appearance(frames: Tensor, case: Case) -> Verdict:
+    """A clip of one subject, whatever it does."""
+    (subject,) = case.scene.subjects
+    return verdict((wanted_of(case.scene, subject, None),), (measure(frames),))
 
 
 def _judge_continued(frames: Tensor, case: Case) -> Verdict:
