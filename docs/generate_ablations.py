@@ -124,6 +124,18 @@ def result_of(
         parts = tiny_parts() if kind.from_tiny else "new"
         result = {"settings": run.settings, "parts": parts, "measures": measures}
         replace_text(target, json.dumps(result, indent=2) + "\n")
+    return left_result(run)
+
+
+def left_result(run: AblationRun) -> dict[str, Any]:
+    """The result that a run has left.
+
+    Raises:
+        SystemExit: it has left none: istar-tiny or the settings have changed since it was begun.
+    """
+    target = run.directory / RESULT_NAME
+    if not target.exists():
+        raise SystemExit(f"{run}: something it begins with has changed; start again")
     result = json.loads(target.read_text(encoding="utf-8"))
     assert isinstance(result, dict)
     return result
@@ -160,7 +172,7 @@ def run_all(cores: Sequence[int]) -> None:
                 [sys.executable, __file__, "--run", *one, "--core", str(core)], check=True
             )
             with lock:
-                keep(found, run, result_of(run))
+                keep(found, run, left_result(run))
                 write_page(found)
 
     with ThreadPoolExecutor(len(cores)) as pool:

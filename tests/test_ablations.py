@@ -29,6 +29,7 @@ from generate_ablations import (
     all_runs,
     generated,
     keep,
+    left_result,
     missing_runs,
     result_of,
     run_all,
@@ -232,6 +233,8 @@ def test_what_is_done_is_not_done_again(kept_apart: Path, monkeypatch: pytest.Mo
     first, second = runs[1], runs[2]
     result = result_of(first)
     assert result_of(first) == result
+    with pytest.raises(SystemExit, match="seed 9: something it begins with has changed"):
+        left_result(replace(first, seed=9))
     assert made == [(first.kind, first.seed)]
     # 2. What is kept is not missing, also for whoever reads it again.
     found: Any = {}

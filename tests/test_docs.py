@@ -35,6 +35,10 @@ def test_the_chart_shows_the_rates_of_the_table() -> None:
     module = runpy.run_path(str(ROOT / "docs" / "generate_chart.py"))
     assert module["generated"]() == (ROOT / "docs" / "tiny.svg").read_text(encoding="utf-8")
     assert f"{module['measured']()['shape'].share:.1%}" == "72.5%"
+    for page in ("index.md", "tiny.md"):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        assert f"are right in {module['SCENES']} videos](tiny.svg)" in text
+        assert module["TABLE"] in " ".join(text.split())
 
 
 def test_the_tables_of_memory_plans_are_what_the_plans_say() -> None:
