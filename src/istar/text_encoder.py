@@ -192,8 +192,7 @@ class TextEncoder:
 
     def save(self, target: Path) -> None:
         """Write the encoder and its tokenizer as `from_directory` reads them."""
-        with quiet_transformers():
-            self._model.save_pretrained(target)
+        _save_model(self._model, target)
         self._tokenizer.save_pretrained(target)
 
     def encode(self, text: str) -> EncodedText:
@@ -214,6 +213,15 @@ def text_encoder_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if is_kept else dtype
 
 
+def _save_model(model: Any, target: Path) -> None:
+    """Write weights that whoever may read the configuration beside them may read, too."""
+    with quiet_transformers():
+        model.save_pretrained(target)
+    usual = (target / "config.json").stat().st_mode
+    for weights in target.glob("*.safetensors"):
+        weights.chmod(usual)
+
+
 def save_encoder(path: Path, target: Path) -> None:
     """Write the encoder of a directory, without a decoder that may be there, and its tokenizer.
 
@@ -225,8 +233,7 @@ def save_encoder(path: Path, target: Path) -> None:
         CheckpointError: as `TextEncoder.from_directory`.
     """
     model, _ = _load(path, torch.float32)
-    with quiet_transformers():
-        model.save_pretrained(target)
+    _save_model(model, target)
     for file in path.iterdir():
         is_text = file.suffix in (".json", ".model", ".txt", ".jinja")
         if is_text and file.name != "config.json" and not file.name.endswith(".index.json"):

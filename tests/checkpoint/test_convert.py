@@ -48,6 +48,8 @@ def test_a_copy_is_whole_and_what_a_kill_left_is_gone(
         assert convert(spec, files, target, "bf16", shard_bytes=1 << 16) == target
         assert read_hashes(target / MANIFEST_NAME) == hashes_of(target)
         assert len(list((target / "transformer").glob("*.safetensors"))) > 1
+        modes = {path.stat().st_mode for path in target.rglob("*") if path.is_file()}
+        assert modes == {(target / MANIFEST_NAME).stat().st_mode}
         assert names(target.parent) == {target.name, ".own-bf16.lock"}
 
 
@@ -61,7 +63,7 @@ def test_a_failure_leaves_the_copy_that_was_there(
     def refuse(*_: object) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(module, "save_file", refuse)
+    monkeypatch.setattr(module, "write_safetensors", refuse)
     with pytest.raises(CheckpointError, match=r"No space left .* free some space"):
         convert(spec, files, target, "bf16")
     assert hashes_of(target) == before
@@ -73,7 +75,9 @@ def test_too_little_room_is_said_before_anything_is_written(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 10_000))
-    monkeypatch.setattr(module, "save_file", lambda *_: pytest.fail("something was written"))
+    monkeypatch.setattr(
+        module, "write_safetensors", lambda *_: pytest.fail("something was written")
+    )
     with pytest.raises(CheckpointError, match="XDG_DATA_HOME"):
         convert(spec, files, tmp_path / "own-bf16", "bf16")
 

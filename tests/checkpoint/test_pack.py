@@ -73,6 +73,12 @@ def test_every_number_takes_two_bytes(packed: Path) -> None:
             }
 
 
+def test_others_may_read_it_as_any_new_file(packed: Path) -> None:
+    (packed.parent / "new").touch()
+    usual = (packed.parent / "new").stat().st_mode
+    assert {path.stat().st_mode for path in packed.rglob("*") if path.is_file()} == {usual}
+
+
 def test_nothing_is_written_over(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(UsageError, match="exists; give another name"):

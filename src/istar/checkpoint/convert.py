@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from istar.byte_size import readable_size
@@ -26,6 +25,7 @@ from istar.checkpoint.read import (
     transformer_dtype,
 )
 from istar.checkpoint.tensor_files import SafetensorFiles, tokenizer_files
+from istar.checkpoint.write import write_safetensors
 from istar.errors import CheckpointError, MediaError
 from istar.files import PendingDirectory, working_directory
 from istar.model_spec import ModelSpec, Precision
@@ -139,7 +139,7 @@ def _convert_transformer(path: Path, target: Path, dtype: Precision, shard_bytes
 
     def write() -> None:
         file = f"model-{len(set(weight_map.values())) + 1:05d}.safetensors"
-        save_file(shard, target / file)
+        write_safetensors(target / file, shard)
         weight_map.update(dict.fromkeys(shard, file))
         shard.clear()
 
@@ -158,7 +158,7 @@ def _convert_tokenizer(path: Path, target: Path) -> None:
     config = infer_tokenizer_config(files.shapes, naming, path)
     module = on_meta(lambda: VideoTokenizer(config))
     parameters = read_parameters(module, files, naming, dtype_of=lambda _: torch.float32)
-    save_file(dict(parameters), target)
+    write_safetensors(target, dict(parameters))
 
 
 def _check_room(files: ModelFiles, dtype: Precision, directory: Path) -> None:

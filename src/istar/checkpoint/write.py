@@ -61,9 +61,20 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     with PendingFile(path, overwrite=True) as pending:
         try:
-            save_file(dict(tensors), pending.temporary)
+            write_safetensors(pending.temporary, tensors)
         except (OSError, SafetensorError) as error:
             raise writing_failed(path, error) from error
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write one safetensors file that whoever may read other new files may read.
+
+    The library by itself lets nobody but its owner read it.
+    """
+    path.touch()
+    usual = path.stat().st_mode
+    save_file(dict(tensors), path)
+    path.chmod(usual)
 
 
 def _stored(module: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
