@@ -80,12 +80,15 @@ class Variant:
         quantizer: settings of a tokenizer's `[quantizer]`.
         other_bits: it predicts other bits than the paper's, or weighs them otherwise, so that their
             losses do not compare.
+        seeds: of its runs, if they are fewer than its kind's.
     """
 
     manifest: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     quantizer: Mapping[str, Any] = field(default_factory=dict)
     other_bits: bool = False
+    # A result's settings are these in words, and do not depend on how many others there are.
+    seeds: tuple[int, ...] = field(default=SEEDS, repr=False)
 
 
 TRANSFORMERS = {
@@ -104,6 +107,7 @@ TRANSFORMERS = {
             "repeats": {"image": [2, 2, 2, 2, 3], "video": [2, 2, 2, 2, 3]},
         },
         other_bits=True,
+        seeds=SEEDS[:2],
     ),
 }
 _NARROW = {

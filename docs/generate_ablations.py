@@ -64,7 +64,8 @@ def all_runs() -> tuple[AblationRun, ...]:
         AblationRun(kind=kind, name=name, seed=seed)
         for kind, own in KINDS.items()
         for seed in own.seeds
-        for name in own.variants
+        for name, variant in own.variants.items()
+        if seed in variant.seeds
     )
 
 
