@@ -18,7 +18,7 @@ from istar.media import read_clip
 from istar.models.bundled import bundled_bytes
 
 SIDE = 80
-MOST_BYTES = 12_000_000
+MOST_BYTES = 14_000_000
 
 
 @pytest.fixture(scope="module")
