@@ -61,7 +61,7 @@ def generated() -> str:
 
 def measured() -> dict[str, Rate]:
     """The rates of videos from a prompt, as the table has them: the parts, then the whole."""
-    _, after = SOURCE.read_text(encoding="utf-8").split(TABLE)
+    _, after = SOURCE.read_text(encoding="utf-8").split(TABLE, 1)
     heads, cells = (
         [cell.strip() for cell in line.strip("|\n").split("|")[1:]]
         for line in re.findall(r"^\| (?:\| all right|`t2v`).*\n", after, re.MULTILINE)[:2]
@@ -69,6 +69,7 @@ def measured() -> dict[str, Rate]:
     hits = [round(float(cell.removesuffix(" %")) / 100 * SCENES) for cell in cells]
     rates = {name: Rate(hits=found, count=SCENES) for name, found in zip(heads, hits, strict=True)}
     whole = rates.pop("all right")
+    del rates["kept"]  # no part of it
     return {**rates, "all right": whole}
 
 
