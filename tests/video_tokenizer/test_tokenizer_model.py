@@ -114,11 +114,12 @@ def test_strips_are_the_whole(
     frames: int,
     skip: int,
 ) -> None:
+    """But for the order in which some CPUs' convolutions add for other heights."""
     z = torch.randn(1, 64, frames, rows, 1, generator=random)
     with torch.inference_mode():
         whole = tokenizer.decode(z)[:, :, max(0, 4 * skip - 3) :]
         pieces = tokenizer.decode_pieces(z, skip=skip, strip_rows=strip_rows)
-        assert torch.equal(assembled(pieces, (16 * rows, 16)), whole)
+        assert torch.allclose(assembled(pieces, (16 * rows, 16)), whole, rtol=0, atol=1e-5)
 
 
 def test_how_far_stages_look(tokenizer: VideoTokenizer) -> None:
