@@ -249,6 +249,14 @@ def test_examples_go_without_their_finest_scale_as_often_as_asked_for(
     assert counts == [20, 4] if kind.seconds else [4, 0]
 
 
+def test_a_row_is_filled_with_examples_that_go_without(config: TransformerTraining) -> None:
+    """A bare prefix and a clip of one second take 30 tokens, and 14 without the finest scale."""
+    mix = (MixConfig(seconds=1),)
+    data = replace(config.data, mix=mix, rows=(30,), tokens=30, text_dropout=1.0, finest_share=1e-9)
+    task = TransformerTask(replace(config, data=data))
+    assert sum(len(task.batch(step, Share()).texts) for step in range(10)) >= 15
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "least"),
     [(MixConfig(seconds=1), "start of 1 s", 10), (MixConfig(kind="interact"), "interact", 25)],

@@ -511,5 +511,10 @@ def test_a_run_whose_checkpoints_do_not_fit_on_the_disk_does_not_begin(
     assert losses(LineTask(), run, stop_after=5).keys() == {5}
     assert not any(path.exists() for path in left_behind)
     assert losses(LineTask(), run).keys() == {5, 6}
+    # Saved after 8 and 9, and the model beside the last one.
+    more = run_config(tmp_path / "run", steps=9, save_every=4, keep=4)
+    free = 2 * 4 * 26 * 4 + 26 * 4 - 1
+    with pytest.raises(MediaError, match="lower keep"):
+        next(train(LineTask(), more, CPU))
     free = 26 * 4  # the model is written once more
     assert not losses(LineTask(), run)

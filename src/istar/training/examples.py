@@ -42,6 +42,7 @@ from istar.training.sequences import (
     tokens_of,
 )
 from istar.transformer.config import TransformerConfig
+from istar.video_tokenizer.config import FRAMES_PER_SECOND
 from istar.video_tokenizer.model import VideoTokenizer
 
 _MISFITS = 4
@@ -185,7 +186,7 @@ class ExampleSource:
         room, misfits = length, 0
         while misfits < (_MISFITS if row else _MISFITS_ALONE):
             example = self._example(generator)
-            if row and tokens_of(example) > room:
+            if row and self._least(example) > room:
                 misfits += 1
                 continue
             own = torch.Generator().manual_seed(seed_of(seed, len(row), misfits))
@@ -200,6 +201,11 @@ class ExampleSource:
         if not row:
             raise UsageError(f"{self._table}: no example fits into a row of {length} tokens")
         return row
+
+    def _least(self, example: Example) -> int:
+        """How many tokens an example's run has at least if it loses no scale for want of room."""
+        finest = example.steps[-1].grid.tokens if self._sequence.finest_share < 1 else 0
+        return tokens_of(example) - finest
 
     def _needed(self, kind: MixConfig) -> int:
         """Latent frames of a kind of example."""
@@ -299,8 +305,11 @@ def check_origins(
     for table, sets in (("data", config.data.sets), ("validation", config.validation.sets)):
         for directory in sets:
             origin = origin_of(directory)
-            # Only procedural sets record it; a list has its captions cut by its own author.
-            if (seconds := origin.get("clip_seconds", clip_seconds)) != clip_seconds:
+            # Only procedural sets record it; a list has its captions cut by its own author. Sets
+            # of less than two clips have captions of the whole alone.
+            seconds = origin.get("clip_seconds", clip_seconds)
+            two = 2 * FRAMES_PER_SECOND * min(seconds, clip_seconds)
+            if seconds != clip_seconds and origin["length"] > two:
                 raise UsageError(
                     f"{table}: {directory} was prepared with captions for clips of {seconds} s, "
                     f"and the manifest's have {clip_seconds:g} s; prepare it again"

@@ -121,12 +121,13 @@ def _check_room(task: Task, network: nn.Module, config: RunConfig, *, kept: int,
     _freeze(network, task, config.steps - 1)
     hidden = task.hidden_matrices() if config.optimizer == "muon" else ()
     size = memory_of(network, processes=1, hidden=hidden)
-    to_come = -(-(config.steps - done) // config.save_every)
+    to_come = -(-config.steps // config.save_every) - done // config.save_every
+    to_come = to_come if done < config.steps else 0
     # A new checkpoint is written beside those that are kept, and a new model beside the last one.
     beside = min(to_come, max(1, config.keep + 1 - kept)) * size.checkpoint
     more = min(to_come, max(0, config.keep - kept)) * size.checkpoint
     exists = (config.output / MODEL_NAME).exists()
-    again = size.whole if exists or to_come > 1 else 0
+    again = size.whole if exists or to_come > 1 or config.sample_every < config.steps else 0
     needed = max(beside, more + again) + (0 if exists else size.whole)
     free = free_bytes(config.output)
     if free < needed:
