@@ -56,12 +56,14 @@ def spreads(prompts: Sequence[Prompt]) -> dict[str, Spread]:
     """
     found = {}
     for name, difference in _DIFFERENCES.items():
-        groups = [
-            _Sums(*_summed(prompt.made, prompt.motion, difference), *world)
+        sums = (
+            _Sums(
+                *_summed(prompt.made, prompt.motion, difference),
+                *_summed(prompt.world, prompt.motion, difference),
+            )
             for prompt in prompts
-            if (world := _summed(prompt.world, prompt.motion, difference))[1]
-        ]
-        groups = [group for group in groups if group.made_pairs]
+        )
+        groups = [own for own in sums if own.made_pairs and own.world_pairs]
         ratio = _ratio(groups)
         if ratio is None:
             continue

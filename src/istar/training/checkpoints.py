@@ -68,8 +68,6 @@ class Checkpoints:
         """
         final = self._directory / f"step-{step:08d}"
         first = not dist.is_initialized() or dist.get_rank() == 0
-        if first:
-            self.discard_unfinished()
         pending = PendingDirectory(final, overwrite=True)
         with pending if first else nullcontext(), _single_process_is_fine():
             if dist.is_initialized():

@@ -121,8 +121,8 @@ def _check_room(task: Task, network: nn.Module, config: RunConfig, *, kept: int,
     _freeze(network, task, config.steps - 1)
     hidden = task.hidden_matrices() if config.optimizer == "muon" else ()
     size = memory_of(network, processes=1, hidden=hidden)
-    to_come = -(-config.steps // config.save_every) - done // config.save_every
-    to_come = to_come if done < config.steps else 0
+    steps = range(done + 1, config.steps + 1)
+    to_come = sum(step == config.steps or step % config.save_every == 0 for step in steps)
     # A new checkpoint is written beside those that are kept, and a new model beside the last one.
     beside = min(to_come, max(1, config.keep + 1 - kept)) * size.checkpoint
     more = min(to_come, max(0, config.keep - kept)) * size.checkpoint
